@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors of the data: each names the file, row or tag and says what to do.
+
+``ArchiveError``, ``LabelError``, ``LeakageError``, ``LicenceError`` and ``ManifestError`` stop a
+reader. ``RecordRejected`` concerns one record, which goes to ``rejected.csv`` with its reason code.
+"""
+
+
+class DataError(ValueError):
+    """The data cannot be used as they are; the message says where, why and what to do."""
+
+
+class ArchiveError(DataError):
+    """A folder, table, column or name pattern of an archive is missing."""
+
+
+class ManifestError(DataError):
+    """``crops.csv`` or one of its images is malformed."""
+
+
+class LabelError(DataError):
+    """A label lies outside the stated mapping, or a split has one class only."""
+
+
+class LeakageError(DataError):
+    """A patient, or the same content, stands in two splits."""
+
+
+class LicenceError(DataError):
+    """The terms of a data set forbid what was asked for."""
+
+
+class RecordRejected(DataError):
+    """One record cannot become a crop.
+
+    Args:
+        reason: Code for ``rejected.csv``, such as ``no_mask``.
+        message: Sentence with file, cause and remedy.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class DicomRejected(RecordRejected):
+    """Reasons: not_mammography, for_processing, multi_frame, syntax, burned_in, lut, unreadable."""
+
+
+class GeometryRejected(RecordRejected):
+    """Reasons: no_mask, mask_mismatch, box_outside, too_small, mostly_padding."""
+
+
+class DuplicateConflict(RecordRejected):
+    """Reason: conflict. One content carries two labels."""

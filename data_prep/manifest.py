@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The crops manifest: ``crops.csv`` beside 16-bit PNG, the table every stage reads and writes."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_prep.errors import LabelError, LeakageError, ManifestError
+
+Split = Literal["train", "val", "test"]
+Unit = Literal["patient", "crop"]
+View = Literal["CC", "MLO", "other"]
+Laterality = Literal["L", "R"]
+LabelSource = Literal["pathology", "birads", "image", "generator", "phantom"]
+CropRule = Literal["centred", "reference-2024", "as-is"]
+
+ATTRIBUTES = ("density", "shape", "margin", "subtlety")
+COLUMNS = (
+    "file",
+    "patient_id",
+    "lesion_id",
+    "image_id",
+    "view",
+    "laterality",
+    "malignant",
+    "split",
+    "origin",
+    "label_source",
+    "crop_rule",
+    "pixel_spacing_mm",
+    *ATTRIBUTES,
+    "sha256",
+)
+FILE_NAME = "crops.csv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crop:
+    """One row of ``crops.csv``: a square cut-out around one lesion in one image.
+
+    Attributes:
+        file: 16-bit grey PNG, POSIX path relative to ``crops.csv``.
+        patient_id: Unit of splitting and privacy; empty if and only if the crop is synthetic.
+        lesion_id: Lesion within the patient; a lesion may appear in several images.
+        image_id: Source image; with ``origin`` and ``lesion_id`` it identifies the crop.
+        malignant: Malignant is 1 in every file and tensor, benign is 0.
+        split: Part of the data set; a patient belongs to one.
+        origin: ``"cbis-ddsm"``, ``"phantom"``, ``"phantom-archive"``,
+            ``"gan:<sha256 of checkpoint>"`` or ``"synthetic:<name>"``.
+        label_source: Where the label comes from.
+        crop_rule: How the crop was cut; one manifest holds one rule.
+        pixel_spacing_mm: Millimetres per pixel of the crop, > 0, if known.
+        sha256: Hash of shape and pixels, see :func:`pixel_hash`.
+        attributes: BI-RADS descriptors among ``ATTRIBUTES``; absent means unknown.
+    """
+
+    file: str
+    patient_id: str
+    lesion_id: str
+    image_id: str
+    malignant: bool
+    split: Split
+    origin: str
+    label_source: LabelSource
+    crop_rule: CropRule
+    sha256: str
+    view: View | None = None
+    laterality: Laterality | None = None
+    pixel_spacing_mm: float | None = None
+    attributes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        """Refuses values outside the stated sets.
+
+        Raises:
+            ManifestError: For a value that no reader of the table would understand.
+        """
+        for name, allowed in (
+            ("split", get_args(Split)),
+            ("label_source", get_args(LabelSource)),
+            ("crop_rule", get_args(CropRule)),
+            ("view", (*get_args(View), None)),
+            ("laterality", (*get_args(Laterality), None)),
+        ):
+            if (value := getattr(self, name)) not in allowed:
+                shown = ", ".join(repr(item or "") for item in allowed)
+                raise ManifestError(f"{name} is {value!r}. Allowed: {shown}.")
+        path = PurePosixPath(self.file)
+        if not self.file or path.is_absolute() or ".." in path.parts:
+            raise ManifestError(f"file is {self.file!r}. Give a path below the manifest's folder.")
+        if not self.origin:
+            raise ManifestError("origin is empty. Name the data set the crop comes from.")
+        if self.is_synthetic == bool(self.patient_id):
+            raise ManifestError(
+                f"patient_id is {'set' if self.patient_id else 'empty'} for {self.origin=}. "
+                "Synthetic crops have no patient; all others need one."
+            )
+        if self.pixel_spacing_mm is not None and not 0 < self.pixel_spacing_mm < 100:
+            raise ManifestError(f"{self.pixel_spacing_mm=}. Give millimetres per pixel, above 0.")
+        if unknown := sorted(set(self.attributes) - set(ATTRIBUTES)):
+            raise ManifestError(f"attributes {unknown}. Allowed: {', '.join(ATTRIBUTES)}.")
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether no patient stands behind the crop."""
+        return self.origin == "phantom" or self.origin.startswith(("gan:", "synthetic:"))
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What identifies the crop within its manifest."""
+        return (self.origin, self.image_id, self.lesion_id)
+
+
+@dataclass(frozen=True, slots=True)
+class CropsManifest:
+    """A validated ``crops.csv`` and the folder it stands in.
+
+    Attributes:
+        folder: Folder of ``crops.csv``.
+        crops: Rows in file order; the position is the ``row`` of every score.
+        sha256: Hash of the bytes of ``crops.csv``; through the column ``sha256`` it covers pixels.
+    """
+
+    folder: Path
+    crops: tuple[Crop, ...]
+    sha256: str
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """Reads and validates a manifest row by row.
+
+        Args:
+            folder: Folder that holds ``crops.csv``, or the file itself.
+
+        Raises:
+            ManifestError: Naming the file and the row that is wrong.
+            LeakageError: If a patient stands in two splits.
+        """
+        path = Path(folder)
+        path = path if path.suffix == ".csv" else path / FILE_NAME
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            raise ManifestError(
+                f"{path}: cannot be read ({error.strerror}). Run `mammo-dp prepare` first, or "
+                f"give the folder that holds {FILE_NAME}."
+            ) from error
+        return cls(path.parent, _parse(raw, path), hashlib.sha256(raw).hexdigest())
+
+    @classmethod
+    def write(cls, folder: str | Path, crops: Iterable[Crop]) -> Self:
+        """Writes ``crops.csv`` in one move, after its images, so that it is whole or absent.
+
+        Raises:
+            ManifestError: If the rows do not form a valid manifest.
+            LeakageError: If a patient stands in two splits.
+        """
+        path = Path(folder) / FILE_NAME
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for crop in crops:
+            row = {name: getattr(crop, name) for name in COLUMNS if name not in ATTRIBUTES}
+            row |= {"malignant": int(crop.malignant)} | dict(crop.attributes)
+            writer.writerow({name: "" if row.get(name) is None else row[name] for name in COLUMNS})
+        raw = buffer.getvalue().encode()
+        parsed = _parse(raw, path)
+        temporary = path.with_suffix(".csv.part")
+        temporary.write_bytes(raw)
+        temporary.replace(path)
+        return cls(path.parent, parsed, hashlib.sha256(raw).hexdigest())
+
+    def rows(self, split: Split | None = None) -> list[int]:
+        """Positions of the crops of one split, or of all."""
+        return [i for i, crop in enumerate(self.crops) if split in (None, crop.split)]
+
+    def require_classes(self, split: Split) -> list[int]:
+        """Like :meth:`rows`, for stages that need both classes.
+
+        Raises:
+            LabelError: If the split is empty or has one class only.
+        """
+        rows = self.rows(split)
+        classes = {self.crops[row].malignant for row in rows}
+        if len(classes) < 2:
+            found = "no crop" if not rows else f"only malignant={int(classes.pop())}"
+            raise LabelError(
+                f"{self.folder / FILE_NAME}: split {split!r} holds {found}. "
+                "Both classes are needed; choose another split or prepare the data again."
+            )
+        return rows
+
+    def units(self, rows: Sequence[int], unit: Unit) -> tuple[tuple[int, ...], ...]:
+        """Groups rows by privacy unit.
+
+        Args:
+            rows: Positions of crops.
+            unit: ``"patient"`` groups all crops of a patient, ``"crop"`` takes each alone.
+
+        Returns:
+            One tuple of rows per unit, in order of first appearance.
+        """
+        groups: dict[str | int, list[int]] = {}
+        for row in rows:
+            patient = self.crops[row].patient_id
+            groups.setdefault(patient if unit == "patient" and patient else row, []).append(row)
+        return tuple(tuple(group) for group in groups.values())
+
+    def image(self, row: int) -> NDArray[np.uint16]:
+        """Loads one crop.
+
+        Returns:
+            Shape ``(size, size)``, values in ``[0, 65535]``.
+
+        Raises:
+            ManifestError: If the file is missing, truncated, not 16-bit grey, or not the one
+                that was hashed.
+        """
+        crop = self.crops[row]
+        path = self.folder / crop.file
+        where = f"{path} ({FILE_NAME}, row {row + 2})"
+        try:
+            with Image.open(path) as image:
+                pixels = np.array(image)
+        except (OSError, SyntaxError) as error:
+            raise ManifestError(
+                f"{where}: cannot be read ({error}). Prepare the folder again."
+            ) from error
+        if pixels.ndim != 2 or pixels.shape[0] != pixels.shape[1] or pixels.dtype.kind not in "iu":
+            raise ManifestError(
+                f"{where}: shape {pixels.shape}, {pixels.dtype}. Crops are square 16-bit grey PNG."
+            )
+        pixels = pixels.astype(np.uint16)
+        if pixel_hash(pixels) != crop.sha256:
+            raise ManifestError(
+                f"{where}: pixels differ from the recorded hash. Restore the file or prepare again."
+            )
+        return pixels
+
+    def images(self, rows: Sequence[int]) -> NDArray[np.uint16]:
+        """Loads crops of one size.
+
+        Returns:
+            Shape ``(len(rows), size, size)``, values in ``[0, 65535]``.
+
+        Raises:
+            ManifestError: As :meth:`image`, and for unequal sizes.
+        """
+        loaded = [self.image(row) for row in rows]
+        if len({image.shape for image in loaded}) > 1:
+            sizes = sorted({image.shape[0] for image in loaded})
+            raise ManifestError(f"{self.folder}: crops of sizes {sizes}. Prepare them at one size.")
+        return np.stack(loaded) if loaded else np.empty((0, 0, 0), np.uint16)
+
+
+def pixel_hash(pixels: NDArray[np.uint16]) -> str:
+    """SHA-256 of shape and pixels, as hexadecimal digits."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels, dtype="<u2").tobytes())
+    return digest.hexdigest()
+
+
+def save_crop_image(path: Path, pixels: NDArray[np.uint16]) -> str:
+    """Writes a 16-bit grey PNG without metadata, in one move.
+
+    Args:
+        path: Target; its folder is made.
+        pixels: Shape ``(size, size)``, values in ``[0, 65535]``.
+
+    Returns:
+        :func:`pixel_hash` of the pixels.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".png.part")
+    Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint16)).save(temporary, format="PNG")
+    temporary.replace(path)
+    return pixel_hash(pixels)
+
+
+def _parse(raw: bytes, path: Path) -> tuple[Crop, ...]:
+    """Rows of a manifest, checked one by one and then together."""
+    reader = csv.DictReader(io.StringIO(raw.decode()))
+    if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+        raise ManifestError(f"{path}: columns {missing} are missing. Prepare the data again.")
+    crops: list[Crop] = []
+    for number, row in enumerate(reader, start=2):
+        try:
+            crops.append(_crop(row))
+        except ValueError as error:
+            raise ManifestError(f"{path}, row {number}: {error}") from error
+    if not crops:
+        raise ManifestError(f"{path}: holds no crop. Check the source of `mammo-dp prepare`.")
+    _check_together(crops, path)
+    return tuple(crops)
+
+
+def _crop(row: Mapping[str, str]) -> Crop:
+    if None in row or any(value is None for value in row.values()):
+        raise ManifestError(f"has not {len(COLUMNS)} cells. Write the row again.")
+    if row["malignant"] not in ("0", "1"):
+        raise ManifestError(f"malignant is {row['malignant']!r}. Allowed: 0 (benign), 1.")
+    return Crop(
+        file=row["file"],
+        patient_id=row["patient_id"],
+        lesion_id=row["lesion_id"],
+        image_id=row["image_id"],
+        view=row["view"] or None,  # type: ignore[arg-type]  # checked by Crop
+        laterality=row["laterality"] or None,  # type: ignore[arg-type]  # checked by Crop
+        malignant=row["malignant"] == "1",
+        split=row["split"],  # type: ignore[arg-type]  # checked by Crop
+        origin=row["origin"],
+        label_source=row["label_source"],  # type: ignore[arg-type]  # checked by Crop
+        crop_rule=row["crop_rule"],  # type: ignore[arg-type]  # checked by Crop
+        pixel_spacing_mm=float(row["pixel_spacing_mm"]) if row["pixel_spacing_mm"] else None,
+        sha256=row["sha256"],
+        attributes={name: row[name] for name in ATTRIBUTES if row[name]},
+    )
+
+
+def _check_together(crops: Sequence[Crop], path: Path) -> None:
+    keys: dict[object, int] = {}
+    files: dict[object, int] = {}
+    splits: dict[str, tuple[str, int]] = {}
+    for number, crop in enumerate(crops, start=2):
+        for seen, value, name in ((keys, crop.key, "crop id"), (files, crop.file, "file")):
+            if (first := seen.setdefault(value, number)) != number:
+                raise ManifestError(
+                    f"{path}, row {number}: duplicate {name}, first in row {first}. Remove one."
+                )
+        if crop.patient_id:
+            split, first = splits.setdefault(crop.patient_id, (crop.split, number))
+            if split != crop.split:
+                raise LeakageError(
+                    f"{path}, rows {first} and {number}: one patient in splits {split!r} and "
+                    f"{crop.split!r}. Keep all crops of a patient in one split."
+                )
+    if len(rules := {crop.crop_rule for crop in crops}) > 1:
+        raise ManifestError(f"{path}: crop rules {sorted(rules)} are mixed. Keep one per manifest.")

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lets timm and Lightning import beside a CPU build of torch.
+
+Both import torchvision. Its registry wheel is compiled for CUDA; beside a CPU build of torch its
+compiled operators cannot be loaded, and ``import torchvision`` then stops on two operators whose
+schema the missing library would have declared. Declaring the schemas is enough: no one here calls
+box suppression.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+
+
+def declare_missing_operators() -> bool:
+    """Declares torchvision's box operators if its compiled library cannot be loaded.
+
+    Returns:
+        Whether the operators had to be declared.
+    """
+    try:
+        mismatched = version("torch").endswith("+cpu") and "+cpu" not in version("torchvision")
+    except PackageNotFoundError:
+        return False
+    if not mismatched:
+        return False
+    import torch
+
+    if hasattr(torch.ops.torchvision, "nms"):
+        return False
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for schema in _SCHEMAS:
+        library.define(schema)  # type: ignore[no-untyped-call]
+    _KEPT.append(library)  # a collected Library takes its operators with it
+    return True
+
+
+_KEPT: list[object] = []

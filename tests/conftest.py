@@ -1,0 +1,75 @@
+"""Shared fixtures: a tiny cohort of generated crops; no patient data anywhere."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import data_prep  # noqa: F401  declares what torchvision lacks before lightning is imported
+from data_prep.manifest import Crop, CropsManifest, Split, save_crop_image
+
+SPLITS: tuple[Split, ...] = ("train", "train", "train", "train", "val", "val")
+
+
+def write_cohort(
+    folder: Path,
+    *,
+    patients: int = 6,
+    crops: int = 24,
+    size: int = 32,
+    origin: str = "phantom-archive",
+    seed: int = 0,
+) -> CropsManifest:
+    """Bright discs (malignant) and dim ones (benign): patients with unequal numbers of crops.
+
+    Patient 0 has most crops; two of three patients are in train; both classes in each split.
+    """
+    rng = np.random.default_rng(seed)
+    yy, xx = np.mgrid[:size, :size] / size - 0.5
+    synthetic = origin == "phantom" or origin.startswith(("gan:", "synthetic:"))
+    rows = []
+    for i in range(crops):
+        patient = i % patients if i < 2 * patients else (i * i) % 4  # unequal numbers
+        malignant = bool((patient + patient // 2) % 2) if not synthetic else bool(i % 2)
+        level = 0.45 + 0.25 * malignant
+        disc = level * (np.hypot(yy, xx) < 0.25) + 0.2 + 0.05 * rng.standard_normal((size, size))
+        pixels = (65535 * disc.clip(0, 1)).astype(np.uint16)
+        file = f"images/{i:04d}.png"
+        rows.append(
+            Crop(
+                file=file,
+                patient_id="" if synthetic else f"P{patient:03d}",
+                lesion_id="1",
+                image_id=f"I{i:04d}",
+                malignant=malignant,
+                split=SPLITS[patient % 6] if not synthetic else "train",
+                origin=origin,
+                label_source="phantom",
+                crop_rule="as-is",
+                sha256=save_crop_image(folder / file, pixels),
+            )
+        )
+    return CropsManifest.write(folder, rows)
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> CropsManifest:
+    """Six patients, 24 crops of 32 px, origin ``phantom-archive`` (booked as patients)."""
+    return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture
+def make_cohort(tmp_path: Path) -> Callable[..., CropsManifest]:
+    """Makes a further cohort below ``tmp_path``; keywords as :func:`write_cohort`."""
+
+    def make(name: str = "cohort", **keywords: object) -> CropsManifest:
+        return write_cohort(tmp_path / name, **keywords)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _private_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fixed key for keyed patient hashes; never the user's own key file."""
+    monkeypatch.setenv("MAMMO_DP_COHORT_KEY", "00" * 32)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mammo_dp: from mammograms that must not leak to a classifier with a privacy statement.
+
+Public names are loaded on first use, so that ``mammo-dp --help`` imports nothing heavy. YAML files
+and checkpoints name classes by this facade (``mammo_dp.CropClassifier``); files may move behind it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from classifier.module import CropClassifier
+    from data_prep.datamodule import CropsDataModule
+    from data_prep.manifest import CropsManifest
+    from gan.module import MCGAN
+    from mammo_dp.privacy.classifier import DPCropClassifier, DPCropsDataModule
+
+__version__ = "0.1.0"
+__all__ = [
+    "MCGAN",
+    "CropClassifier",
+    "CropsDataModule",
+    "CropsManifest",
+    "DPCropClassifier",
+    "DPCropsDataModule",
+]
+
+_MODULES = {
+    "MCGAN": "gan.module",
+    "CropClassifier": "classifier.module",
+    "CropsDataModule": "data_prep.datamodule",
+    "CropsManifest": "data_prep.manifest",
+    "DPCropClassifier": "mammo_dp.privacy.classifier",
+    "DPCropsDataModule": "mammo_dp.privacy.classifier",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Imports the module that owns a public name.
+
+    Raises:
+        AttributeError: For a name that is not public.
+    """
+    if name not in _MODULES:
+        raise AttributeError(f"module 'mammo_dp' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

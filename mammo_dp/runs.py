@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run folders: written once, resumed when unfinished, traceable by hashes.
+
+``run.json`` says which command with which configuration read which inputs and wrote which outputs.
+A folder is new, unfinished (the same command goes on) or finished (the same command is done,
+any other is refused).
+"""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+FILE_NAME = "run.json"
+_PACKAGES = ("mammo-dp", "torch", "lightning", "timm", "opacus", "dp-accounting", "albumentations")
+# Not hashed as outputs: they may change after the run without changing what it released.
+_UNHASHED = ("features", "logs")
+
+
+class RunError(ValueError):
+    """A run folder cannot be used as asked; the message names folder, cause and remedy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInput:
+    """A file that a run read.
+
+    Attributes:
+        path: As given on the command line.
+        sha256: Hash of the file, or of ``crops.csv`` for a folder of crops.
+    """
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """Content of ``run.json``.
+
+    Attributes:
+        folder: Where the run writes.
+        command: Name of the command, such as ``fit``.
+        config: Exact configuration, without the folder itself.
+        config_sha256: Hash of command, configuration and seed.
+        inputs: What was read, by role.
+        outputs: Hash of each file that was written, by path below the folder.
+        seed: Seed of everything that is not privacy-relevant, if one was given.
+        commit: Commit of the working tree that ran, if it is a git checkout.
+        versions: Versions of the packages that shape the result.
+        started: ISO time in UTC of the first start.
+        finished: ISO time in UTC, none until the run is done.
+        seconds: Wall-clock time spent, summed over resumed parts that ended in order.
+        resumed: Whether this process goes on with an unfinished folder (not stored).
+    """
+
+    folder: Path
+    command: str
+    config: Mapping[str, Any]
+    config_sha256: str
+    inputs: Mapping[str, RunInput]
+    outputs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    seed: int | None
+    commit: str | None
+    versions: Mapping[str, str]
+    started: str
+    finished: str | None = None
+    seconds: float = 0.0
+    resumed: bool = False
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run is done."""
+        return self.finished is not None
+
+
+def open_run(
+    folder: str | Path,
+    *,
+    command: str,
+    config: Mapping[str, object],
+    inputs: Mapping[str, Path],
+    seed: int | None = None,
+) -> RunRecord:
+    """Starts a run, or finds the one that the folder already holds.
+
+    Args:
+        folder: New or empty folder, or one that an earlier call of the same run made.
+        command: Name of the command.
+        config: Configuration, without the folder itself, so that a copy elsewhere hashes alike.
+        inputs: Files or folders of crops that will be read, by role.
+        seed: Seed, if one was given.
+
+    Returns:
+        The record; ``is_finished`` says that there is nothing left to do, ``resumed`` that an
+        unfinished run goes on.
+
+    Raises:
+        RunError: If an input is missing, or the folder belongs to another run or to no run.
+    """
+    folder = Path(folder)
+    plain = json.loads(json.dumps(config, sort_keys=True, default=str))
+    record = RunRecord(
+        folder=folder,
+        command=command,
+        config=plain,
+        config_sha256=_text_sha256([command, plain, seed]),
+        inputs={
+            role: RunInput(path=str(path), sha256=input_sha256(path))
+            for role, path in sorted(inputs.items())
+        },
+        seed=seed,
+        commit=_commit(),
+        versions=_versions(),
+        started=_now(),
+    )
+    if not (folder / FILE_NAME).exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise RunError(
+                f"{folder}: holds files but no {FILE_NAME}. Choose a new folder; nothing is "
+                "overwritten."
+            )
+        _write(record)
+        return record
+    earlier = read_run(folder)
+    if earlier.config_sha256 != record.config_sha256:
+        raise RunError(
+            f"{folder}: holds a run of `{earlier.command}` with another configuration "
+            f"({_difference(earlier, record)}). Choose a new folder; nothing is overwritten."
+        )
+    changed = [
+        role
+        for role in {*earlier.inputs, *record.inputs}
+        if _hash_of(earlier, role) != _hash_of(record, role)
+    ]
+    if changed:
+        raise RunError(
+            f"{folder}: its inputs {sorted(changed)} have changed since it was started. "
+            "Choose a new folder; nothing is overwritten."
+        )
+    return replace(earlier, resumed=not earlier.is_finished)
+
+
+def close_run(record: RunRecord) -> RunRecord:
+    """Marks a run as finished, with the hash of each file in its folder.
+
+    Nested run folders have records of their own and are left out, as are caches and logs.
+    """
+    nested = {path.parent for path in record.folder.rglob(FILE_NAME)} - {record.folder}
+    outputs = {
+        path.relative_to(record.folder).as_posix(): file_sha256(path)
+        for path in sorted(record.folder.rglob("*"))
+        if path.is_file()
+        and path.name != FILE_NAME
+        and path.relative_to(record.folder).parts[0] not in _UNHASHED
+        and not nested & set(path.parents)
+    }
+    finished = datetime.now(UTC)
+    seconds = (finished - datetime.fromisoformat(record.started)).total_seconds()
+    done = replace(
+        record, outputs=outputs, finished=finished.isoformat(timespec="seconds"), seconds=seconds
+    )
+    _write(done)
+    return done
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """Reads ``run.json``.
+
+    Raises:
+        RunError: If the folder holds none, or one that cannot be read.
+    """
+    path = Path(folder) / FILE_NAME
+    try:
+        stored = json.loads(path.read_text())
+        inputs = {role: RunInput(**value) for role, value in stored.pop("inputs").items()}
+        return RunRecord(folder=Path(folder), inputs=inputs, **stored)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(
+            f"{path}: is no readable run record ({error}). Give the folder of a run."
+        ) from error
+
+
+def run_of(path: str | Path) -> Path | None:
+    """The nearest folder at or above ``path`` that holds ``run.json``, if there is one."""
+    path = Path(path)
+    for folder in (path, *path.parents):
+        if (folder / FILE_NAME).is_file():
+            return folder
+    return None
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def input_sha256(path: str | Path) -> str:
+    """SHA-256 of a file; of ``crops.csv`` for crops; of names and sizes for any other folder.
+
+    ``crops.csv`` holds a hash of each crop. Archives are too large to hash on each start, so a
+    change that keeps each name and size is not seen.
+
+    Raises:
+        RunError: If the path does not exist.
+    """
+    path = Path(path)
+    if path.is_file():
+        return file_sha256(path)
+    if not path.is_dir():
+        raise RunError(f"{path}: does not exist. Check the path, or run the stage that makes it.")
+    if (path / "crops.csv").is_file():
+        return file_sha256(path / "crops.csv")
+    return _text_sha256(
+        [
+            (file.relative_to(path).as_posix(), file.stat().st_size)
+            for file in sorted(path.rglob("*"))
+            if file.is_file()
+        ]
+    )
+
+
+def write_text_atomically(path: str | Path, text: str) -> None:
+    """Writes a text file in one move, so that it is whole or absent."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _write(record: RunRecord) -> None:
+    stored = asdict(replace(record, config={}, versions={}, outputs={}, inputs={}))
+    stored |= {name: dict(getattr(record, name)) for name in ("config", "versions", "outputs")}
+    stored["inputs"] = {role: asdict(value) for role, value in record.inputs.items()}
+    del stored["folder"], stored["resumed"]
+    write_text_atomically(record.folder / FILE_NAME, json.dumps(stored, indent=2) + "\n")
+
+
+def _difference(one: RunRecord, other: RunRecord) -> str:
+    """Names what differs, so that a user sees which flag to undo."""
+    if one.command != other.command:
+        return f"command {one.command!r}, now {other.command!r}"
+    before, after = _flat(one.config), _flat(other.config)
+    before["seed"], after["seed"] = one.seed, other.seed
+    names = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
+    shown = [f"{key}: {before.get(key)!r}, now {after.get(key)!r}" for key in names[:3]]
+    return "; ".join(shown + ([f"and {len(names) - 3} more"] if len(names) > 3 else []))
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def _hash_of(record: RunRecord, role: str) -> str | None:
+    return record.inputs[role].sha256 if role in record.inputs else None
+
+
+def _text_sha256(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _commit() -> str | None:
+    """Commit of this package's checkout, with ``+dirty`` if files differ; none outside of git."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    ask = ["git", "-C", str(root)]
+    try:
+        head = subprocess.run(
+            [*ask, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*ask, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+dirty" if changed else "")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From attack scores to rates with intervals, and to the question whether they refute a bound.
+
+Scores grow with membership. One score stands for one unit, so that whoever resamples scores
+resamples units. Intervals of rates are exact; thresholds are chosen on the non-members, and what
+that choice leaves unknown is part of every comparison with a bound.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Scores = NDArray[np.float64]
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its interval.
+
+    Attributes:
+        value: Point estimate.
+        low: Lower end of the interval, at most ``value``.
+        high: Upper end, at least ``value``.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateAtFpr:
+    """True-positive rate at a threshold that lets few non-members pass.
+
+    Attributes:
+        tpr: Share of members above the threshold; its interval holds for this threshold.
+        false_positives: Non-members above the threshold.
+        allowed: Most non-members that may lie above it: ``floor(fpr * nonmembers)``.
+        fpr_high: Upper confidence limit of the chance that a fresh non-member lies above it;
+            with few non-members it is far above the rate that was asked for.
+        threshold: Scores above it count as members.
+    """
+
+    tpr: Estimate
+    false_positives: int
+    allowed: int
+    fpr_high: float
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What privacy accounting allows any attack on one cohort.
+
+    Attributes:
+        epsilon: End-to-end epsilon of the cohort, > 0; may be infinite.
+        delta: Its delta, in ``[0, 1)``.
+        advantage: Largest TPR - FPR, in ``[0, 1]``.
+        tpr_at_fpr: Largest true-positive rate at some false-positive rates.
+    """
+
+    epsilon: float
+    delta: float
+    advantage: float
+    tpr_at_fpr: Mapping[float, float]
+
+    @property
+    def auc(self) -> float:
+        """Largest area under an ROC curve that lies at most ``advantage`` above the diagonal."""
+        return 0.5 + self.advantage - self.advantage**2 / 2
+
+    def tpr(self, fpr: float) -> float:
+        """Largest true-positive rate at any false-positive rate.
+
+        The exact curve is concave and starts at or above zero, so beyond a known point it stays
+        below the ray through it; before one it stays below its height.
+
+        Args:
+            fpr: False-positive rate, in ``[0, 1]``.
+
+        Returns:
+            An upper limit of the trade-off curve at ``fpr``, in ``[0, 1]``.
+        """
+        limits = [1.0, fpr + self.advantage]
+        limits += [
+            height * max(1.0, fpr / known) for known, height in self.tpr_at_fpr.items() if known > 0
+        ]
+        if self.epsilon < 100:  # beyond that the exponential form says nothing
+            limits.append(math.exp(self.epsilon) * fpr + self.delta)
+        return min(limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """Success of one attack on units whose membership is known.
+
+    Attributes:
+        members: Number of member units.
+        nonmembers: Number of non-member units.
+        auc: Chance that a member scores above a non-member, ties counted half.
+        advantage: Largest TPR - FPR over all thresholds.
+        tpr_at_fpr: By false-positive rate.
+        level: Coverage of each interval.
+    """
+
+    members: int
+    nonmembers: int
+    auc: Estimate
+    advantage: Estimate
+    tpr_at_fpr: Mapping[float, RateAtFpr]
+    level: float = LEVEL
+
+
+def audit(
+    member_scores: ArrayLike,
+    nonmember_scores: ArrayLike,
+    *,
+    fprs: tuple[float, ...] = (0.01, 0.001),
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Audit:
+    """Scores of members and non-members into rates with intervals.
+
+    Args:
+        member_scores: One score per member unit, shape ``(members,)``, finite.
+        nonmember_scores: One score per non-member unit, shape ``(nonmembers,)``, finite.
+        fprs: False-positive rates, each in ``(0, 1)``.
+        resamples: Bootstrap resamples of the area's interval.
+        seed: Seed of the bootstrap.
+        level: Coverage of each interval, in ``(0, 1)``.
+
+    Raises:
+        ValueError: If a group is empty or a score is not finite.
+    """
+    members, nonmembers = _checked(member_scores, nonmember_scores)
+    return Audit(
+        members=len(members),
+        nonmembers=len(nonmembers),
+        auc=auc(members, nonmembers, resamples=resamples, seed=seed, level=level),
+        advantage=advantage(members, nonmembers, level=level),
+        tpr_at_fpr={fpr: tpr_at_fpr(members, nonmembers, fpr=fpr, level=level) for fpr in fprs},
+        level=level,
+    )
+
+
+def roc(member_scores: ArrayLike, nonmember_scores: ArrayLike) -> tuple[Scores, Scores, Scores]:
+    """ROC curve with one point per distinct score.
+
+    Returns:
+        False-positive rates, true-positive rates and thresholds, each of shape ``(points,)``. The
+        first point is (0, 0) with an infinite threshold, the last (1, 1); at a threshold, scores
+        at or above it count as members.
+    """
+    members, nonmembers = _checked(member_scores, nonmember_scores)
+    thresholds = np.unique(np.concatenate([members, nonmembers]))[::-1]
+    fpr = 1 - np.searchsorted(np.sort(nonmembers), thresholds, side="left") / len(nonmembers)
+    tpr = 1 - np.searchsorted(np.sort(members), thresholds, side="left") / len(members)
+    return np.append(0.0, fpr), np.append(0.0, tpr), np.append(np.inf, thresholds)
+
+
+def auc(
+    member_scores: ArrayLike,
+    nonmember_scores: ArrayLike,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Estimate:
+    """Area under the ROC curve; percentile bootstrap over units, both groups resampled.
+
+    A resample with replacement is a row of counts, so that all areas come from two matrix
+    products instead of ``resamples`` sorts.
+    """
+    members, nonmembers = _checked(member_scores, nonmember_scores)
+    order = np.sort(nonmembers)
+    below = np.searchsorted(order, members, side="left")
+    ties = np.searchsorted(order, members, side="right") - below
+    value = float((below + ties / 2).mean() / len(nonmembers))
+    wins = (
+        np.sign(members[:, None] - nonmembers[None, :], dtype=np.float32) + np.float32(1)
+    ) / np.float32(2)
+    rng = np.random.default_rng(seed)
+    areas = []
+    for start in range(0, resamples, 200):  # 200 rows of counts at a time bound the memory
+        count = min(200, resamples - start)
+        drawn, others = (
+            rng.multinomial(size, np.full(size, 1 / size), size=count).astype(np.float32) / size
+            for size in wins.shape
+        )
+        areas.append(np.einsum("rj,rj->r", drawn @ wins, others))
+    low, high = np.quantile(np.concatenate(areas), [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, min(float(low), value), max(float(high), value))
+
+
+def advantage(
+    member_scores: ArrayLike, nonmember_scores: ArrayLike, *, level: float = LEVEL
+) -> Estimate:
+    """Largest TPR - FPR over all thresholds.
+
+    The maximum over thresholds is biased upwards, so its bootstrap interval would exclude zero
+    for random scores. The interval here holds for all thresholds at once and therefore for the
+    best one; it is wide, and it is right.
+
+    Source: Dvoretzky, Kiefer, Wolfowitz 1956 with the constant of Massart 1990, once per group.
+    """
+    members, nonmembers = _checked(member_scores, nonmember_scores)
+    fpr, tpr, _ = roc(members, nonmembers)
+    value = float((tpr - fpr).max())
+    tail = (1 - level) / 4  # two ends, two groups
+    margin = sum(math.sqrt(math.log(1 / tail) / (2 * len(g))) for g in (members, nonmembers))
+    return Estimate(value, max(0.0, value - margin), min(1.0, value + margin))
+
+
+def tpr_at_fpr(
+    member_scores: ArrayLike, nonmember_scores: ArrayLike, *, fpr: float, level: float = LEVEL
+) -> RateAtFpr:
+    """Share of members above a threshold that at most ``floor(fpr * nonmembers)`` others exceed.
+
+    The threshold is an order statistic of the non-members, so the chance that a fresh non-member
+    exceeds it follows a beta law whose upper limit is the Clopper-Pearson limit. The members do
+    not take part in its choice, so the interval of their rate is exact.
+
+    Args:
+        member_scores: Shape ``(members,)``.
+        nonmember_scores: Shape ``(nonmembers,)``.
+        fpr: False-positive rate, in ``(0, 1)``.
+        level: Coverage of the interval and of the two-sided limit of the false-positive rate.
+    """
+    members, nonmembers = _checked(member_scores, nonmember_scores)
+    if not 0 < fpr < 1:
+        raise ValueError(f"{fpr=}. Give a false-positive rate between 0 and 1.")
+    allowed = math.floor(fpr * len(nonmembers) + 1e-9)  # 0.29 * 100 is 28.999...
+    threshold = float(np.sort(nonmembers)[::-1][allowed])
+    found = int((members > threshold).sum())
+    low, high = clopper_pearson(found, len(members), level=level)
+    return RateAtFpr(
+        tpr=Estimate(found / len(members), low, high),
+        false_positives=int((nonmembers > threshold).sum()),
+        allowed=allowed,
+        fpr_high=clopper_pearson(allowed, len(nonmembers), level=level)[1],
+        threshold=threshold,
+    )
+
+
+def clopper_pearson(successes: int, trials: int, *, level: float = LEVEL) -> tuple[float, float]:
+    """Exact two-sided interval of a binomial proportion, as lower and upper limit."""
+    tail = (1 - level) / 2
+    low = stats.beta.ppf(tail, successes, trials - successes + 1) if successes else 0.0
+    high = stats.beta.ppf(1 - tail, successes + 1, trials - successes) if successes < trials else 1
+    return float(low), float(high)
+
+
+def exceeds(
+    member_scores: ArrayLike,
+    nonmember_scores: ArrayLike,
+    bounds: Bounds,
+    *,
+    fprs: tuple[float, ...] = (0.01, 0.001),
+    level: float = LEVEL,
+) -> bool:
+    """Whether the scores refute the bounds.
+
+    Asks, for the advantage and for each false-positive rate, whether the lower limit of the
+    success lies above what the bound allows at the *upper* limit of the false-positive rate. The
+    questions share the error: an attack on a model that keeps its bounds is called a finding with
+    probability at most ``1 - level``.
+    """
+    each = 1 - (1 - level) / (1 + len(fprs))
+    best = advantage(member_scores, nonmember_scores, level=each)
+    rates = [tpr_at_fpr(member_scores, nonmember_scores, fpr=fpr, level=each) for fpr in fprs]
+    return best.low > bounds.advantage or any(
+        rate.tpr.low > bounds.tpr(rate.fpr_high) for rate in rates
+    )
+
+
+def _checked(member_scores: ArrayLike, nonmember_scores: ArrayLike) -> tuple[Scores, Scores]:
+    members = np.asarray(member_scores, dtype=np.float64)
+    nonmembers = np.asarray(nonmember_scores, dtype=np.float64)
+    for name, scores in (("member_scores", members), ("nonmember_scores", nonmembers)):
+        if scores.ndim != 1 or not len(scores):
+            raise ValueError(f"{name}: shape {scores.shape}. Give one score per unit, at least 1.")
+        if bad := int((~np.isfinite(scores)).sum()):
+            raise ValueError(f"{name}: {bad} scores are not finite. Check the attacked model.")
+    return members, nonmembers

@@ -56,7 +56,7 @@ class RunRecord:
         versions: Versions of the packages that shape the result.
         started: ISO time in UTC of the first start.
         finished: ISO time in UTC, none until the run is done.
-        seconds: Wall-clock time spent, summed over resumed parts that ended in order.
+        seconds: Wall-clock time from the first start to the end, pauses of a resumed run included.
         resumed: Whether this process goes on with an unfinished folder (not stored).
     """
 

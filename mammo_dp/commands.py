@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands that are plain typed functions: flags, ``--config`` and help come from the signature.
+
+Those that write data are recorded: the folder gets ``run.json`` and a privacy statement.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import data_prep  # noqa: F401  declares what torchvision lacks before lightning is imported
+
+# isort: split
+from jsonargparse import auto_cli
+
+from mammo_dp.privacy.release import write_data_statement
+from mammo_dp.runs import close_run, open_run
+
+Function = Callable[..., None]
+# Flags that name what a command reads; their content is hashed into run.json.
+_INPUTS = ("root", "checkpoint", "provenance")
+
+
+def run_command(command: str, arguments: Sequence[str]) -> None:
+    """Parses the flags of one command and runs it.
+
+    Args:
+        command: Name in the command table.
+        arguments: Subcommand, if the command has some, and flags.
+    """
+    auto_cli(
+        _functions(command), args=list(arguments), prog=f"mammo-dp {command}", as_positional=False
+    )
+
+
+def _functions(command: str) -> Function | dict[str, Any]:
+    """What a command runs; imported here, so that no command pays for another."""
+    match command:
+        case "prepare":
+            from data_prep import prepare
+
+            return {
+                name: recorded(getattr(prepare, name), f"prepare {name}")
+                for name in (
+                    "cbis_ddsm",
+                    "crop_folder",
+                    "synthetic_folder",
+                    "phantoms",
+                    "phantom_archive",
+                )
+            }
+        case "generate":
+            from gan.generate import generate
+
+            return recorded(generate, "generate")
+        case "attack":
+            from mammo_dp.attacks.membership import membership
+
+            return {"membership": membership}
+        case "privacy":
+            from mammo_dp.privacy import calculator
+
+            return {name: getattr(calculator, name) for name in ("risk", "calibrate", "explain")}
+        case "report":
+            from mammo_dp.report.page import report
+
+            return report
+    raise KeyError(command)
+
+
+def recorded(function: Function, command: str) -> Function:
+    """Wraps a function that fills the folder ``out``, so that the folder is a run.
+
+    Args:
+        function: Takes ``out`` and, among other keywords, what it reads.
+        command: Name to be written into ``run.json``.
+
+    Returns:
+        The same signature. A finished folder is left alone, an unfinished one is filled again.
+    """
+
+    @functools.wraps(function)
+    def run(**values: Any) -> None:
+        record = open_run(
+            values["out"],
+            command=command,
+            config={name: value for name, value in values.items() if name != "out"},
+            inputs={name: Path(values[name]) for name in _INPUTS if values.get(name)},
+            seed=values.get("seed"),
+        )
+        if record.is_finished:
+            print(f"{record.folder}: already finished; nothing to do.")
+            return
+        function(**values)
+        if (record.folder / "crops.csv").exists():
+            write_data_statement(record)
+        close_run(record)
+
+    return run

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command table: ``mammo-dp --help`` prints it and imports nothing else."""
+
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+COMMANDS = {
+    "demo": "the whole chain on embedded procedural data, in minutes; start here",
+    "prepare": "DICOM archive, crop folder, synthetic folder or phantoms -> crops",
+    "fit": "train a model on crops -> run folder with privacy statement",
+    "validate": "measure a run",
+    "test": "measure a run -> predictions.csv, metrics.json",
+    "predict": "score crops with a run",
+    "generate": "generator checkpoint -> labelled synthetic crops",
+    "attack": "attack a run -> scores and what an attacker achieved",
+    "privacy": "epsilon <-> noise <-> risk; a run's statement in words",
+    "report": "run folders -> table, figures, one HTML page",
+    "pipeline": "the stages of one YAML file, resumable",
+}
+_TRAINING = ("fit", "validate", "test", "predict")
+_PACKAGES = ("data_prep", "gan", "classifier", "mammo_dp")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of ``mammo-dp``.
+
+    Args:
+        arguments: Command and flags; those of the process if none.
+
+    Returns:
+        Exit status: 0 done, 1 the command failed for a reason it names, 2 wrong usage.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        from mammo_dp import __version__
+
+        print(f"mammo-dp {__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        print(f"mammo-dp: unknown command {arguments[0]!r}.\n\n{usage()}", file=sys.stderr)
+        return 2
+    if clash := name_clash():
+        print(f"mammo-dp: {clash}", file=sys.stderr)
+        return 1
+    try:
+        run(arguments)
+    except KeyboardInterrupt:
+        print("mammo-dp: interrupted. Run the same command to go on.", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        print(f"mammo-dp {arguments[0]}: {error}. Nothing finished was lost.", file=sys.stderr)
+        return 1
+    except Exception as error:
+        # Errors that our packages define are written for users; all others are bugs.
+        if type(error).__module__.partition(".")[0] not in _PACKAGES:
+            raise
+        print(f"mammo-dp {arguments[0]}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Runs one command in this process and lets its errors pass.
+
+    Args:
+        arguments: Command and flags.
+    """
+    command, *rest = arguments
+    if command in _TRAINING:
+        _load("mammo_dp.training_cli", "train")(arguments)
+    elif command in ("pipeline", "demo"):
+        _load("mammo_dp.pipeline", command)(rest, run)
+    else:
+        _load("mammo_dp.commands", "run_command")(command, rest)
+
+
+def usage() -> str:
+    """The table of commands."""
+    width = max(map(len, COMMANDS)) + 2
+    rows = "\n".join(f"  {name:<{width}}{text}" for name, text in COMMANDS.items())
+    return textwrap.dedent(
+        """\
+        mammo-dp: from mammograms that must not leak to a classifier with a privacy statement.
+
+        usage: mammo-dp COMMAND [FLAGS]      mammo-dp COMMAND --help
+
+        {rows}
+
+        Malignant is 1 everywhere. The unit of privacy is the patient unless `crop` is chosen."""
+    ).format(rows=rows)
+
+
+def name_clash() -> str | None:
+    """Looks for foreign packages in place of ours: ``gan`` and ``classifier`` are common names.
+
+    Returns:
+        A sentence that names the intruder and the remedy, or none.
+    """
+    home = Path(__file__).resolve().parent.parent
+    for name in _PACKAGES:
+        spec = find_spec(name)
+        found = Path(spec.origin).resolve().parent if spec and spec.origin else None
+        if found != home / name:
+            return (
+                f"package {name!r} comes from {found}, not from {home}. Another distribution with "
+                "that name is installed; use a fresh virtual environment and install from source."
+            )
+    return None
+
+
+def _load(module: str, name: str) -> Callable[..., object]:
+    function: Callable[..., object] = getattr(import_module(module), name)
+    return function

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``fit``, ``validate``, ``test`` and ``predict``: Lightning's command line on write-once folders.
+
+A fit writes one run folder and goes on from ``checkpoints/last.ckpt`` when it was killed. The other
+commands take ``--run RUN``: configuration and weights come from that folder, results go below it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import data_prep  # noqa: F401  declares what torchvision lacks before lightning is imported
+
+# isort: split
+import yaml
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+
+from mammo_dp.privacy.release import write_fit_statement
+from mammo_dp.privacy.training import DPTraining
+from mammo_dp.runs import RunError, RunRecord, close_run, open_run, write_text_atomically
+
+CHECKPOINT = Path("checkpoints") / "last.ckpt"
+# Differ between a fit and its repetition elsewhere, or are derived from `run_dir`.
+_NOT_CONFIG = ("config", "run", "run_dir", "ckpt_path", "weights_only", "verbose")
+
+
+class _Finished(Exception):
+    """The run folder already holds the finished run that was asked for."""
+
+
+class TrainingCLI(LightningCLI):
+    """Lightning's command line, with any model and data, on run folders."""
+
+    record: RunRecord
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds ``--run_dir`` and ``--run``."""
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Folder to write. New, or the unfinished folder of the same fit, which goes on. "
+            "Default after a fit: a folder below --run named after the command and the split.",
+        )
+        parser.add_argument(
+            "--run",
+            type=str | None,
+            default=None,
+            help="Run folder of a fit whose configuration and weights are used "
+            "(validate, test and predict).",
+        )
+        parser.link_arguments("run_dir", "trainer.default_root_dir")
+
+    def before_instantiate_classes(self) -> None:
+        """Opens the run folder before any compute is spent."""
+        config = self.config[self.subcommand]
+        fitting = self.subcommand == "fit"
+        if config.get("ckpt_path"):
+            raise RunError(
+                "--ckpt_path: would override the configuration. Initial weights of a fit go to "
+                "--model.init_args.weights; a killed fit goes on by itself; the other commands "
+                "take --run."
+            )
+        if fitting and config.run:
+            raise RunError("--run: belongs to validate, test and predict. A fit takes --run_dir.")
+        if fitting and not config.run_dir:
+            raise RunError("--run_dir: is missing. Give the folder that the fit shall write.")
+        if not fitting and not config.run:
+            raise RunError(
+                f"--run: is missing. Give the run folder of the fit to {self.subcommand}."
+            )
+        if not fitting and not config.run_dir:
+            split = config.data.init_args.get("evaluate_split", "")
+            config.run_dir = str(Path(config.run) / f"{self.subcommand}_{split}".rstrip("_"))
+            config.trainer.default_root_dir = config.run_dir
+        plain = self.plain_config()
+        self.record = open_run(
+            config.run_dir,
+            command=str(self.subcommand),
+            config=plain,
+            inputs=self._inputs(plain),
+            seed=config.seed_everything,
+        )
+        if self.record.is_finished:
+            raise _Finished
+        write_text_atomically(
+            self.record.folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False)
+        )
+        last = self.record.folder / CHECKPOINT
+        if fitting:
+            config.ckpt_path = str(last) if last.exists() else None
+        else:
+            config.ckpt_path = str(Path(config.run) / CHECKPOINT)
+            if "weights" in config.model.init_args:
+                config.model.init_args.weights = None  # the checkpoint holds the final ones
+
+    def plain_config(self) -> dict[str, Any]:
+        """Configuration of the chosen command as plain values, without where it is written."""
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self.subcommand]
+        for name in _NOT_CONFIG:
+            config.pop(name, None)
+        config["trainer"].pop("default_root_dir", None)
+        return dict(config)
+
+    def _inputs(self, config: dict[str, Any]) -> dict[str, Path]:
+        inputs = {}
+        if crops := config["data"].get("init_args", {}).get("crops"):
+            inputs["data"] = Path(crops)
+        if self.subcommand != "fit":
+            inputs["checkpoint"] = Path(self.config[self.subcommand].run) / CHECKPOINT
+        elif weights := config["model"].get("init_args", {}).get("weights"):
+            inputs["weights"] = Path(weights)
+        return inputs
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Adds the logger and, for a fit, the checkpoint that a killed run goes on from."""
+        folder = self.record.folder
+        part = len(list((folder / "logs").glob("part_*")))  # a resumed fit keeps earlier parts
+        kwargs.setdefault("logger", CSVLogger(folder, name="logs", version=f"part_{part}"))
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "fit":
+            trainer.callbacks.append(_keep_last(folder / CHECKPOINT, self.model, trainer))
+        return trainer
+
+    def after_fit(self) -> None:
+        """Releases the last weights, states what they cost, closes the folder.
+
+        Raises:
+            RunError: If training stopped before its end.
+        """
+        folder = self.record.folder
+        if self.trainer.interrupted or not self.trainer.state.finished:
+            raise RunError(f"{folder}: training stopped early. Run the same command to go on.")
+        self.trainer.save_checkpoint(folder / CHECKPOINT)
+        write_fit_statement(self.record, self.trainer, CHECKPOINT)
+        close_run(self.record)
+
+    def after_validate(self) -> None:
+        """Closes the folder."""
+        close_run(self.record)
+
+    after_test = after_predict = after_validate
+
+
+def _keep_last(path: Path, model: LightningModule, trainer: Trainer) -> ModelCheckpoint:
+    """The checkpoint to go on from: every epoch, or 20 times within the one epoch of a DP run."""
+    often: dict[str, Any] = (
+        {"every_n_train_steps": max(1, trainer.max_steps // 20)}
+        if isinstance(model, DPTraining)
+        else {"every_n_epochs": 1}
+    )
+    return ModelCheckpoint(
+        path.parent, filename=path.stem, save_top_k=1, enable_version_counter=False, **often
+    )
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Runs ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Args:
+        arguments: Name of the command and its flags.
+    """
+    arguments = list(arguments)
+    if arguments and arguments[0] != "fit" and (run := _value_of("--run", arguments)):
+        config = Path(run) / "config.yaml"
+        if not config.is_file():
+            raise RunError(f"--run {run}: holds no config.yaml. Give the run folder of a fit.")
+        arguments[1:1] = ["--config", str(config)]
+    try:
+        TrainingCLI(
+            LightningModule,
+            LightningDataModule,
+            save_config_callback=None,  # open_run refuses, before compute is spent
+            seed_everything_default=42,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # modules save their own primitives
+            trainer_defaults={
+                "devices": 1,
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+                "log_every_n_steps": 10,
+            },
+            parser_kwargs={name: {"description": text} for name, text in _DESCRIPTIONS.items()},
+            args=arguments,
+        )
+    except _Finished:
+        print("Already finished; nothing to do.")
+
+
+_DESCRIPTIONS = {
+    "fit": "Trains a model on crops and writes a run folder with its privacy statement.",
+    "validate": "Measures a run on the evaluation split, without writing predictions.",
+    "test": "Writes predictions.csv and metrics.json of a run on the evaluation split.",
+    "predict": "Writes predictions of a run on the evaluation split.",
+}
+
+
+def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    for here, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if here == flag:
+            return following
+        if here.startswith(f"{flag}="):
+            return here.partition("=")[2]
+    return None

@@ -1,0 +1,69 @@
+"""The import graph is the architecture: who may import whom, and what help costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS = {
+    "data_prep": {"data_prep"},
+    "gan": {"data_prep", "gan"},
+    "classifier": {"data_prep", "classifier"},
+    "mammo_dp": {"data_prep", "gan", "classifier", "mammo_dp"},
+}
+# Within mammo_dp: each may import those to its left.
+ORDER = ("runs", "privacy", "attacks", "report", "pipeline", "training_cli", "commands", "main")
+
+
+def modules() -> list[Path]:
+    return sorted(path for package in LAYERS for path in (ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_follow_the_direction(path: Path) -> None:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    ours = {name for name in imports(path) if name.split(".")[0] in LAYERS}
+    assert {name.split(".")[0] for name in ours} <= LAYERS[parts[0]]
+    if parts[0] == "mammo_dp" and parts[1] in ORDER:
+        allowed = set(ORDER[: ORDER.index(parts[1]) + 1])
+        inner = {name.split(".")[1] for name in ours if name.startswith("mammo_dp.")}
+        assert inner <= allowed
+
+
+def test_pydicom_has_one_user() -> None:
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for path in modules()
+        if any(name.split(".")[0] == "pydicom" for name in imports(path))
+    }
+    assert users <= {"data_prep/dicom.py", "data_prep/phantom_archive.py"}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from mammo_dp.main import main; main(['--help'])\n"
+        "heavy = {'torch', 'lightning', 'timm', 'opacus', 'numpy', 'yaml'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_every_file_has_its_licence_line_and_no_file_is_huge() -> None:
+    for path in modules():
+        lines = path.read_text().splitlines()
+        assert lines[0] == "# SPDX-License-Identifier: Apache-2.0", path
+        assert len(lines) <= 360, f"{path}: {len(lines)} lines; is it one thing?"

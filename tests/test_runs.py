@@ -1,0 +1,125 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mammo_dp.runs import (
+    RunError,
+    close_run,
+    file_sha256,
+    input_sha256,
+    open_run,
+    read_run,
+    run_of,
+    write_text_atomically,
+)
+
+
+def start(folder: Path, **changes: object) -> object:
+    config = {"epochs": 3, "model": {"rate": 0.1}} | changes
+    return open_run(folder, command="fit", config=config, inputs={}, seed=1)
+
+
+def test_new_unfinished_and_finished_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = open_run(folder, command="fit", config={"a": 1}, inputs={}, seed=1)
+    assert not first.resumed
+    assert not first.is_finished
+    again = open_run(folder, command="fit", config={"a": 1}, inputs={}, seed=1)
+    assert again.resumed
+    assert again.started == first.started
+    (folder / "result.txt").write_text("42")
+    done = close_run(again)
+    assert done.outputs == {"result.txt": file_sha256(folder / "result.txt")}
+    third = open_run(folder, command="fit", config={"a": 1}, inputs={}, seed=1)
+    assert third.is_finished
+    assert not third.resumed
+    assert read_run(folder).outputs == done.outputs
+
+
+def test_another_configuration_is_refused_and_named(tmp_path: Path) -> None:
+    start(tmp_path / "run")
+    with pytest.raises(RunError, match=r"model\.rate: 0\.1, now 0\.2"):
+        start(tmp_path / "run", model={"rate": 0.2})
+    with pytest.raises(RunError, match="seed: 1, now 2"):
+        open_run(
+            tmp_path / "run",
+            command="fit",
+            config={"epochs": 3, "model": {"rate": 0.1}},
+            inputs={},
+            seed=2,
+        )
+    with pytest.raises(RunError, match="command 'fit', now 'generate'"):
+        open_run(tmp_path / "run", command="generate", config={}, inputs={})
+
+
+def test_changed_input_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "weights.ckpt"
+    source.write_text("one")
+    inputs = {"weights": source}
+    open_run(tmp_path / "run", command="fit", config={}, inputs=inputs)
+    source.write_text("two")
+    with pytest.raises(RunError, match=r"inputs \['weights'\] have changed"):
+        open_run(tmp_path / "run", command="fit", config={}, inputs=inputs)
+
+
+def test_foreign_files_are_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(RunError, match=r"holds files but no run\.json"):
+        start(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_missing_input_and_broken_record_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="does not exist"):
+        open_run(tmp_path / "run", command="fit", config={}, inputs={"data": tmp_path / "no"})
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{")
+    with pytest.raises(RunError, match="no readable run record"):
+        read_run(tmp_path / "run")
+
+
+def test_nested_runs_caches_and_logs_are_not_hashed(tmp_path: Path) -> None:
+    outer = open_run(tmp_path / "run", command="fit", config={}, inputs={})
+    inner = open_run(tmp_path / "run" / "test_val", command="test", config={}, inputs={})
+    for file in ("model.txt", "test_val/scores.txt", "features/a.pt", "logs/part_0/metrics.csv"):
+        write_text_atomically(tmp_path / "run" / file, file)
+    assert list(close_run(inner).outputs) == ["scores.txt"]
+    assert list(close_run(outer).outputs) == ["model.txt"]
+    assert run_of(tmp_path / "run" / "test_val" / "scores.txt") == tmp_path / "run" / "test_val"
+    assert run_of(tmp_path / "run" / "model.txt") == tmp_path / "run"
+    assert run_of(tmp_path) is None
+
+
+def test_folder_hash_sees_names_and_sizes_and_crops_by_their_table(tmp_path: Path) -> None:
+    (tmp_path / "a.dcm").write_text("x")
+    before = input_sha256(tmp_path)
+    (tmp_path / "b.dcm").write_text("y")
+    assert input_sha256(tmp_path) != before
+    (tmp_path / "crops.csv").write_text("file\n")
+    assert input_sha256(tmp_path) == file_sha256(tmp_path / "crops.csv")
+
+
+def test_record_is_json_with_versions_and_commit(tmp_path: Path) -> None:
+    open_run(tmp_path / "run", command="fit", config={"path": Path("x")}, inputs={})
+    stored = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert stored["finished"] is None
+    assert stored["versions"]["torch"] != "unknown"
+    assert stored["config"] == {"path": "x"}
+    assert set(stored) >= {"command", "config_sha256", "inputs", "outputs", "seed", "commit"}
+
+
+def test_a_killed_write_leaves_the_old_text(tmp_path: Path) -> None:
+    """A process that dies inside the write leaves either text, never half of one."""
+    path = tmp_path / "run.json"
+    write_text_atomically(path, "old")
+    code = (
+        "import os, pathlib; from mammo_dp import runs\n"
+        "pathlib.Path.replace = lambda *_: os._exit(9)\n"
+        f"runs.write_text_atomically({str(path)!r}, 'new' * 1000)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert path.read_text() == "old"

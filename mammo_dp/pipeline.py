@@ -172,7 +172,7 @@ def _run(read: Pipeline, values: Mapping[str, Any], command: Command) -> None:
     lines = list(read.command_lines(names))
     for number, line in enumerate(lines, start=1):
         console.print(Rule(f"[{number}/{len(lines)}] {line[0]}", align="left", style="dim"))
-        console.print(f"mammo-dp {shlex.join(line)}", style="dim", highlight=False, markup=False)
+        console.print(f"mammo-dp {shlex.join(line)}", style="dim", markup=False, soft_wrap=True)
         begun = time.monotonic()
         command(line)
         console.print(f"{time.monotonic() - begun:.0f} s", style="dim")

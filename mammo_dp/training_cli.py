@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """``fit``, ``validate``, ``test`` and ``predict``: Lightning's command line on write-once folders.
 
-A fit writes one run folder and goes on from ``checkpoints/last.ckpt`` when it was killed. The other
-commands take ``--run RUN``: configuration and weights come from that folder, results go below it.
+A fit writes one run folder and goes on from ``checkpoints/resume.ckpt`` when it was killed; at its
+end it releases ``checkpoints/last.ckpt``, weights only. The other commands take ``--run RUN``:
+configuration and weights come from that folder, results go below it.
 """
 
+import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,8 @@ from mammo_dp.privacy.release import write_fit_statement
 from mammo_dp.privacy.training import DPTraining
 from mammo_dp.runs import RunError, RunRecord, close_run, open_run, write_text_atomically
 
-CHECKPOINT = Path("checkpoints") / "last.ckpt"
+RELEASED = Path("checkpoints") / "last.ckpt"  # weights and hyper-parameters, no optimizer state
+RESUME = Path("checkpoints") / "resume.ckpt"
 # Differ between a fit and its repetition elsewhere, or are derived from `run_dir`.
 _NOT_CONFIG = ("config", "run", "run_dir", "ckpt_path", "weights_only", "verbose")
 
@@ -89,11 +93,11 @@ class TrainingCLI(LightningCLI):
         write_text_atomically(
             self.record.folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False)
         )
-        last = self.record.folder / CHECKPOINT
+        resume = self.record.folder / RESUME
         if fitting:
-            config.ckpt_path = str(last) if last.exists() else None
+            config.ckpt_path = str(resume) if resume.exists() else None
         else:
-            config.ckpt_path = str(Path(config.run) / CHECKPOINT)
+            config.ckpt_path = str(Path(config.run) / RELEASED)
             if "weights" in config.model.init_args:
                 config.model.init_args.weights = None  # the checkpoint holds the final ones
 
@@ -110,20 +114,21 @@ class TrainingCLI(LightningCLI):
         if crops := config["data"].get("init_args", {}).get("crops"):
             inputs["data"] = Path(crops)
         if self.subcommand != "fit":
-            inputs["checkpoint"] = Path(self.config[self.subcommand].run) / CHECKPOINT
+            inputs["checkpoint"] = Path(self.config[self.subcommand].run) / RELEASED
         elif weights := config["model"].get("init_args", {}).get("weights"):
             inputs["weights"] = Path(weights)
         return inputs
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds the logger and, for a fit, the checkpoint that a killed run goes on from."""
-        folder = self.record.folder
-        part = len(list((folder / "logs").glob("part_*")))  # a resumed fit keeps earlier parts
-        kwargs.setdefault("logger", CSVLogger(folder, name="logs", version=f"part_{part}"))
-        trainer = super().instantiate_trainer(**kwargs)
+        folder, chosen = self.record.folder, self.config_init[self.subcommand].trainer
+        part = len(list((folder / "logs").glob("version_*")))  # a resumed fit keeps earlier parts
+        kwargs.setdefault("logger", CSVLogger(folder, name="logs", version=part))
+        kwargs.setdefault("enable_checkpointing", self.subcommand == "fit")
         if self.subcommand == "fit":
-            trainer.callbacks.append(_keep_last(folder / CHECKPOINT, self.model, trainer))
-        return trainer
+            keep = _keep(folder / RESUME, self.model, chosen.max_steps)
+            kwargs["callbacks"] = [*(chosen.callbacks or []), keep]
+        return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:
         """Releases the last weights, states what they cost, closes the folder.
@@ -134,8 +139,9 @@ class TrainingCLI(LightningCLI):
         folder = self.record.folder
         if self.trainer.interrupted or not self.trainer.state.finished:
             raise RunError(f"{folder}: training stopped early. Run the same command to go on.")
-        self.trainer.save_checkpoint(folder / CHECKPOINT)
-        write_fit_statement(self.record, self.trainer, CHECKPOINT)
+        self.trainer.save_checkpoint(folder / RELEASED, weights_only=True)
+        write_fit_statement(self.record, self.trainer, folder / RELEASED)
+        (folder / RESUME).unlink(missing_ok=True)
         close_run(self.record)
 
     def after_validate(self) -> None:
@@ -145,10 +151,10 @@ class TrainingCLI(LightningCLI):
     after_test = after_predict = after_validate
 
 
-def _keep_last(path: Path, model: LightningModule, trainer: Trainer) -> ModelCheckpoint:
-    """The checkpoint to go on from: every epoch, or 20 times within the one epoch of a DP run."""
+def _keep(path: Path, model: LightningModule, max_steps: int) -> ModelCheckpoint:
+    """The state to go on from: after every epoch, or 20 times within the one epoch of a DP run."""
     often: dict[str, Any] = (
-        {"every_n_train_steps": max(1, trainer.max_steps // 20)}
+        {"every_n_train_steps": max(1, max_steps // 20)}
         if isinstance(model, DPTraining)
         else {"every_n_epochs": 1}
     )
@@ -169,28 +175,42 @@ def train(arguments: Sequence[str]) -> None:
         if not config.is_file():
             raise RunError(f"--run {run}: holds no config.yaml. Give the run folder of a fit.")
         arguments[1:1] = ["--config", str(config)]
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no product tips
     try:
-        TrainingCLI(
-            LightningModule,
-            LightningDataModule,
-            save_config_callback=None,  # open_run refuses, before compute is spent
-            seed_everything_default=42,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,  # modules save their own primitives
-            trainer_defaults={
-                "devices": 1,
-                "num_sanity_val_steps": 0,
-                "enable_model_summary": False,
-                "log_every_n_steps": 10,
-            },
-            parser_kwargs={name: {"description": text} for name, text in _DESCRIPTIONS.items()},
-            args=arguments,
-        )
+        with warnings.catch_warnings():
+            for message in _QUIET:
+                warnings.filterwarnings("ignore", message)
+            TrainingCLI(
+                LightningModule,
+                LightningDataModule,
+                save_config_callback=None,  # open_run refuses, before compute is spent
+                seed_everything_default=42,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,  # modules save their own primitives
+                trainer_defaults={
+                    "devices": 1,
+                    "num_sanity_val_steps": 0,
+                    "enable_model_summary": False,
+                    "log_every_n_steps": 10,
+                },
+                parser_kwargs={name: {"description": text} for name, text in _DESCRIPTIONS.items()},
+                args=arguments,
+            )
     except _Finished:
         print("Already finished; nothing to do.")
 
+
+# Warnings that a user can do nothing about.
+_QUIET = (
+    "LightningCLI's args parameter is intended",  # we pass the words that we were given
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # lightning 2.6 on torch 2.13
+    "The number of training batches",  # small cohorts have few batches
+    r"The '\w+' does not have many workers",  # crops lie in memory
+    "Checkpoint directory .* exists and is not empty",  # of a run that goes on
+    "Experiment logs directory .* exists and is not empty",
+)
 
 _DESCRIPTIONS = {
     "fit": "Trains a model on crops and writes a run folder with its privacy statement.",

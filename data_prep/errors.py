@@ -44,12 +44,19 @@ class RecordRejected(DataError):
 
 
 class DicomRejected(RecordRejected):
-    """Reasons: not_mammography, for_processing, multi_frame, syntax, burned_in, lut, unreadable."""
+    """The file cannot be used.
+
+    Reasons: no_image, unreadable, not_mammography, for_processing, multi_frame, syntax, burned_in,
+    lut.
+    """
 
 
 class GeometryRejected(RecordRejected):
-    """Reasons: no_mask, mask_mismatch, box_outside, too_small, mostly_padding."""
+    """The lesion cannot be cut out.
+
+    Reasons: no_mask, mask_mismatch, box_outside, too_small, mostly_padding, blank.
+    """
 
 
 class DuplicateConflict(RecordRejected):
-    """Reason: conflict. One content carries two labels."""
+    """Reasons: duplicate, a copy of a record that stays; conflict, one content with two labels."""

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder of crops while it is filled: images, rejected records, and last the manifest."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from data_prep.duplicates import deduplicate, thumbnail
+from data_prep.errors import ArchiveError, RecordRejected
+from data_prep.manifest import Crop, CropsManifest, Split, save_crop_image
+
+REJECTED_FILE = "rejected.csv"
+
+T = TypeVar("T")
+
+
+@dataclass
+class CropSet:
+    """Collects crops and rejections, then writes the tables."""
+
+    folder: Path
+    strict: bool
+    crops: list[Crop] = field(default_factory=list)
+    thumbnails: list[NDArray[np.float32]] = field(default_factory=list)
+    rejected: list[tuple[str, str, str]] = field(default_factory=list)
+    sizes: set[int] = field(default_factory=set)
+
+    def add(self, pixels: NDArray[np.uint16], *, file: str, **values: object) -> None:
+        """Writes the image and remembers the row; ``values`` are fields of :class:`Crop`."""
+        try:
+            digest = save_crop_image(self.folder / file, pixels)
+        except OSError as error:  # a full disk does not say which file it hit
+            raise OSError(error.errno, error.strerror, str(self.folder / file)) from error
+        self.sizes.add(pixels.shape[0])
+        self.crops.append(Crop(file=file, sha256=digest, **values))  # type: ignore[arg-type]
+        self.thumbnails.append(thumbnail(pixels))
+
+    def reject(self, key: str, error: RecordRejected) -> None:
+        """Remembers a record that becomes no crop, or stops."""
+        if self.strict:
+            raise error
+        self.rejected.append((key, error.reason, str(error)))
+
+    def finish(self) -> CropsManifest:
+        """Removes copies, writes ``rejected.csv`` and, last, ``crops.csv``; prints counts.
+
+        Raises:
+            ArchiveError: If no crop is left, or sizes differ.
+            LeakageError: If copies stand in different splits.
+        """
+        if len(self.sizes) > 1:
+            raise ArchiveError(
+                f"{self.folder}: crops of {sorted(self.sizes)} px. Give crops of one size."
+            )
+        cleared = deduplicate(self.crops, self.thumbnails)
+        for file, error in cleared.rejected:
+            self.reject(Path(file).stem, error)
+            (self.folder / file).unlink()
+        reasons = Counter(reason for _, reason, _ in self.rejected)
+        self._write_rejected()
+        if not cleared.crops:
+            raise ArchiveError(
+                f"{self.folder}: no record became a crop ({_listed(reasons)}). "
+                f"See {REJECTED_FILE} there for each."
+            )
+        manifest = CropsManifest.write(self.folder, cleared.crops)
+        print_counts(manifest, reasons, merged=cleared.merged_patients)
+        return manifest
+
+    def _write_rejected(self) -> None:
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(("record", "reason", "message"))
+        writer.writerows(self.rejected)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / REJECTED_FILE).write_text(buffer.getvalue(), encoding="utf-8")
+
+
+def read_8_bit(path: Path, where: str) -> NDArray[np.uint16]:
+    """Reads a square 8-bit grey PNG; 255 becomes 65535, exactly.
+
+    Raises:
+        RecordRejected: ``unreadable``, ``not_grey`` or ``not_square``.
+    """
+    try:
+        with Image.open(path) as image:
+            mode, pixels = image.mode, np.array(image)
+    except (OSError, SyntaxError) as error:
+        raise RecordRejected(
+            "unreadable", f"{where}: not a whole PNG ({type(error).__name__}). Copy it again."
+        ) from error
+    if mode != "L":
+        raise RecordRejected("not_grey", f"{where}: mode {mode}. Crops are 8-bit grey PNG.")
+    if pixels.shape[0] != pixels.shape[1]:
+        raise RecordRejected("not_square", f"{where}: shape {pixels.shape}. Crops are square.")
+    return pixels.astype(np.uint16) * np.uint16(257)
+
+
+def watched(items: Sequence[T], what: str) -> Iterable[T]:
+    """A progress bar on the error stream; silent where that is no terminal."""
+    console = Console(stderr=True)
+    return track(items, description=what, console=console, disable=not console.is_terminal)
+
+
+def print_counts(manifest: CropsManifest, reasons: Counter[str], *, merged: int) -> None:
+    """Prints crops, malignant ones and patients per split, and rejections by reason.
+
+    Args:
+        manifest: What was written.
+        reasons: Number of rejected records by reason.
+        merged: Patients that went into another one because they share an image.
+    """
+    for split in get_args(Split):
+        crops = [manifest.crops[row] for row in manifest.rows(split)]
+        if not crops:
+            continue
+        malignant = sum(crop.malignant for crop in crops)
+        patients = len({crop.patient_id for crop in crops if crop.patient_id})
+        one_class = "; one class only, no use for training" if malignant in (0, len(crops)) else ""
+        print(
+            f"{split}: {len(crops):,} crops ({malignant:,} malignant) of "
+            f"{f'{patients:,} patients' if patients else 'no patient'}{one_class}"
+        )
+    print(f"rejected: {_listed(reasons)}")
+    if merged:
+        print(f"patients merged, because they share an image: {merged}")
+
+
+def _listed(reasons: Counter[str]) -> str:
+    if not reasons:
+        return "none"
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``prepare``: one function per kind of source, each filling a folder with crops.
+
+Every function gives the same files when it runs again, so an interrupted one is simply repeated.
+``crops.csv`` comes last: a folder that has it is whole.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.crop_set import CropSet, print_counts, read_8_bit, watched
+from data_prep.cropping import GreyRange, crop_side, crop_square, grey_range, to_16_bit
+from data_prep.errors import ArchiveError, GeometryRejected, RecordRejected
+from data_prep.manifest import CropRule, CropsManifest, Split
+from data_prep.readers.cbis_ddsm import CbisDdsm
+from data_prep.readers.crop_folder import read_crop_folder
+from data_prep.readers.lesion import Lesion, Record
+from data_prep.readers.synthetic_folder import read_synthetic_folder
+from data_prep.splits import refine_split
+
+PHANTOM_MARK = "PHANTOM.txt"  # the phantom archive says what it is
+
+
+def cbis_ddsm(
+    *,
+    root: str,
+    out: str,
+    size: int = 128,
+    margin_mm: float = 3.0,
+    minimum_mm: float = 6.4,
+    spacing_mm: float | None = None,
+    val_fraction: float = 0.15,
+    origin: str | None = None,
+    strict: bool = False,
+) -> CropsManifest:
+    """Cuts the masses out of a CBIS-DDSM download, or of a phantom archive in its layout.
+
+    The training table becomes train and val, patient by patient; the test table becomes test.
+
+    Args:
+        root: Folder with the tables mass_case_description_{train,test}_set.csv and the DICOM files.
+        out: Folder to fill with crops.csv, images/ and rejected.csv.
+        size: Edge of a crop, in pixels.
+        margin_mm: Tissue kept on each side of the mass, in millimetres.
+        minimum_mm: Smallest edge of the window that is cut, in millimetres.
+        spacing_mm: Millimetres per pixel of the mammograms, for headers that do not say so (scanned
+            film: 0.042 to 0.05). Without any, 60 px stand for 3 mm.
+        val_fraction: Expected share of training patients that become val.
+        origin: Name of the data set in crops.csv; found by itself if not given.
+        strict: Stop at the first record that cannot become a crop, instead of listing it.
+    """
+    source = Path(root)
+    if size < 8 or margin_mm < 0 or minimum_mm < 0 or (spacing_mm is not None and spacing_mm <= 0):
+        raise ValueError(
+            f"{size=}, {margin_mm=}, {minimum_mm=}, {spacing_mm=}. Give a size of 8 or more, "
+            "lengths of 0 or more and a spacing above 0."
+        )
+    phantom = (source / PHANTOM_MARK).is_file()
+    archive = CbisDdsm(source, watch=lambda paths: watched(paths, "Reading headers"))
+    splits = {  # before any pixel is read, so that a bad fraction costs nothing
+        r.patient_id: refine_split(r.split, r.patient_id, val_fraction=val_fraction)
+        for r in archive.records
+    }
+    origin = origin or ("phantom-archive" if phantom else "cbis-ddsm")
+    cutter = _Cutter(size, margin_mm, minimum_mm, spacing_mm)
+    crops = CropSet(Path(out), strict=strict)
+    for record in watched(archive.records, "Cutting masses"):
+        try:
+            pixels, crop_spacing = cutter.cut(record, archive.lesion(record))
+        except RecordRejected as error:
+            crops.reject(record.key, error)
+            continue
+        crops.add(
+            pixels,
+            file=f"images/{origin}_{record.key}.png",
+            patient_id=record.patient_id,
+            lesion_id=record.lesion_id,
+            image_id=record.image_id,
+            view=record.view,
+            laterality=record.laterality,
+            malignant=record.malignant,
+            split=splits[record.patient_id],
+            origin=origin,
+            label_source="phantom" if phantom else "pathology",
+            crop_rule="centred",
+            pixel_spacing_mm=crop_spacing,
+            attributes=record.attributes,
+        )
+    return crops.finish()
+
+
+def crop_folder(*, root: str, out: str, strict: bool = False) -> CropsManifest:
+    """Imports published crops: {dataset}/{train,val,test}/is_benign_{true,false}/*.png.
+
+    Labels come from is_benign, which folder and file name must agree on. The given parts are kept.
+
+    Args:
+        root: Folder of the data set, or its parent if that holds one data set only.
+        out: Folder to fill with crops.csv, images/ and rejected.csv.
+        strict: Stop at the first file that cannot become a crop, instead of listing it.
+    """
+    crops = CropSet(Path(out), strict=strict)
+    for published in watched(read_crop_folder(Path(root)), "Importing crops"):
+        try:
+            pixels = read_8_bit(published.path, f"crop {published.key}")
+        except RecordRejected as error:
+            crops.reject(published.key, error)
+            continue
+        crops.add(
+            pixels,
+            file=f"images/{published.dataset}_{published.key}.png",
+            patient_id=published.patient_id,
+            lesion_id=published.lesion_id,
+            image_id=published.image_id,
+            malignant=published.malignant,
+            split=published.split,
+            origin=published.dataset,
+            label_source="pathology",
+            crop_rule="reference-2024",
+        )
+    return crops.finish()
+
+
+def synthetic_folder(
+    *,
+    root: str,
+    out: str,
+    name: str,
+    split: Split = "train",
+    crop_rule: CropRule = "reference-2024",
+    provenance: str | None = None,
+    strict: bool = False,
+) -> CropsManifest:
+    """Imports generated crops: [batch_<b>_]<i>_<class>.png, with class benign or malignant.
+
+    Args:
+        root: Folder of the PNG files.
+        out: Folder to fill with crops.csv, images/ and rejected.csv.
+        name: Name of the set; the origin of its crops becomes "synthetic:<name>".
+        split: Part that all crops go to.
+        crop_rule: How the crops that the generator was trained on were cut.
+        provenance: File that says which generator made the set, on which patients it was trained
+            and with which privacy. It is copied beside the crops; without it nothing is known, and
+            no finite epsilon can be stated for what is trained on the set.
+        strict: Stop at the first file that cannot become a crop, instead of listing it.
+    """
+    if not name or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise ValueError(f"{name=}. Give a name of letters, digits, '-', '_' and '.'.")
+    images = read_synthetic_folder(Path(root))
+    if provenance is not None:
+        text = Path(provenance).read_text(encoding="utf-8")
+        Path(out).mkdir(parents=True, exist_ok=True)
+        (Path(out) / f"provenance{Path(provenance).suffix}").write_text(text, encoding="utf-8")
+    crops = CropSet(Path(out), strict=strict)
+    for image in watched(images, "Importing crops"):
+        try:
+            pixels = read_8_bit(image.path, str(image.path))
+        except RecordRejected as error:
+            crops.reject(image.key, error)
+            continue
+        crops.add(
+            pixels,
+            file=f"images/{name}_{image.key}.png",
+            patient_id="",
+            lesion_id="1",
+            image_id=image.key,
+            malignant=image.malignant,
+            split=split,
+            origin=f"synthetic:{name}",
+            label_source="generator",
+            crop_rule=crop_rule,
+        )
+    return crops.finish()
+
+
+def phantoms(*, out: str, per_class: int = 1000, size: int = 128, seed: int = 0) -> CropsManifest:
+    """Draws phantom crops: procedural masses on procedural tissue, free of patients.
+
+    Args:
+        out: Folder to fill with crops.csv and images/.
+        per_class: Number of benign and of malignant crops.
+        size: Edge of a crop, in pixels.
+        seed: Equal seeds give equal crops.
+    """
+    from data_prep.phantoms import write_phantom_crops
+
+    manifest = write_phantom_crops(Path(out), per_class=per_class, size=size, seed=seed)
+    print_counts(manifest, Counter(), merged=0)
+    return manifest
+
+
+def phantom_archive(*, out: str, patients: int = 40, image_size: int = 1024, seed: int = 0) -> None:
+    """Writes a small DICOM archive of phantoms in the layout of CBIS-DDSM, for demo and tests.
+
+    Args:
+        out: Folder to fill with tables, mammograms and masks.
+        patients: Number of patients; they have unequal numbers of images.
+        image_size: Height of a mammogram, in pixels.
+        seed: Equal seeds give equal archives.
+    """
+    from data_prep.phantom_archive import write_phantom_archive
+
+    write_phantom_archive(Path(out), patients=patients, seed=seed, image_size=image_size)
+
+
+class _Cutter:
+    """Cuts lesions; holds the grey range of the image at hand and the unit of the set."""
+
+    def __init__(
+        self, size: int, margin_mm: float, minimum_mm: float, spacing_mm: float | None
+    ) -> None:
+        self._size = size
+        self._spacing_mm = spacing_mm
+        self._margin_mm = margin_mm
+        self._minimum_mm = minimum_mm
+        self._unit: tuple[bool, str] | None = None
+        self._last: tuple[object, GreyRange] | None = None
+
+    def cut(self, record: Record, lesion: Lesion) -> tuple[NDArray[np.uint16], float | None]:
+        """Returns the crop and its millimetres per pixel."""
+        mammogram = lesion.mammogram
+        mm = mammogram.spacing_mm or self._spacing_mm
+        unit = self._unit = self._unit or (mm is not None, record.where)
+        if unit[0] != (mm is not None):
+            raise ArchiveError(
+                f"{record.where} and {unit[1]}: only one of the mammograms states its pixel "
+                "spacing, so margins would have two units. Give --spacing_mm."
+            )
+        try:
+            if self._last is None or self._last[0] is not mammogram:
+                self._last = (mammogram, grey_range(mammogram.pixels))
+            grey = self._last[1]
+            crop = crop_square(
+                mammogram.pixels,
+                lesion.box,
+                margin_mm=self._margin_mm,
+                minimum_mm=self._minimum_mm,
+                mm_per_px=mm,
+                size=self._size,
+                background=grey.background,
+            )
+        except GeometryRejected as error:
+            raise GeometryRejected(
+                error.reason, f"{record.where}: {error}. Correct the mask, or leave the row out."
+            ) from error
+        side = crop_side(
+            lesion.box, margin_mm=self._margin_mm, minimum_mm=self._minimum_mm, mm_per_px=mm
+        )
+        return to_16_bit(crop, grey), None if mm is None else round(mm * side / self._size, 6)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Published crop folders: ``{dataset}/{train,val,test}/is_benign_{true,false}/*.png``.
+
+The rule is explicit: the label is ``1 - is_benign``; folder, prefix and suffix must agree.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from data_prep.errors import ArchiveError, LabelError, ManifestError
+from data_prep.manifest import Split
+from data_prep.splits import check_patients
+
+_NAME = re.compile(
+    r"patient(?P<dataset>.+?)__(?P<patient>.+)_image(?P<image>[^_]+)_mass(?P<mass>[^_]+)"
+    r"_is_benign_(?P<benign>[01])\.png"
+)
+_FOLDERS = {"is_benign_true": "1", "is_benign_false": "0"}
+_PATTERN = "patient{dataset}__{patient}_image{image}_mass{lesion}_is_benign_{0,1}.png"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedCrop:
+    """One file of a crop folder.
+
+    Attributes:
+        path: 8-bit grey PNG.
+        key: Our own name of the record: part and position.
+        dataset: Name of the data set, also the prefix of the file name.
+        malignant: ``1 - is_benign``.
+    """
+
+    path: Path
+    key: str
+    dataset: str
+    patient_id: str
+    image_id: str
+    lesion_id: str
+    malignant: bool
+    split: Split
+
+
+def read_crop_folder(root: Path) -> tuple[PublishedCrop, ...]:
+    """Lists a published crop folder, in an order that does not depend on the machine.
+
+    Args:
+        root: Folder that holds ``train``, ``val`` or ``test``, or its parent.
+
+    Raises:
+        ArchiveError: If the folders are missing or empty, or several data sets stand side by side.
+        LabelError: If name, prefix and folder disagree, or a name does not match.
+        LeakageError: If a patient is in two parts.
+        ManifestError: If two files name the same crop.
+    """
+    folder = _dataset_folder(root)
+    crops: list[PublishedCrop] = []
+    for split in get_args(Split):
+        found = []
+        for path in sorted((folder / split).rglob("*.png")):
+            found.append((_parsed(path, folder), path))
+        found.sort(key=lambda item: (item[0]["patient"], item[0]["image"], item[0]["mass"]))
+        crops += [
+            PublishedCrop(
+                path=path,
+                key=f"{split}_{number:04d}",
+                dataset=name["dataset"],
+                patient_id=name["patient"],
+                image_id=name["image"],
+                lesion_id=name["mass"],
+                malignant=name["benign"] == "0",
+                split=split,
+            )
+            for number, (name, path) in enumerate(found, start=1)
+        ]
+    if not crops:
+        raise ArchiveError(f"{folder}: holds no PNG file. Give the folder of the published crops.")
+    check_patients((c.patient_id, c.split, f"{c.split}, crop {c.key}") for c in crops)
+    seen: dict[tuple[str, str], str] = {}
+    for crop in crops:
+        if (first := seen.setdefault((crop.image_id, crop.lesion_id), crop.key)) != crop.key:
+            raise ManifestError(
+                f"{folder}: crops {first} and {crop.key} (in the order of patient, image, mass) "
+                "have the same image and mass. Remove one file."
+            )
+    return tuple(crops)
+
+
+def _dataset_folder(root: Path) -> Path:
+    if not root.is_dir():
+        raise ArchiveError(f"{root}: is not a folder. Give the folder of the published crops.")
+    candidates = [
+        folder
+        for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir()))
+        if any((folder / split).is_dir() for split in get_args(Split))
+    ]
+    if len(candidates) != 1:
+        found = ", ".join(path.name for path in candidates) or "none"
+        raise ArchiveError(
+            f"{root}: data sets found: {found}. Give one folder that holds "
+            "{train,val,test}/is_benign_{true,false}."
+        )
+    return candidates[0]
+
+
+def _parsed(path: Path, folder: Path) -> dict[str, str]:
+    """Parts of one file name, checked against the folders; messages keep the name's ids out."""
+    parts = path.relative_to(folder).parts
+    where = "/".join(parts[:-1])
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise LabelError(f"{folder}, {where}: a file name does not match {_PATTERN}. Rename it.")
+    name = match.groupdict()
+    if len(parts) != 3 or _FOLDERS.get(parts[1]) != name["benign"]:
+        raise LabelError(
+            f"{folder}, {where}: a file ends in is_benign_{name['benign']}.png, which contradicts "
+            "its folder. Both must say the same; move or rename it."
+        )
+    if name["dataset"] != folder.name:
+        raise LabelError(
+            f"{folder}, {where}: a file name starts with data set {name['dataset']!r}. "
+            f"Expected {folder.name!r}, the name of the folder."
+        )
+    return name

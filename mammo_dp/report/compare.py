@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run folders into rows: utility of a classifier beside its privacy statement and its attack.
+
+A row is one evaluation. Its model is found through the hash of the checkpoint, so that no number
+can stand beside the statement of another model.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from data_prep.manifest import CropsManifest
+from mammo_dp.runs import FILE_NAME, RunInput, RunRecord, read_run, run_of
+
+METRICS = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "sensitivity_at_90_specificity": "Sensitivity at 90 % specificity",
+    "brier": "Brier score",
+    "calibration_slope": "Calibration slope",
+}
+
+
+class ReportError(ValueError):
+    """The runs cannot be reported truthfully; the message names the folder and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A number with its interval; the interval is not a number where there is none."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> Self:
+        """Reads ``{"value", "low", "high"}``."""
+        return cls(*(float(stored.get(name, math.nan)) for name in ("value", "low", "high")))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """What ``privacy.json`` says about one cohort.
+
+    Attributes:
+        epsilon: End to end, over all stages of the lineage; infinite without a guarantee.
+        stage_epsilon: Of the model's own training alone; infinite if that was not private.
+        delta: Probability that the guarantee does not cover.
+        risk: Bounds on attacks: ``advantage``, ``tpr_at_fpr``, ``reconstruction_robustness``.
+        stored: The statement as it stands in the file.
+    """
+
+    epsilon: float
+    stage_epsilon: float
+    delta: float
+    risk: Mapping[str, Any]
+    stored: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> Self:
+        """Reads one entry of ``statements``."""
+        return cls(
+            epsilon=float(stored["epsilon"]),
+            stage_epsilon=float(stored["stage_epsilon"]),
+            delta=float(stored["delta"]),
+            risk=stored["risk"],
+            stored=stored,
+        )
+
+    @property
+    def unit(self) -> str:
+        """What is added or removed: ``patient`` or ``crop``."""
+        return str(self.stored["unit"])
+
+    @property
+    def conditions(self) -> str:
+        """What must stand beside each epsilon of this statement."""
+        return (
+            f"unit {self.unit}, delta {self.delta:g}, {self.stored['adjacency']}, "
+            f"{self.stored['accountant']}"
+        )
+
+    @property
+    def advantage(self) -> float:
+        """Largest TPR - FPR of any membership attack; 1 without a guarantee."""
+        return float(self.risk["advantage"]) if math.isfinite(self.epsilon) else 1.0
+
+    @property
+    def tpr(self) -> float:
+        """Largest true-positive rate of any membership attack at 1 % false positives."""
+        return float(self.risk["tpr_at_fpr"]["0.01"]) if math.isfinite(self.epsilon) else 1.0
+
+    @property
+    def reconstruction(self) -> float:
+        """Largest chance to pick one patient out of all of the cohort, prior chance 1 / units."""
+        if math.isinf(self.epsilon):
+            return 1.0
+        known = {float(k): v for k, v in self.risk["reconstruction_robustness"].items()}
+        return float(known[min(known, key=lambda k: abs(math.log(k * self.stored["units"])))])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One evaluation of one model.
+
+    Attributes:
+        name: Folder of the model's run below the reported folder.
+        model: Record of the run that made the model.
+        evaluation: Record of the run that measured it.
+        metrics: Measured values by name, see ``METRICS``.
+        privacy: Content of the model's ``privacy.json``.
+        attack: Content of its ``attack.json``, if it was attacked.
+        start: What the weights were before this run.
+    """
+
+    name: str
+    model: RunRecord
+    evaluation: RunRecord
+    metrics: Mapping[str, Measured]
+    privacy: Mapping[str, Any]
+    attack: Mapping[str, Any] | None
+    start: str
+
+    @cached_property
+    def statements(self) -> tuple[Statement, ...]:
+        """One per cohort of patients in the lineage."""
+        return tuple(Statement.read(stored) for stored in self.privacy["statements"])
+
+    @property
+    def split(self) -> str:
+        """Split that the metrics were measured on."""
+        return str(setting(self.evaluation.config, "evaluate_split") or "unknown")
+
+    @property
+    def own(self) -> Statement | None:
+        """Statement about the cohort that the model itself was trained on, if there is one."""
+        data = self.model.inputs.get("data")
+        for statement in self.statements:
+            if data and statement.stored["cohort"] == data.sha256:
+                return statement
+        return None
+
+    @property
+    def is_private(self) -> bool:
+        """Whether the model's own training was differentially private."""
+        return self.own is not None and math.isfinite(self.own.stage_epsilon)
+
+    @property
+    def training(self) -> str:
+        """How the model was trained, in two words."""
+        if self.own is None:
+            return "no patient"
+        return f"DP, per {self.own.unit}" if self.is_private else "not private"
+
+
+def collect(runs: Path) -> list[Row]:
+    """Finds all evaluations below a folder.
+
+    Args:
+        runs: Folder that holds run folders at any depth.
+
+    Returns:
+        One row per finished evaluation: not private first, then by epsilon, start and name.
+
+    Raises:
+        ReportError: If there is no evaluation, or one whose model or statement is missing.
+    """
+    if not runs.is_dir():
+        raise ReportError(f"{runs}: is no folder. Give the folder that holds the runs.")
+    records = [read_run(path.parent) for path in sorted(runs.rglob(FILE_NAME))]
+    rows = [
+        _row(record, records, runs)
+        for record in records
+        if record.is_finished and (record.folder / "metrics.json").is_file()
+    ]
+    if not rows:
+        raise ReportError(
+            f"{runs}: holds no finished evaluation (run.json beside metrics.json) among "
+            f"{len(records)} run folders. Run `mammo-dp test --run RUN` first."
+        )
+    return sorted(rows, key=_order)
+
+
+def lineage(record: RunRecord) -> Iterator[tuple[int, str, RunRecord]]:
+    """Walks from a run to what it was made of.
+
+    Yields:
+        Depth (0 for the run itself), role of the input, and record; the same run may come twice.
+    """
+    stack = [(0, "this run", record)]
+    while stack:
+        depth, role, current = stack.pop()
+        yield depth, role, current
+        for name, entry in reversed(sorted(current.inputs.items())):
+            if source := made_by(entry):
+                stack.append((depth + 1, name, source))
+
+
+def made_by(entry: RunInput) -> RunRecord | None:
+    """The run that made an input, if it is still where it was read and has not changed."""
+    folder = run_of(entry.path)
+    if folder is None:
+        return None
+    record = read_run(folder)
+    is_folder = folder.resolve() == Path(entry.path).resolve()
+    return record if is_folder or entry.sha256 in record.outputs.values() else None
+
+
+def setting(config: Mapping[str, Any], name: str) -> Any:
+    """First value of a name anywhere in a nested configuration, or none."""
+    if name in config:
+        return config[name]
+    found = (setting(v, name) for v in config.values() if isinstance(v, Mapping))
+    return next((value for value in found if value is not None), None)
+
+
+def _row(evaluation: RunRecord, records: list[RunRecord], runs: Path) -> Row:
+    if (checkpoint := evaluation.inputs.get("checkpoint")) is None:
+        raise ReportError(
+            f"{evaluation.folder}: its run.json names no checkpoint, so its numbers belong to no "
+            "model. Make it with `mammo-dp test --run RUN`."
+        )
+    model = next((r for r in records if checkpoint.sha256 in r.outputs.values()), None)
+    if model is None:
+        raise ReportError(
+            f"{evaluation.folder}: the checkpoint {checkpoint.path} that it measured is no output "
+            f"of a finished run below {runs}. Report a folder that holds both."
+        )
+    path = model.folder / "privacy.json"
+    privacy = _json(path, "Run the fit again; it writes the statement when it ends.")
+    if (stated := privacy["artefact"]["sha256"]) != checkpoint.sha256:
+        raise ReportError(
+            f"{path}: is about another checkpoint ({stated[:12]}, measured was "
+            f"{checkpoint.sha256[:12]}). Run fit and test again into new folders."
+        )
+    stored = _json(evaluation.folder / "metrics.json", "Run the test again.")
+    attack = next(
+        (
+            r
+            for r in records
+            if r.is_finished
+            and (r.folder / "attack.json").is_file()
+            and "checkpoint" in r.inputs
+            and r.inputs["checkpoint"].sha256 == checkpoint.sha256
+        ),
+        None,
+    )
+    return Row(
+        name=model.folder.resolve().relative_to(runs.resolve()).as_posix(),
+        model=model,
+        evaluation=evaluation,
+        metrics={name: Measured.read(stored[name]) for name in METRICS},
+        privacy=privacy,
+        attack=attack and _json(attack.folder / "attack.json", "Run the attack again."),
+        start=_start(model),
+    )
+
+
+def _start(model: RunRecord) -> str:
+    """What the weights were before the run: the origin of the crops that they learned from."""
+    weights = model.inputs.get("weights")
+    if weights is None:
+        return "pretrained body" if setting(model.config, "pretrained") else "random weights"
+    source = made_by(weights)
+    data = source.inputs.get("data") if source else None
+    if data is None or not Path(data.path).exists():
+        return "given weights"
+    origins = {crop.origin.partition(":")[0] for crop in CropsManifest.read(data.path).crops}
+    words = {"phantom": "phantom crops", "gan": "synthetic crops", "synthetic": "imported crops"}
+    return " and ".join(sorted(words.get(origin, origin) for origin in origins))
+
+
+def _order(row: Row) -> tuple[bool, float, str, str, str]:
+    epsilon = row.own.stage_epsilon if row.own and row.is_private else 0.0
+    return row.is_private, epsilon, row.start, row.name, row.split
+
+
+def _json(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path}: cannot be read ({error}). {remedy}") from error

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of a report: CSV in full precision, Markdown, and on screen.
+
+An epsilon never stands alone: unit and delta have columns, and the caption that each form carries
+names adjacency, accountant and what is excluded.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mammo_dp.report.compare import METRICS, Measured, Row, Statement
+
+NONE = "–"
+MAIN = (
+    "Run",
+    "Starts from",
+    "Training",
+    "ε end to end",
+    "ε of this stage only",
+    "Unit",
+    "δ",
+    "AUROC [95 %]",
+    "AUPRC",
+    "Sensitivity at 90 % specificity",
+    "Brier",
+    "Calibration slope",
+)
+RISK = (
+    "Run",
+    "Noise multiplier",
+    "Sampling rate",
+    "Steps",
+    "Attack AUC [95 %]",
+    "Advantage [95 %]",
+    "bound",
+    "TPR at 1 % FPR [95 %]",
+    "bound",
+    "Named among all, bound",
+)
+_SCREEN = (0, 1, 3, 4, 5, 6, 7)  # columns of MAIN that fit a terminal
+
+
+def main_cells(row: Row) -> tuple[str, ...]:
+    """Utility and privacy of one row, in the order of ``MAIN``."""
+    numbers = [number(row.metrics[name].value) for name in METRICS if name != "auroc"]
+    return (
+        row.name,
+        row.start,
+        row.training,
+        _per_cohort(row, lambda s: epsilon(s.epsilon)) or "0, no patient",
+        epsilon(row.own.stage_epsilon) if row.own else NONE,
+        _per_cohort(row, lambda s: s.unit) or NONE,
+        _per_cohort(row, lambda s: f"{s.delta:g}") or NONE,
+        interval(row.metrics["auroc"]),
+        *numbers,
+    )
+
+
+def risk_cells(row: Row) -> tuple[str, ...]:
+    """Noise, attack and bounds of one row, in the order of ``RISK``."""
+    stage = row.own.stored if row.own and row.is_private else {}
+    attack = row.attack
+    return (
+        row.name,
+        number(stage.get("noise_multiplier")),
+        number(stage.get("sampling_rate")),
+        str(stage.get("steps") or NONE),
+        interval(Measured.read(attack["auc"])) if attack else NONE,
+        interval(Measured.read(attack["advantage"])) if attack else NONE,
+        _per_cohort(row, lambda s: number(s.advantage)) or NONE,
+        interval(Measured.read(attack["tpr_at_fpr"]["0.01"])) if attack else NONE,
+        _per_cohort(row, lambda s: number(s.tpr)) or NONE,
+        _per_cohort(row, lambda s: number(s.reconstruction)) or NONE,
+    )
+
+
+def caption(rows: Sequence[Row]) -> str:
+    """What must be read with each epsilon, attack and interval of the table."""
+    statements = [statement for row in rows for statement in row.statements]
+    splits = ", ".join(sorted({row.split for row in rows}))
+    parts = [
+        f"Metrics on split {splits}, malignant is positive, intervals by resampling patients.",
+    ]
+    if statements:
+        parts += [
+            "“ε end to end” covers each stage that the model descends from and is the guarantee "
+            "(∞: there is none); “ε of this stage only” is what the last training spent and is "
+            "no guarantee by itself.",
+            f"Each ε holds for {_joined(s.conditions for s in statements)}.",
+            f"No ε covers: {_joined(_exclusions(rows))}.",
+        ]
+    if any(row.attack for row in rows):
+        parts.append(
+            "Attacks are measured, bounds are the most that any attack can reach; an ∞ has bound 1."
+        )
+    return " ".join(parts)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Both halves of the table with their caption, as Markdown."""
+
+    def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+        shown = [head, ["---"] * len(head), *lines]
+        return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in r) + " |" for r in shown)
+
+    return "\n\n".join(
+        (
+            table(MAIN, map(main_cells, rows)),
+            table(RISK, map(risk_cells, rows)),
+            caption(rows) + "\n",
+        )
+    )
+
+
+def comma_separated(rows: Sequence[Row]) -> str:
+    """The table in full precision; a model with several cohorts has a line for each of them."""
+    lines = [line for row in rows for line in _lines(row)]
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, list(dict.fromkeys(k for line in lines for k in line)), restval=""
+    )
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue().replace("\r\n", "\n")
+
+
+def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
+    """Prints utility and privacy on the screen, with the caption below."""
+    table = Table(box=SIMPLE_HEAD, caption=Text(caption(rows)), caption_justify="left")
+    for place in _SCREEN:
+        table.add_column(MAIN[place], justify="left" if place < 3 else "right", overflow="fold")
+    for row in rows:
+        shown = main_cells(row)
+        table.add_row(*(Text(shown[place]) for place in _SCREEN))
+    (console or Console()).print(table)
+
+
+def epsilon(value: float) -> str:
+    """Three digits, rounded up, since a guarantee must not shrink in print."""
+    if math.isinf(value):
+        return "∞"
+    if value <= 0:
+        return "0"
+    step = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return f"{math.ceil(round(value / step, 6)) * step:.3g}"
+
+
+def number(value: float | None) -> str:
+    """Three digits after the point, or a dash where there is no number."""
+    if value is None or math.isnan(value):
+        return NONE
+    return f"{value:.3f}"
+
+
+def interval(measured: Measured) -> str:
+    """Value and interval."""
+    if math.isnan(measured.low):
+        return number(measured.value)
+    return f"{measured.value:.3f} [{measured.low:.3f}, {measured.high:.3f}]"
+
+
+def _per_cohort(row: Row, show: Callable[[Statement], str]) -> str:
+    """One value, or one for each cohort where they differ."""
+    values = [show(statement) for statement in row.statements]
+    if len(set(values)) <= 1:
+        return values[0] if values else ""
+    names = [statement.stored["cohort_name"] for statement in row.statements]
+    return "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
+
+
+def _lines(row: Row) -> list[dict[str, object]]:
+    shared: dict[str, object] = {
+        "run": row.name,
+        "starts_from": row.start,
+        "training": row.training,
+        "split": row.split,
+    }
+    for name, measured in row.metrics.items():
+        shared |= _spread(name, measured)
+    if row.attack:
+        shared |= {"attack": row.attack["attack"], "attack_unit": row.attack["unit"]}
+        shared |= _spread("attack_auc", Measured.read(row.attack["auc"]))
+        shared |= _spread("attack_advantage", Measured.read(row.attack["advantage"]))
+        for fpr, rate in row.attack["tpr_at_fpr"].items():
+            shared |= _spread(f"attack_tpr_at_fpr_{fpr}", Measured.read(rate))
+        shared["attack_exceeds_bound"] = int(row.attack["exceeds_bound"])
+    return [shared | _statement_line(statement, row) for statement in row.statements] or [shared]
+
+
+def _statement_line(statement: Statement, row: Row) -> dict[str, object]:
+    stored = statement.stored
+    own = statement is row.own
+    return {
+        "cohort": stored["cohort"],
+        "cohort_name": stored["cohort_name"],
+        "epsilon_end_to_end": _plain(statement.epsilon),
+        "epsilon_of_this_stage_only": _plain(statement.stage_epsilon) if own else "",
+        "delta": repr(statement.delta),
+        "unit": statement.unit,
+        "units": stored["units"],
+        "crops": stored["crops"],
+        "adjacency": stored["adjacency"],
+        "accountant": stored["accountant"],
+        "noise_multiplier": stored["noise_multiplier"] if own else "",
+        "sampling_rate": stored["sampling_rate"] if own else "",
+        "steps": stored["steps"] if own else "",
+        "advantage_bound": statement.advantage,
+        "tpr_at_fpr_0.01_bound": statement.tpr,
+        "reconstruction_bound": statement.reconstruction,
+        "because": stored["because"],
+        "excludes": "; ".join(row.privacy["exclusions"]),
+    }
+
+
+def _spread(name: str, measured: Measured) -> dict[str, object]:
+    ends = {f"{name}_low": measured.low, f"{name}_high": measured.high}
+    return {name: measured.value} | {k: "" if math.isnan(v) else v for k, v in ends.items()}
+
+
+def _plain(value: float) -> str:
+    return "infinity" if math.isinf(value) else repr(value)
+
+
+def _exclusions(rows: Sequence[Row]) -> Iterable[str]:
+    return (item for row in rows for item in row.privacy["exclusions"])
+
+
+def _joined(parts: Iterable[str]) -> str:
+    """Distinct parts in order of first appearance."""
+    return "; ".join(dict.fromkeys(part.rstrip(".") for part in parts))

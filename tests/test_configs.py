@@ -1,0 +1,56 @@
+"""Every YAML file is a test case: it parses, and every stage of a pipeline has valid flags."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mammo_dp.main import run
+from mammo_dp.pipeline import Pipeline
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "configs").rglob("*.yaml"))
+PIPELINES = [ROOT / "mammo_dp" / "demo.yaml", *sorted((ROOT / "configs/pipeline").glob("*.yaml"))]
+BASE = ROOT / "configs" / "classifier" / "baseline.yaml"
+
+
+def shown(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def parses(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run([*line, "--print_config"])
+    assert stop.value.code == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", FILES, ids=shown)
+def test_configuration_parses(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if path in PIPELINES:
+        assert Pipeline.read(path).stages
+        return
+    content = yaml.safe_load(path.read_text())
+    base = [] if {"model", "data"} <= set(content) else ["--config", str(BASE)]
+    parses(
+        ["fit", *base, "--config", str(path), "--data.init_args.crops", "x", "--run_dir", "y"],
+        capsys,
+    )
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=shown)
+def test_stages_have_valid_flags(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = Pipeline.read(path)
+    for name, config in read.configs.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    values = dict.fromkeys(read.arguments, "x")
+    values |= {"out": "out", "here": str(path.parent), "configs": str(tmp_path)}
+    seen = set()
+    for line in read.command_lines(values):
+        kind = tuple(word for word in line if word.startswith("--")) + (line[0], line[1])
+        if line[0] in ("test", "validate", "predict"):
+            assert line[1] == "--run"  # its configuration is that of the fit
+        elif kind not in seen:
+            parses(line, capsys)
+        seen.add(kind)

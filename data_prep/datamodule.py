@@ -234,6 +234,8 @@ class CropsDataModule(lightning.LightningDataModule):
             self.train_dataset  # noqa: B018  loads
         if stage != "fit" or self.evaluate_rows:
             self.evaluate_dataset  # noqa: B018  loads
+        elif self.trainer is not None:
+            self.trainer.limit_val_batches = 0  # or Lightning warns about a loader without batches
 
     def train_dataloader(self) -> DataLoader[CropItem]:
         """Shuffled, augmented training crops; the last batch may be smaller."""

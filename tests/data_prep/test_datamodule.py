@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import itertools
 from collections.abc import Callable
 
 import lightning
@@ -56,7 +57,7 @@ def test_rows_of_a_unit_are_adjacent_and_keep_their_order(cohort: CropsManifest)
     dataset = CropsDataset(cohort, cohort.rows("train"))
     batch = collate_crops([dataset[i] for i in range(len(dataset))])
     units = batch.unit.tolist()
-    changes = sum(a != b for a, b in zip(units, units[1:], strict=False))
+    changes = sum(a != b for a, b in itertools.pairwise(units))
     assert changes == len(set(units)) - 1
     for unit in set(units):
         rows = batch.row[batch.unit == unit].tolist()
@@ -102,7 +103,8 @@ def test_each_epoch_and_each_worker_augments_anew(make_cohort: Make, workers: in
     data = module(manifest, augment="light", batch_size=1, num_workers=workers)
     data.train_dataset.pixels[:] = data.train_dataset.pixels[0]  # only augmentation differs
     first, second = images(data), images(data)
-    assert len({image.numpy().tobytes() for image in [*first, *second]}) == 16
+    different = {image.numpy().tobytes() for image in [*first, *second]}
+    assert len(different) > 12  # repeated epochs or workers leave at most 8
 
 
 def test_seed_worker_outside_a_worker_is_refused() -> None:

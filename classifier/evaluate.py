@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How well scores rank and how honest they are, with intervals from resampled patients.
+
+Crops of a patient resemble each other, so intervals come from a bootstrap over patients: a patient
+that is drawn twice counts twice, as weights on crops. Every statistic takes weights of many
+resamples at once, shape ``(R, N)``.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from classifier.predictions import Predictions, write_in_one_move
+from data_prep.errors import LabelError
+
+FILE_NAME = "metrics.json"
+SPECIFICITY = 0.9
+FEW = 250  # resamples at a time; keeps the weights of 10,000 crops below 20 MB
+
+Floats = NDArray[np.float64]
+Statistic = Callable[[Floats], Floats]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A statistic and its percentile interval; NaN where it is undefined.
+
+    Attributes:
+        value: On the crops as they are.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """Utility of a classifier on the crops of one split; a crop counts once.
+
+    Attributes:
+        auroc: Chance that a malignant crop scores above a benign one, ties count half.
+        auprc: Average precision: mean precision over the recalls that the scores reach.
+        sensitivity_at_90_specificity: Largest sensitivity at a threshold whose specificity is at
+            least 0.9; the threshold is chosen on the same crops.
+        brier: Mean squared difference of probability and label; 0 is best.
+        calibration_slope: Slope of a logistic regression of the label on the logit; 1 is best,
+            below 1 the probabilities are too extreme; infinite if the logits separate the classes.
+        calibration_intercept: Calibration in the large: what must be added to every logit so that
+            the mean probability is the share of malignant crops; 0 is best.
+        crops: Number of crops.
+        patients: Number of patients.
+        malignant: Number of malignant crops.
+        level: Coverage that the intervals aim at.
+        resamples: Number of resamples; those with one class only are left out.
+    """
+
+    auroc: Estimate
+    auprc: Estimate
+    sensitivity_at_90_specificity: Estimate
+    brier: Estimate
+    calibration_slope: Estimate
+    calibration_intercept: Estimate
+    crops: int
+    patients: int
+    malignant: int
+    level: float
+    resamples: int
+
+
+def evaluate(
+    malignant: ArrayLike,
+    probability: ArrayLike,
+    patient: ArrayLike,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Metrics:
+    """Computes all metrics with intervals from resampled patients.
+
+    Args:
+        malignant: Shape ``(N,)``, 0 or 1, both present.
+        probability: Shape ``(N,)``, in ``[0, 1]``.
+        patient: Shape ``(N,)``, any integer per patient.
+        resamples: Number of draws of as many patients as there are, > 0.
+        seed: Start of the draws.
+        level: Coverage of the percentile intervals, in ``(0, 1)``.
+
+    Raises:
+        LabelError: If one class is missing.
+        ValueError: For unequal lengths, and for values outside the stated ranges.
+    """
+    label = np.asarray(malignant, np.float64)
+    score = np.asarray(probability, np.float64)
+    _, unit = np.unique(np.asarray(patient), return_inverse=True)
+    if not (label.shape == score.shape == unit.shape) or label.ndim != 1:
+        shapes = f"{label.shape}, {score.shape}, {unit.shape}"
+        raise ValueError(f"evaluate: shapes {shapes}. Give one label, score and patient per crop.")
+    if not np.isin(label, (0, 1)).all():
+        raise ValueError("evaluate: labels other than 0 and 1. Malignant is 1, benign 0.")
+    if len(set(label.tolist())) < 2:
+        raise LabelError(
+            f"evaluate: {len(label)} crops, {int(label.sum())} of them malignant. "
+            "Both classes are needed; choose another split."
+        )
+    if not ((score >= 0) & (score <= 1)).all():
+        raise ValueError("evaluate: a probability is NaN or outside [0, 1]. Check the model.")
+    if resamples < 1 or not 0 < level < 1:
+        raise ValueError(f"evaluate: {resamples=}, {level=}. Give resamples > 0, 0 < level < 1.")
+
+    statistics = _statistics(label, score)
+    patients = int(unit.max()) + 1
+    counts = np.random.default_rng(seed).multinomial(
+        patients, np.full(patients, 1 / patients), size=resamples
+    )
+    counts = counts[(counts @ np.bincount(unit, label) > 0)]
+    counts = counts[(counts @ np.bincount(unit, 1 - label) > 0)]
+    pieces = [counts[i : i + FEW][:, unit].astype(float) for i in range(0, len(counts), FEW)]
+    whole = np.ones((1, len(label)))
+
+    def estimate(statistic: Statistic) -> Estimate:
+        values = np.sort(np.concatenate([statistic(weights) for weights in pieces]))
+        values = values[~np.isnan(values)]
+        low, high = (
+            np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method="nearest")
+            if len(values)
+            else (np.nan, np.nan)
+        )
+        return Estimate(float(statistic(whole)[0]), float(low), float(high))
+
+    return Metrics(
+        **{name: estimate(statistic) for name, statistic in statistics.items()},
+        crops=len(label),
+        patients=patients,
+        malignant=int(label.sum()),
+        level=level,
+        resamples=resamples,
+    )
+
+
+def auroc(malignant: ArrayLike, score: ArrayLike) -> float:
+    """Chance that a malignant crop scores above a benign one, ties count half.
+
+    Args:
+        malignant: Shape ``(N,)``, 0 or 1, both present.
+        score: Shape ``(N,)``, finite.
+    """
+    label = np.asarray(malignant, np.float64)
+    statistic = _statistics(label, np.asarray(score, np.float64))["auroc"]
+    return float(statistic(np.ones((1, len(label))))[0])
+
+
+def _statistics(label: Floats, score: Floats) -> dict[str, Statistic]:
+    """Statistics as functions of weights ``(R, N)``; values have shape ``(R,)``."""
+    order = np.argsort(-score, kind="stable")
+    starts = np.flatnonzero(np.diff(score[order], prepend=np.inf))  # of equal scores
+
+    def reached(weights: Floats) -> tuple[Floats, Floats]:
+        """Malignant and benign weight at or above each threshold, each ``(R, thresholds)``."""
+        positive = np.add.reduceat((weights * label)[:, order], starts, 1)
+        negative = np.add.reduceat((weights * (1 - label))[:, order], starts, 1)
+        return positive.cumsum(1), negative.cumsum(1)
+
+    def auroc(weights: Floats) -> Floats:
+        tp, fp = reached(weights)
+        steps = np.diff(fp, prepend=0.0)
+        below = tp - np.diff(tp, prepend=0.0) / 2  # a tie counts half
+        area: Floats = (steps * below).sum(1) / (tp[:, -1] * fp[:, -1])
+        return area
+
+    def auprc(weights: Floats) -> Floats:
+        tp, fp = reached(weights)
+        precision = tp / np.maximum(tp + fp, 1)  # weights are whole numbers
+        area: Floats = (np.diff(tp, prepend=0.0) * precision).sum(1) / tp[:, -1]
+        return area
+
+    def sensitivity(weights: Floats) -> Floats:
+        tp, fp = reached(weights)
+        allowed = fp <= (1 - SPECIFICITY + 1e-12) * fp[:, -1:]
+        best: Floats = (tp * allowed).max(1) / tp[:, -1]
+        return best
+
+    def brier(weights: Floats) -> Floats:
+        mean: Floats = weights @ (score - label) ** 2 / weights.sum(1)
+        return mean
+
+    clipped = score.clip(1e-15, 1 - 1e-15)
+    logit = np.log(clipped) - np.log1p(-clipped)
+
+    def slope(weights: Floats) -> Floats:
+        return calibration_slope(label, logit, weights)
+
+    def intercept(weights: Floats) -> Floats:
+        return calibration_intercept(label, logit, weights)
+
+    return {
+        "auroc": auroc,
+        "auprc": auprc,
+        "sensitivity_at_90_specificity": sensitivity,
+        "brier": brier,
+        "calibration_slope": slope,
+        "calibration_intercept": intercept,
+    }
+
+
+def calibration_slope(label: Floats, logit: Floats, weights: Floats) -> Floats:
+    """Maximum-likelihood slope of ``label`` on ``logit`` with a free intercept.
+
+    Args:
+        label: Shape ``(N,)``, 0 or 1.
+        logit: Shape ``(N,)``, finite.
+        weights: Shape ``(R, N)``, >= 0, both classes present in each row.
+
+    Returns:
+        Shape ``(R,)``; infinite where the logits separate the classes, NaN where they are equal.
+    """
+    malignant, benign = (np.where((weights > 0) & (label == c), logit, np.nan) for c in (1, 0))
+    up = np.nanmin(malignant, 1) >= np.nanmax(benign, 1)
+    down = np.nanmax(malignant, 1) <= np.nanmin(benign, 1)
+    result: Floats = np.select([up & down, up, down], [np.nan, np.inf, -np.inf], np.nan)
+    free = ~(up | down)
+    w, centre, scale = weights[free], logit.mean(), logit.std() or 1.0
+    z = (logit - centre) / scale
+    a, b = np.zeros(len(w)), np.zeros(len(w))
+    for _ in range(50):  # Newton; the clipped step is for nearly separated classes
+        p = 0.5 * (1 + np.tanh((a[:, None] + b[:, None] * z) / 2))
+        residual, curvature = w * (label - p), w * p * (1 - p)
+        g0, g1 = residual.sum(1), residual @ z
+        h0, h1, h2 = curvature.sum(1), curvature @ z, curvature @ z**2
+        determinant = np.maximum(h0 * h2 - h1**2, 1e-12)
+        da = ((h2 * g0 - h1 * g1) / determinant).clip(-2, 2)
+        db = ((h0 * g1 - h1 * g0) / determinant).clip(-2, 2)
+        a, b = a + da, b + db
+        if max(np.abs(da).max(initial=0), np.abs(db).max(initial=0)) < 1e-9:
+            break
+    result[free] = b / scale
+    return result
+
+
+def calibration_intercept(label: Floats, logit: Floats, weights: Floats) -> Floats:
+    """What must be added to every logit so that the mean probability is the malignant share.
+
+    Args:
+        label: Shape ``(N,)``, 0 or 1.
+        logit: Shape ``(N,)``, finite.
+        weights: Shape ``(R, N)``, >= 0, both classes present in each row.
+
+    Returns:
+        Shape ``(R,)``.
+    """
+    target = weights @ label
+    low = np.full(len(weights), -logit.max() - 50.0)
+    high = np.full(len(weights), -logit.min() + 50.0)
+    for _ in range(40):  # bisection: the sum of probabilities grows with the intercept
+        middle = (low + high) / 2
+        p = 0.5 * (1 + np.tanh((middle[:, None] + logit) / 2))
+        above = (weights * p).sum(1) > target
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    found: Floats = (low + high) / 2
+    return found
+
+
+def write_metrics(path: str | Path, predictions: Predictions, *, split: str) -> Metrics:
+    """Evaluates predictions and writes ``metrics.json``: nested, null for what is not finite.
+
+    Args:
+        path: Target.
+        predictions: Scores of the split.
+        split: Name of the split, for the reader.
+    """
+    metrics = evaluate(predictions.malignant, predictions.probability, predictions.patient)
+    content = {
+        name: {k: v if np.isfinite(v) else None for k, v in value.items()}
+        if isinstance(value, dict)
+        else value
+        for name, value in asdict(metrics).items()
+    }
+    write_in_one_move(path, json.dumps(content | {"split": split}, indent=2) + "\n")
+    return metrics

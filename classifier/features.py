@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Features of a frozen body: computed once per crops, weights and views, and kept on disk.
+
+The features are as private as the crops; callers keep the folder inside their run folder.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from classifier.backbones import head, state_sha256
+from data_prep.datamodule import FULL_SCALE
+from data_prep.errors import ManifestError
+from data_prep.manifest import CropsManifest
+from data_prep.transforms import Augmentation, pipeline
+
+log = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def body_features(
+    net: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int = 64
+) -> Tensor:
+    """What the head of a model sees, in evaluation mode.
+
+    Args:
+        net: Model of :func:`classifier.backbones.build`; its modes are restored.
+        images: Shape ``(N, 1, H, W)``, in ``[-1, 1]``, or batches of them.
+        batch_size: Images per forward pass, where ``images`` is one tensor.
+
+    Returns:
+        Shape ``(N, d)``, float32, on the CPU; ``head(net)(features)`` are the logits.
+    """
+    layer = head(net)
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        found = [torch.empty(0, layer.in_features)]
+        batches = torch.split(images, batch_size) if isinstance(images, Tensor) else images
+        for batch in batches:
+            if len(batch):
+                tokens = net.forward_features(batch.to(layer.weight.device))  # type: ignore[operator]
+                pooled = net.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
+                found.append(pooled.float().cpu())
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return torch.cat(found)
+
+
+def cached_features(
+    net: nn.Module,
+    manifest: CropsManifest,
+    rows: Sequence[int],
+    *,
+    folder: str | Path,
+    image_size: int | None = None,
+    augment: Augmentation = "light",
+    views: int = 1,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Tensor:
+    """Features of some crops, from the cache or computed and then kept there.
+
+    Each view of a crop is drawn from the seed, the number of the view and the crop's own pixels,
+    so no crop changes the views of another.
+
+    Args:
+        net: Model of :func:`classifier.backbones.build`; only its body matters.
+        manifest: Table and folder of the crops.
+        rows: Rows of the manifest.
+        folder: Folder of the cache, made if need be; the file is named by a hash of all that
+            the features depend on.
+        image_size: Edge of the images, in pixels; ``None`` keeps the size on disk.
+        augment: Pipeline of the views, if there are several.
+        views: 1 gives the crop as it is, K > 1 gives K fixed augmented views of it.
+        seed: Start of the views.
+        batch_size: Images per forward pass.
+
+    Returns:
+        Shape ``(len(rows), views, d)``, float32, on the CPU.
+
+    Raises:
+        ManifestError: If an image cannot be read or the sizes differ.
+        ValueError: If ``views`` is below 1.
+    """
+    if views < 1:
+        raise ValueError(f"cached_features: {views=}. Give 1 for the crops as they are, or more.")
+    pixels = manifest.images(rows)
+    if not len(pixels):
+        raise ManifestError(f"{manifest.folder}: no rows were asked for. Choose another split.")
+    transform = pipeline(augment if views > 1 else "none", image_size or pixels.shape[-1])
+    hashes = [manifest.crops[row].sha256 for row in rows]
+    key = {
+        "crops": hashes,
+        "body": body_sha256(net, image_size or pixels.shape[-1]),
+        "transform": repr(transform),
+        "views": views,
+        "seed": seed if views > 1 else None,
+    }
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    path = Path(folder) / f"{name}.pt"
+    shape = (len(rows) * views, head(net).in_features)
+    if (found := _read(path, shape)) is not None:
+        return found.view(len(rows), views, -1)
+
+    def images() -> Iterator[Tensor]:
+        for start in range(0, len(rows) * views, batch_size):
+            batch = []
+            for item in range(start, min(start + batch_size, len(rows) * views)):
+                index, view = divmod(item, views)
+                if views > 1:
+                    draw = hashlib.sha256(f"{seed} {view} {hashes[index]}".encode()).digest()
+                    transform.set_random_seed(int.from_bytes(draw[:4]))
+                grey = pixels[index].astype(np.float32)[..., None] / FULL_SCALE
+                image = transform(image=grey)["image"][..., 0].clip(0, 1) * 2 - 1
+                batch.append(torch.from_numpy(np.ascontiguousarray(image, np.float32))[None])
+            yield torch.stack(batch)
+
+    computed = body_features(net, images())
+    _write(path, computed)
+    return computed.view(len(rows), views, -1)
+
+
+def body_sha256(net: nn.Module, image_size: int) -> str:
+    """Hash of all weights but the head's, and of what the body makes of one fixed noise image.
+
+    The second part tells bodies apart whose tensors agree, such as those with other numbers of
+    attention heads.
+    """
+    layer = head(net)
+    own = {id(parameter) for parameter in layer.parameters()}
+    state: dict[str, Tensor] = net.state_dict(keep_vars=True)
+    body = {key: value for key, value in state.items() if id(value) not in own}
+    noise = torch.randn(1, 1, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    return state_sha256(body | {"(features of noise)": body_features(net, noise)})
+
+
+def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
+    """Features in a file, or None if there are none to be trusted."""
+    if not path.exists():
+        return None
+    try:
+        found = torch.load(path, weights_only=True)
+    except Exception as error:  # torch raises errors of many types for foreign bytes
+        log.warning("%s: unreadable (%s); computed again.", path, type(error).__name__)
+        return None
+    if isinstance(found, Tensor) and found.shape == shape and found.dtype == torch.float32:
+        return found
+    log.warning("%s: holds something else; computed again.", path)
+    return None
+
+
+def _write(path: Path, features: Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".pt.part")
+    torch.save(features, temporary)
+    temporary.replace(path)

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``CropClassifier``: crops to malignancy logits, on Lightning, without differential privacy."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from classifier import evaluate
+from classifier.backbones import (
+    LoadedWeights,
+    Trainable,
+    build,
+    head,
+    hub_weights,
+    keep_frozen_in_eval,
+    load_weights,
+    select_trainable,
+)
+from classifier.predictions import FILE_NAME, Predictions, write_predictions
+from data_prep.datamodule import CropBatch
+
+
+class CropClassifier(lightning.LightningModule):
+    """A timm transformer that scores crops; a logit above 0 means malignant.
+
+    The weights after the last step are the product; no epoch is chosen by validation. Subclasses
+    that train in another way keep :meth:`losses` and :meth:`configure_optimizers`.
+
+    Args:
+        backbone: timm's name of the model.
+        backbone_args: Further arguments of the model, such as ``{depth: 6}``.
+        image_size: Edge of the images, in pixels.
+        trainable: What trains; frozen parts stay in evaluation mode.
+        last_blocks: Number of blocks for ``trainable: last_blocks``.
+        pretrained: Whether to start from timm's weights, fetched from the hub.
+        weights: Checkpoint of ours or local timm file to start from.
+        learning_rate: Largest learning rate of AdamW, > 0.
+        weight_decay: Weight decay of matrices; norms, biases and embeddings have none.
+        warmup_steps: Steps of linear warm-up, >= 0; then the rate follows a cosine to 0.
+
+    Attributes:
+        net: The timm model.
+        initial_weights: What ``weights`` or ``pretrained`` loaded; ``None`` for a random start and
+            after ``load_from_checkpoint``.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "vit_tiny_patch16_224",
+        backbone_args: dict[str, Any] | None = None,
+        image_size: int = 128,
+        trainable: Trainable = "all",
+        last_blocks: int = 1,
+        pretrained: bool = False,
+        weights: str | None = None,
+        learning_rate: float = 5e-4,
+        weight_decay: float = 0.05,
+        warmup_steps: int = 50,
+    ) -> None:
+        super().__init__()
+        # A checkpoint holds its weights: reloading it needs neither the file nor the hub.
+        self.save_hyperparameters(ignore=["weights", "pretrained"])
+        if pretrained and weights is not None:
+            raise ValueError(f"{pretrained=} and {weights=}. Give one start, not two.")
+        if not learning_rate > 0 or weight_decay < 0 or warmup_steps < 0:
+            raise ValueError(
+                f"{learning_rate=}, {weight_decay=}, {warmup_steps=}. "
+                "Give a rate above 0, and the others not below 0."
+            )
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+        self.net: nn.Module = build(
+            backbone, image_size=image_size, backbone_args=backbone_args, pretrained=pretrained
+        )
+        self.initial_weights: LoadedWeights | None = None
+        if weights is not None:
+            self.initial_weights = load_weights(self.net, weights)
+        elif pretrained:
+            self.initial_weights = hub_weights(self.net)
+        select_trainable(self.net, trainable, last_blocks)
+        self._scored: list[tuple[CropBatch, Tensor]] = []
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        keep_frozen_in_eval(self.net)
+        return self
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scores images.
+
+        Args:
+            image: Shape ``(B, 1, H, W)``, in ``[-1, 1]``; or cached features ``(B, K, d)`` of K
+                views, which only pass the head.
+
+        Returns:
+            Logits, shape ``(B,)``, or ``(B, K)`` for features.
+        """
+        scores: Tensor = head(self.net)(image) if image.ndim == 3 else self.net(image)
+        return scores.squeeze(-1)
+
+    def losses(self, batch: CropBatch) -> Tensor:
+        """Binary cross-entropy of each crop, mean over its views where it has several.
+
+        Returns:
+            Shape ``(B,)``.
+        """
+        logits = self(batch.image)
+        logits = logits if logits.ndim == 2 else logits[:, None]
+        target = batch.malignant[:, None].to(logits.dtype).expand_as(logits)
+        return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
+
+    def training_step(self, batch: CropBatch, batch_idx: int) -> Tensor:
+        """Mean loss of a batch."""
+        loss = self.losses(batch).mean()
+        self.log("train_loss", loss, batch_size=len(batch.row))
+        return loss
+
+    def validation_step(self, batch: CropBatch, batch_idx: int) -> None:
+        """Scores a batch."""
+        self._score(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val_loss`` and, where both classes are there, ``val_auroc``."""
+        scored = self._collect()
+        if self.trainer.sanity_checking or not len(scored.row):
+            return
+        signed = scored.logit * (1 - 2 * scored.malignant)
+        self.log("val_loss", float(np.logaddexp(0, signed).mean()), sync_dist=True)
+        if len(set(scored.malignant.tolist())) == 2:
+            value = evaluate.auroc(scored.malignant, scored.logit)
+            self.log("val_auroc", value, prog_bar=True, sync_dist=True)
+
+    def on_test_start(self) -> None:
+        """Refuses several devices, which would score padded copies of crops.
+
+        Raises:
+            ValueError: If there are several.
+        """
+        if self.trainer.world_size > 1:
+            raise ValueError(
+                f"test: {self.trainer.world_size} devices. A crop must be scored once; "
+                "use --trainer.devices 1."
+            )
+
+    def test_step(self, batch: CropBatch, batch_idx: int) -> None:
+        """Scores a batch."""
+        self._score(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Writes ``predictions.csv`` and ``metrics.json`` into the trainer's root folder.
+
+        Raises:
+            LabelError: If the split has one class only.
+            ValueError: If a logit is not finite.
+        """
+        folder = Path(self.trainer.default_root_dir)
+        predictions = self._collect()
+        write_predictions(folder / FILE_NAME, predictions)
+        split = getattr(self.trainer.datamodule, "evaluate_split", "unknown")  # type: ignore[attr-defined]
+        metrics = evaluate.write_metrics(folder / evaluate.FILE_NAME, predictions, split=split)
+        self.log("test_auroc", metrics.auroc.value)
+
+    def on_predict_start(self) -> None:
+        """Refuses several devices, as :meth:`on_test_start`."""
+        self.on_test_start()
+
+    def predict_step(self, batch: CropBatch, batch_idx: int) -> Tensor:
+        """Scores a batch.
+
+        Returns:
+            Logits, shape ``(B,)``.
+        """
+        return self._score(batch)
+
+    def on_predict_epoch_end(self) -> None:
+        """Writes ``predictions.csv`` into the trainer's root folder; labels are the manifest's."""
+        folder = Path(self.trainer.default_root_dir)
+        write_predictions(folder / FILE_NAME, self._collect())
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Trainable parameters, matrices apart from norms, biases and embeddings."""
+        return parameter_groups(self.net, self.weight_decay)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with warm-up and a cosine over all steps of the fit."""
+        optimizer = AdamW(self.parameter_groups(), lr=self.learning_rate)
+        schedule = warmup_cosine(optimizer, self.warmup_steps, total_steps(self.trainer))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _score(self, batch: CropBatch) -> Tensor:
+        logits: Tensor = self(batch.image)
+        self._scored.append((batch._replace(image=torch.empty(0)), logits.detach()))
+        return logits
+
+    def _collect(self) -> Predictions:
+        """What was scored since the last call."""
+        scored, self._scored = self._scored, []
+
+        def column(values: Iterable[Tensor]) -> Any:  # noqa: ANN401  an array of any type
+            parts = [value.cpu() for value in values]
+            return torch.cat(parts).numpy() if parts else np.empty(0, np.int64)
+
+        return Predictions(
+            row=column(batch.row for batch, _ in scored),
+            patient=column(batch.unit for batch, _ in scored),
+            malignant=column(batch.malignant for batch, _ in scored),
+            logit=column(logits.double() for _, logits in scored),
+        )
+
+
+def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Splits trainable parameters into those with weight decay and those without.
+
+    Args:
+        net: A timm model, which may name parameters that must not decay.
+        weight_decay: Decay of matrices and convolutions.
+    """
+    exempt: Sequence[str] = tuple(getattr(net, "no_weight_decay", tuple)())
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            (free if parameter.ndim < 2 or name in exempt else decayed).append(parameter)
+    groups = [(decayed, weight_decay), (free, 0.0)]
+    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+
+
+def total_steps(trainer: lightning.Trainer) -> int:
+    """Optimizer steps of a fit.
+
+    Raises:
+        ValueError: If the fit has no end.
+    """
+    steps = trainer.max_steps if trainer.max_steps > 0 else trainer.estimated_stepping_batches
+    if not math.isfinite(steps):
+        raise ValueError("trainer: neither max_steps nor max_epochs is set. Set one of them.")
+    return int(steps)
+
+
+def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
+    """Learning rate that rises linearly for some steps, then falls to 0 along a cosine."""
+
+    def factor(step: int) -> float:
+        rise = min(1.0, (step + 1) / max(1, warmup_steps))
+        return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, total_steps))))
+
+    return LambdaLR(optimizer, factor)

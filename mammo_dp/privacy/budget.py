@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much noise a promise needs: from a target epsilon or risk to the noise multiplier."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from scipy.optimize import brentq
+
+from mammo_dp.privacy.accounting import Mechanism, PrivacyCurve, compose
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.risk import TradeOff
+from mammo_dp.privacy.sampling import PoissonSampling
+
+__all__ = ["PrivacyBudget", "PrivacyError", "calibrate"]
+
+SMALLEST_NOISE, LARGEST_NOISE = 1e-6, 1e3
+_DIGITS = 4  # significant digits of a calibrated noise multiplier, rounded up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyBudget:
+    """What may be spent: exactly one target, an epsilon or the success of a membership attack.
+
+    Attributes:
+        delta: Chance that the bound of epsilon fails, in ``(0, 1)``, below 1 / units.
+        epsilon: Target, > 0.
+        tpr: Largest chance to recognise a member, in ``(fpr, 1)``.
+        fpr: False alarm rate that ``tpr`` refers to, in ``(0, 1)``.
+    """
+
+    delta: float
+    epsilon: float | None = None
+    tpr: float | None = None
+    fpr: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Refuses what no noise can meet.
+
+        Raises:
+            PrivacyError: For no target, two targets, or a value outside its range.
+        """
+        if (self.epsilon is None) == (self.tpr is None):
+            raise PrivacyError(
+                f"budget: {self.epsilon=}, {self.tpr=}. Give exactly one target, epsilon or tpr."
+            )
+        if not 0 < self.delta < 1:
+            raise PrivacyError(f"budget: delta={self.delta}. Give a value between 0 and 1 / units.")
+        if self.epsilon is not None and not 0 < self.epsilon < math.inf:
+            raise PrivacyError(
+                f"budget: epsilon={self.epsilon} cannot be met by any noise. Give a finite value "
+                "above 0, or train without DP."
+            )
+        if self.tpr is not None and not 0 < self.fpr < self.tpr < 1:
+            raise PrivacyError(
+                f"budget: tpr={self.tpr} at fpr={self.fpr} cannot be met. Give 0 < fpr < tpr < 1; "
+                "a guess already has tpr = fpr."
+            )
+
+    def excess(self, curve: PrivacyCurve) -> float:
+        """How far an account exceeds the budget: log of spent / target, at most 0 if it holds."""
+        if self.epsilon is not None:
+            spent, target = curve.epsilon(self.delta), self.epsilon
+        else:
+            assert self.tpr is not None
+            spent, target = 1 - TradeOff(curve)(self.fpr), self.tpr
+        return math.log(max(spent, 1e-300) / target)
+
+    def noise_multiplier(self, sampling: PoissonSampling, *, steps: int) -> float:
+        """Smallest noise multiplier, to four digits, that keeps the budget.
+
+        Args:
+            sampling: The sampling that runs.
+            steps: Steps of the whole run, > 0.
+
+        Raises:
+            PrivacyError: If delta is not below 1 / units, or the target cannot be met.
+        """
+        require_delta(self.delta, sampling.units, sampling.unit)
+        return calibrate(self, sampling_rate=sampling.rate, steps=steps)
+
+
+def require_delta(delta: float, units: int, unit: str) -> None:
+    """Refuses a delta at which publishing some unit's data would count as private.
+
+    Raises:
+        PrivacyError: If ``delta >= 1 / units``.
+    """
+    if not 0 < delta * units < 1:
+        raise PrivacyError(
+            f"delta={delta} is not below 1/{units}, one over the number of units ({unit}s). "
+            f"Give a smaller delta, such as {1 / (10 * units):.1g}."
+        )
+
+
+def calibrate(budget: PrivacyBudget, *, sampling_rate: float, steps: int) -> float:
+    """Smallest noise multiplier, to four digits, that keeps a budget.
+
+    The result is rounded up and re-evaluated, so that the target holds for the value that is
+    returned.
+
+    Args:
+        budget: Target.
+        sampling_rate: Chance that a unit joins a step, in ``(0, 1]``.
+        steps: Number of steps, > 0.
+
+    Raises:
+        PrivacyError: If no noise multiplier up to ``LARGEST_NOISE`` keeps the budget.
+    """
+
+    def excess(log_noise: float) -> float:
+        noise = math.exp(log_noise)
+        return budget.excess(
+            compose([Mechanism(noise_multiplier=noise, sampling_rate=sampling_rate, steps=steps)])
+        )
+
+    low, high = _bracket(excess, budget, sampling_rate, steps)
+    root = brentq(excess, low, high, xtol=10.0 ** -(_DIGITS + 1), rtol=1e-12)
+    noise = _round_up(math.exp(root - 10.0 ** -(_DIGITS + 1)))
+    while excess(math.log(noise)) > 0:
+        noise = _round_up(noise * (1 + 10.0**-_DIGITS))
+    return noise
+
+
+def _bracket(
+    excess: Callable[[float], float], budget: PrivacyBudget, sampling_rate: float, steps: int
+) -> tuple[float, float]:
+    """Logarithms of two noise multipliers between which the budget begins to hold."""
+    low, high = math.log(SMALLEST_NOISE), math.log(LARGEST_NOISE)
+    at, step = 0.0, math.log(4)
+    if excess(at) <= 0:
+        while at - step > low:
+            if excess(at - step) > 0:
+                return at - step, at
+            at -= step
+        return low, at
+    while at < high:
+        following = min(at + step, high)
+        if excess(following) <= 0:
+            return at, following
+        at = following
+    target = (
+        f"epsilon={budget.epsilon}"
+        if budget.epsilon is not None
+        else f"tpr={budget.tpr} at fpr={budget.fpr}"
+    )
+    raise PrivacyError(
+        f"budget: {target} with delta={budget.delta} cannot be met in {steps} steps at sampling "
+        f"rate {sampling_rate:.4g}: a noise multiplier of {LARGEST_NOISE:g} does not suffice. "
+        "Raise the target, or train fewer steps at a smaller rate."
+    )
+
+
+def _round_up(value: float) -> float:
+    digits = _DIGITS - 1 - math.floor(math.log10(value))
+    return float(f"{math.ceil(value * 10.0**digits - 1e-9) / 10.0**digits:.{_DIGITS}g}")

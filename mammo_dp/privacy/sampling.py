@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which units join a step: Poisson sampling, the only source of the sampling rate.
+
+Every random number of a private run comes from :func:`draw`: a generator keyed by 128 bits, by the
+step and by the stream. Draws therefore do not depend on how far a loader reads ahead, and a run
+that goes on after a kill continues at the right step under a fresh key.
+"""
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from data_prep.manifest import CropsManifest, Split, Unit
+from mammo_dp.privacy.errors import PrivacyError
+
+UNITS, NOISE = 0, 1  # streams of one step
+_KEY_BITS = 128
+
+
+def new_key() -> int:
+    """A fresh 128-bit key from the entropy of the operating system."""
+    return secrets.randbits(_KEY_BITS)
+
+
+def draw(key: int, step: int, stream: int) -> np.random.Generator:
+    """Generator of one stream of one step.
+
+    torch's CPU generator is not used: it reduces every seed to 32 bits, so that all its noise can
+    be tried out and subtracted.
+
+    Args:
+        key: 128 bits, see :func:`new_key`.
+        step: Accounted steps before this one, >= 0.
+        stream: ``UNITS`` or ``NOISE``.
+    """
+    return np.random.Generator(
+        np.random.SFC64(np.random.SeedSequence(key, spawn_key=(step, stream)))
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoissonSampling:
+    """Each unit joins each step independently with chance ``rate``.
+
+    Attributes:
+        unit: What is drawn, and what the guarantee protects.
+        rows_of: Rows of each unit; no row belongs to two units.
+        rate: Chance that a unit joins a step, in ``(0, 1]``.
+    """
+
+    unit: Unit
+    rows_of: tuple[tuple[int, ...], ...]
+    rate: float
+
+    def __post_init__(self) -> None:
+        """Refuses what could not be accounted.
+
+        Raises:
+            PrivacyError: For a rate outside ``(0, 1]``, no unit, or a row of two units.
+        """
+        if self.unit not in ("patient", "crop"):
+            raise PrivacyError(f"sampling: unit is {self.unit!r}. Choose 'patient' or 'crop'.")
+        if not 0 < self.rate <= 1:
+            raise PrivacyError(
+                f"sampling: rate={self.rate} is no chance. Give the chance that a {self.unit} "
+                "joins a step, above 0 and at most 1."
+            )
+        rows = [row for unit in self.rows_of for row in unit]
+        if not self.rows_of or not all(self.rows_of):
+            raise PrivacyError(f"sampling: a {self.unit} without crops, or none at all.")
+        if len(set(rows)) < len(rows):
+            raise PrivacyError(
+                f"sampling: a crop belongs to two units. Group the crops so that each {self.unit} "
+                "has its own."
+            )
+
+    @classmethod
+    def from_manifest(
+        cls, manifest: CropsManifest, split: Split, *, unit: Unit = "patient", rate: float
+    ) -> Self:
+        """Sampling over the units of one split.
+
+        Args:
+            manifest: Table of crops.
+            split: Split that is trained on.
+            unit: ``"patient"`` draws all crops of a patient together, ``"crop"`` each alone.
+            rate: Chance that a unit joins a step, in ``(0, 1]``.
+        """
+        return cls(unit=unit, rows_of=manifest.units(manifest.rows(split), unit), rate=rate)
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return len(self.rows_of)
+
+    @property
+    def expected_units(self) -> float:
+        """Units that join a step on average: the divisor of the noisy sum."""
+        return self.rate * self.units
+
+    def sample(self, key: int, step: int) -> NDArray[np.int64]:
+        """Positions of the units that join a step; may be empty."""
+        return np.flatnonzero(draw(key, step, UNITS).random(self.units) < self.rate)
+
+
+class PoissonUnitSampler(Sampler[list[int]]):
+    """Batch sampler: one list of rows per step, empty lists included.
+
+    Args:
+        sampling: Units and rate.
+        steps: Steps of the whole run, the length of the sampler.
+        key: 128 bits, see :func:`new_key`.
+        done: Returns the accounted steps; asked when iteration starts, so that a resumed run draws
+            the steps that are left.
+    """
+
+    def __init__(
+        self, sampling: PoissonSampling, *, steps: int, key: int, done: Callable[[], int]
+    ) -> None:
+        self.sampling = sampling
+        self.steps = steps
+        self.key = key
+        self.done = done
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows_of = self.sampling.rows_of
+        for step in range(self.done(), self.steps):
+            drawn = self.sampling.sample(self.key, step)
+            yield [row for unit in drawn.tolist() for row in rows_of[unit]]

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny DICOM files and CBIS-DDSM archives, written on the spot; nothing stands for a patient."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset, FileDataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+HEADER = (
+    "patient_id",
+    "breast_density",
+    "left or right breast",
+    "image view",
+    "abnormality id",
+    "abnormality type",
+    "mass shape",
+    "mass margins",
+    "assessment",
+    "pathology",
+    "subtlety",
+    "image file path",
+    "cropped image file path",
+    "ROI mask file path",
+)
+SHAPE = (260, 200)  # height, width of a mammogram
+LESION = (slice(100, 140), slice(50, 80))  # rows, columns
+Grey = NDArray[Any]
+
+
+def write_dicom(path: Path, pixels: Grey, **elements: Any) -> Path:
+    """Writes an uncompressed DICOM file; ``elements`` replace the defaults, none deletes."""
+    bits = 8 * pixels.dtype.itemsize
+    values: dict[str, Any] = {
+        "SOPClassUID": SecondaryCaptureImageStorage,
+        "SOPInstanceUID": generate_uid(),
+        "SeriesInstanceUID": generate_uid(),
+        "PatientName": "Secret^Name",
+        "PatientID": "SECRET-ID",
+        "Modality": "MG",
+        "PhotometricInterpretation": "MONOCHROME2",
+        "SamplesPerPixel": 1,
+        "Rows": pixels.shape[-2],
+        "Columns": pixels.shape[-1],
+        "BitsAllocated": bits,
+        "BitsStored": bits,
+        "HighBit": bits - 1,
+        "PixelRepresentation": int(pixels.dtype.kind == "i"),
+        "PixelData": pixels.tobytes(),
+    } | elements
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = UID(values.pop("TransferSyntaxUID", ExplicitVRLittleEndian))
+    meta.MediaStorageSOPClassUID = values["SOPClassUID"]
+    meta.MediaStorageSOPInstanceUID = values["SOPInstanceUID"]
+    dataset = FileDataset(path, {}, file_meta=meta, preamble=b"\0" * 128)
+    for name, value in values.items():
+        if value is not None:
+            setattr(dataset, name, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def lut_item(entries: list[int], *, first: int = 0, bits: int = 16) -> Dataset:
+    """One item of a look-up table sequence."""
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [len(entries), first, bits])
+    item.add_new("LUTData", "US", entries)
+    return item
+
+
+def film(rng: np.random.Generator, shape: tuple[int, int] = SHAPE) -> NDArray[np.uint16]:
+    """A breast on the left, dark air on the right, a bright lesion, a saturated frame."""
+    image = rng.normal(3000, 200, shape)
+    image[20:-20, 5 : shape[1] * 3 // 4] += rng.normal(25000, 4000, (shape[0] - 40, 1))
+    image[LESION] += 12000
+    image[:4] = image[-4:] = 65535
+    return image.clip(0, 65535).astype(np.uint16)
+
+
+def lesion_mask(shape: tuple[int, int] = SHAPE) -> NDArray[np.uint8]:
+    """A ring (its hole is part of the lesion) and a speck elsewhere."""
+    mask = np.zeros(shape, np.uint8)
+    mask[LESION] = 255
+    mask[110:130, 60:70] = 0
+    mask[10:12, 10:12] = 255
+    return mask
+
+
+class TinyArchive:
+    """Writes one CBIS-DDSM archive row by row.
+
+    Args:
+        root: Folder to fill.
+        descriptive: Whether folders have the names of newer downloads.
+    """
+
+    def __init__(self, root: Path, *, descriptive: bool = False) -> None:
+        self.root = root
+        self.rows: dict[str, list[dict[str, str]]] = {"train": [], "test": []}
+        self._descriptive = descriptive
+        self._rng = np.random.default_rng(0)
+        self._images: dict[tuple[str, str, str], tuple[str, Path]] = {}
+
+    def add(
+        self,
+        patient: str = "P_00001",
+        part: str = "train",
+        *,
+        side: str = "LEFT",
+        view: str = "CC",
+        abnormality: int = 1,
+        pathology: str = "MALIGNANT",
+        mask: Grey | str | None = "ring",
+        mask_first: bool = True,
+        columns_swapped: bool = False,
+        one_series: bool = True,
+        crop: Grey | None = None,
+        image: Grey | None = None,
+        cells: dict[str, str] | None = None,
+        **elements: Any,
+    ) -> Path:
+        """Adds a row with its files; returns the path of the mammogram."""
+        name = f"Mass-{'Training' if part == 'train' else 'Test'}_{patient}_{side}_{view}"
+        study = str(generate_uid())
+        if (patient, side, view) not in self._images:
+            series = str(generate_uid())
+            folder = self._folder(name, study, series, "full mammogram images")
+            path = write_dicom(
+                folder / "1-1.dcm",
+                film(self._rng) if image is None else image,
+                SeriesInstanceUID=series,
+                SeriesDescription="full mammogram images",
+                PatientOrientation=["", ""],
+                **elements,
+            )
+            self._images[patient, side, view] = (f"{name}/{study}/{series}/000000.dcm", path)
+        image_path, path = self._images[patient, side, view]
+        roi = lesion_mask() if isinstance(mask, str) else mask
+        cut = film(self._rng)[80:160, 30:100] if crop is None else crop
+        series = str(generate_uid())
+        crop_series = series if one_series else str(generate_uid())
+        files = [(series, roi, "ROI mask images"), (crop_series, cut, "cropped images")]
+        for number, (uid, pixels, description) in enumerate(
+            files if mask_first else files[::-1], start=1
+        ):
+            if pixels is None:
+                continue
+            folder = self._folder(f"{name}_{abnormality}", study, uid, description)
+            write_dicom(
+                folder / f"1-{number}.dcm",
+                pixels,
+                SeriesInstanceUID=uid,
+                SeriesDescription=description,
+            )
+        paths = [
+            f"{name}_{abnormality}/{study}/{uid}/000000.dcm\n" for uid in (series, crop_series)
+        ]
+        self.rows[part].append(
+            dict.fromkeys(HEADER, "")
+            | {
+                "patient_id": patient,
+                "breast_density": "3",
+                "left or right breast": side,
+                "image view": view,
+                "abnormality id": str(abnormality),
+                "abnormality type": "mass",
+                "mass shape": "IRREGULAR",
+                "mass margins": "N/A",
+                "assessment": "4",
+                "pathology": pathology,
+                "subtlety": "0",
+                "image file path": image_path,
+                "ROI mask file path": paths[1 if columns_swapped else 0],
+                "cropped image file path": paths[0 if columns_swapped else 1],
+            }
+            | (cells or {})
+        )
+        return path
+
+    def write(self, parts: tuple[str, ...] = ("train", "test")) -> Path:
+        """Writes the tables; returns the root."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        for part in parts:
+            path = self.root / f"mass_case_description_{part}_set.csv"
+            with path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, HEADER)
+                writer.writeheader()
+                writer.writerows(self.rows[part])
+        return self.root
+
+    def _folder(self, name: str, study: str, series: str, description: str) -> Path:
+        if self._descriptive:
+            short = f"1.000000-{description}-{series[-5:]}"
+            return self.root / "CBIS-DDSM" / name / f"01-01-2000-NA-{study[-5:]}" / short
+        return self.root / name / study / series
+
+
+def error_text(error: BaseException) -> str:
+    """Everything a user could see of an error, its causes included."""
+    texts = []
+    current: BaseException | None = error
+    while current is not None:
+        texts.append(str(current))
+        current = current.__cause__ or (
+            None if current.__suppress_context__ else current.__context__
+        )
+    return "\n".join(texts)

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A phantom DICOM archive in the classic layout of CBIS-DDSM, with the quirks of the real one.
+
+Whole-breast mammograms, ROI masks, cropped images and the two mass tables, for a cohort of
+invented patients with unequal numbers of images. The file ``PHANTOM.txt`` says what it is.
+"""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from data_prep.phantom_dicom import CaseFolder
+from data_prep.phantom_mammogram import Lesion, draw_mammogram
+from data_prep.phantoms import PhantomParameters, draw_descriptors
+
+MARKER = "PHANTOM.txt"
+MARKER_TEXT = (
+    "Procedural phantoms in the layout of CBIS-DDSM, written by mammo_dp. No patient stands behind "
+    "any image, identifier or table row in this folder.\n"
+)
+COLUMNS = (
+    "patient_id",
+    "breast_density",
+    "left or right breast",
+    "image view",
+    "abnormality id",
+    "abnormality type",
+    "mass shape",
+    "mass margins",
+    "assessment",
+    "pathology",
+    "subtlety",
+    "image file path",
+    "cropped image file path",
+    "ROI mask file path",
+)
+LONGER_EDGE = (32.0, 92.0)  # of a mass, in pixels: 3 to 9 mm at 0.1 mm per pixel
+# Fainter than in free crops: the reader stretches the grey range of each mammogram, as real ones'.
+MASS_CONTRAST = (0.05, 0.16)
+SIDES: dict[Literal["L", "R"], str] = {"L": "LEFT", "R": "RIGHT"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    """Which breasts, views and lesions of a patient are shown.
+
+    Attributes:
+        breasts: Number of breasts, 1 or 2.
+        views: ``("CC",)`` or both.
+        lesions: Lesions of the first breast; the second one has one.
+        hidden: Whether the last lesion of the first breast shows in the first view only.
+    """
+
+    breasts: int = 1
+    views: tuple[Literal["CC", "MLO"], ...] = ("CC", "MLO")
+    lesions: int = 1
+    hidden: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """A lesion and what the tables say about it."""
+
+    lesion: Lesion
+    pathology: str
+    assessment: str
+
+
+# Crops per patient: 2, 4, 1, 6, 2, 3, 2, 1, 4, 2. Pairs of patients, one of each class, share one.
+EXAMINATIONS = (
+    Examination(),
+    Examination(lesions=2),
+    Examination(views=("CC",)),
+    Examination(breasts=2, lesions=2),
+    Examination(),
+    Examination(lesions=2, hidden=True),
+    Examination(),
+    Examination(views=("MLO",)),
+    Examination(breasts=2),
+    Examination(),
+)
+
+
+def write_phantom_archive(
+    root: Path, *, patients: int = 40, image_size: tuple[int, int] = (640, 512), seed: int = 0
+) -> None:
+    """Writes a DICOM archive of phantoms; every fourth pair of patients is in the test table.
+
+    At 0.1 mm per pixel, to be given to the reader since the files hold no spacing, a crop with
+    3 mm of context shows its mass as large as the free phantom crops do.
+
+    Args:
+        root: Folder of the archive.
+        patients: Number of patients, ``>= 4``; even numbers balance the classes.
+        image_size: Height and width of a mammogram, in pixels, ``>= 320`` and ``>= 256``.
+        seed: Seed; patient ``i`` depends on it and on ``i`` alone.
+
+    Raises:
+        ValueError: For fewer patients or smaller images than stated.
+    """
+    if patients < 4 or image_size[0] < 320 or image_size[1] < 256:
+        raise ValueError(f"{patients=}, {image_size=}. Give at least 4 and (320, 256).")
+    root.mkdir(parents=True, exist_ok=True)
+    (root / MARKER).write_text(MARKER_TEXT)
+    tables: dict[str, list[dict[str, str]]] = {"train": [], "test": []}
+    for index in track(range(patients), "phantom archive"):
+        table = "test" if index // 2 % 4 == 1 else "train"
+        for row in _write_patient(root, index, table, image_size, seed):
+            tables[table].append(row)
+    for name, rows in tables.items():
+        path = root / f"mass_case_description_{name}_set.csv"
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def _write_patient(
+    root: Path, index: int, table: str, image_size: tuple[int, int], seed: int
+) -> Iterator[dict[str, str]]:
+    """Writes all files of one patient and yields its table rows."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
+    known = PhantomParameters(mass_contrast_range=MASS_CONTRAST)
+    exam = EXAMINATIONS[index // 2 % len(EXAMINATIONS)]
+    malignant = bool(index % 2)
+    density = 1 + int(rng.choice(4, p=known.densities))
+    first = rng.choice(["L", "R"])
+    for breast in range(exam.breasts):
+        laterality: Literal["L", "R"] = "L" if (first == "L") == (breast == 0) else "R"
+        count = exam.lesions if breast == 0 else 1
+        findings = [
+            _draw_finding(rng, known, malignant=malignant and breast == 0, number=i, of=count)
+            for i in range(count)
+        ]
+        for view in exam.views:
+            shown = findings[:-1] if exam.hidden and view != exam.views[0] else findings
+            # The other view projects along another direction: the position across is another.
+            seen = [replace(a.lesion, side=a.lesion.side * rng.uniform(0.7, 1)) for a in shown]
+            mammogram = draw_mammogram(
+                rng,
+                image_size,
+                view=view,
+                laterality=laterality,
+                density=density,
+                lesions=seen,
+                parameters=known,
+            )
+            pixels = np.round(mammogram.film * 65535).astype(np.uint16)
+            inverted = index % 20 == 2 and view == exam.views[0]
+            set_name = "Test" if table == "test" else "Training"
+            folder = f"Mass-{set_name}_P_{90001 + index}_{SIDES[laterality]}_{view}"
+            case = CaseFolder(root=root, name=folder, view=view, seed=seed, inverted=inverted)
+            (image_path,) = case.write_series("full mammogram images", [pixels])
+            for number, (finding, mask) in enumerate(
+                zip(shown, mammogram.masks, strict=True), start=1
+            ):
+                crop_path, mask_path = _write_roi(
+                    replace(case, name=f"{folder}_{number}"),
+                    pixels,
+                    mask,
+                    quirk=(index + 3 * number + len(view)) % 7,
+                    rescaled=index % 20 == 5 and number == 1 and view == exam.views[0],
+                )
+                yield {
+                    "patient_id": f"P_{90001 + index}",
+                    "breast_density": str(density),
+                    "left or right breast": SIDES[laterality],
+                    "image view": view,
+                    "abnormality id": str(number),
+                    "abnormality type": "mass",
+                    "mass shape": finding.lesion.shape,
+                    "mass margins": finding.lesion.margin,
+                    "assessment": finding.assessment,
+                    "pathology": finding.pathology,
+                    "subtlety": str(finding.lesion.subtlety),
+                    "image file path": image_path,
+                    "cropped image file path": crop_path + "\n",
+                    "ROI mask file path": mask_path + "\n",
+                }
+
+
+def _draw_finding(
+    rng: np.random.Generator, known: PhantomParameters, *, malignant: bool, number: int, of: int
+) -> _Finding:
+    """Draws lesion ``number`` of ``of`` in one breast; two lie on either side of the nipple."""
+    words = draw_descriptors(rng, malignant=malignant, parameters=known)
+    side = rng.uniform(-0.35, 0.35) if of == 1 else (0.45 - 0.9 * number) * rng.uniform(0.8, 1.1)
+    lesion = Lesion(
+        shape=words["shape"],
+        margin=words["margin"],
+        subtlety=int(words["subtlety"]),
+        longer_edge=rng.uniform(*LONGER_EDGE),
+        depth=rng.uniform(0.3, 0.62),
+        side=side,
+    )
+    if malignant:
+        return _Finding(lesion, "MALIGNANT", str(rng.choice([4, 5])))
+    if rng.random() < 0.2:
+        return _Finding(lesion, "BENIGN_WITHOUT_CALLBACK", "2")
+    return _Finding(lesion, "BENIGN", str(rng.choice([3, 4])))
+
+
+def _write_roi(
+    folder: CaseFolder,
+    pixels: NDArray[np.uint16],
+    mask: NDArray[np.bool_],
+    *,
+    quirk: int,
+    rescaled: bool,
+) -> tuple[str, str]:
+    """Writes cropped image and mask of one lesion; returns the table's paths of both, in order.
+
+    Args:
+        folder: Case folder of the lesion.
+        pixels: Mammogram, shape ``(H, W)``.
+        mask: Lesion, shape ``(H, W)``.
+        quirk: As in parts of the real archive, 3 puts the mask first although the table says
+            otherwise, and 5 makes two series of the two files and swaps their columns.
+        rescaled: Whether the mask gets another size with the same aspect, as some there have.
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    top, left = max(0, rows[0] - 10), max(0, columns[0] - 10)
+    crop = pixels[top : rows[-1] + 11, left : columns[-1] + 11]
+    drawn = mask.astype(np.uint8) * np.uint8(255)
+    if rescaled:
+        size = (mask.shape[1] * 31 // 32, mask.shape[0] * 31 // 32)
+        drawn = cv2.resize(drawn, size, interpolation=cv2.INTER_NEAREST).astype(np.uint8)
+    if quirk == 5:
+        (crop_path,) = folder.write_series("cropped images", [crop])
+        (mask_path,) = folder.write_series("ROI mask images", [drawn])
+        return mask_path, crop_path
+    first, second = folder.write_series(
+        "ROI mask images" if quirk == 3 else "cropped images",
+        [drawn, crop] if quirk == 3 else [crop, drawn],
+    )
+    return first, second

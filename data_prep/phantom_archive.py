@@ -43,7 +43,8 @@ COLUMNS = (
 )
 LONGER_EDGE = (32.0, 92.0)  # of a mass, in pixels: 3 to 9 mm at 0.1 mm per pixel
 # Fainter than in free crops: the reader stretches the grey range of each mammogram, as real ones'.
-MASS_CONTRAST = (0.05, 0.16)
+CONTRAST = (0.02, 0.055)
+MASS_CONTRAST = (0.05, 0.17)
 SIDES: dict[Literal["L", "R"], str] = {"L": "LEFT", "R": "RIGHT"}
 
 
@@ -127,7 +128,7 @@ def _write_patient(
 ) -> Iterator[dict[str, str]]:
     """Writes all files of one patient and yields its table rows."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
-    known = PhantomParameters(mass_contrast_range=MASS_CONTRAST)
+    known = PhantomParameters(contrast_range=CONTRAST, mass_contrast_range=MASS_CONTRAST)
     exam = EXAMINATIONS[index // 2 % len(EXAMINATIONS)]
     malignant = bool(index % 2)
     density = 1 + int(rng.choice(4, p=known.densities))

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The malignancy-conditioned generator and discriminator.
+
+Both grow from a 4 x 4 grid by factors of two, so the image size is a power of two. The width at
+resolution ``r`` is ``channels * image_size / r``, at most ``WIDEST``: each resolution costs about
+the same number of multiplications. Nothing mixes the rows of a batch and nothing works in place,
+so that per-row gradients exist.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+CLASSES = 2
+GRID = 4
+WIDEST = 512
+CHANNELS_PER_GROUP = 8
+LEAK = 0.2
+
+Normalisation = Literal["spectral", "group", "none"]
+
+
+def resolutions(image_size: int) -> list[int]:
+    """Resolutions from the coarsest grid to the image.
+
+    >>> resolutions(32)
+    [4, 8, 16, 32]
+
+    Raises:
+        ValueError: If the size is not a power of two from 16 on.
+    """
+    if image_size < 16 or image_size & (image_size - 1):
+        raise ValueError(f"{image_size=}. Give a power of two, 16 or more, such as 64 or 128.")
+    return [GRID << step for step in range((image_size // GRID).bit_length())]
+
+
+def widths(image_size: int, channels: int) -> list[int]:
+    """Feature channels at each of :func:`resolutions`.
+
+    Raises:
+        ValueError: If ``channels`` cannot be split into groups, or the size is not allowed.
+    """
+    if channels < 1 or (channels > CHANNELS_PER_GROUP and channels % CHANNELS_PER_GROUP):
+        raise ValueError(
+            f"{channels=}. Give a multiple of {CHANNELS_PER_GROUP}, or for tiny networks a power "
+            f"of two below it."
+        )
+    return [min(WIDEST, channels * image_size // edge) for edge in resolutions(image_size)]
+
+
+def group_norm(width: int, *, affine: bool) -> nn.GroupNorm:
+    """Group normalisation with ``CHANNELS_PER_GROUP`` channels a group where there are as many."""
+    return nn.GroupNorm(max(1, width // CHANNELS_PER_GROUP), width, affine=affine)
+
+
+class ConditionalGroupNorm(nn.Module):
+    """Group normalisation whose scale and shift depend on a condition.
+
+    Conditional normalisation after Miyato and Koyama 2018, arXiv 1802.05637; since the condition
+    here holds the latent vector too, also self-modulation after Chen et al. 2019, arXiv 1810.01365.
+
+    Args:
+        width: Channels to normalise.
+        condition: Length of the condition vector.
+    """
+
+    def __init__(self, width: int, condition: int) -> None:
+        super().__init__()
+        self.norm = group_norm(width, affine=False)
+        self.scale_and_shift = nn.Linear(condition, 2 * width)
+        nn.init.normal_(self.scale_and_shift.weight, std=0.05)
+        nn.init.zeros_(self.scale_and_shift.bias)
+
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        """Normalises, scales and shifts.
+
+        Args:
+            features: Shape ``(B, width, H, W)``.
+            condition: Shape ``(B, condition)``.
+
+        Returns:
+            Shape ``(B, width, H, W)``.
+        """
+        scale, shift = self.scale_and_shift(condition)[:, :, None, None].chunk(2, dim=1)
+        return torch.addcmul(shift, self.norm(features), 1 + scale)
+
+
+class GrowingBlock(nn.Module):
+    """A 3 x 3 convolution, bilinear doubling, conditional normalisation, LeakyReLU.
+
+    Each output pixel is reached by equally much kernel weight, so no grid is built in, as it is by
+    transposed convolutions (Odena et al. 2016, doi 10.23915/distill.00003). Convolving before
+    doubling costs a quarter; the next block convolves what the LeakyReLU made sharp.
+    """
+
+    def __init__(self, wide: int, narrow: int, condition: int) -> None:
+        super().__init__()
+        self.convolution = _convolution(wide, narrow, bias=False)
+        self.norm = ConditionalGroupNorm(narrow, condition)
+
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        """Maps ``(B, wide, H, W)`` to ``(B, narrow, 2H, 2W)``."""
+        features = double(self.convolution(features))
+        active: Tensor = F.leaky_relu(self.norm(features, condition), LEAK)
+        return active
+
+
+class Generator(nn.Module):
+    """Latent vectors and labels become crops.
+
+    The condition (latent vector and label embedding, mixed by one layer) makes the first grid and
+    steers every normalisation. Each resolution adds to a running image that is doubled bilinearly.
+
+    Args:
+        image_size: Edge of the crops, in pixels, a power of two, ``>= 16``.
+        channels: Feature channels at the full resolution.
+        latent: Length of the latent vector, ``>= 1``.
+    """
+
+    def __init__(self, image_size: int = 128, channels: int = 8, latent: int = 128) -> None:
+        super().__init__()
+        if latent < 1:
+            raise ValueError(f"{latent=}. Give 1 or more.")
+        first, *others = levels = widths(image_size, channels)
+        self.latent = latent
+        self.embedding = nn.Embedding(CLASSES, latent)
+        self.condition = nn.Linear(2 * latent, latent)
+        self.grid = nn.Linear(latent, first * GRID * GRID)
+        self.first = _convolution(first, first, bias=False)
+        self.first_norm = ConditionalGroupNorm(first, latent)
+        self.blocks = nn.ModuleList(
+            GrowingBlock(wide, narrow, latent) for wide, narrow in zip(levels, others, strict=False)
+        )
+        self.images = nn.ModuleList(_convolution(width, 1) for width in levels)
+
+    def forward(self, latent: Tensor, malignant: Tensor) -> Tensor:
+        """Generates crops.
+
+        Args:
+            latent: Shape ``(B, latent)``, standard normal.
+            malignant: Shape ``(B,)``, 1 or 0.
+
+        Returns:
+            Shape ``(B, 1, image_size, image_size)``, values in ``(-1, 1)``.
+        """
+        mixed = self.condition(torch.cat([latent, self.embedding(malignant)], dim=1))
+        condition = F.leaky_relu(mixed, LEAK)
+        features = self.grid(condition).unflatten(1, (-1, GRID, GRID))
+        features = F.leaky_relu(self.first_norm(self.first(features), condition), LEAK)
+        image: Tensor = self.images[0](features)
+        for block, to_image in zip(self.blocks, self.images[1:], strict=True):
+            features = block(features, condition)
+            image = double(image) + to_image(features)
+        return torch.tanh(image)
+
+
+class Discriminator(nn.Module):
+    """Crops and labels become logits: above 0 means real.
+
+    Strided convolutions and a projection on the label (Miyato and Koyama 2018, arXiv 1802.05637).
+    Per-row gradients by Opacus hooks work with ``"group"`` and ``"none"``; ``"spectral"``
+    (arXiv 1802.05957) is a parametrisation, which the hooks refuse.
+
+    Args:
+        image_size: Edge of the crops, in pixels, a power of two, ``>= 16``.
+        channels: Feature channels that the full resolution would have; the first layer halves it.
+        normalisation: What bounds the layers.
+    """
+
+    def __init__(
+        self, image_size: int = 128, channels: int = 8, normalisation: Normalisation = "spectral"
+    ) -> None:
+        super().__init__()
+        levels = widths(image_size, channels)[-2::-1]
+        layers: list[nn.Module] = []
+        for wide, narrow in zip([1, *levels], levels, strict=False):
+            layers.append(_bounded(nn.Conv2d(wide, narrow, 4, stride=2, padding=1), normalisation))
+            if normalisation == "group" and wide > 1:
+                layers.append(group_norm(narrow, affine=True))
+            layers.append(nn.LeakyReLU(LEAK))
+        self.features = nn.Sequential(*layers)
+        self.real = _bounded(nn.Linear(levels[-1] * GRID * GRID, 1), normalisation)
+        embedding = nn.Embedding(CLASSES, levels[-1] * GRID * GRID)
+        nn.init.normal_(embedding.weight, std=0.02)
+        self.embedding = _bounded(embedding, normalisation)
+
+    def forward(self, image: Tensor, malignant: Tensor) -> Tensor:
+        """Judges crops.
+
+        Args:
+            image: Shape ``(B, 1, image_size, image_size)``, values about ``[-1, 1]``.
+            malignant: Shape ``(B,)``, 1 or 0.
+
+        Returns:
+            Logits, shape ``(B,)``.
+        """
+        features = self.features(image).flatten(1)
+        unconditional: Tensor = self.real(features).squeeze(1)
+        projection: Tensor = (self.embedding(malignant) * features).sum(dim=1)
+        return unconditional + projection
+
+
+def double(image: Tensor) -> Tensor:
+    """Doubles height and width bilinearly: ``(B, C, H, W)`` to ``(B, C, 2H, 2W)``."""
+    larger: Tensor = F.interpolate(image, scale_factor=2, mode="bilinear", align_corners=False)
+    return larger
+
+
+def _bounded(layer: nn.Module, normalisation: Normalisation) -> nn.Module:
+    return parametrizations.spectral_norm(layer) if normalisation == "spectral" else layer
+
+
+def _convolution(wide: int, narrow: int, *, bias: bool = True) -> nn.Conv2d:
+    """3 x 3, with the border repeated: zeros there would show as a frame in the crops."""
+    return nn.Conv2d(wide, narrow, 3, padding=1, padding_mode="replicate", bias=bias)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gan.losses import Loss, discriminator_loss, generator_loss, gradient_penalty
+
+REAL = torch.tensor([-2.0, 0.3, 1.7])
+FAKE = torch.tensor([0.4, -3.0])
+
+
+def naive_discriminator(loss: Loss) -> float:
+    real, fake = REAL.tolist(), FAKE.tolist()
+    if loss == "hinge":
+        terms = [max(0.0, 1 - x) for x in real], [max(0.0, 1 + x) for x in fake]
+    else:  # binary cross-entropy of the probability of being real
+        terms = (
+            [-math.log(1 / (1 + math.exp(-x))) for x in real],
+            [-math.log(1 - 1 / (1 + math.exp(-x))) for x in fake],
+        )
+    return sum(terms[0]) / len(real) + sum(terms[1]) / len(fake)
+
+
+@pytest.mark.parametrize("loss", ["hinge", "non-saturating"])
+def test_discriminator_loss_equals_the_formula(loss: Loss) -> None:
+    assert discriminator_loss(REAL, FAKE, loss).item() == pytest.approx(naive_discriminator(loss))
+
+
+def test_generator_losses_equal_the_formulas() -> None:
+    assert generator_loss(FAKE, "hinge").item() == pytest.approx(-(0.4 - 3.0) / 2)
+    naive = sum(-math.log(1 / (1 + math.exp(-x))) for x in FAKE.tolist()) / 2
+    assert generator_loss(FAKE, "non-saturating").item() == pytest.approx(naive)
+
+
+def test_gradient_penalty_equals_finite_differences() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+
+    def judge(crops: Tensor) -> Tensor:
+        logits: Tensor = net(crops).squeeze(1)
+        return logits
+
+    real = torch.randn(4, 1, 3, 3, dtype=torch.float64)
+    step, squares = 1e-5, torch.zeros(4, dtype=torch.float64)
+    for i in range(9):
+        shift = torch.zeros(9, dtype=torch.float64)
+        shift[i] = step
+        shift = shift.view(1, 1, 3, 3)
+        squares += ((judge(real + shift) - judge(real - shift)) / (2 * step)) ** 2
+    assert gradient_penalty(judge, real).item() == pytest.approx(squares.mean().item(), rel=1e-6)
+
+
+def test_gradient_penalty_has_a_gradient_for_the_judge() -> None:
+    weight = torch.tensor(3.0, requires_grad=True)
+    penalty = gradient_penalty(lambda x: weight * x.sum(dim=(1, 2, 3)), torch.randn(2, 1, 2, 2))
+    penalty.backward()  # type: ignore[no-untyped-call]
+    assert penalty.item() == pytest.approx(4 * 9)  # slope 3 at each of four pixels
+    assert weight.grad is not None
+    assert weight.grad.item() == pytest.approx(4 * 2 * 3)

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from data_prep.datamodule import CropBatch, CropItem, CropsDataModule
+from data_prep.manifest import CropsManifest
+from gan.losses import Loss
+from gan.module import MCGAN, decay_of
+from gan.networks import Normalisation
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"  # lightning 2.6 on torch 2.13
+)
+TINY: dict[str, Any] = {"image_size": 32, "channels": 4, "latent": 8}
+
+
+class InOrder(CropsDataModule):
+    """The same batches in each epoch, so that two runs can be compared number by number."""
+
+    def train_dataloader(self) -> DataLoader[CropItem]:
+        return self.loader(self.train_dataset)
+
+
+def data(cohort: CropsManifest, batch_size: int = 8) -> InOrder:
+    return InOrder(str(cohort.folder), augment="none", batch_size=batch_size)
+
+
+def trainer(folder: Path, **settings: Any) -> lightning.Trainer:
+    settings = {"limit_val_batches": 0, "log_every_n_steps": 1, "accelerator": "cpu"} | settings
+    return lightning.Trainer(
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **settings,
+    )
+
+
+def batch(count: int, edge: int = 32) -> CropBatch:
+    numbers = torch.arange(count)
+    return CropBatch(torch.zeros(count, 1, edge, edge), numbers % 2, numbers, numbers)
+
+
+@pytest.mark.parametrize(
+    ("loss", "r1", "normalisation"),
+    [("hinge", 0.0, "spectral"), ("non-saturating", 1.0, "group"), ("hinge", 1.0, "none")],
+)
+def test_every_part_trains(
+    cohort: CropsManifest, tmp_path: Path, loss: Loss, r1: float, normalisation: Normalisation
+) -> None:
+    net = MCGAN(**TINY, loss=loss, r1=r1, normalisation=normalisation)
+    before = {name: value.clone() for name, value in net.named_parameters()}
+    fit = trainer(tmp_path, max_epochs=1)
+    fit.fit(net, data(cohort, batch_size=5))  # the last batch holds one or more crops
+    unmoved = [name for name, value in net.named_parameters() if torch.equal(before[name], value)]
+    assert unmoved == []
+    assert all(value.isfinite().all() for value in net.parameters())
+    assert set(fit.callback_metrics) == {"generator_loss", "discriminator_loss"}
+
+
+def test_one_crop_is_a_batch(cohort: CropsManifest, tmp_path: Path) -> None:
+    trainer(tmp_path, max_steps=2).fit(MCGAN(**TINY), data(cohort, batch_size=1))
+
+
+def test_max_steps_counts_batches(cohort: CropsManifest, tmp_path: Path) -> None:
+    net = MCGAN(**TINY)
+    fit = trainer(tmp_path, max_steps=3)
+    fit.fit(net, data(cohort, batch_size=2))
+    assert fit.global_step == 3
+    assert int(net.average.n_averaged) == 3
+
+
+def test_average_equals_a_plain_loop(cohort: CropsManifest, tmp_path: Path) -> None:
+    net, decay = MCGAN(**TINY, average_decay=0.3), 0.3
+    steps: list[dict[str, torch.Tensor]] = []
+
+    class Keep(lightning.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            steps.append({k: v.clone() for k, v in net.generator.state_dict().items()})
+
+    trainer(tmp_path, max_steps=6, callbacks=[Keep()]).fit(net, data(cohort, batch_size=2))
+    naive = dict(steps[0])
+    for updates, state in enumerate(steps[1:], start=1):
+        share = min(decay, (1 + updates) / (10 + updates))
+        naive = {name: share * naive[name] + (1 - share) * state[name] for name in naive}
+    for name, value in net.average.module.state_dict().items():
+        assert torch.allclose(value, naive[name], atol=1e-6), name
+    assert [decay_of(n, 0.5) for n in (0, 5, 100)] == pytest.approx([0.1, 0.4, 0.5])
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(cohort: CropsManifest, tmp_path: Path) -> None:
+    settings = TINY | {"r1": 0.1, "sample_every_epochs": 1}
+    whole = MCGAN(**settings)
+    start = {name: value.clone() for name, value in whole.state_dict().items()}
+    first = trainer(tmp_path / "whole", max_epochs=2)
+    first.fit(whole, data(cohort))
+
+    half = MCGAN(**settings)
+    half.load_state_dict(start)
+    stopped = trainer(tmp_path / "resumed", max_epochs=1)
+    stopped.fit(half, data(cohort))
+    stopped.save_checkpoint(tmp_path / "half.ckpt", weights_only=False)
+    resumed = MCGAN(**settings)  # starts from other weights
+    second = trainer(tmp_path / "resumed", max_epochs=2)
+    second.fit(resumed, data(cohort), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+
+    assert second.global_step == first.global_step
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+    for ours, theirs in zip(second.optimizers, first.optimizers, strict=True):
+        for key, state in theirs.state_dict()["state"].items():
+            for name, value in state.items():
+                assert torch.equal(ours.state_dict()["state"][key][name], value), (key, name)
+    for epoch in (1, 2):
+        name = f"samples/epoch_000{epoch}.png"
+        sheets = [(tmp_path / run / name).read_bytes() for run in ("whole", "resumed")]
+        assert sheets[0] == sheets[1]
+
+
+def test_checkpoint_loads_without_running_code(cohort: CropsManifest, tmp_path: Path) -> None:
+    net = MCGAN(**TINY, seed=3)
+    fit = trainer(tmp_path, max_steps=1)
+    fit.fit(net, data(cohort))
+    fit.save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert content["crop_rule"] == "as-is"
+    assert content["hyper_parameters"]["seed"] == 3
+    loaded = MCGAN.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    assert torch.equal(loaded.samples(), net.cpu().samples())
+
+
+def test_sheets_come_at_the_interval_and_at_the_end(cohort: CropsManifest, tmp_path: Path) -> None:
+    net = MCGAN(**TINY, sample_every_epochs=2)
+    trainer(tmp_path, max_epochs=3).fit(net, data(cohort, batch_size=16))
+    names = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert names == ["epoch_0002.png", "epoch_0003.png"]
+    with Image.open(tmp_path / "samples" / names[0]) as image:
+        assert (image.mode, image.size) == ("L", (8 * 32, 2 * 32))
+
+
+def test_malignant_discs_become_brighter_than_benign_ones(
+    cohort: CropsManifest, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    net = MCGAN(
+        **TINY,
+        augmentations="flip",
+        generator_rate=2e-3,
+        discriminator_rate=2e-3,
+        average_decay=0.95,
+    )
+    trainer(tmp_path, max_steps=250).fit(net, data(cohort, batch_size=8))
+    with torch.no_grad():
+        latents = torch.from_numpy(np.random.default_rng(5).standard_normal((32, 8))).float()
+        benign, malignant = (
+            net(latents, torch.full((32,), label))[:, 0, 14:18, 14:18] for label in (0, 1)
+        )
+    real = cohort.images(cohort.rows()) / 65535 * 2 - 1
+    truth = [crop.malignant for crop in cohort.crops]
+    gap = real[truth][:, 14:18, 14:18].mean() - real[np.invert(truth)][:, 14:18, 14:18].mean()
+    assert (malignant.mean() - benign.mean()).item() > gap / 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"average_decay": 1.0}, "average_decay=1.0. Give a number from 0"),
+        ({"r1": -1.0}, "r1=-1.0, sample_every_epochs=10. Give r1 >= 0"),
+        ({"sample_every_epochs": 0}, "sample_every_epochs=0. Give r1 >= 0 and epochs >= 1"),
+        ({"augmentations": "flip,blur"}, r"\['blur'\] unknown"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MCGAN(**TINY | settings)
+
+
+def test_crops_of_another_size_are_refused(cohort: CropsManifest, tmp_path: Path) -> None:
+    net = MCGAN(image_size=16, channels=2, latent=8)
+    with pytest.raises(ValueError, match=r"crops of shape \(1, 32, 32\), image_size=16"):
+        trainer(tmp_path, max_steps=1).fit(net, data(cohort))
+
+
+def test_precision_that_scales_losses_is_refused(cohort: CropsManifest, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="precision='64-true'.*Use 32-true or bf16-mixed"):
+        trainer(tmp_path, max_steps=1, precision="64-true").fit(MCGAN(**TINY), data(cohort))

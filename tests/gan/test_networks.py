@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from opacus.grad_sample import GradSampleModule
+from opacus.validators import ModuleValidator
+from torch import Tensor, nn
+
+from gan.networks import Discriminator, Generator, GrowingBlock, Normalisation, widths
+
+
+def spectrum_peaks(crops: Tensor) -> NDArray[np.float64]:
+    """Mean power at the frequencies of upsampling grids, over the median of its neighbourhood.
+
+    Frequencies 1/2 and 1/4 cycles per pixel, along both axes and on the diagonal; neighbours are
+    two to four bins away. A Hann window keeps the crop's border out.
+    """
+    edge = crops.shape[-1]
+    window = np.hanning(edge)[:, None] * np.hanning(edge)
+    centred = crops[:, 0].double().numpy()
+    centred = centred - centred.mean(axis=(1, 2), keepdims=True)
+    power = (np.abs(np.fft.fft2(centred * window)) ** 2).mean(axis=0)
+    dy, dx = np.mgrid[-4:5, -4:5]
+    ring = np.maximum(abs(dy), abs(dx)) >= 2
+    peaks = []
+    for bin_ in (edge // 2, edge // 4):
+        for v, u in ((bin_, 0), (0, bin_), (bin_, bin_)):
+            on_axis = ring & (((v > 0) | (dy == 0)) & ((u > 0) | (dx == 0)))
+            around = power[(v + dy[on_axis]) % edge, (u + dx[on_axis]) % edge]
+            peaks.append(power[v, u] / np.median(around))
+    return np.array(peaks)
+
+
+@torch.no_grad()
+def generated(net: Generator, count: int = 48) -> Tensor:
+    rng = torch.Generator().manual_seed(1)
+    latents = torch.randn(count, net.latent, generator=rng)
+    crops: Tensor = net(latents, torch.arange(count) % 2)
+    return crops
+
+
+@pytest.mark.parametrize("image_size", [16, 32, 64, 128])
+def test_crops_have_the_size_and_range(image_size: int) -> None:
+    net = Generator(image_size, channels=2, latent=7)
+    crops = generated(net, 3)
+    assert crops.shape == (3, 1, image_size, image_size)
+    assert crops.abs().max() < 1
+    logits = Discriminator(image_size, channels=2)(crops, torch.tensor([0, 1, 1]))
+    assert logits.shape == (3,)
+
+
+def test_width_doubles_with_each_halving_and_is_capped() -> None:
+    assert widths(32, 8) == [64, 32, 16, 8]
+    assert widths(128, 32) == [512, 512, 256, 128, 64, 32]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_size": 96}, "image_size=96. Give a power of two"),
+        ({"image_size": 8}, "image_size=8. Give a power of two"),
+        ({"channels": 12}, "channels=12. Give a multiple of 8"),
+        ({"channels": 0}, "channels=0. Give a multiple of 8"),
+        ({"latent": 0}, "latent=0. Give 1 or more"),
+    ],
+)
+def test_sizes_that_cannot_be_built_are_refused(arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Generator(**arguments)
+
+
+def test_label_and_latent_change_the_crop() -> None:
+    net = Generator(16, channels=2, latent=8)
+    latent = torch.randn(1, 8)
+    benign, malignant = net(latent, torch.tensor([0])), net(latent, torch.tensor([1]))
+    assert (benign - malignant).abs().max() > 1e-3
+    assert (benign - net(-latent, torch.tensor([0]))).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("normalisation", ["spectral", "group", "none"])
+def test_rows_of_a_batch_do_not_mix(normalisation: Normalisation) -> None:
+    generator = Generator(16, channels=4, latent=8).eval()
+    discriminator = Discriminator(16, channels=4, normalisation=normalisation).eval()
+    latents, labels = torch.randn(5, 8), torch.tensor([0, 1, 1, 0, 1])
+    together = generator(latents, labels)
+    alone = torch.cat([generator(latents[i : i + 1], labels[i : i + 1]) for i in range(5)])
+    assert torch.allclose(together, alone, atol=1e-5)
+    judged = discriminator(together, labels)
+    alone = torch.cat([discriminator(together[i : i + 1], labels[i : i + 1]) for i in range(5)])
+    assert torch.allclose(judged, alone, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # the embedding's, in opacus
+@pytest.mark.parametrize("normalisation", ["group", "none"])
+def test_per_row_gradients_by_hooks_equal_a_loop(normalisation: Normalisation) -> None:
+    net = Discriminator(16, channels=4, normalisation=normalisation)
+    assert ModuleValidator.validate(net, strict=False) == []
+    crops, labels = torch.randn(3, 1, 16, 16), torch.tensor([0, 1, 1])
+    loops: dict[str, list[Tensor]] = {name: [] for name, _ in net.named_parameters()}
+    for i in range(3):
+        net.zero_grad()
+        net(crops[i : i + 1], labels[i : i + 1]).sum().backward()
+        for name, parameter in net.named_parameters():
+            assert parameter.grad is not None
+            loops[name].append(parameter.grad.clone())
+    net.zero_grad()
+    hooked = GradSampleModule(net, loss_reduction="sum")
+    hooked(crops, labels).sum().backward()
+    for name, parameter in net.named_parameters():
+        by_hooks = parameter.grad_sample  # type: ignore[attr-defined]
+        assert torch.allclose(by_hooks, torch.stack(loops[name]), atol=1e-5), name
+
+
+@pytest.mark.parametrize("net", [Generator(16, 2, 8), Discriminator(16, 2)])
+def test_nothing_mixes_rows_or_works_in_place(net: nn.Module) -> None:
+    assert not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in net.modules())
+    assert not any(getattr(part, "inplace", False) for part in net.modules())
+
+
+def test_spectral_norm_bounds_each_layer() -> None:
+    net = Discriminator(16, channels=4)
+    for _ in range(30):  # one power iteration each
+        net(torch.randn(2, 1, 16, 16), torch.tensor([0, 1]))
+    layers = [part for part in net.modules() if hasattr(part, "parametrizations")]
+    assert len(layers) == 4  # two convolutions, logit and projection
+    for layer in layers:
+        weight: Tensor = layer.weight.detach().flatten(1)  # type: ignore[operator, union-attr]
+        assert torch.linalg.matrix_norm(weight, 2).item() == pytest.approx(1, abs=0.05)
+
+
+class TransposedBlock(GrowingBlock):
+    """What the reference does: a transposed convolution of kernel 4 and stride 2."""
+
+    def __init__(self, wide: int, narrow: int, condition: int) -> None:
+        super().__init__(wide, narrow, condition)
+        self.transposed = nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False)
+
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        return nn.functional.leaky_relu(self.norm(self.transposed(features), condition), 0.2)
+
+
+def test_upsampling_leaves_no_grid_and_transposed_convolutions_would() -> None:
+    torch.manual_seed(0)
+    ours, theirs = [], []
+    for _ in range(3):
+        net = Generator(64, channels=8, latent=16)
+        ours.append(spectrum_peaks(generated(net, 24)))
+        for i, width in enumerate(zip([128, 64, 32, 16], [64, 32, 16, 8], strict=True)):
+            net.blocks[i] = TransposedBlock(*width, 16)
+        theirs.append(spectrum_peaks(generated(net, 24)))
+    assert np.mean(ours, axis=0).max() < 2
+    assert np.mean(theirs, axis=0).max() > 4

@@ -103,11 +103,11 @@ def risk_of(
             if not 0 < value < 1:
                 raise PrivacyError(f"{name}={value} is no chance. Give a value between 0 and 1.")
     if curve is None:
-        certain = MappingProxyType({value: 1.0 for value in fprs})
+        certain = MappingProxyType(dict.fromkeys(fprs, 1.0))
         return Risk(
             advantage=1.0,
             tpr_at_fpr=certain,
-            reconstruction_robustness={value: 1.0 for value in kappas},
+            reconstruction_robustness=dict.fromkeys(kappas, 1.0),
         )
     misses = TradeOff(curve)
     return Risk(

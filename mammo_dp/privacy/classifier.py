@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The private classifier: ``DPCropClassifier`` and the ``DPCropsDataModule`` that feeds it."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import SGD, AdamW
+from torch.utils.data import DataLoader, Dataset
+
+from classifier.backbones import head
+from classifier.features import cached_features
+from classifier.module import CropClassifier, warmup_cosine
+from data_prep.datamodule import (
+    CropBatch,
+    CropItem,
+    CropsDataModule,
+    CropsDataset,
+    collate_crops,
+    seed_worker,
+)
+from data_prep.manifest import CropsManifest, Split, Unit
+from data_prep.transforms import Augmentation
+from mammo_dp.privacy.budget import PrivacyBudget
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.sampling import PoissonSampling, PoissonUnitSampler, new_key
+from mammo_dp.privacy.training import DPTraining, GradientMethod
+
+
+class ViewedCrops(CropsDataset):
+    """Training crops that come in whole draws, each crop in fresh views.
+
+    Args:
+        manifest: Table and folder of the crops.
+        rows: Rows of the manifest that train.
+        views: 1 gives the crop as it is, K > 1 gives K augmented views of it.
+        unit: What ``CropBatch.unit`` numbers.
+        image_size: Edge of the images, in pixels; ``None`` keeps the size on disk.
+        augment: Augmentation of the views.
+    """
+
+    def __init__(
+        self,
+        manifest: CropsManifest,
+        rows: Sequence[int],
+        *,
+        views: int,
+        unit: Unit,
+        image_size: int | None,
+        augment: Augmentation,
+    ) -> None:
+        super().__init__(
+            manifest,
+            rows,
+            image_size=image_size,
+            augment=augment if views > 1 else "none",
+            seed=torch.initial_seed() % 2**32,
+        )
+        self.views = views
+        self.unit = unit
+        self.position = {row: index for index, row in enumerate(self.rows)}
+
+    def __getitems__(self, rows: Sequence[int]) -> CropBatch:
+        """One draw.
+
+        Args:
+            rows: Rows of the manifest, those of a unit adjacent; may be empty.
+
+        Returns:
+            Images of shape ``(B, 1, H, W)``, or ``(B, K, 1, H, W)`` for several views.
+        """
+        batch = collate_crops([self._item(self.position[row]) for row in rows], self.image_size)
+        return batch if self.unit == "patient" else batch._replace(unit=batch.row)
+
+    def _item(self, index: int) -> CropItem:
+        views = [self[index] for _ in range(self.views)]
+        if self.views == 1:
+            return views[0]
+        return views[0]._replace(image=torch.stack([view.image for view in views]))
+
+
+class FeatureRows(Dataset[CropItem]):
+    """Training crops as features of a frozen body; no image is touched.
+
+    Args:
+        crops: The crops, in the order of the features.
+        features: Shape ``(len(crops), K, d)``, float32.
+    """
+
+    def __init__(self, crops: ViewedCrops, features: Tensor) -> None:
+        self.crops = crops
+        self.features = features
+        rows = torch.tensor(crops.rows)
+        malignant = [int(crops.manifest.crops[row].malignant) for row in crops.rows]
+        unit = torch.tensor(crops.unit_of(crops.manifest))[rows]
+        self.columns = (torch.tensor(malignant), rows, unit if crops.unit == "patient" else rows)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitems__(self, rows: Sequence[int]) -> CropBatch:
+        """One draw, as :meth:`ViewedCrops.__getitems__`, with features of shape ``(B, K, d)``."""
+        index = torch.tensor([self.crops.position[row] for row in rows], dtype=torch.int64)
+        return CropBatch(self.features[index], *(column[index] for column in self.columns))
+
+
+class DPCropsDataModule(CropsDataModule):
+    """Crops drawn as differential privacy needs: whole units, each with a known chance.
+
+    Args:
+        crops: Folder that holds ``crops.csv``.
+        unit: What is drawn and protected: ``patient``, with all crops, or ``crop``.
+        rate: Chance that a unit joins a step, in ``(0, 1]``.
+        insecure_seed: Fixes draws and noise, for tests: whoever knows it can remove the noise.
+        image_size: Edge of the images, in pixels; ``None`` keeps the size on disk.
+        augment: Augmentation of training views; evaluation has none.
+        train_split: Split that is trained on.
+        evaluate_split: Split of the other loaders.
+        batch_size: Crops per batch of the other loaders, > 0.
+        num_workers: Processes that augment, >= 0.
+
+    Attributes:
+        key: 128 bits behind draws and noise, fresh at each start of a fit.
+    """
+
+    key: int
+
+    def __init__(
+        self,
+        crops: str,
+        *,
+        unit: Unit = "patient",
+        rate: float = 0.25,
+        insecure_seed: int | None = None,
+        image_size: int | None = None,
+        augment: Augmentation = "light",
+        train_split: Split = "train",
+        evaluate_split: Split = "val",
+        batch_size: int = 32,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            crops,
+            image_size=image_size,
+            augment=augment,
+            train_split=train_split,
+            evaluate_split=evaluate_split,
+            batch_size=batch_size,
+            num_workers=num_workers,
+        )
+        self.unit = unit
+        self.rate = rate
+        self.insecure_seed = insecure_seed
+        self._features: FeatureRows | None = None
+
+    @cached_property
+    def sampling(self) -> PoissonSampling:
+        """Units and rate of the training split."""
+        self.train_rows  # noqa: B018  checks both classes
+        return PoissonSampling.from_manifest(
+            self.manifest, self.train_split, unit=self.unit, rate=self.rate
+        )
+
+    @cached_property
+    def train_dataset(self) -> ViewedCrops:
+        """Training crops; the model says how many views of each."""
+        return ViewedCrops(
+            self.manifest,
+            self.train_rows,
+            views=self._model.views,
+            unit=self.unit,
+            image_size=self.image_size,
+            augment=self.augment,
+        )
+
+    @property
+    def _model(self) -> "DPCropClassifier":
+        model = self.trainer.lightning_module if self.trainer is not None else None
+        if not isinstance(model, DPCropClassifier):
+            raise PrivacyError(
+                f"data: DPCropsDataModule feeds {type(model).__name__}. Use it with a "
+                "DPCropClassifier; a model without DP takes mammo_dp.CropsDataModule."
+            )
+        return model
+
+    def setup(self, stage: str) -> None:
+        """Loads crops; for a fit, also takes a fresh key.
+
+        Raises:
+            DataError: Naming the file, row or split that is wrong.
+        """
+        super().setup(stage)
+        if stage == "fit":
+            self.key = new_key() if self.insecure_seed is None else self.insecure_seed
+            self._features = None
+
+    def use_features(self, features: Tensor) -> None:
+        """Trains on features instead of images.
+
+        Args:
+            features: Shape ``(len(train_rows), K, d)``, of the training crops in order.
+        """
+        self._features = FeatureRows(self.train_dataset, features)
+
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one training crop: features, one image, or several views."""
+        if self._features is not None:
+            return tuple(self._features.features.shape[1:])
+        crops = self.train_dataset
+        image = (1, crops.image_size, crops.image_size)
+        return image if crops.views == 1 else (crops.views, *image)
+
+    def train_dataloader(self) -> DataLoader[CropItem]:
+        """One batch per step of the run, drawn by Poisson sampling; may be empty."""
+        model = self._model
+        sampler = PoissonUnitSampler(
+            self.sampling,
+            steps=model.trainer.max_steps,
+            key=self.key,
+            done=lambda: model.accounted_steps,
+        )
+        crops = self._features or self.train_dataset
+        return DataLoader(
+            crops,
+            batch_sampler=sampler,
+            num_workers=self.num_workers if crops is self.train_dataset else 0,
+            collate_fn=_as_is,
+            worker_init_fn=seed_worker,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its steps return no loss
+    """A crop classifier that owes each patient of its training data a stated privacy.
+
+    The steps are ``trainer.max_steps``; unit and sampling rate belong to the data. The noise
+    follows from these and the target. Where only the head trains, features of all crops and views
+    are computed once and kept in ``features`` below the trainer's root folder; they are private.
+
+    Args:
+        target_epsilon: Epsilon of this run per unit, > 0; what earlier stages spent on the same
+            patients comes on top, in the statement.
+        delta: Chance that the bound fails, below 1 / units.
+        clipping_norm: Largest L2 norm of one unit's gradient, > 0.
+        views: 1 trains on the crops as they are, K > 1 on the mean over K augmented views of each,
+            inside the clip: free of privacy.
+        learning_rate: Largest learning rate, > 0, fixed in advance.
+        optimizer: ``sgd`` with momentum .9, or ``adam``.
+        weight_decay: Weight decay of matrices, >= 0.
+        warmup_steps: Steps of linear warm-up, >= 0; then the rate follows a cosine to 0.
+        ema_decay: Largest decay of the average of weights that is released; none releases the last.
+        gradient_method: ``loop``, ``opacus``, or ``auto``; changes only speed.
+        max_physical_batch: Images in one pass, > 0; changes only speed and memory.
+        cache_features: Whether features of a frozen body are cached: views are then fixed, not
+            fresh.
+        classifier: Further arguments of :class:`classifier.module.CropClassifier`.
+    """
+
+    def __init__(
+        self,
+        *,
+        target_epsilon: float = 6.0,
+        delta: float = 1e-4,
+        clipping_norm: float = 1.0,
+        views: int = 4,
+        learning_rate: float = 0.01,
+        optimizer: Literal["adam", "sgd"] = "adam",
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        ema_decay: float | None = 0.99,
+        gradient_method: GradientMethod = "auto",
+        max_physical_batch: int = 64,
+        cache_features: bool = True,
+        **classifier: Any,
+    ) -> None:
+        super().__init__(
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            **classifier,
+        )
+        if views < 1:
+            raise PrivacyError(f"{views=}. Give 1 for the crops as they are, or more.")
+        self.views = views
+        self.optimizer_name = optimizer
+        self.cache_features = cache_features
+        self.promise(
+            PrivacyBudget(delta=delta, epsilon=target_epsilon),
+            clipping_norm=clipping_norm,
+            gradient_method=gradient_method,
+            max_physical_batch=max_physical_batch,
+            ema_decay=ema_decay,
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scores images.
+
+        Args:
+            image: Shape ``(B, 1, H, W)``, in ``[-1, 1]``; ``(B, K, 1, H, W)`` for K views; or
+                cached features ``(B, K, d)``.
+
+        Returns:
+            Logits, shape ``(B,)``, or ``(B, K)`` for views and features.
+        """
+        if image.ndim == 5:
+            return super().forward(image.flatten(0, 1)).view(image.shape[:2])
+        return super().forward(image)
+
+    def on_fit_start(self) -> None:
+        """Computes or finds the features of a frozen body, then checks the gradients."""
+        if self.cache_features and self._trains_head_only():
+            data = self._datamodule
+            features = cached_features(
+                self.net,
+                data.manifest,
+                data.train_rows,
+                folder=Path(self.trainer.default_root_dir) / "features",
+                image_size=data.image_size,
+                augment=data.augment,
+                views=self.views,
+            )
+            data.use_features(features)
+        super().on_fit_start()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam or SGD behind noise, with warm-up and a cosine over ``max_steps``."""
+        groups = self.parameter_groups()
+        private = self.privatise(
+            SGD(groups, lr=self.learning_rate, momentum=0.9)
+            if self.optimizer_name == "sgd"
+            else AdamW(groups, lr=self.learning_rate)
+        )
+        schedule = warmup_cosine(private, self.warmup_steps, self.trainer.max_steps)
+        return {"optimizer": private, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _trains_head_only(self) -> bool:
+        own = {id(p) for p in head(self.net).parameters()}
+        return {id(p) for p in self.net.parameters() if p.requires_grad} == own
+
+
+def _as_is(batch: CropBatch | list[Any]) -> CropBatch | list[Any]:
+    """The batch that ``__getitems__`` made."""
+    return batch

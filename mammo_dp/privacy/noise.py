@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opacus' optimizer on given clipped sums, with noise that cannot be searched for."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from opacus.optimizers import DPOptimizer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.sampling import NOISE, draw
+
+
+class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
+    """Turns clipped sums into noisy means and steps an ordinary optimizer with them.
+
+    The gradient is ``(S + noise_multiplier * clipping_norm * N(0, I)) / expected_units``, for every
+    parameter, also for those that the forward pass did not use, and also after an empty draw.
+
+    The noise comes from numpy under a 128-bit key. Opacus draws from torch's CPU generator, which
+    reduces every seed to 32 bits: all its noise can be tried out.
+
+    Args:
+        optimizer: What applies the gradient.
+        noise_multiplier: Standard deviation / clipping norm, > 0.
+        clipping_norm: Largest L2 norm of one unit's part of the sums, > 0.
+        expected_units: Units that join a step on average, the fixed divisor.
+        key: 128 bits, see :func:`mammo_dp.privacy.sampling.new_key`.
+        account: Books one step and returns its number, from 0; raises beyond the budget.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        noise_multiplier: float,
+        clipping_norm: float,
+        expected_units: float,
+        key: int,
+        account: Callable[[], int],
+    ) -> None:
+        super().__init__(
+            optimizer,
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=clipping_norm,
+            expected_batch_size=expected_units,
+            loss_reduction="mean",
+        )
+        self.key = key
+        self.account = account
+
+    @property
+    def grad_samples(self) -> list[Tensor]:
+        """What the next step will use: clipped sums instead of rows per sample."""
+        return [p.summed_grad for p in self.params]
+
+    @property
+    def accumulated_iterations(self) -> int:
+        """One: sums of a draw are complete before the step."""
+        return 1
+
+    def take(self, sums: Mapping[nn.Parameter, Tensor]) -> None:
+        """Hands over the clipped sums of one draw.
+
+        Args:
+            sums: One per parameter; zeros after an empty draw.
+
+        Raises:
+            PrivacyError: If they are not those of the parameters that this optimizer steps.
+        """
+        if {id(p) for p in sums} != {id(p) for p in self.params}:
+            raise PrivacyError(
+                f"optimizer: sums of {len(sums)} parameters for {len(self.params)} that train. "
+                "Give the optimizer all trainable parameters and no other."
+            )
+        for p, total in sums.items():
+            p.summed_grad = total  # type: ignore[attr-defined]  # where Opacus keeps it
+
+    def clip_and_accumulate(self) -> None:
+        """Only checks that sums were handed over: they come clipped.
+
+        Raises:
+            PrivacyError: If they were not, or were used before.
+        """
+        if any(total is None for total in self.grad_samples):
+            raise PrivacyError("optimizer: no sums for this step. Hand them over with take().")
+
+    @torch.no_grad()
+    def add_noise(self) -> None:
+        """Books the step, then adds its noise and drops the sums."""
+        generator = draw(self.key, self.account(), NOISE)
+        scale = self.noise_multiplier * self.max_grad_norm
+        for p in self.params:
+            noise = torch.from_numpy(generator.standard_normal(p.shape, np.float32))
+            p.grad = torch.add(p.summed_grad, noise.to(p.device), alpha=scale)
+            p.summed_grad = None

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``DPTraining``: differentially private training on Lightning; one batch is one accounted step."""
+
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from opacus.accountants import RDPAccountant
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from data_prep.datamodule import CropBatch
+from mammo_dp.privacy import gradients
+from mammo_dp.privacy.accounting import Mechanism, compose
+from mammo_dp.privacy.budget import PrivacyBudget
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.noise import PrivateOptimizer
+from mammo_dp.privacy.sampling import PoissonSampling, PoissonUnitSampler
+
+GradientMethod = Literal["auto", "loop", "opacus"]
+_PRECISIONS = ("32-true", "bf16-mixed")
+
+
+class DPTraining(lightning.LightningModule):
+    """Makes the training of a module differentially private per unit of its data.
+
+    A subclass has ``net`` and ``losses(batch)`` (loss of each row, no mixing of rows), calls
+    :meth:`promise` in its ``__init__`` and :meth:`privatise` in ``configure_optimizers``. Sampling
+    and key come from the data module, the number of steps from ``trainer.max_steps``.
+
+    Losses and gradient norms are private and logged nowhere.
+
+    Attributes:
+        net: Model whose trainable parameters are released.
+        noise_multiplier: Standard deviation of the noise / clipping norm; set in ``setup``.
+    """
+
+    net: nn.Module
+    noise_multiplier: float
+
+    if TYPE_CHECKING:
+
+        def losses(self, batch: CropBatch) -> Tensor:
+            """Loss of each row, mean over its views, shape ``(B,)``; comes from the subclass."""
+
+    def promise(
+        self,
+        budget: PrivacyBudget,
+        *,
+        clipping_norm: float,
+        gradient_method: GradientMethod = "auto",
+        max_physical_batch: int = 64,
+        ema_decay: float | None = None,
+    ) -> None:
+        """Sets what is promised, and how fast it is kept.
+
+        Args:
+            budget: What one run may spend.
+            clipping_norm: Largest L2 norm of one unit's gradient, > 0.
+            gradient_method: How clipped sums are computed; changes only speed.
+            max_physical_batch: Images in one pass, > 0; changes only speed and memory.
+            ema_decay: Largest decay of the average of weights that is released instead of the last
+                weights, in ``[0, 1)``; none releases the last. Averaging is free of privacy.
+
+        Raises:
+            PrivacyError: For a value outside its range.
+        """
+        for name, holds, allowed in (
+            ("clipping_norm", 0 < clipping_norm < float("inf"), "a finite norm above 0"),
+            ("max_physical_batch", max_physical_batch >= 1, "at least 1"),
+            ("ema_decay", ema_decay is None or 0 <= ema_decay < 1, "none, or from 0 to below 1"),
+            (
+                "gradient_method",
+                gradient_method in get_args(GradientMethod),
+                ", ".join(get_args(GradientMethod)),
+            ),
+        ):
+            if not holds:
+                raise PrivacyError(f"{name}={locals()[name]!r}. Give {allowed}.")
+        self.automatic_optimization = False
+        self.budget = budget
+        self.clipping_norm = clipping_norm
+        self.gradient_method: GradientMethod = gradient_method
+        self.max_physical_batch = max_physical_batch
+        self.ema_decay = ema_decay
+        self.accountant = RDPAccountant()
+        self.clipped_sums: gradients.ClippedSums | None = None
+        self._average: dict[str, Tensor] = {}
+
+    # What a run spent.
+
+    @property
+    def accounted_steps(self) -> int:
+        """Steps that were booked, over all parts of a resumed run."""
+        return sum(steps for _, _, steps in self.accountant.history)
+
+    @property
+    def mechanisms(self) -> tuple[Mechanism, ...]:
+        """What was executed, from the accountant's history; empty before the first step."""
+        return tuple(
+            Mechanism(
+                noise_multiplier=noise,
+                sampling_rate=rate,
+                steps=steps,
+                clipping_norm=self.clipping_norm,
+            )
+            for noise, rate, steps in self.accountant.history
+        )
+
+    @property
+    def spent_epsilon(self) -> float:
+        """Epsilon of the steps so far, at the budget's delta."""
+        return compose(self.mechanisms).epsilon(self.budget.delta) if self.mechanisms else 0.0
+
+    @property
+    def sampling(self) -> PoissonSampling:
+        """The sampling that runs, from the data module.
+
+        Raises:
+            PrivacyError: If the data module draws in another way.
+        """
+        found = getattr(self._datamodule, "sampling", None)
+        if not isinstance(found, PoissonSampling):
+            raise PrivacyError(
+                f"data: {type(self._datamodule).__name__} does not sample units at a known rate. "
+                "Use mammo_dp.DPCropsDataModule."
+            )
+        return found
+
+    @property
+    def _datamodule(self) -> Any:  # noqa: ANN401  any data module may be given
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    # Hooks of Lightning, in the order they run.
+
+    def setup(self, stage: str) -> None:
+        """Checks trainer, data and layers, and calibrates the noise, before compute is spent.
+
+        Raises:
+            PrivacyError: Naming what would break the guarantee.
+        """
+        super().setup(stage)
+        if stage != "fit":
+            return
+        self._refuse_trainer()
+        sampling = self.sampling
+        self.train()
+        self.method = gradients.chosen(self.net, self.gradient_method)
+        gradients.refuse_layers(self.net, self.method)
+        self.noise_multiplier = self.budget.noise_multiplier(sampling, steps=self.trainer.max_steps)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes up account and weights of a run that goes on."""
+        super().on_load_checkpoint(checkpoint)
+        if "accountant" not in checkpoint:
+            return
+        self.accountant.load_state_dict(checkpoint["accountant"])
+        if self._trainer is not None and self.trainer.training and "last_weights" in checkpoint:
+            names = checkpoint["last_weights"].keys()
+            self._average = {name: checkpoint["state_dict"][name].clone() for name in names}
+            checkpoint["state_dict"] |= checkpoint["last_weights"]
+
+    def on_fit_start(self) -> None:
+        """Checks the account of a resumed run, then the gradients on noise images.
+
+        Raises:
+            PrivacyError: If the account was kept under other settings, or gradients are wrong.
+        """
+        super().on_fit_start()
+        settings = (self.noise_multiplier, self.sampling.rate)
+        for noise, rate, steps in self.accountant.history:
+            if (noise, rate) != settings:
+                raise PrivacyError(
+                    f"account: {steps} steps ran with noise multiplier {noise} and sampling rate "
+                    f"{rate}, now {settings[0]} and {settings[1]}. Go on with the settings of the "
+                    "first start, or start a new run."
+                )
+        self._take_hooks_off()  # of an earlier fit that was interrupted
+        self.clipped_sums = gradients.build(self.net, self.method, self.max_physical_batch)
+        gradients.self_check(self.net, self.clipped_sums, self.losses, self.image_shape())
+        if self.ema_decay is not None and not self._average:
+            self._average = {name: p.detach().clone() for name, p in self._trainable().items()}
+        self._average = {name: a.to(self.device) for name, a in self._average.items()}
+
+    def on_train_start(self) -> None:
+        """Checks that the loader draws what is accounted.
+
+        Raises:
+            PrivacyError: If it does not.
+        """
+        super().on_train_start()
+        sampler = getattr(self.trainer.train_dataloader, "batch_sampler", None)
+        if not isinstance(sampler, PoissonUnitSampler) or sampler.sampling is not self.sampling:
+            raise PrivacyError(
+                "trainer: the training loader is not the one that is accounted. Leave "
+                "overfit_batches and other settings that replace samplers at their defaults."
+            )
+
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one row of ``CropBatch.image`` as the training loader gives it."""
+        shape: tuple[int, ...] = self._datamodule.image_shape()
+        return shape
+
+    def privatise(self, optimizer: Optimizer) -> PrivateOptimizer:
+        """Wraps an optimizer of all trainable parameters; its steps are noisy and booked."""
+        return PrivateOptimizer(
+            optimizer,
+            noise_multiplier=self.noise_multiplier,
+            clipping_norm=self.clipping_norm,
+            expected_units=self.sampling.expected_units,
+            key=self._datamodule.key,
+            account=self._account_step,
+        )
+
+    def training_step(self, batch: CropBatch, batch_idx: int) -> None:
+        """One draw: clipped sums of its units, noise, one step of optimizer and schedule."""
+        self._require_budget()
+        counted = self.optimizers()
+        assert isinstance(counted, LightningOptimizer)
+        private = counted.optimizer  # attributes set on Lightning's wrapper are lost
+        assert isinstance(private, PrivateOptimizer)
+        assert self.clipped_sums is not None
+        sums = {
+            p: torch.zeros_like(p, dtype=torch.float32)
+            for p in self.net.parameters()
+            if p.requires_grad
+        }
+        if len(batch.row):
+            self.clipped_sums.accumulate(
+                self.losses, batch, list(sums.values()), self.clipping_norm
+            )
+        private.take(sums)
+        with torch.autocast(self.device.type, enabled=False):
+            counted.step()
+        private.zero_grad(set_to_none=True)
+        if (schedule := self.lr_schedulers()) is not None:
+            schedule.step()  # type: ignore[union-attr]  # one schedule
+        self._update_average()
+
+    def on_fit_end(self) -> None:
+        """Leaves the weights that are released in the net, and the hooks off."""
+        super().on_fit_end()
+        self._take_hooks_off()
+        with torch.no_grad():
+            for name, p in self._trainable().items():
+                if name in self._average:
+                    p.copy_(self._average[name])
+        self._average = {}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Saves the account; with averaging, ``state_dict`` holds what would be released.
+
+        No key and no random state is saved: a resumed run draws a fresh key.
+        """
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["accountant"] = self.accountant.state_dict()
+        if self._average:
+            state = checkpoint["state_dict"]
+            checkpoint["last_weights"] = {name: state[name].clone() for name in self._average}
+            state |= {name: average.clone() for name, average in self._average.items()}
+
+    # Parts.
+
+    def _take_hooks_off(self) -> None:
+        if isinstance(self.clipped_sums, gradients.HookSums):
+            self.clipped_sums.close()
+        self.clipped_sums = None
+
+    def _account_step(self) -> int:
+        """Books a step; returns how many were booked before."""
+        self._require_budget()
+        before = self.accounted_steps
+        self.accountant.step(noise_multiplier=self.noise_multiplier, sample_rate=self.sampling.rate)
+        return before
+
+    def _require_budget(self) -> None:
+        if self.accounted_steps >= self.trainer.max_steps:
+            raise PrivacyError(
+                f"account: the {self.trainer.max_steps} steps that the noise was calibrated for "
+                "are spent. Start a new run with a larger trainer.max_steps."
+            )
+
+    def _refuse_trainer(self) -> None:
+        trainer = self.trainer
+        precision = trainer.precision
+        chosen_callbacks = [
+            type(callback).__name__
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping)
+            or (isinstance(callback, ModelCheckpoint) and callback.monitor is not None)
+        ]
+        refusals = (
+            (
+                trainer.max_steps < 1,
+                f"max_steps={trainer.max_steps}: the number of steps defines what is spent. Set "
+                "trainer.max_steps.",
+            ),
+            (
+                trainer.world_size > 1,
+                f"{trainer.world_size} devices: Lightning would sum raw gradients of different "
+                "draws. Set trainer.devices to 1 and trainer.num_nodes to 1.",
+            ),
+            (
+                precision not in _PRECISIONS,
+                f"precision={precision}: loss scaling skips steps by the data, and reduced "
+                f"weights break the clip. Choose {' or '.join(_PRECISIONS)}.",
+            ),
+            (
+                trainer.accumulate_grad_batches != 1,
+                f"accumulate_grad_batches={trainer.accumulate_grad_batches}: two draws would be "
+                "booked as one. Leave it at 1 and raise the data's rate.",
+            ),
+            (
+                trainer.gradient_clip_val is not None,
+                f"gradient_clip_val={trainer.gradient_clip_val}: clips sums, not patients. Leave "
+                "it unset; the model's clipping_norm clips.",
+            ),
+            (
+                bool(chosen_callbacks),
+                f"{', '.join(chosen_callbacks)}: stops or selects by private metrics. Remove it; "
+                "the weights of the last step are released.",
+            ),
+        )
+        if found := [message for refused, message in refusals if refused]:
+            raise PrivacyError("trainer: " + " ".join(found))
+
+    def _trainable(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Exponential average with a warm-up; De et al. 2022, arXiv 2204.13650."""
+        if self.ema_decay is None:
+            return
+        step = self.accounted_steps - 1
+        decay = min(self.ema_decay, (1 + step) / (10 + step))
+        for name, p in self._trainable().items():
+            self._average[name].lerp_(p, 1 - decay)

@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One DICOM file becomes a grey image; the only user of pydicom.
+"""One DICOM file becomes a grey image; with ``dicom_checks`` the only reader of DICOM.
 
 Files are read, never written. No attribute leaves this module but size, bits, spacing, side and
 view, and no message quotes a value that could identify a person.
 """
 
-import struct
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,37 +13,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
-from pydicom.uid import (
-    DigitalMammographyXRayImageStorageForProcessing,
-    SecondaryCaptureImageStorage,
-)
 
+from data_prep.dicom_checks import MALFORMED, check_header, quiet
 from data_prep.errors import DicomRejected
 from data_prep.manifest import Laterality, View
 
 Voi = Literal["lut", "window", "none"]
-
-_JPEG, _JPEG_LS, _JPEG_2000 = "python-gdcm", "pyjpegls", "pylibjpeg-openjpeg"
-_PACKAGES = {
-    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70)), _JPEG),
-    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (80, 81)), _JPEG_LS),
-    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203)), _JPEG_2000),
-}
-# What pydicom raises on malformed bytes, depending on where it stumbles.
-_MALFORMED = (
-    InvalidDicomError,
-    EOFError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    NotImplementedError,
-    RuntimeError,
-    struct.error,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -100,7 +72,7 @@ def read_series_file(path: Path) -> SeriesFile | None:
     """
     tags = ["SeriesInstanceUID", "SeriesDescription", "Rows", "Columns"]
     try:
-        with _quiet(path.name):
+        with quiet(path.name):
             header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
             return SeriesFile(
                 path=path,
@@ -132,7 +104,7 @@ def read_mammogram(
     """
     where = where or path.name
     dataset, stored = _stored(path, where, allow_secondary_capture)
-    with _quiet(where, reason="lut"):
+    with quiet(where, reason="lut"):
         values: NDArray[Any] = apply_modality_lut(stored, dataset)
         shown, low, high, voi = _shown(values, dataset)
         if not high > low:
@@ -143,7 +115,7 @@ def read_mammogram(
     np.clip(grey, 0, 1, out=grey)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         np.subtract(1, grey, out=grey)
-    with _quiet(where):
+    with quiet(where):
         spacing = _spacing(dataset)
         return Mammogram(
             pixels=_square_pixels(grey, spacing),
@@ -176,71 +148,13 @@ def read_stored(
 
 
 def _stored(path: Path, where: str, secondary: bool) -> tuple[Dataset, NDArray[Any]]:
-    with _quiet(where):
+    with quiet(where):
         dataset = dcmread(path)
-        _check_header(dataset, where, secondary)
+        check_header(dataset, where, secondary)
         pixels: NDArray[Any] = dataset.pixel_array
         if pixels.ndim != 2 or min(pixels.shape) < 2:
             raise ValueError("not a grey image")
         return dataset, pixels
-
-
-def _check_header(dataset: Dataset, where: str, secondary: bool) -> None:
-    """Refuses what is no mammogram for presentation, before any pixel is decoded."""
-    kind = dataset.get("SOPClassUID")
-    if dataset.get("Modality") != "MG" and not (secondary and kind == SecondaryCaptureImageStorage):
-        raise DicomRejected(
-            "not_mammography",
-            f"{where}: Modality is not MG. Leave the file out, or use the reader of its archive.",
-        )
-    if (
-        str(dataset.get("PresentationIntentType", "")).upper() == "FOR PROCESSING"
-        or kind == DigitalMammographyXRayImageStorageForProcessing
-    ):
-        raise DicomRejected(
-            "for_processing",
-            f"{where}: the image is FOR PROCESSING (raw detector values). "
-            "Give the FOR PRESENTATION image of the same view.",
-        )
-    if (frames := int(dataset.get("NumberOfFrames") or 1)) != 1:
-        raise DicomRejected(
-            "multi_frame",
-            f"{where}: NumberOfFrames is {frames}; tomosynthesis and clips are not read. "
-            "Give the two-dimensional mammogram.",
-        )
-    if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES":
-        raise DicomRejected(
-            "burned_in",
-            f"{where}: BurnedInAnnotation is YES, so the pixels may name a person. "
-            "Give an image without it.",
-        )
-    if str(dataset.get("PhotometricInterpretation")) not in ("MONOCHROME1", "MONOCHROME2"):
-        raise DicomRejected(
-            "not_mammography",
-            f"{where}: PhotometricInterpretation is not MONOCHROME1 or MONOCHROME2. "
-            "Give the grey image.",
-        )
-    _check_syntax(dataset, where)
-
-
-def _check_syntax(dataset: Dataset, where: str) -> None:
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if not syntax.is_encapsulated:
-        return
-    try:
-        available = get_decoder(syntax).is_available
-    except NotImplementedError:
-        available = False
-    if not available:
-        package = _PACKAGES.get(str(syntax))
-        remedy = (
-            f"Install {package}: pip install 'mammo-dp[dicom]'."
-            if package
-            else "No package for it is supported; decompress the file first."
-        )
-        raise DicomRejected(
-            "syntax", f"{where}: transfer syntax {syntax} ({syntax.name}). {remedy}"
-        )
 
 
 def _shown(values: NDArray[Any], dataset: Dataset) -> tuple[NDArray[np.float32], float, float, Voi]:
@@ -251,7 +165,7 @@ def _shown(values: NDArray[Any], dataset: Dataset) -> tuple[NDArray[np.float32],
             integers = np.rint(values).astype(np.int32)  # a rescale slope leaves floats
             shown = apply_voi(integers, dataset, index=0)
             return shown.astype(np.float32), 0.0, float(2**depth - 1), "lut"
-        except _MALFORMED:
+        except MALFORMED:
             if dataset.get("WindowWidth") is None:
                 raise
     low, high = _value_range(dataset)
@@ -316,27 +230,3 @@ def _laterality(dataset: Dataset) -> Laterality | None:
 def _view(dataset: Dataset) -> View | None:
     value = str(dataset.get("ViewPosition") or "").upper()
     return "CC" if value == "CC" else "MLO" if value == "MLO" else "other" if value else None
-
-
-@contextmanager
-def _quiet(where: str, reason: Literal["unreadable", "lut"] = "unreadable") -> Iterator[None]:
-    """Turns what pydicom raises into a rejection, and keeps values out of warnings and messages."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's warnings quote the values of elements
-        try:
-            yield
-        except DicomRejected:
-            raise
-        except OSError as error:
-            raise DicomRejected(
-                "unreadable", f"{where}: cannot be read ({error.strerror}). Check the file."
-            ) from error
-        except _MALFORMED as error:
-            what, remedy = (
-                ("is truncated or malformed", "Download the file again.")
-                if reason == "unreadable"
-                else ("has a malformed grey-value table or window", "Leave the file out.")
-            )
-            raise DicomRejected(
-                reason, f"{where}: {what} ({type(error).__name__}). {remedy}"
-            ) from None  # the cause's text may quote header values

@@ -192,18 +192,21 @@ def phantoms(*, out: str, per_class: int = 1000, size: int = 128, seed: int = 0)
     return manifest
 
 
-def phantom_archive(*, out: str, patients: int = 40, image_size: int = 1024, seed: int = 0) -> None:
+def phantom_archive(
+    *, out: str, patients: int = 40, height: int = 640, width: int = 512, seed: int = 0
+) -> None:
     """Writes a small DICOM archive of phantoms in the layout of CBIS-DDSM, for demo and tests.
 
     Args:
         out: Folder to fill with tables, mammograms and masks.
         patients: Number of patients; they have unequal numbers of images.
-        image_size: Height of a mammogram, in pixels.
+        height: Height of a mammogram, in pixels.
+        width: Width of a mammogram, in pixels.
         seed: Equal seeds give equal archives.
     """
     from data_prep.phantom_archive import write_phantom_archive
 
-    write_phantom_archive(Path(out), patients=patients, seed=seed, image_size=image_size)
+    write_phantom_archive(Path(out), patients=patients, image_size=(height, width), seed=seed)
 
 
 class _Cutter:

@@ -163,6 +163,14 @@ def test_large_images_are_sampled_and_agree_with_small_ones() -> None:
     assert b.high == pytest.approx(a.high, rel=0.03)
 
 
+def test_breast_of_two_values_keeps_their_distance() -> None:
+    image = np.zeros((40, 40), np.float32)
+    image[:, :20] = 0.5
+    image[5:9, 5:9] = 0.7
+    grey = grey_range(image)
+    assert grey.low < grey.high
+
+
 @pytest.mark.parametrize("value", [0.0, 0.4, 1.0, np.nan])
 def test_image_without_tissue_is_blank(value: float) -> None:
     with pytest.raises(GeometryRejected) as caught:
@@ -181,4 +189,5 @@ def test_sixteen_bits_span_the_grey_range_and_clip() -> None:
     crop = np.array([[0.0, 0.2], [0.5, 0.9]], np.float32)
     pixels = to_16_bit(crop, GreyRange(0.2, 0.8, 0.0))
     assert pixels.dtype == np.uint16
-    np.testing.assert_allclose(pixels.astype(float), [[0, 0], [32767.5, 65535]], atol=1)
+    expected = np.array([[0, 0], [32767.5, 65535]])
+    np.testing.assert_allclose(pixels.astype(float), expected, atol=1)

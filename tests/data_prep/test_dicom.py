@@ -242,7 +242,7 @@ def test_missing_decoder_names_syntax_and_package(
             raise NotImplementedError
         return Unavailable()
 
-    monkeypatch.setattr("data_prep.dicom.get_decoder", decoder)  # whatever is installed here
+    monkeypatch.setattr("data_prep.dicom_checks.get_decoder", decoder)  # whatever is installed here
     data = b"\xfe\xff\x00\xe0\x00\x00\x00\x00\xfe\xff\x00\xe0\x02\x00\x00\x00\x00\x00"
     path = write_dicom(tmp_path / "a.dcm", RAMP, TransferSyntaxUID=syntax, PixelData=data)
     with pytest.raises(DicomRejected, match=remedy) as caught:

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.errors import ArchiveError, LabelError, LeakageError, ManifestError
+from data_prep.readers.crop_folder import read_crop_folder
+
+
+def put(
+    root: Path,
+    *,
+    patient: str = "P_00001",
+    image: int | None = None,
+    mass: int = 1,
+    benign: int = 0,
+    split: str = "train",
+    folder: str | None = None,
+    name: str | None = None,
+    dataset: str = "cbis-ddsm",
+) -> Path:
+    image = int(patient[-5:]) if image is None else image
+    folder = folder or f"is_benign_{'true' if benign else 'false'}"
+    name = name or f"patient{dataset}__{patient}_image{image}_mass{mass}_is_benign_{benign}.png"
+    path = root / "cbis-ddsm" / split / folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng([image, mass])
+    Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_label_is_one_minus_is_benign_and_ids_and_parts_are_kept(tmp_path: Path) -> None:
+    put(tmp_path, patient="P_00007", image=123, mass=45, benign=1, split="val")
+    put(tmp_path, patient="P_00002", image=9, mass=1, benign=0)
+    put(tmp_path, patient="P_00001", image=8, mass=2, benign=1)
+    crops = read_crop_folder(tmp_path)
+    assert [
+        (c.key, c.patient_id, c.image_id, c.lesion_id, c.malignant, c.split) for c in crops
+    ] == [
+        ("train_0001", "P_00001", "8", "2", False, "train"),
+        ("train_0002", "P_00002", "9", "1", True, "train"),
+        ("val_0001", "P_00007", "123", "45", False, "val"),
+    ]
+    assert {c.dataset for c in crops} == {"cbis-ddsm"}
+    assert read_crop_folder(tmp_path / "cbis-ddsm") == crops
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"folder": "is_benign_true"}, "contradicts"),
+        ({"folder": "benign"}, "contradicts"),
+        ({"dataset": "bcdr"}, "starts with data set 'bcdr'"),
+        ({"name": "whatever_is_benign-0.png"}, "does not match"),
+        ({"name": "patientcbis-ddsm__P_00001_image1_mass1_is_benign_2.png"}, "does not match"),
+    ],
+)
+def test_disagreement_about_the_label_stops(
+    tmp_path: Path, changes: dict[str, str], says: str
+) -> None:
+    put(tmp_path, **changes)  # type: ignore[arg-type]
+    with pytest.raises(LabelError, match=says) as caught:
+        read_crop_folder(tmp_path)
+    assert "P_00001" not in str(caught.value).replace(str(tmp_path), "")
+
+
+def test_patient_in_two_parts_is_leakage(tmp_path: Path) -> None:
+    put(tmp_path)
+    put(tmp_path, image=2, split="val")
+    with pytest.raises(LeakageError, match=r"val_0001.*'val'.*'train'"):
+        read_crop_folder(tmp_path)
+
+
+def test_two_files_of_one_crop_are_refused(tmp_path: Path) -> None:
+    put(tmp_path)
+    put(tmp_path, benign=1)
+    with pytest.raises(ManifestError, match="train_0001 and train_0002"):
+        read_crop_folder(tmp_path)
+
+
+def test_missing_empty_or_ambiguous_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="is not a folder"):
+        read_crop_folder(tmp_path / "nowhere")
+    with pytest.raises(ArchiveError, match="data sets found: none"):
+        read_crop_folder(tmp_path)
+    (tmp_path / "cbis-ddsm" / "train").mkdir(parents=True)
+    with pytest.raises(ArchiveError, match="holds no PNG"):
+        read_crop_folder(tmp_path)
+    (tmp_path / "bcdr" / "test").mkdir(parents=True)
+    with pytest.raises(ArchiveError, match="data sets found: bcdr, cbis-ddsm"):
+        read_crop_folder(tmp_path)

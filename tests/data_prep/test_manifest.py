@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.errors import LabelError, LeakageError, ManifestError
+from data_prep.manifest import COLUMNS, Crop, CropsManifest, pixel_hash, save_crop_image
+from tests.conftest import write_cohort
+
+CROP = Crop(
+    file="images/a.png",
+    patient_id="P1",
+    lesion_id="1",
+    image_id="I1",
+    malignant=True,
+    split="train",
+    origin="cbis-ddsm",
+    label_source="pathology",
+    crop_rule="centred",
+    sha256="0",
+)
+
+
+def change_cell(folder: Path, row: int, column: str, value: str) -> None:
+    """Edits one cell of ``crops.csv``; rows are counted as in the messages, the header is 1."""
+    path = folder / "crops.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    rows[row - 1][COLUMNS.index(column)] = value
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    crops = (
+        replace(
+            CROP, view="MLO", laterality="L", pixel_spacing_mm=0.1, attributes={"shape": "OVAL"}
+        ),
+        replace(CROP, file="images/b.png", image_id="I2", malignant=False),
+    )
+    written = CropsManifest.write(tmp_path, crops)
+    read = CropsManifest.read(tmp_path / "crops.csv")
+    assert read == CropsManifest.read(tmp_path)
+    assert (read.crops, read.sha256) == (crops, written.sha256)
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"split": "dev"}, "split is 'dev'. Allowed: 'train', 'val', 'test'"),
+        ({"view": "AP"}, "view is 'AP'"),
+        ({"laterality": "LEFT"}, "laterality is 'LEFT'"),
+        ({"label_source": "guess"}, "label_source is 'guess'"),
+        ({"crop_rule": "mine"}, "crop_rule is 'mine'"),
+        ({"file": "../a.png"}, "below the manifest's folder"),
+        ({"file": "/a.png"}, "below the manifest's folder"),
+        ({"file": ""}, "below the manifest's folder"),
+        ({"origin": ""}, "origin is empty"),
+        ({"patient_id": ""}, "patient_id is empty"),
+        ({"origin": "gan:0"}, "patient_id is set"),
+        ({"pixel_spacing_mm": 0.0}, "above 0"),
+        ({"pixel_spacing_mm": float("nan")}, "above 0"),
+        ({"attributes": {"age": "40"}}, "attributes"),
+    ],
+)
+def test_crop_refuses_values_outside_the_sets(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ManifestError, match=says):
+        replace(CROP, **changes)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("malignant", "2", "malignant is '2'"),
+        ("malignant", "", "malignant is ''"),
+        ("malignant", "nan", "malignant is 'nan'"),
+        ("split", "dev", "split is 'dev'"),
+        ("pixel_spacing_mm", "wide", "wide"),
+        ("pixel_spacing_mm", "nan", "above 0"),
+        ("file", "images/0000.png", "duplicate file, first in row 2"),
+        ("image_id", "I0000", "duplicate crop id, first in row 2"),
+    ],
+)
+def test_bad_cell_is_named_by_file_and_row(
+    make_cohort: Callable[..., CropsManifest], column: str, value: str, says: str
+) -> None:
+    folder = make_cohort().folder
+    change_cell(folder, 5, column, value)
+    with pytest.raises(ManifestError, match=says) as caught:
+        CropsManifest.read(folder)
+    assert f"{folder / 'crops.csv'}, row 5: " in str(caught.value)
+
+
+def test_patient_in_two_splits_is_leakage(make_cohort: Callable[..., CropsManifest]) -> None:
+    folder = make_cohort().folder
+    change_cell(folder, 8, "split", "val")  # a further crop of the patient of row 2
+    with pytest.raises(
+        LeakageError, match=r"rows 2 and 8: one patient in splits 'train' and 'val'"
+    ):
+        CropsManifest.read(folder)
+
+
+def test_mixed_crop_rules_are_refused(make_cohort: Callable[..., CropsManifest]) -> None:
+    folder = make_cohort().folder
+    change_cell(folder, 8, "crop_rule", "reference-2024")
+    with pytest.raises(ManifestError, match=r"as-is.*reference-2024.*mixed"):
+        CropsManifest.read(folder)
+
+
+def test_missing_empty_or_ragged_tables_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="Run `mammo-dp prepare` first"):
+        CropsManifest.read(tmp_path)
+    path = tmp_path / "crops.csv"
+    path.write_text("file,patient_id\n")
+    with pytest.raises(ManifestError, match=r"columns .* are missing"):
+        CropsManifest.read(tmp_path)
+    path.write_text(",".join(COLUMNS) + "\n")
+    with pytest.raises(ManifestError, match="holds no crop"):
+        CropsManifest.read(tmp_path)
+    for cells in (("a.png",), ("a.png",) * (len(COLUMNS) + 1)):
+        path.write_text(",".join(COLUMNS) + "\n" + ",".join(cells) + "\n")
+        with pytest.raises(ManifestError, match="row 2: has not"):
+            CropsManifest.read(tmp_path)
+
+
+def test_invalid_rows_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="duplicate crop id"):
+        CropsManifest.write(tmp_path, [CROP, replace(CROP, file="images/b.png")])
+    assert not (tmp_path / "crops.csv").exists()
+
+
+def test_split_of_one_class_is_refused_where_both_are_needed(cohort: CropsManifest) -> None:
+    assert cohort.require_classes("train") == cohort.rows("train")
+    benign = tuple(crop for crop in cohort.crops if not crop.malignant)
+    only = replace(cohort, crops=benign)
+    with pytest.raises(LabelError, match=r"split 'train' holds only malignant=0"):
+        only.require_classes("train")
+    with pytest.raises(LabelError, match=r"split 'test' holds no crop"):
+        cohort.require_classes("test")
+
+
+def test_units_group_rows_by_patient(cohort: CropsManifest, tmp_path: Path) -> None:
+    rows = cohort.rows("train")
+    units = cohort.units(rows, "patient")
+    assert sorted(row for unit in units for row in unit) == rows
+    assert [{cohort.crops[row].patient_id for row in unit} for unit in units] == [
+        {f"P{i:03d}"} for i in range(4)
+    ]
+    assert cohort.units(rows, "crop") == tuple((row,) for row in rows)
+    synthetic = write_cohort(tmp_path, origin="gan:0", crops=4)
+    assert synthetic.units(range(4), "patient") == ((0,), (1,), (2,), (3,))
+
+
+def test_images_survive_at_sixteen_bits(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 65536, (8, 8), dtype=np.uint16)
+    digest = save_crop_image(tmp_path / "images/a.png", pixels)
+    manifest = CropsManifest.write(tmp_path, [replace(CROP, sha256=digest)])
+    np.testing.assert_array_equal(manifest.images([0])[0], pixels)
+    assert manifest.images([]).shape == (0, 0, 0)
+    with Image.open(tmp_path / "images/a.png") as image:
+        assert not image.info  # no text chunks
+
+
+def test_hash_covers_shape_and_pixels() -> None:
+    pixels = np.arange(16, dtype=np.uint16).reshape(4, 4)
+    assert pixel_hash(pixels) == pixel_hash(pixels.copy())
+    assert pixel_hash(pixels) == pixel_hash(np.asfortranarray(pixels))
+    assert pixel_hash(pixels) != pixel_hash(pixels.reshape(2, 8))
+    assert pixel_hash(pixels) != pixel_hash(pixels + 1)
+
+
+def test_damaged_images_are_named_with_their_row(make_cohort: Callable[..., CropsManifest]) -> None:
+    manifest = make_cohort()
+    path = manifest.folder / manifest.crops[3].file
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40])
+    with pytest.raises(ManifestError, match=r"0003\.png \(crops\.csv, row 5\): cannot be read"):
+        manifest.image(3)
+    path.unlink()
+    with pytest.raises(ManifestError, match="cannot be read"):
+        manifest.image(3)
+    save_crop_image(path, np.zeros((32, 32), np.uint16))
+    with pytest.raises(ManifestError, match="differ from the recorded hash"):
+        manifest.image(3)
+    Image.new("L", (32, 16)).save(path)
+    with pytest.raises(ManifestError, match=r"shape \(16, 32\)"):
+        manifest.image(3)
+
+
+def test_unequal_sizes_are_refused(tmp_path: Path) -> None:
+    crops = []
+    for i, size in enumerate((8, 9)):
+        digest = save_crop_image(tmp_path / f"{i}.png", np.zeros((size, size), np.uint16))
+        crops.append(replace(CROP, file=f"{i}.png", image_id=f"I{i}", sha256=digest))
+    with pytest.raises(ManifestError, match=r"sizes \[8, 9\]"):
+        CropsManifest.write(tmp_path, crops).images([0, 1])

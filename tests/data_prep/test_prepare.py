@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+import csv
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep import prepare
+from data_prep.cropping import crop_square, grey_range, to_16_bit
+from data_prep.errors import ArchiveError, GeometryRejected, LeakageError, RecordRejected
+from data_prep.manifest import CropsManifest
+from data_prep.readers.cbis_ddsm import CbisDdsm
+from tests.data_prep.test_crop_folder import put
+from tests.data_prep.tiny_archive import SHAPE, TinyArchive, film, lesion_mask
+
+
+def rejected(folder: Path) -> list[dict[str, str]]:
+    with (folder / "rejected.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """Four good rows, of two patients in train and one in test; four that become no crop."""
+    tiny = TinyArchive(tmp_path / "archive")
+    tiny.add("P_00001")
+    tiny.add("P_00001", view="MLO")
+    tiny.add("P_00002", pathology="BENIGN", side="RIGHT")
+    tiny.add("P_00003", "test", pathology="BENIGN_WITHOUT_CALLBACK")
+    tiny.add("P_00004", mask=None)
+    tiny.add("P_00004", view="MLO", mask=lesion_mask()[:, :120])
+    tiny.add("P_00005", "test", PresentationIntentType="FOR PROCESSING")
+    tiny.add("P_00005", "test", view="MLO").write_bytes(b"cut off")
+    return tiny.write()
+
+
+def test_archive_becomes_crops_and_rejections(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    manifest = prepare.cbis_ddsm(root=str(archive), out=str(out), size=32, val_fraction=0)
+    assert manifest == CropsManifest.read(out)
+    assert [(c.file, c.patient_id, c.malignant, c.split) for c in manifest.crops] == [
+        ("images/cbis-ddsm_train_0002.png", "P_00001", True, "train"),
+        ("images/cbis-ddsm_train_0003.png", "P_00001", True, "train"),
+        ("images/cbis-ddsm_train_0004.png", "P_00002", False, "train"),
+        ("images/cbis-ddsm_test_0002.png", "P_00003", False, "test"),
+    ]
+    crop = manifest.crops[0]
+    assert (crop.origin, crop.label_source, crop.crop_rule) == ("cbis-ddsm", "pathology", "centred")
+    assert crop.pixel_spacing_mm is None
+    assert manifest.images(manifest.rows()).shape == (4, 32, 32)
+    assert [(r["record"], r["reason"]) for r in rejected(out)] == [
+        ("train_0005", "no_mask"),
+        ("train_0006", "mask_mismatch"),
+        ("test_0003", "for_processing"),
+        ("test_0004", "unreadable"),
+    ]
+    assert "mass_case_description_test_set.csv, row 4, mammogram:" in rejected(out)[3]["message"]
+    assert b"P_0000" not in (out / "rejected.csv").read_bytes()
+    assert not any(b"1.2.826" in data or b"ECRET" in data for data in content(out).values())
+
+
+def test_crop_pixels_are_those_of_the_rule(archive: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    manifest = prepare.cbis_ddsm(root=str(archive), out=out, size=32, val_fraction=0)
+    reader = CbisDdsm(archive)
+    lesion = reader.lesion(reader.records[0])
+    grey = grey_range(lesion.mammogram.pixels)
+    crop = crop_square(lesion.mammogram.pixels, lesion.box, size=32, background=grey.background)
+    np.testing.assert_array_equal(manifest.image(0), to_16_bit(crop, grey))
+
+
+def test_second_run_writes_the_same_bytes(archive: Path, tmp_path: Path) -> None:
+    for name in ("a", "b", "b"):
+        prepare.cbis_ddsm(root=str(archive), out=str(tmp_path / name), size=32)
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+
+
+def test_strict_stops_at_the_first_rejection(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(GeometryRejected, match=r"train_set\.csv, row 5: ROI mask missing"):
+        prepare.cbis_ddsm(root=str(archive), out=str(tmp_path / "out"), size=32, strict=True)
+    assert not (tmp_path / "out" / "crops.csv").exists()
+
+
+def test_counts_are_printed(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare.cbis_ddsm(root=str(archive), out=str(tmp_path / "out"), size=32, val_fraction=0)
+    assert capsys.readouterr().out.splitlines() == [
+        "train: 3 crops (2 malignant) of 2 patients",
+        "test: 1 crops (0 malignant) of 1 patients; one class only, no use for training",
+        "rejected: for_processing 1, mask_mismatch 1, no_mask 1, unreadable 1",
+    ]
+
+
+def test_val_is_taken_from_training_patients(archive: Path, tmp_path: Path) -> None:
+    manifest = prepare.cbis_ddsm(
+        root=str(archive), out=str(tmp_path / "out"), size=32, val_fraction=0.99
+    )
+    assert {crop.patient_id: crop.split for crop in manifest.crops} == {
+        "P_00001": "val",
+        "P_00002": "val",
+        "P_00003": "test",
+    }
+
+
+def test_phantom_mark_makes_the_origin(archive: Path, tmp_path: Path) -> None:
+    (archive / prepare.PHANTOM_MARK).touch()
+    manifest = prepare.cbis_ddsm(root=str(archive), out=str(tmp_path / "out"), size=32)
+    assert {(c.origin, c.label_source) for c in manifest.crops} == {("phantom-archive", "phantom")}
+    named = prepare.cbis_ddsm(root=str(archive), out=str(tmp_path / "b"), size=32, origin="mine")
+    assert {c.origin for c in named.crops} == {"mine"}
+
+
+def test_spacing_sets_margin_and_is_carried_to_the_crop(archive: Path, tmp_path: Path) -> None:
+    manifest = prepare.cbis_ddsm(
+        root=str(archive), out=str(tmp_path / "out"), size=32, spacing_mm=0.2, margin_mm=2.0
+    )
+    side = max(40 + 2 * 10, 32)  # lesion of 30 x 40 px, 2 mm of margin, at least 6.4 mm
+    assert manifest.crops[0].pixel_spacing_mm == pytest.approx(0.2 * side / 32)
+
+
+def test_one_unit_per_set(tmp_path: Path) -> None:
+    tiny = TinyArchive(tmp_path / "archive")
+    tiny.add("P_00001", PixelSpacing=[0.05, 0.05])
+    tiny.add("P_00002")
+    with pytest.raises(ArchiveError, match=r"row 3 and .*row 2: only one .*--spacing_mm"):
+        prepare.cbis_ddsm(root=str(tiny.write()), out=str(tmp_path / "out"), size=32)
+
+
+def test_unequal_pixel_spacing_keeps_lesion_and_mask_together(tmp_path: Path) -> None:
+    tiny = TinyArchive(tmp_path / "archive")
+    tiny.add("P_00001", PixelSpacing=[0.1, 0.05])
+    reader = CbisDdsm(tiny.write())
+    lesion = reader.lesion(reader.records[0])
+    assert lesion.mammogram.pixels.shape == (2 * SHAPE[0], SHAPE[1])
+    assert (lesion.box.y0, lesion.box.y1, lesion.box.x0) == (200, 280, 50)
+
+
+def test_lesion_that_cannot_be_cut_is_rejected_with_its_row(tmp_path: Path) -> None:
+    tiny = TinyArchive(tmp_path / "archive")
+    speck = np.zeros(SHAPE, np.uint8)
+    speck[10:12, 10:12] = 1
+    tiny.add("P_00001", mask=speck)
+    tiny.add("P_00002", image=np.full(SHAPE, 9, np.uint16))
+    out = tmp_path / "out"
+    with pytest.raises(ArchiveError, match=r"no record became a crop \(blank 1, too_small 1\)"):
+        prepare.cbis_ddsm(root=str(tiny.write()), out=str(out), size=32)
+    assert [r["reason"] for r in rejected(out)] == ["too_small", "blank"]
+    assert all("train_set.csv, row" in r["message"] for r in rejected(out))
+
+
+def test_copies_leave_one_crop_and_no_stray_image(tmp_path: Path) -> None:
+    tiny = TinyArchive(tmp_path / "archive")
+    image = film(np.random.default_rng(5))
+    tiny.add("P_00001", image=image)
+    tiny.add("P_00002", image=image)
+    out = tmp_path / "out"
+    manifest = prepare.cbis_ddsm(root=str(tiny.write()), out=str(out), size=32, val_fraction=0)
+    assert [c.file for c in manifest.crops] == ["images/cbis-ddsm_train_0002.png"]
+    assert [p.name for p in (out / "images").iterdir()] == ["cbis-ddsm_train_0002.png"]
+    assert [(r["record"], r["reason"]) for r in rejected(out)] == [
+        ("cbis-ddsm_train_0003", "duplicate")
+    ]
+
+
+def test_copy_in_train_and_test_is_leakage(tmp_path: Path) -> None:
+    tiny = TinyArchive(tmp_path / "archive")
+    image = film(np.random.default_rng(5))
+    tiny.add("P_00001", image=image)
+    tiny.add("P_00002", "test", image=image)
+    with pytest.raises(LeakageError, match="is a copy of"):
+        prepare.cbis_ddsm(root=str(tiny.write()), out=str(tmp_path / "out"), size=32)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "says"),
+    [
+        ("size", 0, "size=0"),
+        ("margin_mm", -1.0, "margin_mm=-1.0"),
+        ("spacing_mm", 0.0, "spacing_mm=0.0"),
+        ("val_fraction", 1.5, "val_fraction is 1.5"),
+    ],
+)
+def test_impossible_arguments_are_named(
+    archive: Path, tmp_path: Path, argument: str, value: float, says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        prepare.cbis_ddsm(root=str(archive), out=str(tmp_path / "out"), **{argument: value})  # type: ignore[arg-type]
+
+
+def test_full_disk_names_the_file(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("data_prep.crop_set.save_crop_image", full)
+    with pytest.raises(OSError, match=r"No space left.*cbis-ddsm_train_0002\.png"):
+        prepare.cbis_ddsm(root=str(archive), out=str(tmp_path / "out"))
+
+
+def test_crop_folder_is_imported_exactly(tmp_path: Path) -> None:
+    first = put(tmp_path, patient="P_00001", image=7, mass=2, benign=0)
+    put(tmp_path, patient="P_00002", benign=1)
+    put(tmp_path, patient="P_00003", benign=1, split="val")
+    manifest = prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "out"))
+    crop = manifest.crops[0]
+    assert (crop.patient_id, crop.image_id, crop.lesion_id, crop.malignant) == (
+        "P_00001",
+        "7",
+        "2",
+        True,
+    )
+    assert (crop.origin, crop.crop_rule, crop.label_source) == (
+        "cbis-ddsm",
+        "reference-2024",
+        "pathology",
+    )
+    assert crop.file == "images/cbis-ddsm_train_0001.png"
+    assert [c.split for c in manifest.crops] == ["train", "train", "val"]
+    with Image.open(first) as image:
+        eight = np.array(image)
+    np.testing.assert_array_equal(manifest.image(0), eight.astype(np.uint16) * 257)
+
+
+def test_unusable_files_of_a_crop_folder_are_listed(tmp_path: Path) -> None:
+    put(tmp_path, patient="P_00001")
+    put(tmp_path, patient="P_00002").write_bytes(b"no PNG")
+    Image.new("RGB", (16, 16)).save(put(tmp_path, patient="P_00003"))
+    Image.new("L", (16, 8)).save(put(tmp_path, patient="P_00004"))
+    out = tmp_path / "out"
+    assert len(prepare.crop_folder(root=str(tmp_path), out=str(out)).crops) == 1
+    assert [(r["record"], r["reason"]) for r in rejected(out)] == [
+        ("train_0002", "unreadable"),
+        ("train_0003", "not_grey"),
+        ("train_0004", "not_square"),
+    ]
+    assert "P_0000" not in (out / "rejected.csv").read_text()
+    with pytest.raises(RecordRejected, match="crop train_0002: not a whole PNG"):
+        prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "strict"), strict=True)
+
+
+def test_crops_of_two_sizes_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, patient="P_00001")
+    Image.new("L", (8, 8)).save(put(tmp_path, patient="P_00002"))
+    with pytest.raises(ArchiveError, match=r"crops of \[8, 16\] px"):
+        prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "out"))
+
+
+def make_synthetic(folder: Path, count: int = 4) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        label = "malignant" if i % 2 else "benign"
+        pixels = rng.integers(0, 256, (16, 16), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"batch_0_{i}_{label}.png")
+    return folder
+
+
+def test_synthetic_folder_has_no_patients_and_keeps_its_provenance(tmp_path: Path) -> None:
+    root = make_synthetic(tmp_path / "released")
+    (tmp_path / "origin.json").write_text('{"generator": "g"}')
+    manifest = prepare.synthetic_folder(
+        root=str(root),
+        out=str(tmp_path / "out"),
+        name="medigan-00008",
+        provenance=str(tmp_path / "origin.json"),
+    )
+    assert [c.malignant for c in manifest.crops] == [False, True, False, True]
+    assert {
+        (c.patient_id, c.origin, c.label_source, c.crop_rule, c.split) for c in manifest.crops
+    } == {("", "synthetic:medigan-00008", "generator", "reference-2024", "train")}
+    assert (tmp_path / "out" / "provenance.json").read_text() == '{"generator": "g"}'
+
+
+def test_unusable_synthetic_files_are_listed_and_bad_names_refused(tmp_path: Path) -> None:
+    root = make_synthetic(tmp_path / "released")
+    (root / "batch_0_9_benign.png").write_bytes(b"no PNG")
+    out = tmp_path / "out"
+    manifest = prepare.synthetic_folder(root=str(root), out=str(out), name="s", split="val")
+    assert {c.split for c in manifest.crops} == {"val"}
+    assert [r["record"] for r in rejected(out)] == ["b0000_00009_benign"]
+    with pytest.raises(ValueError, match="name='a/b'"):
+        prepare.synthetic_folder(root=str(root), out=str(out), name="a/b")
+
+
+def test_phantoms_and_their_archive_go_through_the_front_door(tmp_path: Path) -> None:
+    free = prepare.phantoms(out=str(tmp_path / "free"), per_class=3, size=32, seed=1)
+    assert [sum(c.malignant == label for c in free.crops) for label in (False, True)] == [3, 3]
+    prepare.phantom_archive(
+        out=str(tmp_path / "archive"), patients=4, height=320, width=256, seed=1
+    )
+    manifest = prepare.cbis_ddsm(
+        root=str(tmp_path / "archive"), out=str(tmp_path / "crops"), size=32, strict=True
+    )
+    assert {c.origin for c in manifest.crops} == {"phantom-archive"}
+    assert {c.split for c in manifest.crops} >= {"train", "test"}

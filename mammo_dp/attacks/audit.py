@@ -14,42 +14,31 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from classifier.evaluate import Estimate
+
 Scores = NDArray[np.float64]
 LEVEL = 0.95
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A number with its interval.
-
-    Attributes:
-        value: Point estimate.
-        low: Lower end of the interval, at most ``value``.
-        high: Upper end, at least ``value``.
-    """
-
-    value: float
-    low: float
-    high: float
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateAtFpr:
-    """True-positive rate at a threshold that lets few non-members pass.
+    """True-positive rate at a false-positive rate that non-members can only estimate.
 
     Attributes:
-        tpr: Share of members above the threshold; its interval holds for this threshold.
+        tpr: Share of members above ``threshold``. The interval is for the rate at which fresh
+            non-members pass exactly as often as asked for; few non-members leave it wide.
+        above: The same share; its interval holds for ``threshold`` itself.
+        fpr_high: Upper confidence limit of how often a fresh non-member passes ``threshold``.
         false_positives: Non-members above the threshold.
         allowed: Most non-members that may lie above it: ``floor(fpr * nonmembers)``.
-        fpr_high: Upper confidence limit of the chance that a fresh non-member lies above it;
-            with few non-members it is far above the rate that was asked for.
         threshold: Scores above it count as members.
     """
 
     tpr: Estimate
+    above: Estimate
+    fpr_high: float
     false_positives: int
     allowed: int
-    fpr_high: float
     threshold: float
 
 
@@ -222,28 +211,44 @@ def tpr_at_fpr(
 ) -> RateAtFpr:
     """Share of members above a threshold that at most ``floor(fpr * nonmembers)`` others exceed.
 
-    The threshold is an order statistic of the non-members, so the chance that a fresh non-member
-    exceeds it follows a beta law whose upper limit is the Clopper-Pearson limit. The members do
-    not take part in its choice, so the interval of their rate is exact.
+    Thresholds are order statistics of the non-members, so how often a fresh non-member exceeds
+    one follows a beta law, whose limits are those of Clopper and Pearson. Members take no part in
+    the choice, so the limits of their rate are exact too. The interval of ``tpr`` joins both: its
+    lower end stands at a threshold that surely lets at most ``fpr`` pass, its upper end at one
+    that surely lets more pass.
 
     Args:
         member_scores: Shape ``(members,)``.
         nonmember_scores: Shape ``(nonmembers,)``.
         fpr: False-positive rate, in ``(0, 1)``.
-        level: Coverage of the interval and of the two-sided limit of the false-positive rate.
+        level: Coverage of each interval.
     """
     members, nonmembers = _checked(member_scores, nonmember_scores)
     if not 0 < fpr < 1:
         raise ValueError(f"{fpr=}. Give a false-positive rate between 0 and 1.")
-    allowed = math.floor(fpr * len(nonmembers) + 1e-9)  # 0.29 * 100 is 28.999...
-    threshold = float(np.sort(nonmembers)[::-1][allowed])
+    size, highest = len(nonmembers), np.sort(nonmembers)[::-1]
+    allowed = math.floor(fpr * size + 1e-9)  # 0.29 * 100 is 28.999...
+    threshold = float(highest[allowed])
     found = int((members > threshold).sum())
-    low, high = clopper_pearson(found, len(members), level=level)
+    strict = (1 + level) / 2  # half of the error for the threshold, half for the members
+    order = np.arange(min(size, 10 * allowed + 50))  # further ones let far more than fpr pass
+    passing = stats.beta(order + 1, size - order)  # how often a fresh non-member exceeds each
+    surely_at_most = np.flatnonzero(passing.ppf((1 + strict) / 2) <= fpr)
+    surely_more = np.flatnonzero(passing.ppf((1 - strict) / 2) >= fpr)
+    low, high = 0.0, 1.0
+    if len(surely_at_most):
+        passed = int((members > highest[surely_at_most[-1]]).sum())
+        low = clopper_pearson(passed, len(members), level=strict)[0]
+    if len(surely_more):
+        passed = int((members >= highest[surely_more[0]]).sum())
+        high = clopper_pearson(passed, len(members), level=strict)[1]
+    share = found / len(members)
     return RateAtFpr(
-        tpr=Estimate(found / len(members), low, high),
+        tpr=Estimate(share, min(low, share), max(high, share)),
+        above=Estimate(share, *clopper_pearson(found, len(members), level=level)),
+        fpr_high=clopper_pearson(allowed, size, level=level)[1],
         false_positives=int((nonmembers > threshold).sum()),
         allowed=allowed,
-        fpr_high=clopper_pearson(allowed, len(nonmembers), level=level)[1],
         threshold=threshold,
     )
 
@@ -275,7 +280,7 @@ def exceeds(
     best = advantage(member_scores, nonmember_scores, level=each)
     rates = [tpr_at_fpr(member_scores, nonmember_scores, fpr=fpr, level=each) for fpr in fprs]
     return best.low > bounds.advantage or any(
-        rate.tpr.low > bounds.tpr(rate.fpr_high) for rate in rates
+        rate.above.low > bounds.tpr(rate.fpr_high) for rate in rates
     )
 
 

@@ -23,10 +23,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from classifier.evaluate import Estimate
 from classifier.module import CropClassifier
 from data_prep.datamodule import CropsDataset, collate_crops
 from data_prep.manifest import FILE_NAME, CropsManifest, Split, Unit
-from mammo_dp.attacks.audit import LEVEL, Audit, Bounds, Estimate, audit, exceeds
+from mammo_dp.attacks.audit import LEVEL, Audit, Bounds, audit, exceeds
 from mammo_dp.attacks.signals import AttackError, Signals, read_signals, write_signals
 from mammo_dp.runs import close_run, open_run, write_text_atomically
 
@@ -217,16 +218,16 @@ def _measured(found: Audit, bounds: Bounds | None = None) -> dict[str, Any]:
         return asdict(estimate) | ({} if bound is None else {"bound": bound})
 
     return {
-        "auc": cell(found.auc, bounds and bounds.auc),
-        "advantage": cell(found.advantage, bounds and bounds.advantage),
+        "auc": cell(found.auc, bounds.auc if bounds else None),
+        "advantage": cell(found.advantage, bounds.advantage if bounds else None),
         "tpr_at_fpr": {
-            f"{fpr:g}": cell(rate.tpr, bounds and bounds.tpr(fpr))
+            f"{fpr:g}": cell(rate.tpr, bounds.tpr(fpr) if bounds else None)
             | {
                 "false_positives": rate.false_positives,
                 "false_positives_allowed": rate.allowed,
-                "fpr_high": rate.fpr_high,
+                "at_this_threshold": cell(rate.above, bounds.tpr(rate.fpr_high) if bounds else None)
+                | {"fpr_high": rate.fpr_high},
             }
-            | ({} if bounds is None else {"bound_at_fpr_high": bounds.tpr(rate.fpr_high)})
             for fpr, rate in found.tpr_at_fpr.items()
         },
     }

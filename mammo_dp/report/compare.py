@@ -5,6 +5,7 @@ A row is one evaluation. Its model is found through the hash of the checkpoint, 
 can stand beside the statement of another model.
 """
 
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from classifier.evaluate import Estimate
 from data_prep.manifest import CropsManifest
+from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.runs import FILE_NAME, RunInput, RunRecord, read_run, run_of
 
 METRICS = {
@@ -29,27 +32,14 @@ class ReportError(ValueError):
     """The runs cannot be reported truthfully; the message names the folder and the remedy."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A number with its interval; the interval is not a number where there is none."""
-
-    value: float
-    low: float = math.nan
-    high: float = math.nan
-
-    @classmethod
-    def read(cls, stored: Mapping[str, Any]) -> Self:
-        """Reads ``{"value", "low", "high"}``."""
-        return cls(*(float(stored.get(name, math.nan)) for name in ("value", "low", "high")))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
     """What ``privacy.json`` says about one cohort.
 
     Attributes:
         epsilon: End to end, over all stages of the lineage; infinite without a guarantee.
-        stage_epsilon: Of the model's own training alone; infinite if that was not private.
+        stage_epsilon: Of the model's own training alone; infinite if that was not private or not
+            on this cohort.
         delta: Probability that the guarantee does not cover.
         risk: Bounds on attacks: ``advantage``, ``tpr_at_fpr``, ``reconstruction_robustness``.
         stored: The statement as it stands in the file.
@@ -66,7 +56,7 @@ class Statement:
         """Reads one entry of ``statements``."""
         return cls(
             epsilon=float(stored["epsilon"]),
-            stage_epsilon=float(stored["stage_epsilon"]),
+            stage_epsilon=_stage_epsilon(stored),
             delta=float(stored["delta"]),
             risk=stored["risk"],
             stored=stored,
@@ -104,6 +94,12 @@ class Statement:
         return float(known[min(known, key=lambda k: abs(math.log(k * self.stored["units"])))])
 
 
+def estimate(stored: Mapping[str, Any]) -> Estimate:
+    """Reads ``{"value", "low", "high"}``; what is null or absent is not a number."""
+    values = (stored.get(name) for name in ("value", "low", "high"))
+    return Estimate(*(math.nan if value is None else float(value) for value in values))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One evaluation of one model.
@@ -112,18 +108,18 @@ class Row:
         name: Folder of the model's run below the reported folder.
         model: Record of the run that made the model.
         evaluation: Record of the run that measured it.
-        metrics: Measured values by name, see ``METRICS``.
+        metrics: Estimate values by name, see ``METRICS``.
         privacy: Content of the model's ``privacy.json``.
-        attack: Content of its ``attack.json``, if it was attacked.
+        attacker: Record of the run that attacked it, if there is one.
         start: What the weights were before this run.
     """
 
     name: str
     model: RunRecord
     evaluation: RunRecord
-    metrics: Mapping[str, Measured]
+    measured: Mapping[str, Any]
     privacy: Mapping[str, Any]
-    attack: Mapping[str, Any] | None
+    attacker: RunRecord | None
     start: str
 
     @cached_property
@@ -131,10 +127,22 @@ class Row:
         """One per cohort of patients in the lineage."""
         return tuple(Statement.read(stored) for stored in self.privacy["statements"])
 
+    @cached_property
+    def attack(self) -> Mapping[str, Any] | None:
+        """Content of ``attack.json``, if the model was attacked."""
+        if self.attacker is None:
+            return None
+        return _json(self.attacker.folder / "attack.json", "Run the attack again.")
+
     @property
     def split(self) -> str:
         """Split that the metrics were measured on."""
-        return str(setting(self.evaluation.config, "evaluate_split") or "unknown")
+        return str(self.measured["split"])
+
+    @cached_property
+    def metrics(self) -> Mapping[str, Estimate]:
+        """Metrics with intervals by name, see ``METRICS``."""
+        return {name: estimate(self.measured[name]) for name in METRICS}
 
     @property
     def own(self) -> Statement | None:
@@ -186,19 +194,20 @@ def collect(runs: Path) -> list[Row]:
     return sorted(rows, key=_order)
 
 
-def lineage(record: RunRecord) -> Iterator[tuple[int, str, RunRecord]]:
+def lineage(record: RunRecord) -> Iterator[tuple[int, str, RunRecord | RunInput]]:
     """Walks from a run to what it was made of.
 
     Yields:
-        Depth (0 for the run itself), role of the input, and record; the same run may come twice.
+        Depth (0 for the run itself), role of the input, and the record of the run that made it,
+        or the input itself where no run did. The same run may come twice.
     """
-    stack = [(0, "this run", record)]
+    stack: list[tuple[int, str, RunRecord | RunInput]] = [(0, "this run", record)]
     while stack:
         depth, role, current = stack.pop()
         yield depth, role, current
-        for name, entry in reversed(sorted(current.inputs.items())):
-            if source := made_by(entry):
-                stack.append((depth + 1, name, source))
+        if isinstance(current, RunRecord):
+            for name, entry in sorted(current.inputs.items(), reverse=True):
+                stack.append((depth + 1, name, made_by(entry) or entry))
 
 
 def made_by(entry: RunInput) -> RunRecord | None:
@@ -211,7 +220,7 @@ def made_by(entry: RunInput) -> RunRecord | None:
     return record if is_folder or entry.sha256 in record.outputs.values() else None
 
 
-def setting(config: Mapping[str, Any], name: str) -> Any:
+def setting(config: Mapping[str, Any], name: str) -> object:
     """First value of a name anywhere in a nested configuration, or none."""
     if name in config:
         return config[name]
@@ -238,8 +247,8 @@ def _row(evaluation: RunRecord, records: list[RunRecord], runs: Path) -> Row:
             f"{path}: is about another checkpoint ({stated[:12]}, measured was "
             f"{checkpoint.sha256[:12]}). Run fit and test again into new folders."
         )
-    stored = _json(evaluation.folder / "metrics.json", "Run the test again.")
-    attack = next(
+    measured = _json(evaluation.folder / "metrics.json", "Run the test again.")
+    attacker = next(
         (
             r
             for r in records
@@ -254,11 +263,28 @@ def _row(evaluation: RunRecord, records: list[RunRecord], runs: Path) -> Row:
         name=model.folder.resolve().relative_to(runs.resolve()).as_posix(),
         model=model,
         evaluation=evaluation,
-        metrics={name: Measured.read(stored[name]) for name in METRICS},
+        measured=measured,
         privacy=privacy,
-        attack=attack and _json(attack.folder / "attack.json", "Run the attack again."),
+        attacker=attacker,
         start=_start(model),
     )
+
+
+def _stage_epsilon(stored: Mapping[str, Any]) -> float:
+    """Epsilon of the mechanism of the model's own training, at the delta of the statement."""
+    if stored["noise_multiplier"] is None:
+        return math.inf
+    mechanism = Mechanism(
+        noise_multiplier=stored["noise_multiplier"],
+        sampling_rate=stored["sampling_rate"],
+        steps=stored["steps"],
+    )
+    return _epsilon(mechanism, stored["delta"])
+
+
+@functools.cache  # runs of a grid share mechanisms, and one account takes a second
+def _epsilon(mechanism: Mechanism, delta: float) -> float:
+    return compose([mechanism]).epsilon(delta)
 
 
 def _start(model: RunRecord) -> str:

@@ -9,15 +9,17 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mammo_dp.report.compare import METRICS, Measured, Row, Statement
+from classifier.evaluate import Estimate
+from mammo_dp.report.compare import METRICS, Row, Statement, estimate
 
-NONE = "–"
+NONE = "—"
 MAIN = (
     "Run",
     "Starts from",
@@ -44,7 +46,7 @@ RISK = (
     "bound",
     "Named among all, bound",
 )
-_SCREEN = (0, 1, 3, 4, 5, 6, 7)  # columns of MAIN that fit a terminal
+_SCREEN = (0, 3, 4, 5, 6, 7)  # columns of MAIN that fit a terminal
 
 
 def main_cells(row: Row) -> tuple[str, ...]:
@@ -69,13 +71,13 @@ def risk_cells(row: Row) -> tuple[str, ...]:
     attack = row.attack
     return (
         row.name,
-        number(stage.get("noise_multiplier")),
-        number(stage.get("sampling_rate")),
+        plain(stage.get("noise_multiplier")),
+        plain(stage.get("sampling_rate")),
         str(stage.get("steps") or NONE),
-        interval(Measured.read(attack["auc"])) if attack else NONE,
-        interval(Measured.read(attack["advantage"])) if attack else NONE,
+        interval(estimate(attack["auc"])) if attack else NONE,
+        interval(estimate(attack["advantage"])) if attack else NONE,
         _per_cohort(row, lambda s: number(s.advantage)) or NONE,
-        interval(Measured.read(attack["tpr_at_fpr"]["0.01"])) if attack else NONE,
+        interval(estimate(attack["tpr_at_fpr"]["0.01"])) if attack else NONE,
         _per_cohort(row, lambda s: number(s.tpr)) or NONE,
         _per_cohort(row, lambda s: number(s.reconstruction)) or NONE,
     )
@@ -84,10 +86,11 @@ def risk_cells(row: Row) -> tuple[str, ...]:
 def caption(rows: Sequence[Row]) -> str:
     """What must be read with each epsilon, attack and interval of the table."""
     statements = [statement for row in rows for statement in row.statements]
-    splits = ", ".join(sorted({row.split for row in rows}))
-    parts = [
-        f"Metrics on split {splits}, malignant is positive, intervals by resampling patients.",
-    ]
+    measured = _joined(
+        f"{row.split} ({row.measured['crops']} crops of {row.measured['patients']} patients)"
+        for row in rows
+    )
+    parts = [f"Measured on {measured}; malignant is positive; intervals resample patients."]
     if statements:
         parts += [
             "“ε end to end” covers each stage that the model descends from and is the guarantee "
@@ -135,7 +138,9 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
     """Prints utility and privacy on the screen, with the caption below."""
     table = Table(box=SIMPLE_HEAD, caption=Text(caption(rows)), caption_justify="left")
     for place in _SCREEN:
-        table.add_column(MAIN[place], justify="left" if place < 3 else "right", overflow="fold")
+        whole = MAIN[place] in ("Run", "AUROC [95 %]")
+        justify: Literal["left", "right"] = "right" if place else "left"
+        table.add_column(MAIN[place], justify=justify, no_wrap=whole)
     for row in rows:
         shown = main_cells(row)
         table.add_row(*(Text(shown[place]) for place in _SCREEN))
@@ -153,13 +158,18 @@ def epsilon(value: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits after the point, or a dash where there is no number."""
+    """Three digits after the point, two of small numbers, a dash where there is no number."""
     if value is None or math.isnan(value):
         return NONE
-    return f"{value:.3f}"
+    return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
 
 
-def interval(measured: Measured) -> str:
+def plain(value: float | None) -> str:
+    """Three digits, or a dash where there is no number."""
+    return NONE if value is None else f"{value:.3g}"
+
+
+def interval(measured: Estimate) -> str:
     """Value and interval."""
     if math.isnan(measured.low):
         return number(measured.value)
@@ -186,10 +196,10 @@ def _lines(row: Row) -> list[dict[str, object]]:
         shared |= _spread(name, measured)
     if row.attack:
         shared |= {"attack": row.attack["attack"], "attack_unit": row.attack["unit"]}
-        shared |= _spread("attack_auc", Measured.read(row.attack["auc"]))
-        shared |= _spread("attack_advantage", Measured.read(row.attack["advantage"]))
+        shared |= _spread("attack_auc", estimate(row.attack["auc"]))
+        shared |= _spread("attack_advantage", estimate(row.attack["advantage"]))
         for fpr, rate in row.attack["tpr_at_fpr"].items():
-            shared |= _spread(f"attack_tpr_at_fpr_{fpr}", Measured.read(rate))
+            shared |= _spread(f"attack_tpr_at_fpr_{fpr}", estimate(rate))
         shared["attack_exceeds_bound"] = int(row.attack["exceeds_bound"])
     return [shared | _statement_line(statement, row) for statement in row.statements] or [shared]
 
@@ -200,8 +210,8 @@ def _statement_line(statement: Statement, row: Row) -> dict[str, object]:
     return {
         "cohort": stored["cohort"],
         "cohort_name": stored["cohort_name"],
-        "epsilon_end_to_end": _plain(statement.epsilon),
-        "epsilon_of_this_stage_only": _plain(statement.stage_epsilon) if own else "",
+        "epsilon_end_to_end": _full(statement.epsilon),
+        "epsilon_of_this_stage_only": _full(statement.stage_epsilon) if own else "",
         "delta": repr(statement.delta),
         "unit": statement.unit,
         "units": stored["units"],
@@ -219,12 +229,12 @@ def _statement_line(statement: Statement, row: Row) -> dict[str, object]:
     }
 
 
-def _spread(name: str, measured: Measured) -> dict[str, object]:
+def _spread(name: str, measured: Estimate) -> dict[str, object]:
     ends = {f"{name}_low": measured.low, f"{name}_high": measured.high}
     return {name: measured.value} | {k: "" if math.isnan(v) else v for k, v in ends.items()}
 
 
-def _plain(value: float) -> str:
+def _full(value: float) -> str:
     return "infinity" if math.isinf(value) else repr(value)
 
 

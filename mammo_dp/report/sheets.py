@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Contact sheets of crops, each with a word on whose images it shows."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_prep.manifest import CropsManifest
+
+GAP_PX = 2
+NOTICES = {
+    "phantom": "No patient: drawn by a procedure.",
+    "phantom-archive": "No real patient: phantoms in the roles of patients.",
+    "gan": "No photograph of a patient, but drawn by a generator that learned from patients: "
+    "its own statement says what that guarantees.",
+    "synthetic": "Imported synthetic crops: their generator learned from patients elsewhere.",
+}
+REAL = "Shows images of the cohort: internal use only. No epsilon covers this picture."
+
+
+def contact_sheet(manifest: CropsManifest, *, columns: int = 10, cell_px: int = 96) -> bytes:
+    """Draws benign crops above malignant ones.
+
+    The crops are spread evenly over the rows of the manifest, so that the same manifest gives the
+    same picture and no eye has chosen.
+
+    Args:
+        manifest: Crops; one class may be absent.
+        columns: Crops per class, > 0.
+        cell_px: Largest edge of a crop in the sheet, in pixels, > 0.
+
+    Returns:
+        PNG, 8-bit grey with transparent gaps.
+    """
+    classes = [
+        [row for row in manifest.rows() if manifest.crops[row].malignant == malignant]
+        for malignant in (False, True)
+    ]
+    shown = [[_cell(manifest, row, cell_px) for row in _spread(rows, columns)] for rows in classes]
+    edge = max(cell.shape[0] for cells in shown for cell in cells)
+    step = edge + GAP_PX
+    lines = [cells for cells in shown if cells]
+    sheet = np.zeros((len(lines) * step - GAP_PX, columns * step - GAP_PX, 2), np.uint8)
+    for y, cells in enumerate(lines):
+        for x, cell in enumerate(cells):
+            target = sheet[y * step :, x * step :][: cell.shape[0], : cell.shape[1]]
+            target[..., 0], target[..., 1] = cell, 255
+    buffer = io.BytesIO()
+    Image.fromarray(sheet).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def notice(manifest: CropsManifest) -> tuple[str, bool]:
+    """What must stand below a sheet, and whether it shows real patients."""
+    kinds = sorted({crop.origin.partition(":")[0] for crop in manifest.crops})
+    real = any(kind not in NOTICES for kind in kinds)
+    return " ".join(dict.fromkeys(NOTICES.get(kind, REAL) for kind in kinds)), real
+
+
+def _spread(rows: Sequence[int], count: int) -> list[int]:
+    """At most ``count`` rows with equal distances."""
+    places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+    return [rows[place] for place in places]
+
+
+def _cell(manifest: CropsManifest, row: int, cell_px: int) -> NDArray[np.uint8]:
+    pixels = manifest.image(row)
+    image = Image.fromarray((pixels >> 8).astype(np.uint8))
+    if pixels.shape[0] > cell_px:
+        image = image.resize((cell_px, cell_px), Image.Resampling.BOX)
+    return np.asarray(image)

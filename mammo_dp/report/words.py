@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sentences of a report: what was reached, what is guaranteed, what is not, how to do it again."""
+
+import math
+import shlex
+from collections.abc import Sequence
+
+from mammo_dp.report.compare import Row, Statement
+from mammo_dp.report.tables import epsilon, interval, number, plain
+from mammo_dp.runs import RunRecord
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """What a hurried reader should know, most important first."""
+    sentences = []
+    guaranteed = [
+        (row, row.own)
+        for row in rows
+        if row.own and row.is_private and all(math.isfinite(s.epsilon) for s in row.statements)
+    ]
+    levels = sorted({own.epsilon for _, own in guaranteed})
+    for level in levels:
+        row, own = max(
+            ((row, own) for row, own in guaranteed if own.epsilon == level),
+            key=lambda pair: pair[0].metrics["auroc"].value,
+        )
+        sentences.append(
+            f"At ε = {epsilon(level)} end to end (unit {own.unit}, δ = {own.delta:g}) the best "
+            f"model, started from {row.start}, reaches AUROC {interval(row.metrics['auroc'])} "
+            f"on {row.split}."
+        )
+    open_rows = [row for row in rows if row.own and not row.is_private]
+    if open_rows:
+        best = max(open_rows, key=lambda row: row.metrics["auroc"].value)
+        sentences.append(
+            f"Trained without privacy, the best model reaches AUROC "
+            f"{interval(best.metrics['auroc'])} on {best.split}."
+        )
+    voided = [
+        row for row in rows if row.is_private and any(math.isinf(s.epsilon) for s in row.statements)
+    ]
+    if voided:
+        because = dict.fromkeys(
+            str(s.stored["because"])
+            for row in voided
+            for s in row.statements
+            if math.isinf(s.epsilon)
+        )
+        sentences.append(
+            f"{_count(len(voided), 'model was', 'models were')} trained privately but descend"
+            f"{'s' if len(voided) == 1 else ''} from a stage without privacy: the end-to-end "
+            f"epsilon is infinity. {' '.join(because)}"
+        )
+    attacked = [row for row in rows if row.attack]
+    if broken := [row.name for row in attacked if row.attack and row.attack["exceeds_bound"]]:
+        sentences.append(
+            f"Finding: the membership attack on {', '.join(broken)} exceeds the bound of the "
+            "privacy statement. Do not release; the claimed guarantee does not hold."
+        )
+    elif attacked:
+        sentences.append(
+            f"The membership attack exceeded no bound on {_count(len(attacked), 'model', 'models')}"
+            "; that a weak attack fails is no proof of safety, the bounds are."
+        )
+    return sentences
+
+
+def in_words(statement: Statement, *, own: bool) -> list[str]:
+    """One statement about one cohort, as sentences.
+
+    Args:
+        statement: What ``privacy.json`` says.
+        own: Whether the model itself was trained on this cohort.
+    """
+    stored = statement.stored
+    who = (
+        f"{stored['cohort_name']}: {stored['units']} {statement.unit}s with "
+        f"{stored['crops']} crops, at most {stored['most_crops_of_a_unit']} of one."
+        if statement.unit == "patient"
+        else f"{stored['cohort_name']}: {stored['crops']} crops, each a unit of its own."
+    )
+    if math.isinf(statement.epsilon):
+        sentences = [
+            who,
+            f"ε = infinity end to end (unit {statement.unit}, δ = {statement.delta:g}): these "
+            f"patients have no guarantee. {stored['because']}",
+        ]
+    else:
+        sentences = [
+            who,
+            f"ε = {epsilon(statement.epsilon)} end to end ({statement.conditions}). "
+            f"{stored['because']}",
+            f"Whoever asks whether a given {statement.unit} took part gains an advantage of at "
+            f"most {number(statement.advantage)}; at 1 % false alarms at most "
+            f"{number(statement.tpr)} of those who took part are found; one is named among all "
+            f"{stored['units']} with probability at most {number(statement.reconstruction)}.",
+        ]
+    if own and math.isfinite(statement.stage_epsilon):
+        sentences.append(
+            f"The last training alone spent ε = {epsilon(statement.stage_epsilon)} "
+            f"(unit {statement.unit}, δ = {statement.delta:g}) with noise multiplier "
+            f"{plain(stored['noise_multiplier'])}, sampling rate "
+            f"{plain(stored['sampling_rate'])} and {stored['steps']} steps; by itself that is "
+            "no guarantee."
+        )
+    if stored.get("covers"):
+        sentences.append(f"Covers: {stored['covers']}")
+    return sentences
+
+
+def attacker(row: Row) -> list[str]:
+    """What an attacker achieved on one model; empty if it was not attacked."""
+    if row.attack is None:
+        return []
+    found, blind = row.attack, row.attack["blind"]
+    return [
+        found["threat_model"],
+        f"Tried on {found['members']} members and {found['nonmembers']} others (unit "
+        f"{found['unit']}): AUC {_shown(found['auc'])}; blind guesses through the same code: "
+        f"random {_shown(blind['random']['auc'])}, label only "
+        f"{_shown(blind['label-only']['auc'])}.",
+    ]
+
+
+def command(record: RunRecord) -> str:
+    """The command line that makes a run again, in a new folder."""
+    if record.command == "fit":
+        return f"mammo-dp fit --config {record.folder}/config.yaml --run_dir NEW_FOLDER"
+    if record.command in ("validate", "test", "predict"):
+        checkpoint = record.inputs["checkpoint"].path
+        run = checkpoint.removesuffix("/checkpoints/last.ckpt")
+        return f"mammo-dp {record.command} --run {shlex.quote(run)} --run_dir NEW_FOLDER"
+    flags = [
+        f"--{name} {shlex.quote(str(value))}"
+        for name, value in record.config.items()
+        if value is not None and not isinstance(value, dict | list)
+    ]
+    if record.seed is not None and "seed" not in record.config:
+        flags.append(f"--seed {record.seed}")
+    return " ".join([f"mammo-dp {record.command}", *flags, "--out NEW_FOLDER"])
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _shown(cell: dict[str, float]) -> str:
+    return f"{cell['value']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]"

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tree of run folders as the commands write them, with made-up numbers."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mammo_dp.attacks.audit import Bounds
+from mammo_dp.attacks.membership import score
+from mammo_dp.attacks.signals import Signals, write_signals
+from mammo_dp.runs import close_run, file_sha256, open_run
+from tests.conftest import write_cohort
+
+NOISE = {1: 20.3, 6: 4.33, 60: 0.961}  # rate 1/9, 2700 steps, delta 1e-4
+RISK = {  # PLD epsilon, advantage, TPR at 1 % FPR, reconstruction robustness at 1/578
+    1: (0.901, 0.113, 0.021, 0.0042),
+    6: (5.48, 0.499, 0.164, 0.058),
+    60: (56.1, 0.9995, 1.0, 1.0),
+}
+BECAUSE = (
+    "Patients of phantom-archive/train have no guarantee: the generator was trained on them "
+    "without DP."
+)
+EXCLUSIONS = ["metrics and predictions on private data", "choice of the learning rate"]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Folders of the fixture."""
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    def data(self, name: str) -> Path:
+        return self.root / "data" / name
+
+    def prepare(self, name: str, origin: str, seed: int = 0) -> None:
+        folder = self.data(name)
+        record = open_run(folder, command=f"prepare {name}", config={}, inputs={}, seed=seed)
+        write_cohort(folder, origin=origin, seed=seed)
+        close_run(record)
+
+    def fit(
+        self, name: str, data: str, *, weights: str | None = None, epsilon: int | None = None
+    ) -> Path:
+        folder = self.runs / name
+        inputs = {"data": self.data(data)}
+        if weights:
+            inputs["weights"] = self.runs / weights / "checkpoints" / "last.ckpt"
+        record = open_run(
+            folder,
+            command="fit",
+            config={"model": {"class_path": "mammo_dp.CropClassifier"}, "epsilon": epsilon},
+            inputs=inputs,
+            seed=42,
+        )
+        checkpoint = folder / "checkpoints" / "last.ckpt"
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.write_text(f"weights of {name}")
+        (folder / "config.yaml").write_text("seed_everything: 42\n")
+        voided = bool(weights and "gan" in weights)
+        statements = []
+        if data == "cohort":
+            statements = [self.statement(record.inputs["data"].sha256, epsilon, voided)]
+        privacy = {
+            "schema": 1,
+            "artefact": {"path": "checkpoints/last.ckpt", "sha256": file_sha256(checkpoint)},
+            "summary": f"Summary of {name}.",
+            "statements": statements,
+            "accesses": [],
+            "exclusions": EXCLUSIONS + (["the body was chosen by eye"] if voided else []),
+            "randomness": {},
+            "precision": "32-true",
+        }
+        (folder / "privacy.json").write_text(json.dumps(privacy))
+        close_run(record)
+        return folder
+
+    @staticmethod
+    def statement(cohort: str, epsilon: int | None, voided: bool) -> dict[str, object]:
+        infinite = epsilon is None or voided
+        stated, advantage, tpr, rero = RISK.get(epsilon or 0, (0.0, 1.0, 1.0, 1.0))
+        bound = (lambda value: 1.0) if infinite else (lambda value: value)
+        mechanism = {
+            "noise_multiplier": NOISE[epsilon] if epsilon else None,
+            "sampling_rate": 1 / 9 if epsilon else None,
+            "steps": 2700 if epsilon else None,
+        }
+        return {
+            "cohort": cohort,
+            "cohort_name": "phantom-archive/train",
+            "unit": "patient",
+            "units": 578,
+            "crops": 1104,
+            "most_crops_of_a_unit": 14,
+            "epsilon": "infinity" if infinite else stated,
+            "delta": 1e-4,
+            "adjacency": "add-or-remove",
+            "accountant": "PLD, dp-accounting 0.6.0",
+            "mechanisms": [mechanism] if epsilon else [],
+            "risk": {
+                "advantage": bound(advantage),
+                "tpr_at_fpr": {"0.01": bound(tpr), "0.001": bound(tpr / 5)},
+                "reconstruction_robustness": {"0.00173010": bound(rero), "0.1": bound(0.6)},
+            },
+            "because": BECAUSE
+            if voided
+            else ("Noisy steps on Poisson samples." if epsilon else "It was trained without DP."),
+            "covers": "the final weights",
+            "exclusions": EXCLUSIONS,
+            **mechanism,
+        }
+
+    def test(self, name: str, auroc: float) -> Path:
+        folder = self.runs / name / "test_val"
+        record = open_run(
+            folder,
+            command="test",
+            config={"data": {"init_args": {"evaluate_split": "val"}}},
+            inputs={
+                "data": self.data("cohort"),
+                "checkpoint": self.runs / name / "checkpoints" / "last.ckpt",
+            },
+            seed=42,
+        )
+
+        def cell(value: float, half: float = 0.05) -> dict[str, float]:
+            return {"value": value, "low": value - half, "high": value + half}
+
+        metrics = {
+            "auroc": cell(auroc),
+            "auprc": cell(auroc - 0.05),
+            "sensitivity_at_90_specificity": cell(0.2),
+            "brier": cell(0.24, 0.02),
+            "calibration_slope": {"value": 0.8, "low": None, "high": None},
+            "calibration_intercept": cell(0.1),
+            "crops": 201,
+            "patients": 102,
+            "malignant": 80,
+            "level": 0.95,
+            "resamples": 2000,
+            "split": "val",
+        }
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        close_run(record)
+        return folder
+
+    def attack(self, name: str, *, shift: float) -> Path:
+        run = self.runs / name
+        folder = run / "attack_membership"
+        checkpoint = run / "checkpoints" / "last.ckpt"
+        record = open_run(
+            folder,
+            command="attack membership",
+            config={"run": str(run), "crops": str(self.data("cohort"))},
+            inputs={"checkpoint": checkpoint, "data": self.data("cohort")},
+            seed=0,
+        )
+        rng = np.random.default_rng(len(name))
+        member = np.arange(680) < 578
+        signals = Signals(
+            row=np.arange(680),
+            patient=np.arange(680),
+            member=member,
+            malignant=rng.integers(0, 2, 680),
+            signal=rng.normal(0, 1, 680) + shift * member,
+        )
+        write_signals(folder / "scores.csv", signals)
+        stored = json.loads((run / "privacy.json").read_text())["statements"][0]
+        risk = stored["risk"]
+        bounds = Bounds(
+            epsilon=float(stored["epsilon"]),
+            delta=stored["delta"],
+            advantage=risk["advantage"],
+            tpr_at_fpr={float(k): v for k, v in risk["tpr_at_fpr"].items()},
+        )
+        result = score(signals, unit="patient", bounds=bounds, resamples=100)
+        (folder / "attack.json").write_text(json.dumps(result))
+        close_run(record)
+        return folder
+
+
+@pytest.fixture
+def make_tree(tmp_path: Path) -> Callable[..., Tree]:
+    """Makes data folders, two pre-trainings and any private runs on them."""
+
+    def make(
+        epsilons: tuple[int, ...] = (6,),
+        starts: tuple[str, ...] = ("phantom", "gan"),
+        leak: bool = False,
+    ) -> Tree:
+        return build_tree(tmp_path / "tree", epsilons, starts, leak=leak)
+
+    return make
+
+
+def build_tree(
+    root: Path, epsilons: tuple[int, ...], starts: tuple[str, ...], *, leak: bool
+) -> Tree:
+    tree = Tree(root)
+    tree.prepare("cohort", "phantom-archive")
+    tree.prepare("phantoms", "phantom", seed=1)
+    tree.prepare("synthetic", "gan:" + "0" * 64, seed=2)
+    tree.fit("pretrain_phantom", "phantoms")
+    tree.fit("pretrain_gan", "synthetic")
+    tree.fit("baseline", "cohort", weights="pretrain_phantom")
+    tree.test("baseline", 0.752)
+    tree.attack("baseline", shift=0.9)
+    for number, epsilon in enumerate(epsilons):
+        for start in starts:
+            name = f"dp/eps{epsilon}_{start}"
+            tree.fit(name, "cohort", weights=f"pretrain_{start}", epsilon=epsilon)
+            tree.test(name, 0.61 + 0.04 * number + 0.02 * (start == "gan"))
+            tree.attack(name, shift=3.0 if leak else 0.03)
+    return tree

@@ -242,22 +242,22 @@ class CropsDataModule(lightning.LightningDataModule):
         return self.loader(self.train_dataset, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[CropItem] | list[DataLoader[CropItem]]:
-        """Evaluation crops in order of rows; none where the split is empty."""
+        """Evaluation crops, batch by batch in order of rows; none where the split is empty."""
         return self.loader(self.evaluate_dataset) if self.evaluate_rows else []
 
     def test_dataloader(self) -> DataLoader[CropItem]:
-        """Evaluation crops in order of rows."""
+        """Evaluation crops, batch by batch in order of rows."""
         return self.loader(self.evaluate_dataset)
 
     def predict_dataloader(self) -> DataLoader[CropItem]:
-        """Evaluation crops in order of rows."""
+        """Evaluation crops, batch by batch in order of rows."""
         return self.loader(self.evaluate_dataset)
 
     def loader(self, dataset: CropsDataset, *, shuffle: bool = False) -> DataLoader[CropItem]:
         """Batches of ``batch_size`` crops, as :class:`CropBatch`."""
         return DataLoader(
             dataset,
-            self.batch_size,
+            batch_size=self.batch_size,  # by keyword: Lightning builds the loader again by names
             shuffle=shuffle,
             num_workers=self.num_workers,
             collate_fn=partial(collate_crops, image_size=dataset.image_size),

@@ -203,9 +203,7 @@ def grey_range(image: NDArray[np.float32]) -> GreyRange:
     level, _ = cv2.threshold(levels.reshape(-1, 1), 0, 255, cv2.THRESH_OTSU)
     threshold = bottom + (level + 0.5) * (top - bottom) / 255
     above = usable & (sample > threshold)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(above.astype(np.uint8))
-    if count < 2:
-        raise GeometryRejected("blank", "the image holds no tissue above its background")
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(above.astype(np.uint8))
     breast = sample[labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))]
     low, high = (float(value) for value in np.percentile(breast, (0.5, 99.5)))
     if high <= low:

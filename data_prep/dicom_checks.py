@@ -4,6 +4,7 @@
 No message quotes the value of an element that could identify a person.
 """
 
+import logging
 import struct
 import warnings
 from collections.abc import Iterator
@@ -119,8 +120,10 @@ def quiet(where: str, reason: Literal["unreadable", "lut"] = "unreadable") -> It
     Raises:
         DicomRejected: For a file that cannot be opened (``unreadable``) or is malformed.
     """
+    logger = logging.getLogger("pydicom")  # like the warnings, it quotes values of elements
+    was_disabled, logger.disabled = logger.disabled, True
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's warnings quote the values of elements
+        warnings.simplefilter("ignore")
         try:
             yield
         except DicomRejected:
@@ -138,3 +141,5 @@ def quiet(where: str, reason: Literal["unreadable", "lut"] = "unreadable") -> It
             raise DicomRejected(
                 reason, f"{where}: {what} ({type(error).__name__}). {remedy}"
             ) from None  # the cause's text may quote header values
+        finally:
+            logger.disabled = was_disabled

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pydicom import dcmread
 from pydicom.uid import (
     MPEG2MPML,
     DigitalMammographyXRayImageStorageForPresentation,
@@ -127,10 +129,12 @@ def test_malformed_table_falls_back_to_the_window_then_rejects(tmp_path: Path, b
     assert caught.value.reason == "lut"
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")  # written on purpose
 def test_impossible_window_or_rescale_is_rejected(tmp_path: Path) -> None:
     narrow = write_dicom(tmp_path / "a.dcm", RAMP, WindowCenter=5, WindowWidth=0, **TWELVE_BITS)
     flat = write_dicom(tmp_path / "b.dcm", RAMP, RescaleSlope=0, RescaleIntercept=1, **TWELVE_BITS)
-    for path in (narrow, flat):
+    no_number = write_dicom(tmp_path / "c.dcm", RAMP, WindowCenter="nan", WindowWidth=9)
+    for path in (narrow, flat, no_number):
         with pytest.raises(DicomRejected) as caught:
             read_mammogram(path)
         assert caught.value.reason == "lut"
@@ -210,6 +214,21 @@ def test_truncated_file_is_rejected_without_quoting_the_header(tmp_path: Path, k
     assert "SECRET" not in error_text(caught.value)
 
 
+def test_header_values_reach_neither_warnings_nor_logs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_dicom(tmp_path / "a.dcm", RAMP)
+    path.write_bytes(path.read_bytes().replace(b"MONOCHROME2", b"secretvalue"))
+    with pytest.warns(UserWarning, match="secretvalue"):  # what pydicom says by itself
+        str(dcmread(path).PhotometricInterpretation)
+    assert "secretvalue" in caplog.text
+    caplog.clear()
+    with pytest.raises(DicomRejected) as caught:  # a warning would be an error here
+        read_mammogram(path)
+    assert "secret" not in caplog.text + error_text(caught.value)
+    assert not logging.getLogger("pydicom").disabled
+
+
 def test_missing_file_is_rejected_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(DicomRejected, match="No such file") as caught:
         read_stored(tmp_path / "a.dcm")
@@ -252,8 +271,6 @@ def test_missing_decoder_names_syntax_and_package(
 
 
 def test_rle_needs_no_extra(tmp_path: Path) -> None:
-    from pydicom import dcmread
-
     path = write_dicom(tmp_path / "a.dcm", RAMP, **TWELVE_BITS)
     dataset = dcmread(path)
     dataset.compress(RLELossless)

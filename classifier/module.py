@@ -90,6 +90,7 @@ class CropClassifier(lightning.LightningModule):
         elif pretrained:
             self.initial_weights = hub_weights(self.net)
         select_trainable(self.net, trainable, last_blocks)
+        self.train()  # Lightning keeps the modes it finds
         self._scored: list[tuple[CropBatch, Tensor]] = []
 
     def train(self, mode: bool = True) -> Self:

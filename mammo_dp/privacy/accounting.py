@@ -23,8 +23,10 @@ from opacus.accountants.analysis import rdp
 from mammo_dp.privacy.errors import PrivacyError
 
 Accountant = Literal["PLD", "RDP"]
-# Relative width of the discretisation: .01 % of epsilon, never finer than 1e-5.
-_RELATIVE_INTERVAL, _FINEST_INTERVAL = 1e-4, 1e-5
+# Width of the discretisation, relative to epsilon. Beyond 100 the rounding of each step adds up.
+_FINEST_INTERVAL, _RELATIVE_INTERVAL, _RELATIVE_INTERVAL_BEYOND_100 = 1e-5, 3e-4, 3e-5
+# Enough for the size of epsilon; Opacus takes .5 s for all of its fractional orders.
+_ROUGH_ORDERS = (1.1, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 63.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,18 +65,22 @@ class Mechanism:
         return asdict(self)
 
 
-def rdp_epsilon(mechanisms: Sequence[Mechanism], delta: float) -> float:
+def rdp_epsilon(
+    mechanisms: Sequence[Mechanism],
+    delta: float,
+    orders: Sequence[float] = tuple(RDPAccountant.DEFAULT_ALPHAS),
+) -> float:
     """Epsilon of a composition by Renyi accounting.
 
     Args:
         mechanisms: Applied to the same units.
         delta: In ``(0, 1)``.
+        orders: Renyi orders, > 1. Those of Opacus; dp-accounting drops some of its own and states
+            70 where these give 60.
 
     Returns:
-        An upper bound. Orders are those of Opacus; dp-accounting drops some and states 70 where
-        these give 60.
+        An upper bound.
     """
-    orders = list(RDPAccountant.DEFAULT_ALPHAS)
     with warnings.catch_warnings():  # the optimum may be the first or last order; still a bound
         warnings.simplefilter("ignore")
         total = sum(
@@ -127,21 +133,14 @@ def compose(mechanisms: Sequence[Mechanism]) -> PrivacyCurve:
     Source: connect-the-dots, Doroshenko et al. 2022, arXiv 2207.04380.
     """
     mechanisms = tuple(mechanisms)
-    rough = rdp_epsilon(mechanisms, 1e-4)
-    interval = max(_FINEST_INTERVAL, _RELATIVE_INTERVAL * rough)
     try:
-        total = None
-        for mechanism in mechanisms:
-            part = privacy_loss_distribution.from_gaussian_mechanism(
-                mechanism.noise_multiplier,
-                sampling_prob=mechanism.sampling_rate,
-                value_discretization_interval=interval,
-                use_connect_dots=True,
-            ).self_compose(mechanism.steps)
-            total = part if total is None else total.compose(part)
+        interval = _interval(rdp_epsilon(mechanisms, 1e-4, _ROUGH_ORDERS))
+        total = _loss(mechanisms, interval)
+        while interval > 4 * (finer := _interval(total.get_epsilon_for_delta(1e-4))):
+            interval = finer  # RDP is loose at large epsilon
+            total = _loss(mechanisms, interval)
     except OverflowError:
         return _rdp_curve(mechanisms)
-    assert total is not None
 
     def deltas(epsilons: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.clip(np.asarray(total.get_delta_for_epsilon(epsilons), np.float64), 0, 1)
@@ -152,6 +151,30 @@ def compose(mechanisms: Sequence[Mechanism]) -> PrivacyCurve:
         deltas=deltas,
         epsilon=lambda delta: float(total.get_epsilon_for_delta(delta)),
     )
+
+
+def _interval(epsilon: float) -> float:
+    relative = _RELATIVE_INTERVAL if epsilon < 100 else _RELATIVE_INTERVAL_BEYOND_100
+    return max(_FINEST_INTERVAL, relative * epsilon)
+
+
+def _loss(
+    mechanisms: Sequence[Mechanism], interval: float
+) -> privacy_loss_distribution.PrivacyLossDistribution:
+    """Privacy loss of a composition on a grid of one width."""
+    parts = [
+        privacy_loss_distribution.from_gaussian_mechanism(
+            mechanism.noise_multiplier,
+            sampling_prob=mechanism.sampling_rate,
+            value_discretization_interval=interval,
+            use_connect_dots=True,
+        ).self_compose(mechanism.steps)
+        for mechanism in mechanisms
+    ]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total.compose(part)
+    return total
 
 
 def _rdp_curve(mechanisms: tuple[Mechanism, ...]) -> PrivacyCurve:

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose data a stage saw: cohorts, and their overlap by keyed hashes of patients.
+
+Patient identifiers never leave the manifest. A statement holds HMAC-SHA-256 of them under a key of
+the institution, so two cohorts can be compared without naming anyone; whoever lacks the key cannot
+test whether a given identifier is among them.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from data_prep.manifest import CropsManifest, Split, Unit
+from mammo_dp.privacy.errors import PrivacyError
+
+KEY_VARIABLE = "MAMMO_DP_COHORT_KEY"
+_KEY_BYTES = 32
+_DIGITS = 16  # of a patient's hash: 64 bits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cohort:
+    """The patients of one split of one manifest.
+
+    Attributes:
+        sha256: Hash of the manifest; empty if the manifest is unknown.
+        dataset: Origins of the crops, such as ``"cbis-ddsm"``, joined by ``+``; empty if unknown.
+        split: Split of the manifest; empty if unknown.
+        patients: Keyed hashes, sorted; none if unknown; empty if no patient stands behind the data.
+        key_id: Names the key of the hashes.
+        crops: Crops of these patients; 0 if unknown.
+        crops_of_patients: How many patients have how many crops: pairs (crops, patients), sorted.
+    """
+
+    sha256: str
+    dataset: str
+    split: str
+    patients: tuple[str, ...] | None
+    key_id: str = ""
+    crops: int = 0
+    crops_of_patients: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For people, such as ``"cbis-ddsm/train"``."""
+        return f"{self.dataset or 'unknown data'}/{self.split}".rstrip("/")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no patient stands behind the data."""
+        return self.patients == ()
+
+    @classmethod
+    def of_manifest(cls, manifest: CropsManifest, split: Split) -> Self:
+        """The patients of one split; synthetic crops have none.
+
+        Args:
+            manifest: Table of crops.
+            split: Split that a stage saw.
+        """
+        key = cohort_key()
+        crops = [manifest.crops[row] for row in manifest.rows(split)]
+        real = [crop for crop in crops if not crop.is_synthetic]
+        counts = Counter((crop.origin, crop.patient_id) for crop in real)
+        return cls(
+            sha256=manifest.sha256,
+            dataset="+".join(sorted({crop.origin for crop in real or crops})),
+            split=split,
+            patients=tuple(sorted(_keyed(key, *patient) for patient in counts)),
+            key_id=hashlib.sha256(b"key id" + key).hexdigest()[:8],
+            crops=len(real),
+            crops_of_patients=tuple(sorted(Counter(counts.values()).items())),
+        )
+
+    @classmethod
+    def unknown(cls, dataset: str, split: str = "") -> Self:
+        """Patients of an outside data set, of which only the name is known."""
+        return cls(sha256="", dataset=dataset, split=split, patients=None)
+
+    def units(self, unit: Unit) -> int | None:
+        """Number of patients or crops, if known."""
+        if self.patients is None:
+            return None
+        return len(self.patients) if unit == "patient" else self.crops
+
+    def most_crops(self, unit: Unit) -> int | None:
+        """Most crops of one unit, if known."""
+        if not self.crops_of_patients:
+            return None
+        return self.crops_of_patients[-1][0] if unit == "patient" else 1
+
+    def overlap(self, other: "Cohort") -> str:
+        """How this cohort's patients meet another's.
+
+        Returns:
+            Empty if no patient is in both, else a clause for a sentence. What cannot be compared is
+            taken to overlap, unless both data sets are named and differ.
+        """
+        if self.is_empty or other.is_empty:
+            return ""
+        if self.patients is not None and other.patients is not None:
+            if self.key_id != other.key_id:
+                return "whose patients are hashed under another key and are taken to be the same"
+            common = len(set(self.patients) & set(other.patients))
+            if common == len(self.patients):
+                return "on these patients"
+            return f"on {common} of these {len(self.patients)} patients" if common else ""
+        mine, others = set(self.dataset.split("+")), set(other.dataset.split("+"))
+        if "" not in mine | others and not mine & others:
+            return ""
+        return "on data of the same name whose patients are unknown and are taken to be the same"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``privacy.json``."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Reads what :meth:`as_json` gave."""
+        patients = stored["patients"]
+        return cls(
+            **{
+                **stored,
+                "patients": None if patients is None else tuple(patients),
+                "crops_of_patients": tuple((a, b) for a, b in stored["crops_of_patients"]),
+            }
+        )
+
+
+def cohort_key() -> bytes:
+    """The key of patient hashes, 32 bytes: from the environment, else from the user's key file.
+
+    The file is made on first use, readable by its owner only. Institutions that compare cohorts
+    across machines share the key.
+
+    Raises:
+        PrivacyError: If the key is not 64 hexadecimal digits.
+    """
+    if given := os.environ.get(KEY_VARIABLE):
+        return _parsed(given, f"environment variable {KEY_VARIABLE}")
+    home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    path = Path(home).expanduser() / "mammo_dp" / "cohort.key"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+        temporary.touch(mode=0o600)
+        temporary.write_text(secrets.token_hex(_KEY_BYTES) + "\n")
+        try:
+            os.link(temporary, path)  # fails if another process made the file meanwhile
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink()
+    return _parsed(path.read_text(), str(path))
+
+
+def _parsed(text: str, where: str) -> bytes:
+    try:
+        key = bytes.fromhex(text.strip())
+    except ValueError:
+        key = b""
+    if len(key) != _KEY_BYTES:
+        raise PrivacyError(
+            f"{where}: holds no key of patient hashes. Give {2 * _KEY_BYTES} hexadecimal digits, "
+            "or remove it to have one made."
+        )
+    return key
+
+
+def _keyed(key: bytes, origin: str, patient: str) -> str:
+    """Patients are told apart within the data set that numbers them."""
+    message = f"{origin}\0{patient}".encode()
+    return hmac.new(key, message, hashlib.sha256).hexdigest()[:_DIGITS]

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``privacy.json`` and ``PRIVACY.md``: the statement that travels with an artefact."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep.manifest import FILE_NAME as CROPS
+from data_prep.manifest import CropsManifest
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.ledger import COVERS, Access, PrivacyLedger, PrivacyStatement
+from mammo_dp.runs import file_sha256, run_of, write_text_atomically
+
+FILE_NAME, TEXT_NAME = "privacy.json", "PRIVACY.md"
+SCHEMA = 1
+NO_PATIENTS = "No patient data was used."
+
+EXCLUSIONS = (
+    "Metrics, predictions, figures and attack results computed on patient data: diagnostics for "
+    "those who hold the data, not covered by epsilon.",
+    "Choices made by looking at patient data: hyper-parameters, the number of steps, the target "
+    "itself, which of several runs is published. Each further look costs privacy that is not "
+    "counted here.",
+    "Patients of splits that were only used to validate or test: they have no guarantee.",
+    "The numbers of patients and crops, and the split: treated as public.",
+    "The feature cache (features/), training state and logs of the run folder: private, not to be "
+    "published.",
+    "Side channels such as running time and memory, and attacks on the rounding of floating-point "
+    "noise.",
+    "What a model teaches about patients in general, which holds whether or not a given patient "
+    "took part.",
+)
+
+
+def write_statement(
+    folder: str | Path,
+    ledger: PrivacyLedger,
+    *,
+    delta: float = 1e-4,
+    artefact: Path | None = None,
+    exclusions: Sequence[str] = (),
+    randomness: Mapping[str, Any] | None = None,
+    precision: str | None = None,
+) -> list[PrivacyStatement]:
+    """Writes ``privacy.json`` and ``PRIVACY.md``.
+
+    Args:
+        folder: Run folder or data folder.
+        ledger: Accesses along the lineage of the artefact, its own included.
+        delta: Below 1 / units of each cohort with a finite epsilon.
+        artefact: What is released, below ``folder``; none if the folder releases nothing.
+        exclusions: What is left out beyond what every statement leaves out.
+        randomness: Where draws and noise came from.
+        precision: Of the training, such as ``"32-true"``.
+
+    Returns:
+        One statement per cohort; none if no patient data was used.
+
+    Raises:
+        PrivacyError: If delta is too large.
+    """
+    folder = Path(folder)
+    released = None if artefact is None else file_sha256(artefact)
+    statements = ledger.statements(delta, released)
+    left_out = list(dict.fromkeys([*exclusions, *ledger.exclusions, *EXCLUSIONS]))
+    stored = {
+        "schema": SCHEMA,
+        "artefact": artefact
+        and {"path": artefact.relative_to(folder).as_posix(), "sha256": released},
+        "summary": " ".join(statement.sentence for statement in statements) or NO_PATIENTS,
+        "statements": [statement.as_json() for statement in statements],
+        "accesses": [access.as_json() for access in ledger.accesses],
+        "lineage_exclusions": list(ledger.exclusions),
+        "exclusions": left_out,
+        "randomness": dict(randomness or {}),
+        "precision": precision,
+    }
+    text = json.dumps(stored, indent=2, allow_nan=False) + "\n"
+    write_text_atomically(folder / FILE_NAME, text)
+    write_text_atomically(folder / TEXT_NAME, _text(stored, statements))
+    return statements
+
+
+def read_ledger(folder: str | Path) -> PrivacyLedger:
+    """The accesses that a folder's statement carries.
+
+    Raises:
+        PrivacyError: If the statement is missing, unreadable, or not about the artefact beside it.
+    """
+    path = Path(folder) / FILE_NAME
+    try:
+        stored = json.loads(path.read_text())
+        if stored["schema"] != SCHEMA:
+            raise ValueError(f"schema {stored['schema']}, known is {SCHEMA}")
+        artefact = stored["artefact"]
+        ledger = PrivacyLedger(
+            accesses=tuple(Access.from_json(access) for access in stored["accesses"]),
+            exclusions=tuple(stored["lineage_exclusions"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PrivacyError(
+            f"{path}: is no readable privacy statement ({error}). Without it the lineage is "
+            "unknown; run the stage that makes the folder again."
+        ) from error
+    if artefact is not None:
+        released = Path(folder) / artefact["path"]
+        if not released.is_file() or file_sha256(released) != artefact["sha256"]:
+            raise PrivacyError(
+                f"{released}: is not the file that {path} speaks about. Restore it, or run the "
+                "stage again."
+            )
+    return ledger
+
+
+def collect_parents(paths: Iterable[str | Path]) -> PrivacyLedger:
+    """Joins the ledgers of what a stage read.
+
+    Args:
+        paths: Folders of crops, and files of weights.
+
+    Returns:
+        Accesses of all stages behind these inputs. Weights from outside become an exclusion.
+
+    Raises:
+        PrivacyError: If generated crops come without a statement, or a statement does not fit its
+            artefact.
+    """
+    return PrivacyLedger().joined(_parent(Path(path)) for path in paths)
+
+
+def _parent(path: Path) -> PrivacyLedger:
+    folder = path if path.is_dir() and (path / FILE_NAME).is_file() else run_of(path)
+    if folder is not None:
+        ledger = read_ledger(folder)
+        if path.is_file():
+            _require_artefact(path, folder)
+        return ledger
+    if path.is_file() and path.name != CROPS:
+        return PrivacyLedger(
+            exclusions=(
+                f"Initial weights from outside (sha256 {file_sha256(path)}) have no statement: "
+                "patients in their training data are not covered.",
+            )
+        )
+    manifest = CropsManifest.read(path)
+    generated = sorted(
+        {crop.origin for crop in manifest.crops if crop.is_synthetic and crop.origin != "phantom"}
+    )
+    if generated:
+        raise PrivacyError(
+            f"{manifest.folder / CROPS}: crops of {', '.join(generated)} without {FILE_NAME}, so "
+            "nobody knows whose data the generator saw. Generate or import them with mammo-dp, "
+            "which writes it."
+        )
+    return PrivacyLedger()
+
+
+def _require_artefact(path: Path, folder: Path) -> None:
+    """Refuses a file of a run folder that its statement does not speak about."""
+    artefact = json.loads((folder / FILE_NAME).read_text())["artefact"]
+    if artefact is None or file_sha256(path) != artefact["sha256"]:
+        name = "nothing" if artefact is None else artefact["path"]
+        raise PrivacyError(
+            f"{path}: the statement in {folder} is about {name}. Use the released file."
+        )
+
+
+def _text(stored: Mapping[str, Any], statements: Sequence[PrivacyStatement]) -> str:
+    """The statement in plain sentences, for an ethics board or a data protection officer."""
+    lines = ["# Privacy statement", "", stored["summary"], ""]
+    if artefact := stored["artefact"]:
+        lines += [f"Released: `{artefact['path']}`, SHA-256 `{artefact['sha256']}`.", ""]
+    for statement in statements:
+        lines += [*_section(statement), ""]
+    if statements:
+        lines += ["## What is covered", "", COVERS, ""]
+    lines += ["## What is not covered", ""]
+    lines += [f"- {exclusion}" for exclusion in stored["exclusions"]]
+    lines += ["", "## Randomness and precision", ""]
+    randomness = [f"{name}: {value}" for name, value in stored["randomness"].items()]
+    lines += [f"- {item}." for item in [*randomness, f"precision: {stored['precision']}"]]
+    lines += ["", "## Every use of patient data in the lineage", ""]
+    lines += [_access(Access.from_json(access)) for access in stored["accesses"]] or [NO_PATIENTS]
+    return "\n".join(lines) + "\n"
+
+
+def _section(statement: PrivacyStatement) -> list[str]:
+    unit, risk = statement.unit, statement.risk
+    whole = " with all crops, views and labels" if unit == "patient" else ""
+    lines = [f"## {statement.cohort.name}, per {unit}", "", statement.sentence, ""]
+    if math.isinf(statement.epsilon):
+        lines += ["Nothing bounds what the release reveals about one of them.", ""]
+    else:
+        lines += [
+            f"Had any one {unit}{whole} been absent, every outcome would have had nearly the same "
+            f"chance: at most a factor e^{statement.epsilon:.4g} more or less, up to a failure "
+            f"chance of {statement.delta:g}. {statement.because}",
+            "",
+            f"By Renyi accounting, a second and looser bound, epsilon = "
+            f"{statement.epsilon_rdp:.4g} at the same delta per {unit}.",
+            "",
+        ]
+    lines += [
+        "| an attacker who knows all other data and the release | at most |",
+        "| --- | --- |",
+        f"| tells members from others: true minus false positive rate | {risk.advantage:.4f} |",
+    ]
+    lines += [
+        f"| recognises a member, at a false positive rate of {fpr:g} | {value:.4f} |"
+        for fpr, value in risk.tpr_at_fpr.items()
+    ]
+    lines += [
+        f"| reconstructs a {unit} guessed with chance {kappa:.3g} without the release | "
+        f"{value:.4f} |"
+        for kappa, value in risk.reconstruction_robustness.items()
+    ]
+    most = statement.cohort.most_crops(unit)
+    lines += ["", f"Most crops of one {unit}: {'unknown' if most is None else most}."]
+    return lines + [f"Not covered here: {exclusion}" for exclusion in statement.exclusions]
+
+
+def _access(access: Access) -> str:
+    how = (
+        "without differential privacy"
+        if access.mechanism is None
+        else f"with differential privacy per {access.unit}: noise multiplier "
+        f"{access.mechanism.noise_multiplier:g}, sampling rate "
+        f"{access.mechanism.sampling_rate:g}, {access.mechanism.steps} steps, clipping norm "
+        f"{access.mechanism.clipping_norm:g}"
+    )
+    manifest = f" (manifest `{access.cohort.sha256}`)" if access.cohort.sha256 else ""
+    note = f" {access.note}" if access.note else ""
+    return f"- {access.stage}: {access.cohort.name}{manifest}, {how}.{note}"

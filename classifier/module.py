@@ -90,7 +90,6 @@ class CropClassifier(lightning.LightningModule):
         elif pretrained:
             self.initial_weights = hub_weights(self.net)
         select_trainable(self.net, trainable, last_blocks)
-        self.train()  # Lightning keeps the modes it finds
         self._scored: list[tuple[CropBatch, Tensor]] = []
 
     def train(self, mode: bool = True) -> Self:
@@ -98,6 +97,10 @@ class CropClassifier(lightning.LightningModule):
         super().train(mode)
         keep_frozen_in_eval(self.net)
         return self
+
+    def on_train_start(self) -> None:
+        """Freezes the modes of frozen parts; before, Lightning would warn of what is meant."""
+        keep_frozen_in_eval(self.net)
 
     def forward(self, image: Tensor) -> Tensor:
         """Scores images.

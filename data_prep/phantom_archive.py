@@ -136,8 +136,9 @@ def _write_patient(
     for breast in range(exam.breasts):
         laterality: Literal["L", "R"] = "L" if (first == "L") == (breast == 0) else "R"
         count = exam.lesions if breast == 0 else 1
+        spared = breast == 1 and exam.lesions > 1  # then the second breast is benign in any case
         findings = [
-            _draw_finding(rng, known, malignant=malignant and breast == 0, number=i, of=count)
+            _draw_finding(rng, known, malignant=malignant and not spared, number=i, of=count)
             for i in range(count)
         ]
         for view in exam.views:

@@ -96,10 +96,10 @@ def draw_mammogram(
         direction=0.0 if view == "CC" else 0.3,
         grain_size=1.0,
     ) * (0.35 + 0.65 * glandular)
-    image += 0.30 + (0.12 + 0.03 * density) * glandular
+    image += 0.30 + (0.06 + 0.03 * density) * glandular
     if view == "MLO":
         muscle = 1 - x / (0.42 * deep) - y / (0.62 * height)
-        image += 0.20 * logistic(14 * muscle)
+        image += 0.22 * logistic(14 * muscle)
     masks = []
     for lesion in lesions:
         centre = (middle + lesion.side * wide, lesion.depth * deep)

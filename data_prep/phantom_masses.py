@@ -145,7 +145,7 @@ def draw_mass(
     count = int(rng.integers(*model.spicules))
     if count:
         reach = draw_spicules(rng, shape, outline=outline, centre=centre, half=half, count=count)
-        body += rng.uniform(0.2, 0.55) * reach
+        body += rng.uniform(0.3, 0.65) * reach
     if obscured:
         side = rng.uniform(0, 2 * np.pi)
         towards = np.asarray((dx * math.cos(side) + dy * math.sin(side)) / half, np.float32)

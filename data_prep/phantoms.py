@@ -61,26 +61,26 @@ class PhantomParameters:
     margins: Mapping[str, Pair] = field(
         default_factory=lambda: MappingProxyType(
             {
-                "CIRCUMSCRIBED": (0.50, 0.05),
-                "OBSCURED": (0.24, 0.12),
-                "ILL_DEFINED": (0.18, 0.38),
-                "MICROLOBULATED": (0.05, 0.08),
-                "SPICULATED": (0.03, 0.37),
+                "CIRCUMSCRIBED": (0.54, 0.04),
+                "OBSCURED": (0.24, 0.08),
+                "ILL_DEFINED": (0.15, 0.38),
+                "MICROLOBULATED": (0.04, 0.08),
+                "SPICULATED": (0.03, 0.42),
             }
         )
     )
     shapes: Mapping[str, Pair] = field(
         default_factory=lambda: MappingProxyType(
             {
-                "ROUND": (0.22, 0.08),
-                "OVAL": (0.48, 0.15),
-                "LOBULATED": (0.20, 0.19),
-                "IRREGULAR": (0.10, 0.58),
+                "ROUND": (0.22, 0.06),
+                "OVAL": (0.53, 0.11),
+                "LOBULATED": (0.17, 0.17),
+                "IRREGULAR": (0.08, 0.66),
             }
         )
     )
-    subtleties: tuple[float, float, float, float, float] = (0.06, 0.14, 0.25, 0.27, 0.28)
-    mass_contrast_range: Pair = (0.07, 0.26)
+    subtleties: tuple[float, float, float, float, float] = (0.04, 0.10, 0.22, 0.30, 0.34)
+    mass_contrast_range: Pair = (0.08, 0.28)
     size_range: Pair = (0.34, 0.64)
     jitter: float = 0.02
     skin_probability: float = 0.12

@@ -321,12 +321,12 @@ def test_descriptors_alone_leave_some_masses_undecided() -> None:
         for b in pairs
         for m in pairs
     )
-    assert 0.88 < best < 0.95  # AUROC of the likelihood ratio
+    assert 0.90 < best < 0.96  # AUROC of the likelihood ratio
 
 
 def test_shares_follow_the_tables() -> None:
     rng, known = generator(), PhantomParameters()
-    for malignant, share in ((False, 0.03), (True, 0.37)):
+    for malignant, share in ((False, 0.03), (True, 0.42)):
         words = [draw_descriptors(rng, malignant=malignant, parameters=known) for _ in range(1500)]
         found = Counter(word["margin"] for word in words)
         assert found["SPICULATED"] / 1500 == pytest.approx(share, abs=0.04)

@@ -48,7 +48,7 @@ def test_stages_have_valid_flags(
     values |= {"out": "out", "here": str(path.parent), "configs": str(tmp_path)}
     seen = set()
     for line in read.command_lines(values):
-        kind = tuple(word for word in line if word.startswith("--")) + (line[0], line[1])
+        kind = (*(word for word in line if word.startswith("--")), line[0], line[1])
         if line[0] in ("test", "validate", "predict"):
             assert line[1] == "--run"  # its configuration is that of the fit
         elif kind not in seen:

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a finished stage owes its readers: the statement of a fit or of generated crops.
+
+The statement is derived, not typed: parents come from the inputs in ``run.json``, patients from the
+manifest that was read, mechanisms from the steps that were executed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Trainer
+
+from data_prep.manifest import FILE_NAME as CROPS
+from data_prep.manifest import CropsManifest
+from mammo_dp.privacy.cohorts import Cohort
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.statement import collect_parents, write_statement
+from mammo_dp.privacy.training import DPTraining
+from mammo_dp.runs import RunRecord, file_sha256
+
+_WITHOUT_DP = 1e-4  # delta of a stage that promised none; its parents may have promised something
+
+
+def write_fit_statement(record: RunRecord, trainer: Trainer, released: Path) -> None:
+    """Writes the statement of a fit beside its weights.
+
+    Args:
+        record: The run.
+        trainer: After ``fit``, with module and data module.
+        released: File of the weights, below the run folder.
+
+    Raises:
+        PrivacyError: If it is unknown whose data were used.
+    """
+    module = trainer.lightning_module
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    manifest, split = getattr(data, "manifest", None), getattr(data, "train_split", None)
+    if not isinstance(manifest, CropsManifest) or split is None:
+        raise PrivacyError(
+            f"data: {type(data).__name__} has no crops manifest, so nobody knows whose data were "
+            "used. Use mammo_dp.CropsDataModule or mammo_dp.DPCropsDataModule."
+        )
+    private = module if isinstance(module, DPTraining) else None
+    ledger = collect_parents(entry.path for entry in record.inputs.values()).plus(
+        *(
+            Access.of_training(
+                f"{type(module).__name__} ({record.folder.name})",
+                manifest,
+                split,
+                unit=data.sampling.unit if private is not None else "patient",
+                mechanism=mechanism,
+                released=file_sha256(released),
+            )
+            for mechanism in (private.mechanisms if private is not None else (None,))
+        )
+    )
+    write_statement(
+        record.folder,
+        ledger,
+        delta=private.budget.delta if private is not None else _loose_delta(ledger),
+        artefact=released,
+        exclusions=_exclusions(module, data),
+        randomness=_randomness(data) if private is not None else None,
+        precision=str(trainer.precision),
+    )
+
+
+def write_data_statement(record: RunRecord) -> None:
+    """Writes the statement of a folder of crops, if no patient is in it.
+
+    A folder of patients' crops releases nothing and states nothing.
+
+    Args:
+        record: The run that filled the folder.
+
+    Raises:
+        PrivacyError: If the provenance of imported crops is malformed.
+    """
+    manifest = CropsManifest.read(record.folder)
+    if any(not crop.is_synthetic for crop in manifest.crops):
+        return
+    inputs = record.inputs
+    if "checkpoint" in inputs:
+        ledger = collect_parents([inputs["checkpoint"].path])
+    elif any(crop.origin.startswith("synthetic:") for crop in manifest.crops):
+        ledger = PrivacyLedger(accesses=(_imported(record, manifest),))
+    else:
+        ledger = PrivacyLedger()
+    write_statement(
+        record.folder, ledger, delta=_loose_delta(ledger), artefact=record.folder / CROPS
+    )
+
+
+def _imported(record: RunRecord, manifest: CropsManifest) -> Access:
+    """Whose data the generator of an imported set saw, as far as its provenance says."""
+    origin = manifest.crops[0].origin
+    if "provenance" not in record.inputs:
+        return Access.of_unknown(
+            f"The unknown generator of {origin}", "", note="Imported without provenance."
+        )
+    path = record.inputs["provenance"].path
+    try:
+        said = yaml.safe_load(Path(path).read_text())
+        generator, dataset = said["generator"], said["trained_on"]
+    except (KeyError, TypeError, yaml.YAMLError) as error:
+        raise PrivacyError(
+            f"{path}: is no provenance ({error!r}). Write `generator: NAME` and `trained_on: "
+            "DATASET` (the origin that crops of that data set have, such as cbis-ddsm)."
+        ) from error
+    return Access(
+        stage=f"{generator}, the generator of {origin},",
+        cohort=Cohort.unknown(str(dataset)),
+        note="Imported; privacy of the generator cannot be verified and counts as none.",
+    )
+
+
+def _loose_delta(ledger: PrivacyLedger) -> float:
+    """A delta below 1 / units of every cohort in the lineage."""
+    counts = [access.cohort.units(access.unit) or 0 for access in ledger.accesses]
+    return min([_WITHOUT_DP, *(0.1 / count for count in counts if count)])
+
+
+def _exclusions(module: Any, data: Any) -> list[str]:  # noqa: ANN401  any Lightning module
+    left_out = []
+    start = getattr(module, "initial_weights", None)
+    if start is not None and start.path.startswith("timm:"):
+        left_out.append(
+            f"Initial weights from the hub ({start.path}, sha256 {start.sha256}) have no "
+            "statement: patients in their training data are not covered."
+        )
+    if getattr(data, "insecure_seed", None) is not None:
+        left_out.append(
+            "Draws and noise come from a fixed seed (insecure_seed): whoever knows it can remove "
+            "the noise. There is no guarantee against them."
+        )
+    return left_out
+
+
+def _randomness(data: Any) -> dict[str, str]:  # noqa: ANN401  a data module with a sampling
+    seeded = data.insecure_seed is not None
+    return {
+        "draws and noise": (
+            "a fixed seed, reproducible, INSECURE"
+            if seeded
+            else "the operating system's entropy, a fresh 128-bit key at each start"
+        ),
+        "sampling": f"Poisson over units ({data.sampling.unit}), by the sampler that ran",
+    }

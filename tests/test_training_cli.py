@@ -1,0 +1,180 @@
+"""``fit``, ``test`` and their run folders, through the front door."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from classifier.module import CropClassifier
+from data_prep.manifest import CropsManifest
+from mammo_dp.main import main, run
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.runs import RunError, read_run
+
+TINY = {
+    "model": {
+        "class_path": "mammo_dp.CropClassifier",
+        "init_args": {
+            "backbone": "vit_tiny_patch16_224",
+            "backbone_args": {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3},
+            "image_size": 32,
+        },
+    },
+    "data": {
+        "class_path": "mammo_dp.CropsDataModule",
+        "init_args": {"augment": "none", "batch_size": 8},
+    },
+    "trainer": {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False},
+}
+DP = {
+    "model": {
+        "class_path": "mammo_dp.DPCropClassifier",
+        "init_args": {
+            **TINY["model"]["init_args"],  # type: ignore[dict-item]
+            "trainable": "norm_bias",
+            "target_epsilon": 8.0,
+            "delta": 1e-3,
+        },
+    },
+    "data": {
+        "class_path": "mammo_dp.DPCropsDataModule",
+        "init_args": {"augment": "none", "rate": 0.5},
+    },
+    "trainer": {
+        "max_steps": 6,
+        "accelerator": "cpu",
+        "limit_val_batches": 0,
+        "enable_progress_bar": False,
+    },
+}
+
+
+def fit_line(tmp_path: Path, cohort: CropsManifest, content: object, name: str) -> list[str]:
+    config = tmp_path / f"{name}.yaml"
+    config.write_text(yaml.safe_dump(content))
+    crops = ["--data.init_args.crops", str(cohort.folder)]
+    return ["fit", "--config", str(config), *crops, "--run_dir", str(tmp_path / name)]
+
+
+def test_fit_then_test_fill_run_folders(
+    tmp_path: Path, cohort: CropsManifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line, folder = fit_line(tmp_path, cohort, TINY, "plain"), tmp_path / "plain"
+    run(line)
+    record = read_run(folder)
+    assert record.is_finished
+    assert set(record.outputs) >= {"checkpoints/last.ckpt", "config.yaml", "privacy.json"}
+    assert record.inputs["data"].sha256 == cohort.sha256
+    released = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert "optimizer_states" not in released
+    statement = json.loads((folder / "privacy.json").read_text())["statements"][0]
+    assert statement["epsilon"] == "infinity"
+    assert "without DP" in statement["because"]
+
+    run(["test", "--run", str(folder)])
+    assert (folder / "test_val" / "predictions.csv").exists()
+    assert (
+        read_run(folder / "test_val").inputs["checkpoint"].sha256
+        == (record.outputs["checkpoints/last.ckpt"])
+    )
+    for again in (line, ["test", "--run", str(folder)]):
+        capsys.readouterr()
+        run(again)
+        assert "Already finished" in capsys.readouterr().out
+
+
+def test_another_configuration_in_the_same_folder_is_refused(
+    tmp_path: Path, cohort: CropsManifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = fit_line(tmp_path, cohort, TINY, "plain")
+    run(line)
+    before = (tmp_path / "plain" / "checkpoints" / "last.ckpt").read_bytes()
+    assert main([*line, "--trainer.max_epochs", "3"]) == 1
+    assert "trainer.max_epochs: 2, now 3" in capsys.readouterr().err
+    assert (tmp_path / "plain" / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_a_stopped_fit_goes_on_and_loses_nothing(
+    tmp_path: Path, cohort: CropsManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(fit_line(tmp_path, cohort, TINY, "whole"))
+    line, steps = fit_line(tmp_path, cohort, TINY, "stopped"), CropClassifier.training_step
+
+    def power_cut(self: CropClassifier, batch: object, batch_idx: int) -> torch.Tensor:
+        if self.current_epoch == 1:
+            raise ConnectionAbortedError("power cut")
+        return steps(self, batch, batch_idx)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CropClassifier, "training_step", power_cut)
+        with pytest.raises(ConnectionAbortedError):
+            run(line)
+    assert not read_run(tmp_path / "stopped").is_finished
+    assert (tmp_path / "stopped" / "checkpoints" / "resume.ckpt").exists()
+    run(line)
+    assert read_run(tmp_path / "stopped").is_finished
+    assert not (tmp_path / "stopped" / "checkpoints" / "resume.ckpt").exists()
+    one, other = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)
+        for name in ("whole", "stopped")
+    )
+    assert one["global_step"] == other["global_step"]
+    assert sorted(path.name for path in (tmp_path / "stopped" / "logs").iterdir()) == [
+        "version_0",
+        "version_1",
+    ]
+
+
+def test_dp_fit_states_what_it_spent(tmp_path: Path, cohort: CropsManifest) -> None:
+    run(fit_line(tmp_path, cohort, DP, "dp"))
+    stored = json.loads((tmp_path / "dp" / "privacy.json").read_text())
+    (statement,) = stored["statements"]
+    assert statement["unit"] == "patient"
+    assert statement["units"] == 4
+    assert statement["steps"] == 6
+    assert statement["sampling_rate"] == 0.5
+    assert 7.5 < statement["epsilon"] <= 8.0
+    assert statement["cohort"] == cohort.sha256
+    for name in ("delta", "adjacency", "accountant", "noise_multiplier", "exclusions"):
+        assert statement[name]
+    everything = "".join(
+        path.read_text(errors="replace") for path in (tmp_path / "dp").rglob("*") if path.is_file()
+    )
+    assert "P000" not in everything  # no patient id in any output, log or checkpoint
+
+
+def test_ancestor_without_dp_on_the_same_patients_makes_epsilon_infinite(
+    tmp_path: Path, cohort: CropsManifest
+) -> None:
+    run(fit_line(tmp_path, cohort, TINY, "plain"))
+    weights = ["--model.init_args.weights", str(tmp_path / "plain" / "checkpoints" / "last.ckpt")]
+    run([*fit_line(tmp_path, cohort, DP, "dp"), *weights])
+    (statement,) = json.loads((tmp_path / "dp" / "privacy.json").read_text())["statements"]
+    assert statement["epsilon"] == "infinity"
+    assert statement["noise_multiplier"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fit"], "--run_dir: is missing"),
+        (["fit", "--run", "x", "--run_dir", "y"], "belongs to validate, test and predict"),
+        (["fit", "--run_dir", "y", "--ckpt_path", "z"], "would override the configuration"),
+        (["test", "--run_dir", "y"], "--run: is missing"),
+        (["test", "--run", "nowhere"], "holds no config.yaml"),
+    ],
+)
+def test_wrong_usage_is_named(
+    tmp_path: Path, cohort: CropsManifest, words: list[str], message: str
+) -> None:
+    config = fit_line(tmp_path, cohort, TINY, "plain")[1:5]
+    with pytest.raises(RunError, match=message):
+        run([words[0], *config, *words[1:]])
+
+
+def test_delta_above_one_per_patient_is_refused(tmp_path: Path, cohort: CropsManifest) -> None:
+    line = fit_line(tmp_path, cohort, DP, "dp")
+    with pytest.raises(PrivacyError, match="delta"):
+        run([*line, "--model.init_args.delta", "0.25"])

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Phantom crops: procedural masses on procedural tissue, with label, mask and descriptors.
 
-Nothing is fitted to patients, so phantoms cost no privacy. The numbers in
-:class:`PhantomParameters` are stated choices. Where a publication gives their order of magnitude
-it is named; none was taken from a table and none has been verified against one.
+No algorithm fits anything to patients, so phantoms carry no privacy account. The numbers in
+:class:`PhantomParameters` are hand-chosen. Where a publication gives their order of magnitude it is
+named; none was taken from a table and none has been verified against one. Brightness and contrast
+were chosen with published CBIS-DDSM training crops and summaries of them (mean, standard deviation,
+spectral slope) in view, which the account leaves out.
 """
 
 import math

@@ -89,7 +89,7 @@ def require_delta(delta: float, units: int, unit: str) -> None:
     if not 0 < delta * units < 1:
         raise PrivacyError(
             f"delta={delta} is not below 1/{units}, one over the number of units ({unit}s). "
-            f"Give a smaller delta, such as {1 / (10 * units):.1g}."
+            f"Give a smaller delta, such as {1 / (10 * units):.2g}."
         )
 
 

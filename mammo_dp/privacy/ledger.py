@@ -236,16 +236,16 @@ class PrivacyLedger:
         ]
         private = [(a, a.mechanism) for a, _ in touching if a.mechanism is not None]
         units = {access.unit for access, _ in private}
-        unit: Unit = units.pop() if len(units) == 1 else "patient"
+        unit: Unit = "crop" if units == {"crop"} else "patient"
         composed = tuple((access.stage, mechanism) for access, mechanism in private)
         own = next((m for a, m in private if released is not None and a.released == released), None)
         exclusions = (_NOT_PER_PATIENT,) if unit == "crop" else ()
         reasons = [
-            f"{access.stage} was trained {clause} without differential privacy."
+            f"{access.stage} was trained {clause} without DP."
             for access, clause in touching
             if access.mechanism is None
         ]
-        if units:  # one unit is left after pop only if there were two
+        if len(units) > 1:
             reasons.append(
                 f"{' and '.join(stage for stage, _ in composed)} protect different units, crop and "
                 "patient, which do not compose."

@@ -1,0 +1,70 @@
+import math
+
+import pytest
+
+from mammo_dp.privacy.accounting import Mechanism, compose
+from mammo_dp.privacy.budget import PrivacyBudget, calibrate, require_delta
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.risk import TradeOff
+from mammo_dp.privacy.sampling import PoissonSampling
+
+
+@pytest.mark.parametrize(("epsilon", "noise"), [(1.0, 18.47), (6.0, 4.034), (60.0, 0.9314)])
+def test_calibrated_noise_holds_the_target_and_no_less_would(epsilon: float, noise: float) -> None:
+    budget = PrivacyBudget(delta=1e-4, epsilon=epsilon)
+    found = calibrate(budget, sampling_rate=1 / 9, steps=2700)
+    assert found == pytest.approx(noise, rel=0.01)
+
+    def spent(value: float) -> float:
+        mechanism = Mechanism(noise_multiplier=value, sampling_rate=1 / 9, steps=2700)
+        return compose([mechanism]).epsilon(1e-4)
+
+    assert spent(found) <= epsilon < spent(found * 0.998)
+
+
+def test_calibration_to_an_attack_holds_the_target() -> None:
+    budget = PrivacyBudget(delta=1e-4, tpr=0.05, fpr=0.01)
+    noise = calibrate(budget, sampling_rate=1 / 9, steps=2700)
+    assert noise == pytest.approx(8.51, rel=0.01)
+    curve = compose([Mechanism(noise_multiplier=noise, sampling_rate=1 / 9, steps=2700)])
+    assert 1 - TradeOff(curve)(0.01) <= 0.05
+
+
+def test_huge_targets_are_met_by_renyi_accounting() -> None:
+    noise = calibrate(PrivacyBudget(delta=1e-4, epsilon=1e9), sampling_rate=1 / 9, steps=2700)
+    assert noise == pytest.approx(0.00122, rel=0.01)
+
+
+def test_targets_beyond_the_largest_noise_are_refused_with_numbers() -> None:
+    budget = PrivacyBudget(delta=1e-4, epsilon=1e-5)
+    with pytest.raises(PrivacyError, match=r"epsilon=1e-05.*2700 steps.*1000 does not suffice"):
+        calibrate(budget, sampling_rate=1 / 9, steps=2700)
+    budget = PrivacyBudget(delta=1e-9, tpr=0.0100001)
+    with pytest.raises(PrivacyError, match=r"tpr=0.0100001 at fpr=0.01"):
+        calibrate(budget, sampling_rate=1.0, steps=100)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epsilon": 0.0}, "cannot be met by any noise"),
+        ({"epsilon": -1.0}, "cannot be met by any noise"),
+        ({"epsilon": math.inf}, "train without DP"),
+        ({"epsilon": 1.0, "tpr": 0.5}, "exactly one target"),
+        ({}, "exactly one target"),
+        ({"tpr": 0.005}, "0 < fpr < tpr < 1"),
+        ({"epsilon": 1.0, "delta": 0.0}, "delta=0.0"),
+        ({"epsilon": 1.0, "delta": 1.0}, "delta=1.0"),
+    ],
+)
+def test_impossible_budgets_are_refused(values: dict[str, float], message: str) -> None:
+    with pytest.raises(PrivacyError, match=message):
+        PrivacyBudget(**({"delta": 1e-4} | values))
+
+
+def test_delta_of_one_over_units_is_refused_with_the_count() -> None:
+    sampling = PoissonSampling(unit="patient", rows_of=((0,), (1,), (2,), (3,)), rate=0.5)
+    for delta in (0.25, 0.5):
+        with pytest.raises(PrivacyError, match=rf"delta={delta} is not below 1/4.*such as 0.02"):
+            PrivacyBudget(delta=delta, epsilon=1.0).noise_multiplier(sampling, steps=1)
+    require_delta(0.2499, 4, "patient")

@@ -99,7 +99,7 @@ def membership(
     if record.is_finished:
         return
     manifest = CropsManifest.read(crops)
-    statement = _statement(folder / "privacy.json", manifest)
+    statement = _statement(folder / "privacy.json", manifest, member_split, nonmember_split)
     if (target / SCORES).exists():
         signals = read_signals(target / SCORES)
     else:
@@ -144,7 +144,8 @@ def query(
     """Asks the model about each crop of two splits, without augmentation.
 
     Raises:
-        AttackError: If a split is empty or holds crops without a patient.
+        AttackError: If a split is empty or holds crops without a patient, or a logit is not
+            finite.
     """
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in Signals.__slots__}
     for split in (member_split, nonmember_split):
@@ -155,6 +156,11 @@ def query(
         with torch.inference_mode():
             for batch in DataLoader(dataset, 64, collate_fn=collate):
                 logit = model(batch.image).double().numpy()
+                if not np.isfinite(logit).all():
+                    raise AttackError(
+                        f"{type(model).__name__}: logits of split {split!r} are not finite. The "
+                        "model has diverged; train it again."
+                    )
                 malignant = batch.malignant.numpy()
                 columns["row"].append(batch.row.numpy())
                 columns["patient"].append(batch.unit.numpy())
@@ -233,21 +239,32 @@ def _measured(found: Audit, bounds: Bounds | None = None) -> dict[str, Any]:
     }
 
 
-def _statement(path: Path, manifest: CropsManifest) -> dict[str, Any]:
-    """The statement about the cohort of a manifest.
+def _statement(
+    path: Path, manifest: CropsManifest, member_split: Split, nonmember_split: Split
+) -> dict[str, Any]:
+    """The statement about the members.
 
     Raises:
-        AttackError: If the run says nothing about these crops, so that nobody is a known member.
+        AttackError: If the run says nothing about them, so that nobody is a known member, or some
+            stage was trained on the non-members too.
     """
-    stored = json.loads(path.read_text())
-    for statement in stored["statements"]:
-        if statement["cohort"] == manifest.sha256:
-            return dict(statement)
-    raise AttackError(
-        f"{path}: has no statement about {manifest.folder / FILE_NAME} "
-        f"({manifest.sha256[:12]}), so nobody in it is known as a member. Give the crops that "
-        "the run was trained on."
-    )
+    of_split = {
+        statement["cohort_name"].rpartition("/")[2]: statement
+        for statement in json.loads(path.read_text())["statements"]
+        if statement["cohort"] == manifest.sha256
+    }
+    where = f"{manifest.folder / FILE_NAME} ({manifest.sha256[:12]})"
+    if member_split not in of_split:
+        raise AttackError(
+            f"{path}: has no statement about split {member_split!r} of {where}, so nobody in it "
+            "is known as a member. Give the crops and the split that the run was trained on."
+        )
+    if nonmember_split in of_split:
+        raise AttackError(
+            f"{path}: some stage was trained on split {nonmember_split!r} of {where}, so its "
+            "patients are no non-members. Choose a split that no stage saw."
+        )
+    return dict(of_split[member_split])
 
 
 def _bounds(statement: Mapping[str, Any]) -> Bounds:

@@ -38,8 +38,9 @@ class Statement:
 
     Attributes:
         epsilon: End to end, over all stages of the lineage; infinite without a guarantee.
-        stage_epsilon: Of the model's own training alone; infinite if that was not private or not
-            on this cohort.
+        stage_epsilon: Of the model's own training alone; infinite if that was not private.
+        accountant: Where these numbers come from, such as ``"PLD, dp-accounting 0.6.0"``; empty if
+            both are infinite.
         delta: Probability that the guarantee does not cover.
         risk: Bounds on attacks: ``advantage``, ``tpr_at_fpr``, ``reconstruction_robustness``.
         stored: The statement as it stands in the file.
@@ -47,6 +48,7 @@ class Statement:
 
     epsilon: float
     stage_epsilon: float
+    accountant: str
     delta: float
     risk: Mapping[str, Any]
     stored: Mapping[str, Any]
@@ -54,9 +56,11 @@ class Statement:
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> Self:
         """Reads one entry of ``statements``."""
+        stage_epsilon, accountant = _stage(stored)
         return cls(
             epsilon=float(stored["epsilon"]),
-            stage_epsilon=_stage_epsilon(stored),
+            stage_epsilon=stage_epsilon,
+            accountant=stored["accountant"] or accountant,
             delta=float(stored["delta"]),
             risk=stored["risk"],
             stored=stored,
@@ -70,10 +74,8 @@ class Statement:
     @property
     def conditions(self) -> str:
         """What must stand beside each epsilon of this statement."""
-        return (
-            f"unit {self.unit}, delta {self.delta:g}, {self.stored['adjacency']}, "
-            f"{self.stored['accountant']}"
-        )
+        parts = [f"unit {self.unit}", f"delta {self.delta:g}", self.stored["adjacency"]]
+        return ", ".join([*parts, self.accountant] if self.accountant else parts)
 
     @property
     def advantage(self) -> float:
@@ -87,11 +89,13 @@ class Statement:
 
     @property
     def reconstruction(self) -> float:
-        """Largest chance to pick one patient out of all of the cohort, prior chance 1 / units."""
+        """Largest chance to pick one unit out of the whole cohort; NaN for a cohort of one."""
         if math.isinf(self.epsilon):
             return 1.0
+        units = self.stored["units"]
         known = {float(k): v for k, v in self.risk["reconstruction_robustness"].items()}
-        return float(known[min(known, key=lambda k: abs(math.log(k * self.stored["units"])))])
+        nearest = min(known, key=lambda kappa: abs(kappa * units - 1), default=None)
+        return math.nan if nearest is None else float(known[nearest])
 
 
 def estimate(stored: Mapping[str, Any]) -> Estimate:
@@ -148,8 +152,13 @@ class Row:
     def own(self) -> Statement | None:
         """Statement about the cohort that the model itself was trained on, if there is one."""
         data = self.model.inputs.get("data")
+        split = setting(self.model.config, "train_split") or "train"
         for statement in self.statements:
-            if data and statement.stored["cohort"] == data.sha256:
+            if (
+                data
+                and statement.stored["cohort"] == data.sha256
+                and statement.stored["cohort_name"].endswith(f"/{split}")
+            ):
                 return statement
         return None
 
@@ -270,21 +279,22 @@ def _row(evaluation: RunRecord, records: list[RunRecord], runs: Path) -> Row:
     )
 
 
-def _stage_epsilon(stored: Mapping[str, Any]) -> float:
-    """Epsilon of the mechanism of the model's own training, at the delta of the statement."""
+def _stage(stored: Mapping[str, Any]) -> tuple[float, str]:
+    """Epsilon of the model's own training, at the delta of the statement, and its accountant."""
     if stored["noise_multiplier"] is None:
-        return math.inf
+        return math.inf, ""
     mechanism = Mechanism(
         noise_multiplier=stored["noise_multiplier"],
         sampling_rate=stored["sampling_rate"],
         steps=stored["steps"],
     )
-    return _epsilon(mechanism, stored["delta"])
+    return _account(mechanism, stored["delta"])
 
 
 @functools.cache  # runs of a grid share mechanisms, and one account takes a second
-def _epsilon(mechanism: Mechanism, delta: float) -> float:
-    return compose([mechanism]).epsilon(delta)
+def _account(mechanism: Mechanism, delta: float) -> tuple[float, str]:
+    curve = compose([mechanism])
+    return curve.epsilon(delta), curve.source
 
 
 def _start(model: RunRecord) -> str:

@@ -153,8 +153,9 @@ def epsilon(value: float) -> str:
         return "∞"
     if value <= 0:
         return "0"
-    step = 10.0 ** (math.floor(math.log10(value)) - 2)
-    return f"{math.ceil(round(value / step, 6)) * step:.3g}"
+    digits = 2 - math.floor(math.log10(value))
+    rounded = math.ceil(round(value * 10.0**digits, 6)) / 10.0**digits
+    return f"{rounded:.{max(0, digits)}f}"
 
 
 def number(value: float | None) -> str:
@@ -217,7 +218,7 @@ def _statement_line(statement: Statement, row: Row) -> dict[str, object]:
         "units": stored["units"],
         "crops": stored["crops"],
         "adjacency": stored["adjacency"],
-        "accountant": stored["accountant"],
+        "accountant": statement.accountant,
         "noise_multiplier": stored["noise_multiplier"] if own else "",
         "sampling_rate": stored["sampling_rate"] if own else "",
         "steps": stored["steps"] if own else "",

@@ -73,12 +73,7 @@ def in_words(statement: Statement, *, own: bool) -> list[str]:
         own: Whether the model itself was trained on this cohort.
     """
     stored = statement.stored
-    who = (
-        f"{stored['cohort_name']}: {stored['units']} {statement.unit}s with "
-        f"{stored['crops']} crops, at most {stored['most_crops_of_a_unit']} of one."
-        if statement.unit == "patient"
-        else f"{stored['cohort_name']}: {stored['crops']} crops, each a unit of its own."
-    )
+    who = _whose(statement)
     if math.isinf(statement.epsilon):
         sentences = [
             who,
@@ -106,6 +101,18 @@ def in_words(statement: Statement, *, own: bool) -> list[str]:
     if stored.get("covers"):
         sentences.append(f"Covers: {stored['covers']}")
     return sentences
+
+
+def _whose(statement: Statement) -> str:
+    stored = statement.stored
+    if stored["units"] is None:
+        return f"{stored['cohort_name']}, number of {statement.unit}s unknown."
+    if statement.unit == "crop":
+        return f"{stored['cohort_name']}: {stored['crops']} crops, each a unit of its own."
+    return (
+        f"{stored['cohort_name']}: {stored['units']} patients with {stored['crops']} crops, at "
+        f"most {stored['most_crops_of_a_unit']} of one."
+    )
 
 
 def attacker(row: Row) -> list[str]:

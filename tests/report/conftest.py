@@ -103,7 +103,7 @@ class Tree:
             "epsilon": "infinity" if infinite else stated,
             "delta": 1e-4,
             "adjacency": "add-or-remove",
-            "accountant": "PLD, dp-accounting 0.6.0",
+            "accountant": "" if infinite else "PLD, dp-accounting 0.6.0",
             "mechanisms": [mechanism] if epsilon else [],
             "risk": {
                 "advantage": bound(advantage),
@@ -185,6 +185,12 @@ class Tree:
         (folder / "attack.json").write_text(json.dumps(result))
         close_run(record)
         return folder
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    """The usual tree, for tests that only read it."""
+    return build_tree(tmp_path_factory.mktemp("tree"), (6,), ("phantom", "gan"), leak=False)
 
 
 @pytest.fixture

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from classifier.module import CropClassifier
+from data_prep.datamodule import CropsDataset, collate_crops
+from data_prep.manifest import Crop, CropsManifest, save_crop_image
+from mammo_dp.attacks.audit import Bounds
+from mammo_dp.attacks.membership import load_classifier, membership, query, score
+from mammo_dp.attacks.signals import AttackError, Signals, read_signals, write_signals
+from mammo_dp.main import main
+from mammo_dp.runs import read_run
+
+BACKBONE = {"depth": 1, "embed_dim": 24, "num_heads": 2, "patch_size": 8}
+NO_BOUND = Bounds(epsilon=math.inf, delta=1e-4, advantage=1, tpr_at_fpr={0.01: 1, 0.001: 1})
+TIGHT = Bounds(epsilon=1, delta=1e-4, advantage=0.1, tpr_at_fpr={0.01: 0.02, 0.001: 0.003})
+
+
+def model(seed: int = 0) -> CropClassifier:
+    torch.manual_seed(seed)
+    return CropClassifier(
+        backbone="vit_tiny_patch16_224", backbone_args=BACKBONE, image_size=32, warmup_steps=0
+    )
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> CropsManifest:
+    """Pure noise with labels that no pixel knows: whoever predicts a label has memorised it."""
+    folder = tmp_path_factory.mktemp("noise")
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(72):  # patients 0..23 train, 24..47 val; every other patient has two crops
+        patient = i if i < 48 else 2 * (i - 48)
+        file = f"images/{i}.png"
+        rows.append(
+            Crop(
+                file=file,
+                patient_id=f"P{patient}",
+                lesion_id="1",
+                image_id=str(i),
+                malignant=i % 3 == 0,
+                split="train" if patient < 24 else "val",
+                origin="phantom-archive",
+                label_source="phantom",
+                crop_rule="as-is",
+                sha256=save_crop_image(
+                    folder / file, rng.integers(0, 65536, (32, 32)).astype(np.uint16)
+                ),
+            )
+        )
+    return CropsManifest.write(folder, rows)
+
+
+@pytest.fixture(scope="module")
+def overfitted(noise: CropsManifest) -> CropClassifier:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more cost more than they bring at this size
+    net = model()
+    rows = noise.rows("train")
+    dataset = CropsDataset(noise, rows)
+    batch = collate_crops([dataset[i] for i in range(len(rows))])
+    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(net(batch.image), batch.malignant.float())
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    torch.set_num_threads(threads)
+    return net.eval()
+
+
+def write_run(folder: Path, net: CropClassifier, manifest: CropsManifest, **changes: Any) -> Path:
+    (folder / "checkpoints").mkdir(parents=True)
+    trainer = lightning.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=folder
+    )
+    trainer.strategy.connect(net)
+    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    statement = {
+        "cohort": manifest.sha256,
+        "cohort_name": "phantom-archive/train",
+        "unit": "patient",
+        "epsilon": "infinity",
+        "delta": 1e-4,
+        "risk": {"advantage": 1.0, "tpr_at_fpr": {"0.01": 1.0, "0.001": 1.0}},
+    } | changes
+    (folder / "privacy.json").write_text(json.dumps({"statements": [statement]}))
+    return folder
+
+
+def planted(shift: float, units: int = 600, others: int = 200) -> Signals:
+    """Signals of members are ``shift`` standard deviations above those of others."""
+    rng = np.random.default_rng(1)
+    member = np.arange(units + others) < units
+    return Signals(
+        row=np.arange(units + others),
+        patient=np.arange(units + others),
+        member=member,
+        malignant=rng.integers(0, 2, units + others),
+        signal=rng.standard_normal(units + others) + shift * member,
+    )
+
+
+def test_an_overfitted_model_gives_its_members_away(
+    noise: CropsManifest, overfitted: CropClassifier
+) -> None:
+    signals = query(overfitted, noise, "train", "val")
+    result = score(signals, unit="patient", bounds=NO_BOUND, seed=1)
+    assert result["auc"]["low"] > 0.6
+    assert all(abs(blind["auc"]["value"] - 0.5) < 0.2 for blind in result["blind"].values())
+
+
+def test_an_untrained_model_gives_nobody_away(noise: CropsManifest) -> None:
+    found = score(query(model(1).eval(), noise, "train", "val"), unit="patient", bounds=TIGHT)
+    assert found["auc"]["low"] < 0.5 < found["auc"]["high"]
+    assert not found["exceeds_bound"]
+
+
+def test_signal_is_the_logit_scaled_confidence_of_the_true_label(
+    noise: CropsManifest, overfitted: CropClassifier
+) -> None:
+    signals = query(overfitted, noise, "train", "val")
+    for row in noise.rows("val")[:5]:
+        image = torch.from_numpy(noise.image(row) / 65535 * 2 - 1).float()[None, None]
+        with torch.no_grad():
+            p = torch.sigmoid(overfitted(image).double()).item()
+        p = p if noise.crops[row].malignant else 1 - p
+        (at,) = np.flatnonzero(signals.row == row)
+        assert signals.signal[at] == pytest.approx(math.log(p / (1 - p)), rel=1e-3)
+        assert not signals.member[at]
+
+
+def test_score_of_a_patient_is_the_mean_over_its_crops(noise: CropsManifest) -> None:
+    signals = query(model(2).eval(), noise, "train", "val")
+    naive: dict[bool, dict[str, list[float]]] = {True: {}, False: {}}
+    for row, member, value in zip(signals.row, signals.member, signals.signal, strict=True):
+        patient = noise.crops[row].patient_id
+        naive[bool(member)].setdefault(patient, []).append(float(value))
+    members, others = signals.scores(signals.signal, "patient")
+    assert sorted(members) == pytest.approx(sorted(np.mean(v) for v in naive[True].values()))
+    assert sorted(others) == pytest.approx(sorted(np.mean(v) for v in naive[False].values()))
+    assert len(signals.scores(signals.signal, "crop")[0]) == len(noise.rows("train"))
+
+
+def test_a_leak_beyond_the_bound_is_a_finding_and_the_null_is_not() -> None:
+    assert score(planted(2.0), unit="patient", bounds=TIGHT, resamples=100)["exceeds_bound"]
+    assert not score(planted(2.0), unit="patient", bounds=NO_BOUND, resamples=100)["exceeds_bound"]
+    null = score(planted(0.0), unit="patient", bounds=TIGHT, resamples=100)
+    assert not null["exceeds_bound"]
+    assert null["auc"]["low"] < 0.5 < null["auc"]["high"]
+
+
+def test_labels_alone_succeed_where_the_splits_differ_in_labels() -> None:
+    signals = planted(0.0)
+    skewed = Signals(
+        row=signals.row,
+        patient=signals.patient,
+        member=signals.member,
+        malignant=signals.member.astype(np.int64),
+        signal=signals.signal,
+    )
+    result = score(skewed, unit="patient", bounds=NO_BOUND, resamples=100)
+    assert result["blind"]["label-only"]["auc"]["value"] == 1.0
+    assert "bound" not in result["blind"]["label-only"]["auc"]
+
+
+def test_signals_survive_the_file_bit_by_bit(tmp_path: Path) -> None:
+    signals = planted(0.3, 20, 10)
+    write_signals(tmp_path / "scores.csv", signals)
+    back = read_signals(tmp_path / "scores.csv")
+    for name in Signals.__slots__:
+        np.testing.assert_array_equal(getattr(back, name), getattr(signals, name))
+    (tmp_path / "scores.csv").write_text("row,patient\n1,2\n")
+    with pytest.raises(AttackError, match="is no table of signals"):
+        read_signals(tmp_path / "scores.csv")
+
+
+def test_command_writes_scores_without_identifiers_and_aggregates_with_the_bounds(
+    tmp_path: Path, noise: CropsManifest, overfitted: CropClassifier
+) -> None:
+    run = write_run(tmp_path / "run", overfitted, noise)
+    arguments = ["attack", "membership", "--run", str(run), "--crops", str(noise.folder)]
+    assert main([*arguments, "--resamples", "100"]) == 0
+    out = run / "attack_membership"
+    result = json.loads((out / "attack.json").read_text())
+    assert (result["attack"], result["unit"]) == ("loss-threshold", "patient")
+    assert (result["members"], result["nonmembers"]) == (24, 24)
+    assert result["advantage"]["bound"] == result["tpr_at_fpr"]["0.01"]["bound"] == 1
+    assert result["bound_from"] == {"epsilon": "infinity", "delta": 1e-4, "unit": "patient"}
+    assert "probabilities" in result["threat_model"]
+    assert "P1" not in (out / "scores.csv").read_text()
+    assert read_run(out).is_finished
+    before = (out / "attack.json").stat().st_mtime_ns
+    assert main([*arguments, "--resamples", "100"]) == 0
+    assert (out / "attack.json").stat().st_mtime_ns == before
+    assert main([*arguments, "--resamples", "200"]) == 1
+
+
+def test_an_interrupted_attack_scores_the_saved_signals_again(
+    tmp_path: Path, noise: CropsManifest, overfitted: CropClassifier
+) -> None:
+    run = write_run(tmp_path / "run", overfitted, noise)
+    membership(run=str(run), crops=str(noise.folder), resamples=100)
+    out = run / "attack_membership"
+    first = json.loads((out / "attack.json").read_text())
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(record | {"finished": None, "outputs": {}}))
+    (out / "attack.json").unlink()
+    write_signals(out / "scores.csv", planted(0.0, 24, 24))
+    membership(run=str(run), crops=str(noise.folder), resamples=100)
+    second = json.loads((out / "attack.json").read_text())
+    assert second["auc"]["value"] < 0.8 < first["auc"]["value"]
+
+
+def test_the_bounds_come_from_the_statement_of_the_cohort(
+    tmp_path: Path, noise: CropsManifest, overfitted: CropClassifier
+) -> None:
+    risk = {"advantage": 0.11, "tpr_at_fpr": {"0.01": 0.02, "0.001": 0.002}}
+    run = write_run(tmp_path / "run", overfitted, noise, epsilon=0.9, risk=risk)
+    membership(run=str(run), crops=str(noise.folder), resamples=100, out=str(tmp_path / "out"))
+    result = json.loads((tmp_path / "out" / "attack.json").read_text())
+    assert result["advantage"]["bound"] == 0.11
+    assert result["tpr_at_fpr"]["0.001"]["bound"] == 0.002
+    assert result["auc"]["bound"] == pytest.approx(0.5 + 0.11 - 0.11**2 / 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--nonmember_split", "train"], "choose two splits"),
+        (["--nonmember_split", "test"], "split 'test' holds no crop"),
+        (["--resamples", "10"], "at least 100"),
+    ],
+)
+def test_arguments_that_would_measure_nothing_are_refused(
+    flags: list[str],
+    message: str,
+    tmp_path: Path,
+    noise: CropsManifest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = write_run(tmp_path / "run", model(), noise)
+    arguments = ["attack", "membership", "--run", str(run), "--crops", str(noise.folder), *flags]
+    assert main(arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_crops_that_the_run_says_nothing_about_are_refused(
+    tmp_path: Path, noise: CropsManifest, make_cohort: Callable[..., CropsManifest]
+) -> None:
+    run = write_run(tmp_path / "run", model(), noise)
+    with pytest.raises(AttackError, match="has no statement about"):
+        membership(run=str(run), crops=str(make_cohort().folder))
+
+
+def test_nonmembers_that_a_stage_has_seen_are_refused(tmp_path: Path, noise: CropsManifest) -> None:
+    run = write_run(tmp_path / "run", model(), noise)
+    stored = json.loads((run / "privacy.json").read_text())
+    stored["statements"].append(stored["statements"][0] | {"cohort_name": "phantom-archive/val"})
+    (run / "privacy.json").write_text(json.dumps(stored))
+    with pytest.raises(AttackError, match="some stage was trained on split 'val'"):
+        membership(run=str(run), crops=str(noise.folder))
+
+
+def test_synthetic_crops_are_refused(
+    tmp_path: Path, make_cohort: Callable[..., CropsManifest]
+) -> None:
+    phantoms = make_cohort(origin="phantom")
+    with pytest.raises(AttackError, match="24 crops of split 'train' are synthetic"):
+        query(model(), phantoms, "train", "val")
+
+
+def test_another_kind_of_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    hyper = {"backbone_args": BACKBONE, "image_size": 32, "target_epsilon": 3}
+    torch.save({"state_dict": {"generator.w": torch.ones(1)}, "hyper_parameters": hyper}, path)
+    with pytest.raises(AttackError, match="is no crop classifier"):
+        load_classifier(path)
+
+
+def test_a_model_that_diverged_is_refused(noise: CropsManifest) -> None:
+    net = model().eval()
+    with torch.no_grad():
+        next(net.net.parameters()).fill_(math.nan)
+    with pytest.raises(AttackError, match="not finite"):
+        query(net, noise, "train", "val")

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mammo_dp.privacy.accounting import Mechanism, compose
+from mammo_dp.report.compare import ReportError, collect, lineage, setting
+from mammo_dp.runs import RunInput, RunRecord
+from tests.report.conftest import BECAUSE, Tree
+
+Make = Callable[..., Tree]
+
+
+def test_each_evaluation_finds_its_model_statement_and_attack(tree: Tree) -> None:
+    rows = collect(tree.runs)
+    assert [row.name for row in rows] == ["baseline", "dp/eps6_phantom", "dp/eps6_gan"]
+    baseline, phantom, gan = rows
+    assert [row.metrics["auroc"].value for row in rows] == pytest.approx([0.752, 0.61, 0.63])
+    assert math.isnan(baseline.metrics["calibration_slope"].low)
+    assert (baseline.is_private, phantom.is_private, gan.is_private) == (False, True, True)
+    assert all(row.attack and row.split == "val" for row in rows)
+    assert [row.start for row in rows] == ["phantom crops", "phantom crops", "synthetic crops"]
+    assert [row.training for row in rows] == ["not private", "DP, per patient", "DP, per patient"]
+
+
+def test_end_to_end_and_stage_epsilon_differ_where_an_ancestor_was_not_private(
+    tree: Tree,
+) -> None:
+    _, phantom, gan = collect(tree.runs)
+    assert phantom.own
+    assert gan.own
+    alone = compose([Mechanism(noise_multiplier=4.33, sampling_rate=1 / 9, steps=2700)]).epsilon(
+        1e-4
+    )
+    assert phantom.own.epsilon == 5.48
+    assert math.isinf(gan.own.epsilon)
+    assert phantom.own.stage_epsilon == gan.own.stage_epsilon == pytest.approx(alone)
+    assert gan.own.stored["because"] == BECAUSE
+    assert (gan.own.advantage, gan.own.tpr, gan.own.reconstruction) == (1, 1, 1)
+    assert (phantom.own.advantage, phantom.own.tpr) == (0.499, 0.164)
+    assert phantom.own.reconstruction == 0.058  # at 1/578, not at the other kappa
+
+
+def test_a_model_without_patients_has_no_statement_and_is_not_private(make_tree: Make) -> None:
+    tree = make_tree()
+    tree.test("pretrain_phantom", 0.55)
+    row = next(row for row in collect(tree.runs) if row.name == "pretrain_phantom")
+    assert (row.own, row.training, row.attack) == (None, "no patient", None)
+    assert row.start == "random weights"
+
+
+def test_lineage_reaches_the_data_of_the_pretraining(tree: Tree) -> None:
+    row = collect(tree.runs)[1]
+    found = [
+        (depth, role, source.command if isinstance(source, RunRecord) else source.path)
+        for depth, role, source in lineage(row.model)
+    ]
+    assert found == [
+        (0, "this run", "fit"),
+        (1, "data", "prepare cohort"),
+        (1, "weights", "fit"),
+        (2, "data", "prepare phantoms"),
+    ]
+
+
+def test_lineage_names_what_no_recorded_run_made(make_tree: Make) -> None:
+    tree = make_tree()
+    (tree.data("phantoms") / "run.json").unlink()
+    sources = [source for *_, source in lineage(collect(tree.runs)[1].model)]
+    assert isinstance(sources[-1], RunInput)
+
+
+def test_weights_that_changed_since_are_not_called_by_their_old_name(make_tree: Make) -> None:
+    tree = make_tree()
+    run = tree.runs / "pretrain_phantom" / "run.json"
+    record = json.loads(run.read_text())
+    record["outputs"]["checkpoints/last.ckpt"] = "f" * 64
+    run.write_text(json.dumps(record))
+    assert collect(tree.runs)[1].start == "given weights"
+
+
+def test_setting_is_found_at_any_depth() -> None:
+    assert setting({"a": {"b": {"c": 3}}, "d": 4}, "c") == 3
+    assert setting({"a": {"b": 1}}, "c") is None
+
+
+def test_a_folder_without_evaluations_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match=r"holds no finished evaluation .* among 0 run folders"):
+        collect(tmp_path)
+    with pytest.raises(ReportError, match="is no folder"):
+        collect(tmp_path / "absent")
+
+
+def test_an_unfinished_evaluation_is_no_row(make_tree: Make) -> None:
+    tree = make_tree()
+    run = tree.runs / "baseline" / "test_val" / "run.json"
+    run.write_text(json.dumps(json.loads(run.read_text()) | {"finished": None}))
+    assert "baseline" not in [row.name for row in collect(tree.runs)]
+
+
+def test_a_run_without_statement_is_refused(make_tree: Make) -> None:
+    tree = make_tree()
+    (tree.runs / "baseline" / "privacy.json").unlink()
+    with pytest.raises(ReportError, match=r"privacy\.json: cannot be read .* Run the fit again"):
+        collect(tree.runs)
+
+
+def test_a_statement_about_another_checkpoint_is_refused(make_tree: Make) -> None:
+    tree = make_tree()
+    path = tree.runs / "baseline" / "privacy.json"
+    stored = json.loads(path.read_text())
+    stored["artefact"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ReportError, match="is about another checkpoint"):
+        collect(tree.runs)
+
+
+def test_an_evaluation_whose_model_is_elsewhere_is_refused(make_tree: Make) -> None:
+    tree = make_tree()
+    run = tree.runs / "baseline" / "run.json"
+    run.write_text(json.dumps(json.loads(run.read_text()) | {"outputs": {}}))
+    with pytest.raises(ReportError, match="is no output of a finished run"):
+        collect(tree.runs)
+
+
+def test_an_evaluation_without_a_checkpoint_is_refused(make_tree: Make) -> None:
+    tree = make_tree()
+    run = tree.runs / "baseline" / "test_val" / "run.json"
+    run.write_text(json.dumps(json.loads(run.read_text()) | {"inputs": {}}))
+    with pytest.raises(ReportError, match="names no checkpoint"):
+        collect(tree.runs)

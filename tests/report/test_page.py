@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from mammo_dp.report.compare import collect
+from mammo_dp.report.page import report
+from mammo_dp.report.words import command, in_words, summary
+from mammo_dp.runs import RunError, read_run
+from tests.report.conftest import BECAUSE, Tree, build_tree
+
+Make = Callable[..., Tree]
+VOID = {"meta", "img", "br", "link"}
+
+
+class Page(HTMLParser):
+    """Tags with attributes, text, and whether tags are closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tree = build_tree(tmp_path_factory.mktemp("page"), (1, 6), ("phantom", "gan"), leak=False)
+    sheets = {name: str(tree.data(name)) for name in ("phantoms", "cohort", "synthetic")}
+    report(runs=str(tree.runs), out=str(tree.root / "report"), sheets=sheets, title="A <b> title")
+    return tree.root / "report"
+
+
+def test_the_folder_holds_table_figures_page_and_record(built: Path) -> None:
+    found = {path.relative_to(built).as_posix() for path in built.rglob("*") if path.is_file()}
+    figures = {f"figures/{name}.svg" for name in ("utility", "risk", "curves")}
+    assert found == {"run.json", "table.csv", "table.md", "report.html"} | figures
+    assert read_run(built).is_finished
+
+
+def test_the_page_loads_nothing_from_elsewhere(built: Path) -> None:
+    html = (built / "report.html").read_text()
+    page = Page(html)
+    assert not page.open
+    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        for name, value in attributes.items():
+            if name in ("src", "href", "xlink:href", "srcset", "action"):
+                assert (value or "").startswith(("#", "data:image/png;base64,"))
+    assert all(url.startswith("#") for url in re.findall(r"url\(\"?([^)\"]*)", html))
+    assert "@import" not in html
+
+
+def test_the_page_is_accessible(built: Path) -> None:
+    page = Page((built / "report.html").read_text())
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == 3
+    assert all(image["alt"] for image in images)
+    pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert len(pictures) == 3
+    assert all(a["role"] == "img" and a["aria-label"] for a in pictures)
+    heads = [attributes for tag, attributes in page.tags if tag == "th"]
+    assert all(head["scope"] in ("row", "col") for head in heads)
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("h1") == 1
+    assert tags.count("caption") == tags.count("table") == 2
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    assert ("html", {"lang": "en"}) in page.tags
+
+
+def test_the_page_says_infinity_and_why(built: Path) -> None:
+    text = " ".join(Page((built / "report.html").read_text()).text.split())
+    assert "the end-to-end epsilon is infinity" in text
+    assert BECAUSE in text
+    assert "ε = infinity end to end (unit patient, δ = 0.0001)" in text
+
+
+def test_an_epsilon_never_stands_without_unit_and_delta(built: Path) -> None:
+    text = " ".join(Page((built / "report.html").read_text()).text.split())
+    stated = list(re.finditer(r"ε = [\d∞i]", text))
+    assert len(stated) > 10
+    for match in stated:
+        following = text[match.end() : match.end() + 60]
+        assert "unit patient" in following
+        assert "delta 0.0001" in following or "δ = 0.0001" in following
+
+
+def test_the_page_names_versions_hashes_commands_and_exclusions(built: Path) -> None:
+    text = " ".join(Page((built / "report.html").read_text()).text.split())
+    row = collect(built.parent / "runs")[0]
+    for words in (
+        row.privacy["artefact"]["sha256"],
+        row.model.config_sha256[:12],
+        f"torch {row.model.versions['torch']}",
+        "mammo-dp test --run",
+        "choice of the learning rate",
+        "the body was chosen by eye",
+        "A <b> title",
+        "No patient: drawn by a procedure.",
+    ):
+        assert words in text
+
+
+def test_the_same_inputs_are_reported_once_and_others_are_refused(
+    make_tree: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = make_tree()
+    out = str(tree.root / "report")
+    report(runs=str(tree.runs), out=out)
+    page = tree.root / "report" / "report.html"
+    before = page.stat().st_mtime_ns
+    capsys.readouterr()
+    report(runs=str(tree.runs), out=out)
+    assert page.stat().st_mtime_ns == before
+    shown = capsys.readouterr().out
+    assert str(page) in shown
+    assert "dp/eps6_phantom" in shown
+    with pytest.raises(RunError, match="another configuration"):
+        report(runs=str(tree.runs), out=out, title="Another")
+    tree.fit("more", "cohort", weights="pretrain_phantom", epsilon=1)
+    tree.test("more", 0.6)
+    with pytest.raises(RunError, match="inputs"):
+        report(runs=str(tree.runs), out=out)
+
+
+def test_the_same_runs_give_the_same_page(tree: Tree, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        report(runs=str(tree.runs), out=str(tmp_path / name))
+    assert (tmp_path / "a" / "report.html").read_bytes() == (
+        tmp_path / "b" / "report.html"
+    ).read_bytes()
+
+
+def test_the_summary_names_the_guarantee_the_price_and_the_void(tree: Tree) -> None:
+    sentences = summary(collect(tree.runs))
+    assert sentences[0].startswith(
+        "At ε = 5.48 end to end (unit patient, δ = 0.0001) the best model, started from phantom "
+        "crops, reaches AUROC 0.610 [0.560, 0.660] on val."
+    )
+    assert "Trained without privacy, the best model reaches AUROC 0.752" in sentences[1]
+    assert sentences[2].startswith("1 model was trained privately but descends from")
+    assert "exceeded no bound" in sentences[3]
+
+
+def test_an_attack_beyond_its_bound_is_called_a_finding(make_tree: Make) -> None:
+    sentences = summary(collect(make_tree((1,), leak=True).runs))
+    assert any(s.startswith("Finding: ") and "dp/eps1_phantom" in s for s in sentences)
+    assert not any("exceeded no bound" in s for s in sentences)
+
+
+def test_a_crop_statement_counts_crops(tree: Tree) -> None:
+    row = collect(tree.runs)[1]
+    row.privacy["statements"][0] |= {"unit": "crop"}
+    row.__dict__.pop("statements", None)  # read before the unit was changed
+    words = " ".join(in_words(row.statements[0], own=True))
+    assert "1104 crops, each a unit of its own" in words
+    assert "unit crop" in words
+
+
+def test_a_cohort_of_unknown_patients_is_named_as_such(make_tree: Make) -> None:
+    row = collect(make_tree().runs)[2]
+    row.privacy["statements"][0] |= {"units": None, "crops": None, "most_crops_of_a_unit": None}
+    row.__dict__.pop("statements", None)  # read before the numbers were taken away
+    words = " ".join(in_words(row.statements[0], own=False))
+    assert "number of patients unknown" in words
+    assert "The last training" not in words
+
+
+def test_commands_can_be_typed_again(tree: Tree) -> None:
+    row = collect(tree.runs)[0]
+    assert command(row.model).startswith(f"mammo-dp fit --config {row.model.folder}/config.yaml")
+    assert command(row.evaluation) == (
+        f"mammo-dp test --run {row.model.folder} --run_dir NEW_FOLDER"
+    )
+    assert row.attacker
+    crops, run = tree.data("cohort"), row.model.folder
+    assert command(row.attacker) == (
+        f"mammo-dp attack membership --crops {crops} --run {run} --seed 0 --out NEW_FOLDER"
+    )

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.manifest import CropsManifest
+from mammo_dp.report.sheets import GAP_PX, contact_sheet, notice
+
+Make = Callable[..., CropsManifest]
+
+
+def test_benign_crops_stand_above_malignant_ones(make_cohort: Make) -> None:
+    manifest = make_cohort(origin="phantom")
+    with Image.open(io.BytesIO(contact_sheet(manifest, columns=5))) as image:
+        assert (image.format, image.mode) == ("PNG", "LA")
+        sheet = np.array(image)
+    step = 32 + GAP_PX
+    assert sheet.shape == (2 * step - GAP_PX, 5 * step - GAP_PX, 2)
+    centres = sheet[16::step, 16::step, 0]  # discs of malignant crops are brighter
+    assert centres[0].max() < centres[1].min()
+    assert (sheet[..., 1] == 0).any()  # gaps are transparent
+    first = next(row for row in manifest.rows() if not manifest.crops[row].malignant)
+    np.testing.assert_array_equal(sheet[:32, :32, 0], manifest.image(first) >> 8)
+
+
+def test_large_crops_are_shrunk_and_missing_ones_leave_gaps(make_cohort: Make) -> None:
+    manifest = make_cohort(origin="phantom", crops=6, size=64)
+    with Image.open(io.BytesIO(contact_sheet(manifest, columns=5, cell_px=20))) as image:
+        assert image.size == (5 * 22 - GAP_PX, 2 * 22 - GAP_PX)
+        assert np.array(image)[:, 3 * 22 :, 1].max() == 0
+
+
+def test_the_same_manifest_gives_the_same_picture(make_cohort: Make) -> None:
+    manifest = make_cohort()
+    assert contact_sheet(manifest) == contact_sheet(manifest)
+
+
+def test_one_class_gives_one_line(make_cohort: Make) -> None:
+    manifest = make_cohort()
+    benign = [crop for crop in manifest.crops if not crop.malignant]
+    with Image.open(io.BytesIO(contact_sheet(CropsManifest.write(manifest.folder, benign)))) as im:
+        assert im.size[1] == 32
+
+
+@pytest.mark.parametrize(
+    ("origin", "words", "real"),
+    [
+        ("phantom", "No patient", False),
+        ("phantom-archive", "No real patient", False),
+        ("gan:" + "0" * 64, "drawn by a generator", False),
+        ("synthetic:mcgan", "Imported synthetic", False),
+        ("cbis-ddsm", "internal use only", True),
+    ],
+)
+def test_notice_says_whose_images_they_are(
+    make_cohort: Make, origin: str, words: str, real: bool
+) -> None:
+    text, is_real = notice(make_cohort(origin=origin))
+    assert words in text
+    assert is_real is real

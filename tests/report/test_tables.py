@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+import csv
+import io
+import math
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from mammo_dp.report.compare import collect
+from mammo_dp.report.tables import (
+    MAIN,
+    RISK,
+    caption,
+    comma_separated,
+    epsilon,
+    main_cells,
+    markdown,
+    number,
+    print_table,
+    risk_cells,
+)
+from tests.report.conftest import Tree
+
+Make = Callable[..., Tree]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.9001, "0.901"),
+        (5.48, "5.48"),
+        (5.481, "5.49"),
+        (6.0, "6.00"),
+        (1234.0, "1240"),
+        (9.999, "10.00"),
+        (0.0, "0"),
+        (math.inf, "∞"),
+    ],
+)
+def test_a_printed_epsilon_is_never_smaller_than_the_true_one(value: float, shown: str) -> None:
+    assert epsilon(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.0042, "0.0042"), (0.5, "0.500"), (math.nan, "—"), (None, "—")]
+)
+def test_small_numbers_keep_their_digits(value: float | None, shown: str) -> None:
+    assert number(value) == shown
+
+
+def test_cells_have_a_column_each(tree: Tree) -> None:
+    rows = collect(tree.runs)
+    assert {len(main_cells(row)) for row in rows} == {len(MAIN)}
+    assert {len(risk_cells(row)) for row in rows} == {len(RISK)}
+    gan = dict(zip(MAIN, main_cells(rows[2]), strict=True))
+    assert (gan["ε end to end"], gan["ε of this stage only"]) == ("∞", "5.50")
+    assert (gan["Unit"], gan["δ"]) == ("patient", "0.0001")
+
+
+def test_comma_separated_values_carry_full_precision_and_all_conditions(tree: Tree) -> None:
+    rows = collect(tree.runs)
+    lines = list(csv.DictReader(io.StringIO(comma_separated(rows))))
+    assert [line["epsilon_end_to_end"] for line in lines] == ["infinity", "5.48", "infinity"]
+    for line, row in zip(lines, rows, strict=True):
+        assert float(line["auroc"]) == row.metrics["auroc"].value
+        assert (line["unit"], line["delta"], line["adjacency"]) == (
+            "patient",
+            "0.0001",
+            "add-or-remove",
+        )
+        assert line["accountant"].startswith("PLD" if row.is_private else "")
+        assert "learning rate" in line["excludes"]
+        assert line["attack_exceeds_bound"] == "0"
+        assert line["calibration_slope_low"] == ""
+
+
+def test_two_cohorts_have_two_lines_and_no_single_epsilon(tree: Tree) -> None:
+    row = collect(tree.runs)[1]
+    other = dict(row.privacy["statements"][0]) | {
+        "cohort": "e" * 64,
+        "cohort_name": "other/train",
+        "epsilon": 2.0,
+        "noise_multiplier": None,
+    }
+    row.privacy["statements"].append(other)
+    row.__dict__.pop("statements", None)  # read before the cohort was added
+    lines = list(csv.DictReader(io.StringIO(comma_separated([row]))))
+    assert [line["epsilon_end_to_end"] for line in lines] == ["5.48", "2.0"]
+    assert lines[1]["epsilon_of_this_stage_only"] == ""
+    assert main_cells(row)[3] == "phantom-archive/train: 5.48; other/train: 2.00"
+
+
+def test_each_form_of_the_table_says_what_epsilon_holds_for(tree: Tree) -> None:
+    rows = collect(tree.runs)
+    console = Console(width=110, record=True, file=io.StringIO())
+    print_table(rows, console)
+    screen = " ".join(console.export_text().split())
+    for text in (markdown(rows), screen, caption(rows)):
+        for words in (
+            "unit patient",
+            "delta 0.0001",
+            "add-or-remove",
+            "PLD, dp-accounting",
+            "No ε covers: metrics and predictions",
+            "no guarantee by itself",
+        ):
+            assert words in text
+    assert "0.610 [0.560, 0.660]" in screen
+
+
+def test_a_cohort_of_one_has_no_chance_among_all(make_tree: Make) -> None:
+    row = collect(make_tree().runs)[1]
+    row.privacy["statements"][0]["risk"]["reconstruction_robustness"] = {}
+    row.__dict__.pop("statements", None)  # read before the bound was taken away
+    assert risk_cells(row)[-1] == "—"
+
+
+def test_a_model_without_patients_is_silent_about_them(make_tree: Make) -> None:
+    tree = make_tree(epsilons=())
+    tree.test("pretrain_phantom", 0.55)
+    row = next(row for row in collect(tree.runs) if row.name == "pretrain_phantom")
+    assert main_cells(row)[3:7] == ("0, no patient", "—", "—", "—")
+    assert "Each ε holds" not in caption([row])
+    assert comma_separated([row]).splitlines()[1].startswith("pretrain_phantom,")

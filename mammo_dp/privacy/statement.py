@@ -131,24 +131,23 @@ def collect_parents(paths: Iterable[str | Path]) -> PrivacyLedger:
 
 
 def _parent(path: Path) -> PrivacyLedger:
-    folder = path if path.is_dir() and (path / FILE_NAME).is_file() else run_of(path)
-    if folder is not None:
-        ledger = read_ledger(folder)
-        if path.is_file():
-            _require_artefact(path, folder)
-        return ledger
     if path.is_file() and path.name != CROPS:
-        return PrivacyLedger(
-            exclusions=(
-                f"Initial weights from outside (sha256 {file_sha256(path)}) have no statement: "
-                "patients in their training data are not covered.",
+        folder = run_of(path)
+        if folder is None:
+            return PrivacyLedger(
+                exclusions=(
+                    f"Initial weights from outside (sha256 {file_sha256(path)}) have no statement: "
+                    "patients in their training data are not covered.",
+                )
             )
-        )
+        ledger = read_ledger(folder)
+        _require_artefact(path, folder)
+        return ledger
     manifest = CropsManifest.read(path)
-    generated = sorted(
-        {crop.origin for crop in manifest.crops if crop.is_synthetic and crop.origin != "phantom"}
-    )
-    if generated:
+    if (manifest.folder / FILE_NAME).is_file():
+        return read_ledger(manifest.folder)
+    origins = {crop.origin for crop in manifest.crops if crop.is_synthetic}
+    if generated := sorted(origins - {"phantom"}):
         raise PrivacyError(
             f"{manifest.folder / CROPS}: crops of {', '.join(generated)} without {FILE_NAME}, so "
             "nobody knows whose data the generator saw. Generate or import them with mammo-dp, "

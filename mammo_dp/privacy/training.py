@@ -115,25 +115,6 @@ class DPTraining(lightning.LightningModule):
         return compose(self.mechanisms).epsilon(self.budget.delta) if self.mechanisms else 0.0
 
     @property
-    def randomness(self) -> dict[str, str]:
-        """Where draws and noise come from, for the statement."""
-        seeded = self._datamodule.insecure_seed is not None
-        return {
-            "source": "a given seed" if seeded else "operating system, 128-bit key per start",
-            "generator": "numpy SFC64, one stream per step for draws and one for noise",
-        }
-
-    @property
-    def exclusions(self) -> tuple[str, ...]:
-        """What the statement of this run must leave out."""
-        if self._datamodule.insecure_seed is None:
-            return ()
-        return (
-            "Noise and sampling are reproducible from a seed: there is no guarantee against anyone "
-            "who knows it.",
-        )
-
-    @property
     def sampling(self) -> PoissonSampling:
         """The sampling that runs, from the data module.
 

@@ -1,0 +1,88 @@
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_prep.manifest import CropsManifest
+from mammo_dp.privacy.cohorts import KEY_VARIABLE, Cohort, cohort_key
+from mammo_dp.privacy.errors import PrivacyError
+
+
+def known(*patients: str, dataset: str = "a", key_id: str = "k") -> Cohort:
+    return Cohort(sha256="0", dataset=dataset, split="train", patients=patients, key_id=key_id)
+
+
+def test_a_cohort_counts_patients_and_names_none(cohort: CropsManifest) -> None:
+    train = Cohort.of_manifest(cohort, "train")
+    rows = cohort.rows("train")
+    assert train.name == "phantom-archive/train"
+    assert train.units("patient") == 4
+    assert train.units("crop") == train.crops == len(rows)
+    assert sum(patients for _, patients in train.crops_of_patients) == 4
+    assert sum(crops * patients for crops, patients in train.crops_of_patients) == len(rows)
+    assert train.most_crops("patient") == max(map(len, cohort.units(rows, "patient")))
+    assert train.most_crops("crop") == 1
+    assert Cohort.from_json(train.as_json()) == train
+    for patient in {crop.patient_id for crop in cohort.crops}:
+        assert patient not in str(train.as_json())
+
+
+def test_hashes_depend_on_the_key_and_on_the_data_set(
+    cohort: CropsManifest,
+    make_cohort: Callable[..., CropsManifest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine = Cohort.of_manifest(cohort, "train")
+    elsewhere = Cohort.of_manifest(make_cohort(origin="cbis-ddsm"), "train")
+    assert not set(mine.patients or ()) & set(elsewhere.patients or ())
+    monkeypatch.setenv(KEY_VARIABLE, "11" * 32)
+    rekeyed = Cohort.of_manifest(cohort, "train")
+    assert rekeyed.key_id != mine.key_id
+    assert not set(mine.patients or ()) & set(rekeyed.patients or ())
+    assert "another key" in mine.overlap(rekeyed)
+
+
+def test_synthetic_crops_have_no_patients(make_cohort: Callable[..., CropsManifest]) -> None:
+    phantoms = Cohort.of_manifest(make_cohort(origin="phantom"), "train")
+    assert phantoms.is_empty
+    assert phantoms.overlap(known("p")) == known("p").overlap(phantoms) == ""
+
+
+def test_overlap_is_counted_not_guessed() -> None:
+    one = known("p", "q", "r")
+    assert one.overlap(one) == "on these patients"
+    assert one.overlap(known("p", "q", "r", "s")) == "on these patients"
+    assert one.overlap(known("q", "x", dataset="b")) == "on 1 of these 3 patients"
+    assert one.overlap(known("x", "y")) == ""
+
+
+def test_unknown_patients_overlap_unless_the_data_sets_are_named_and_differ() -> None:
+    mine = known("p", dataset="cbis-ddsm")
+    assert "taken to be the same" in mine.overlap(Cohort.unknown("cbis-ddsm"))
+    assert "taken to be the same" in mine.overlap(Cohort.unknown(""))
+    assert "taken to be the same" in Cohort.unknown("inbreast+cbis-ddsm").overlap(mine)
+    assert mine.overlap(Cohort.unknown("inbreast")) == ""
+    nobody = Cohort.unknown("inbreast")
+    assert nobody.units("patient") is nobody.most_crops("patient") is None
+    assert Cohort.unknown("").name == "unknown data"
+
+
+def test_a_key_is_made_once_and_kept_for_its_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(KEY_VARIABLE)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    key = cohort_key()
+    path = tmp_path / "mammo_dp" / "cohort.key"
+    assert cohort_key() == key == bytes.fromhex(path.read_text())
+    assert len(key) == 32
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("text", ["xyz", "00", "11" * 31])
+def test_a_broken_key_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, text)
+    with pytest.raises(PrivacyError, match=f"{KEY_VARIABLE}: holds no key.*64 hexadecimal"):
+        cohort_key()

@@ -61,12 +61,14 @@ class TrainedGenerator:
         if missing := {"image_size", "channels", "latent"} - set(settings):
             raise ValueError(f"{path}: holds no MCGAN, {sorted(missing)} unknown. {advice}.")
         net = Generator(settings["image_size"], settings["channels"], settings["latent"])
-        try:
-            net.load_state_dict(state)
-        except RuntimeError as error:
+        expected = {name: value.shape for name, value in net.state_dict().items()}
+        found = {name: value.shape for name, value in state.items()}
+        if wrong := sorted(name for name, _ in expected.items() ^ found.items()):
             raise ValueError(
-                f"{path}: does not fit the generator of this version: {error} {advice}."
-            ) from error
+                f"{path}: {len(set(wrong))} tensors do not fit the generator of this version, "
+                f"such as {wrong[0]!r}. {advice}."
+            )
+        net.load_state_dict(state)
         rule = parts.get("crop_rule", "as-is")
         if rule not in get_args(CropRule):
             raise ValueError(f"{path}: crop_rule is {rule!r}. {advice}.")
@@ -79,7 +81,7 @@ class TrainedGenerator:
 
         Args:
             malignant: Shape ``(B,)``, 1 or 0.
-            start: Number of the first crop; number and ``seed`` fix the latent vector.
+            start: Number of the first crop; number and ``seed`` fix latent vector and noise.
             seed: Of the whole set.
             truncation: Factor on the latent vectors, in ``(0, 1]``.
 
@@ -87,9 +89,9 @@ class TrainedGenerator:
             Shape ``(B, size, size)``, values in ``[0, 65535]``.
         """
         numbers = range(start, start + len(malignant))
-        latents = np.stack([latent_of(number, seed, self.net.latent) for number in numbers])
+        latents, noise = zip(*(draw(self.net, number, seed) for number in numbers), strict=True)
         with torch.inference_mode():
-            crops = self.net(torch.from_numpy(truncation * latents).float(), malignant)
+            crops = self.net(truncation * torch.stack(latents), torch.stack(noise), malignant)
         grey: NDArray[np.float64] = (crops.squeeze(1).double().numpy() + 1) / 2 * 65535
         return np.rint(grey).astype(np.uint16)
 
@@ -137,9 +139,17 @@ def generate(
     CropsManifest.write(out, rows)
 
 
-def latent_of(number: int, seed: int, length: int) -> NDArray[np.float64]:
-    """Latent vector of one crop: standard normal, shape ``(length,)``, fixed by both numbers."""
-    return np.random.default_rng([seed, number]).standard_normal(length)
+def draw(net: Generator, number: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Randomness of one crop, fixed by its number and the seed of the set.
+
+    Returns:
+        Latent vector, shape ``(latent,)``, and noise, shape ``(1, image_size, image_size)``; both
+        standard normal.
+    """
+    rng = np.random.default_rng([seed, number])
+    shapes = (net.latent,), (1, net.image_size, net.image_size)
+    latent, noise = (torch.from_numpy(rng.standard_normal(shape, np.float32)) for shape in shapes)
+    return latent, noise
 
 
 def file_of(number: int) -> str:

@@ -19,7 +19,7 @@ from gan.samples import write_sheet
 
 MALIGNANT_PRIOR = 0.5  # public; a share counted from the crops would be a fact about the cohort
 SAMPLE_COLUMNS = 8
-R1_EVERY = 16  # steps; the lazy penalty of Karras et al. 2020, arXiv 1912.04958, appendix B
+R1_EVERY = 4  # steps; the lazy penalty of Karras et al. 2020, arXiv 1912.04958, appendix B
 
 
 class MCGAN(lightning.LightningModule):
@@ -53,6 +53,7 @@ class MCGAN(lightning.LightningModule):
     """
 
     fixed_latents: Tensor
+    fixed_noise: Tensor
 
     def __init__(
         self,
@@ -97,12 +98,14 @@ class MCGAN(lightning.LightningModule):
 
         self.average = AveragedModel(self.generator, avg_fn=average)
         self.average.requires_grad_(False)
-        latents = np.random.default_rng([seed, 0]).standard_normal((SAMPLE_COLUMNS, latent))
-        self.register_buffer("fixed_latents", torch.from_numpy(latents.astype(np.float32)))
+        rng = torch.Generator().manual_seed(seed)
+        shape = (SAMPLE_COLUMNS, 1, image_size, image_size)
+        self.register_buffer("fixed_latents", torch.randn(SAMPLE_COLUMNS, latent, generator=rng))
+        self.register_buffer("fixed_noise", torch.randn(shape, generator=rng))
 
-    def forward(self, latent: Tensor, malignant: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, noise: Tensor, malignant: Tensor) -> Tensor:
         """Crops of the averaged generator, see :meth:`gan.networks.Generator.forward`."""
-        crops: Tensor = self.average(latent, malignant)
+        crops: Tensor = self.average(latent, noise, malignant)
         return crops
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -136,8 +139,9 @@ class MCGAN(lightning.LightningModule):
         """
         if batch.image.shape[1:] != (1, self.image_size, self.image_size):
             raise ValueError(
-                f"MCGAN: crops of shape {tuple(batch.image.shape[1:])}, image_size={self.image_size}. "
-                "Set data.init_args.image_size and model.init_args.image_size to one value."
+                f"MCGAN: crops of shape {tuple(batch.image.shape[1:])}, but "
+                f"image_size={self.image_size}. Set "
+                "data.init_args.image_size and model.init_args.image_size to one value."
             )
         optimizers: Any = self.optimizers()
         counted, uncounted = optimizers[0], optimizers[1].optimizer
@@ -145,7 +149,8 @@ class MCGAN(lightning.LightningModule):
         count = len(batch.image)
         latents = torch.randn(count, self.generator.latent, generator=rng, device=self.device)
         labels = (torch.rand(count, generator=rng, device=self.device) < MALIGNANT_PRIOR).long()
-        fakes = self.generator(latents, labels)
+        noise = torch.randn(batch.image.shape, generator=rng, device=self.device)
+        fakes = self.generator(latents, noise, labels)
         discriminator = self._update_discriminator(uncounted, batch, fakes.detach(), labels, rng)
         generator = self._update_generator(counted, fakes, labels, rng)
         self.average.update_parameters(self.generator)
@@ -187,7 +192,8 @@ class MCGAN(lightning.LightningModule):
             Shape ``(2 * SAMPLE_COLUMNS, 1, image_size, image_size)``, values in ``(-1, 1)``.
         """
         labels = torch.arange(CLASSES, device=self.device).repeat_interleave(SAMPLE_COLUMNS)
-        crops: Tensor = self(self.fixed_latents.repeat(CLASSES, 1), labels)
+        latents, noise = (torch.cat([x] * CLASSES) for x in (self.fixed_latents, self.fixed_noise))
+        crops: Tensor = self(latents, noise, labels)
         return crops
 
     def _update_discriminator(

@@ -19,6 +19,8 @@ GRID = 4
 WIDEST = 512
 CHANNELS_PER_GROUP = 8
 LEAK = 0.2
+DETAIL_WINDOW = 5  # pixels, odd
+DETAIL_GAIN = 16.0  # tissue of power 1 / f^3 has about 1/20 of its contrast below DETAIL_WINDOW
 
 Normalisation = Literal["spectral", "group", "none"]
 
@@ -89,7 +91,7 @@ class ConditionalGroupNorm(nn.Module):
 
 
 class GrowingBlock(nn.Module):
-    """A 3 x 3 convolution, bilinear doubling, conditional normalisation, LeakyReLU.
+    """A 3 x 3 convolution, bilinear doubling, noise, conditional normalisation, LeakyReLU.
 
     Each output pixel is reached by equally much kernel weight, so no grid is built in, as it is by
     transposed convolutions (Odena et al. 2016, doi 10.23915/distill.00003). Convolving before
@@ -99,20 +101,24 @@ class GrowingBlock(nn.Module):
     def __init__(self, wide: int, narrow: int, condition: int) -> None:
         super().__init__()
         self.convolution = _convolution(wide, narrow, bias=False)
+        self.strength = nn.Parameter(0.1 * torch.randn(narrow, 1, 1))
         self.norm = ConditionalGroupNorm(narrow, condition)
 
-    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
-        """Maps ``(B, wide, H, W)`` to ``(B, narrow, 2H, 2W)``."""
-        features = double(self.convolution(features))
+    def forward(self, features: Tensor, noise: Tensor, condition: Tensor) -> Tensor:
+        """Maps ``(B, wide, H, W)`` and noise ``(B, 1, 2H, 2W)`` to ``(B, narrow, 2H, 2W)``."""
+        features = torch.addcmul(double(self.convolution(features)), noise, self.strength)
         active: Tensor = F.leaky_relu(self.norm(features, condition), LEAK)
         return active
 
 
 class Generator(nn.Module):
-    """Latent vectors and labels become crops.
+    """Latent vectors, noise and labels become crops.
 
-    The condition (latent vector and label embedding, mixed by one layer) makes the first grid and
-    steers every normalisation. Each resolution adds to a running image that is doubled bilinearly.
+    Noise enters each block (Karras et al. 2019, arXiv 1812.04948), so that tissue texture need not
+    be made from the latent vector. The condition (latent vector and label embedding, mixed by one
+    layer) makes the first grid and steers every normalisation. Each resolution adds to a running
+    image that is doubled bilinearly; finer ones add less, in proportion to the pixel, as the power
+    law of tissue asks for.
 
     Args:
         image_size: Edge of the crops, in pixels, a power of two, ``>= 16``.
@@ -125,7 +131,7 @@ class Generator(nn.Module):
         if latent < 1:
             raise ValueError(f"{latent=}. Give 1 or more.")
         first, *others = levels = widths(image_size, channels)
-        self.latent = latent
+        self.image_size, self.latent = image_size, latent
         self.embedding = nn.Embedding(CLASSES, latent)
         self.condition = nn.Linear(2 * latent, latent)
         self.grid = nn.Linear(latent, first * GRID * GRID)
@@ -136,11 +142,12 @@ class Generator(nn.Module):
         )
         self.images = nn.ModuleList(_convolution(width, 1) for width in levels)
 
-    def forward(self, latent: Tensor, malignant: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, noise: Tensor, malignant: Tensor) -> Tensor:
         """Generates crops.
 
         Args:
             latent: Shape ``(B, latent)``, standard normal.
+            noise: Shape ``(B, 1, image_size, image_size)``, standard normal.
             malignant: Shape ``(B,)``, 1 or 0.
 
         Returns:
@@ -152,8 +159,8 @@ class Generator(nn.Module):
         features = F.leaky_relu(self.first_norm(self.first(features), condition), LEAK)
         image: Tensor = self.images[0](features)
         for block, to_image in zip(self.blocks, self.images[1:], strict=True):
-            features = block(features, condition)
-            image = double(image) + to_image(features)
+            features = block(features, coarser(noise, 2 * features.shape[-1]), condition)
+            image = double(image) + to_image(features) * (GRID / features.shape[-1])
         return torch.tanh(image)
 
 
@@ -161,6 +168,8 @@ class Discriminator(nn.Module):
     """Crops and labels become logits: above 0 means real.
 
     Strided convolutions and a projection on the label (Miyato and Koyama 2018, arXiv 1802.05637).
+    Beside the crop they see its amplified :func:`detail`, which would otherwise drown in the
+    twentyfold contrast of coarse structure.
     Per-row gradients by Opacus hooks work with ``"group"`` and ``"none"``; ``"spectral"``
     (arXiv 1802.05957) is a parametrisation, which the hooks refuse.
 
@@ -176,9 +185,9 @@ class Discriminator(nn.Module):
         super().__init__()
         levels = widths(image_size, channels)[-2::-1]
         layers: list[nn.Module] = []
-        for wide, narrow in zip([1, *levels], levels, strict=False):
+        for wide, narrow in zip([2, *levels], levels, strict=False):
             layers.append(_bounded(nn.Conv2d(wide, narrow, 4, stride=2, padding=1), normalisation))
-            if normalisation == "group" and wide > 1:
+            if normalisation == "group" and wide > 2:
                 layers.append(group_norm(narrow, affine=True))
             layers.append(nn.LeakyReLU(LEAK))
         self.features = nn.Sequential(*layers)
@@ -197,7 +206,8 @@ class Discriminator(nn.Module):
         Returns:
             Logits, shape ``(B,)``.
         """
-        features = self.features(image).flatten(1)
+        seen = torch.cat([image, DETAIL_GAIN * detail(image)], dim=1)
+        features = self.features(seen).flatten(1)
         unconditional: Tensor = self.real(features).squeeze(1)
         projection: Tensor = (self.embedding(malignant) * features).sum(dim=1)
         return unconditional + projection
@@ -207,6 +217,21 @@ def double(image: Tensor) -> Tensor:
     """Doubles height and width bilinearly: ``(B, C, H, W)`` to ``(B, C, 2H, 2W)``."""
     larger: Tensor = F.interpolate(image, scale_factor=2, mode="bilinear", align_corners=False)
     return larger
+
+
+def coarser(noise: Tensor, edge: int) -> Tensor:
+    """White noise ``(B, 1, H, H)`` at a smaller size ``(B, 1, edge, edge)`` and equal variance."""
+    factor = noise.shape[-1] // edge
+    pooled: Tensor = F.avg_pool2d(noise, factor)
+    return factor * pooled
+
+
+def detail(image: Tensor) -> Tensor:
+    """What remains of ``(B, 1, H, W)`` without its mean over ``DETAIL_WINDOW`` squared pixels."""
+    around = F.avg_pool2d(
+        image, DETAIL_WINDOW, stride=1, padding=DETAIL_WINDOW // 2, count_include_pad=False
+    )
+    return image - around
 
 
 def _bounded(layer: nn.Module, normalisation: Normalisation) -> nn.Module:

@@ -78,7 +78,7 @@ def test_brightness_and_contrast_stay_in_their_ranges() -> None:
 
 def test_cutout_blanks_at_most_a_square_of_half_the_edge() -> None:
     after = augment(torch.ones(500, 1, 16, 16), "cutout", rng())[:, 0]
-    assert set(after.unique().tolist()) == {0.0, 1.0}
+    assert set(after.flatten().tolist()) == {0.0, 1.0}
     rows, columns = (after == 0).any(dim=2).sum(dim=1), (after == 0).any(dim=1).sum(dim=1)
     assert torch.equal((after == 0).sum(dim=(1, 2)), rows * columns)  # rectangles
     assert max(rows.max().item(), columns.max().item()) == 8

@@ -14,7 +14,10 @@ FAKE = torch.tensor([0.4, -3.0])
 def naive_discriminator(loss: Loss) -> float:
     real, fake = REAL.tolist(), FAKE.tolist()
     if loss == "hinge":
-        terms = [max(0.0, 1 - x) for x in real], [max(0.0, 1 + x) for x in fake]
+        terms: tuple[list[float], list[float]] = (
+            [max(0.0, 1 - x) for x in real],
+            [max(0.0, 1 + x) for x in fake],
+        )
     else:  # binary cross-entropy of the probability of being real
         terms = (
             [-math.log(1 / (1 + math.exp(-x))) for x in real],

@@ -7,7 +7,15 @@ from opacus.grad_sample import GradSampleModule
 from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
-from gan.networks import Discriminator, Generator, GrowingBlock, Normalisation, widths
+from gan.networks import (
+    Discriminator,
+    Generator,
+    GrowingBlock,
+    Normalisation,
+    coarser,
+    detail,
+    widths,
+)
 
 
 def spectrum_peaks(crops: Tensor) -> NDArray[np.float64]:
@@ -36,7 +44,8 @@ def spectrum_peaks(crops: Tensor) -> NDArray[np.float64]:
 def generated(net: Generator, count: int = 48) -> Tensor:
     rng = torch.Generator().manual_seed(1)
     latents = torch.randn(count, net.latent, generator=rng)
-    crops: Tensor = net(latents, torch.arange(count) % 2)
+    noise = torch.randn(count, 1, net.image_size, net.image_size, generator=rng)
+    crops: Tensor = net(latents, noise, torch.arange(count) % 2)
     return crops
 
 
@@ -70,21 +79,45 @@ def test_sizes_that_cannot_be_built_are_refused(arguments: dict[str, int], messa
         Generator(**arguments)
 
 
-def test_label_and_latent_change_the_crop() -> None:
+def test_label_latent_and_noise_change_the_crop() -> None:
     net = Generator(16, channels=2, latent=8)
-    latent = torch.randn(1, 8)
-    benign, malignant = net(latent, torch.tensor([0])), net(latent, torch.tensor([1]))
-    assert (benign - malignant).abs().max() > 1e-3
-    assert (benign - net(-latent, torch.tensor([0]))).abs().max() > 1e-3
+    latent, noise, benign = torch.randn(1, 8), torch.randn(1, 1, 16, 16), torch.tensor([0])
+    crop = net(latent, noise, benign)
+    for other in (
+        net(latent, noise, 1 - benign),
+        net(-latent, noise, benign),
+        net(latent, -noise, benign),
+    ):
+        assert (crop - other).abs().max() > 1e-3
+
+
+def test_coarser_noise_stays_white_with_equal_variance() -> None:
+    noise = torch.randn(200, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    small = coarser(noise, 4)
+    assert small.shape == (200, 1, 4, 4)
+    assert small.var().item() == pytest.approx(1, abs=0.1)  # 3200 draws: standard error 0.025
+    neighbours = (small[..., 1:] * small[..., :-1]).mean().item()
+    assert neighbours == pytest.approx(0, abs=0.1)
+
+
+def test_detail_is_what_a_5_by_5_mean_takes_away() -> None:
+    image = torch.randn(2, 1, 9, 9)
+    assert detail(image)[1, 0, 4, 5] == pytest.approx(
+        image[1, 0, 4, 5] - image[1, 0, 2:7, 3:8].mean()
+    )
+    assert detail(image)[1, 0, 0, 0] == pytest.approx(
+        image[1, 0, 0, 0] - image[1, 0, :3, :3].mean()
+    )
 
 
 @pytest.mark.parametrize("normalisation", ["spectral", "group", "none"])
 def test_rows_of_a_batch_do_not_mix(normalisation: Normalisation) -> None:
     generator = Generator(16, channels=4, latent=8).eval()
     discriminator = Discriminator(16, channels=4, normalisation=normalisation).eval()
-    latents, labels = torch.randn(5, 8), torch.tensor([0, 1, 1, 0, 1])
-    together = generator(latents, labels)
-    alone = torch.cat([generator(latents[i : i + 1], labels[i : i + 1]) for i in range(5)])
+    labels = torch.tensor([0, 1, 1, 0, 1])
+    inputs = torch.randn(5, 8), torch.randn(5, 1, 16, 16), labels
+    together = generator(*inputs)
+    alone = torch.cat([generator(*(x[i : i + 1] for x in inputs)) for i in range(5)])
     assert torch.allclose(together, alone, atol=1e-5)
     judged = discriminator(together, labels)
     alone = torch.cat([discriminator(together[i : i + 1], labels[i : i + 1]) for i in range(5)])
@@ -125,7 +158,7 @@ def test_spectral_norm_bounds_each_layer() -> None:
     layers = [part for part in net.modules() if hasattr(part, "parametrizations")]
     assert len(layers) == 4  # two convolutions, logit and projection
     for layer in layers:
-        weight: Tensor = layer.weight.detach().flatten(1)  # type: ignore[operator, union-attr]
+        weight: Tensor = layer.weight.detach().flatten(1)  # type: ignore[operator]
         assert torch.linalg.matrix_norm(weight, 2).item() == pytest.approx(1, abs=0.05)
 
 
@@ -136,7 +169,7 @@ class TransposedBlock(GrowingBlock):
         super().__init__(wide, narrow, condition)
         self.transposed = nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False)
 
-    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, features: Tensor, noise: Tensor, condition: Tensor) -> Tensor:
         return nn.functional.leaky_relu(self.norm(self.transposed(features), condition), 0.2)
 
 

@@ -2,6 +2,7 @@
 """`report`: run folders into a table, figures and one self-contained HTML page."""
 
 import base64
+import json
 import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -144,6 +145,8 @@ def _origin(source: RunRecord | RunInput, root: Path) -> dict[str, str]:
 def _sheet(label: str, folder: Path) -> dict[str, Any]:
     manifest = CropsManifest.read(folder)
     text, real = notice(manifest)
+    if (folder / "privacy.json").is_file():
+        text += " " + json.loads((folder / "privacy.json").read_text())["summary"]
     png = base64.b64encode(contact_sheet(manifest)).decode()
     malignant = sum(crop.malignant for crop in manifest.crops)
     return {

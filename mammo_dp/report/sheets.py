@@ -14,9 +14,8 @@ GAP_PX = 2
 NOTICES = {
     "phantom": "No patient: drawn by a procedure.",
     "phantom-archive": "No real patient: phantoms in the roles of patients.",
-    "gan": "No photograph of a patient, but drawn by a generator that learned from patients: "
-    "its own statement says what that guarantees.",
-    "synthetic": "Imported synthetic crops: their generator learned from patients elsewhere.",
+    "gan": "Drawn by a generator that may have learned from patients.",
+    "synthetic": "Imported synthetic crops; their generator learned from patients elsewhere.",
 }
 REAL = "Shows images of the cohort: internal use only. No epsilon covers this picture."
 

@@ -96,7 +96,7 @@ def caption(rows: Sequence[Row]) -> str:
             "“ε end to end” covers each stage that the model descends from and is the guarantee "
             "(∞: there is none); “ε of this stage only” is what the last training spent and is "
             "no guarantee by itself.",
-            f"Each ε holds for {_joined(s.conditions for s in statements)}.",
+            f"Each finite ε holds for {_joined(s.conditions for s in statements if s.accountant)}.",
             f"No ε covers: {_joined(_exclusions(rows))}.",
         ]
     if any(row.attack for row in rows):
@@ -138,7 +138,7 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
     """Prints utility and privacy on the screen, with the caption below."""
     table = Table(box=SIMPLE_HEAD, caption=Text(caption(rows)), caption_justify="left")
     for place in _SCREEN:
-        whole = MAIN[place] in ("Run", "AUROC [95 %]")
+        whole = MAIN[place] in ("Run", "Unit", "AUROC [95 %]")
         justify: Literal["left", "right"] = "right" if place else "left"
         table.add_column(MAIN[place], justify=justify, no_wrap=whole)
     for row in rows:
@@ -155,6 +155,7 @@ def epsilon(value: float) -> str:
         return "0"
     digits = 2 - math.floor(math.log10(value))
     rounded = math.ceil(round(value * 10.0**digits, 6)) / 10.0**digits
+    digits = 2 - math.floor(math.log10(rounded))  # .9996 became 1.00
     return f"{rounded:.{max(0, digits)}f}"
 
 
@@ -240,7 +241,8 @@ def _full(value: float) -> str:
 
 
 def _exclusions(rows: Sequence[Row]) -> Iterable[str]:
-    return (item for row in rows for item in row.privacy["exclusions"])
+    """What each exclusion is about; the CSV, the page and ``privacy.json`` have the whole text."""
+    return (item.partition(":")[0] for row in rows for item in row.privacy["exclusions"])
 
 
 def _joined(parts: Iterable[str]) -> str:

@@ -90,7 +90,7 @@ def in_words(statement: Statement, *, own: bool) -> list[str]:
             f"{number(statement.tpr)} of those who took part are found; one is named among all "
             f"{stored['units']} with probability at most {number(statement.reconstruction)}.",
         ]
-    if own and math.isfinite(statement.stage_epsilon):
+    if own and math.isfinite(statement.stage_epsilon) and not _is_alone(statement):
         sentences.append(
             f"The last training alone spent ε = {epsilon(statement.stage_epsilon)} "
             f"(unit {statement.unit}, δ = {statement.delta:g}) with noise multiplier "
@@ -101,6 +101,11 @@ def in_words(statement: Statement, *, own: bool) -> list[str]:
     if stored.get("covers"):
         sentences.append(f"Covers: {stored['covers']}")
     return sentences
+
+
+def _is_alone(statement: Statement) -> bool:
+    """Whether the last training is all that touched the cohort."""
+    return math.isfinite(statement.epsilon) and len(statement.stored["mechanisms"]) == 1
 
 
 def _whose(statement: Statement) -> str:

@@ -102,14 +102,14 @@ def test_an_unfinished_evaluation_is_no_row(make_tree: Make) -> None:
 
 
 def test_a_run_without_statement_is_refused(make_tree: Make) -> None:
-    tree = make_tree()
+    tree = make_tree(epsilons=())
     (tree.runs / "baseline" / "privacy.json").unlink()
     with pytest.raises(ReportError, match=r"privacy\.json: cannot be read .* Run the fit again"):
         collect(tree.runs)
 
 
 def test_a_statement_about_another_checkpoint_is_refused(make_tree: Make) -> None:
-    tree = make_tree()
+    tree = make_tree(epsilons=())
     path = tree.runs / "baseline" / "privacy.json"
     stored = json.loads(path.read_text())
     stored["artefact"]["sha256"] = "0" * 64
@@ -119,7 +119,7 @@ def test_a_statement_about_another_checkpoint_is_refused(make_tree: Make) -> Non
 
 
 def test_an_evaluation_whose_model_is_elsewhere_is_refused(make_tree: Make) -> None:
-    tree = make_tree()
+    tree = make_tree(epsilons=())
     run = tree.runs / "baseline" / "run.json"
     run.write_text(json.dumps(json.loads(run.read_text()) | {"outputs": {}}))
     with pytest.raises(ReportError, match="is no output of a finished run"):
@@ -127,7 +127,7 @@ def test_an_evaluation_whose_model_is_elsewhere_is_refused(make_tree: Make) -> N
 
 
 def test_an_evaluation_without_a_checkpoint_is_refused(make_tree: Make) -> None:
-    tree = make_tree()
+    tree = make_tree(epsilons=())
     run = tree.runs / "baseline" / "test_val" / "run.json"
     run.write_text(json.dumps(json.loads(run.read_text()) | {"inputs": {}}))
     with pytest.raises(ReportError, match="names no checkpoint"):

@@ -99,7 +99,7 @@ def test_the_page_says_infinity_and_why(built: Path) -> None:
 def test_an_epsilon_never_stands_without_unit_and_delta(built: Path) -> None:
     text = " ".join(Page((built / "report.html").read_text()).text.split())
     stated = list(re.finditer(r"ε = [\d∞i]", text))
-    assert len(stated) > 10
+    assert len(stated) >= 8
     for match in stated:
         following = text[match.end() : match.end() + 60]
         assert "unit patient" in following
@@ -167,6 +167,26 @@ def test_an_attack_beyond_its_bound_is_called_a_finding(make_tree: Make) -> None
     sentences = summary(collect(make_tree((1,), leak=True).runs))
     assert any(s.startswith("Finding: ") and "dp/eps1_phantom" in s for s in sentences)
     assert not any("exceeded no bound" in s for s in sentences)
+
+
+def test_the_last_training_is_set_apart_only_where_it_is_not_all(tree: Tree) -> None:
+    _, phantom, gan = collect(tree.runs)
+    assert phantom.own
+    assert gan.own
+    assert "The last training" not in " ".join(in_words(phantom.own, own=True))
+    assert "The last training alone spent ε = 5.50 (unit patient, δ = 0.0001)" in " ".join(
+        in_words(gan.own, own=True)
+    )
+
+
+def test_a_sheet_repeats_what_the_statement_beside_its_crops_says(
+    make_tree: Make, tmp_path: Path
+) -> None:
+    tree = make_tree(epsilons=())
+    folder = tree.data("synthetic")
+    (folder / "privacy.json").write_text('{"summary": "No guarantee for A < B."}')
+    report(runs=str(tree.runs), out=str(tmp_path / "out"), sheets={"MCGAN": str(folder)})
+    assert "No guarantee for A &lt; B." in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_crop_statement_counts_crops(tree: Tree) -> None:

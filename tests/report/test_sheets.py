@@ -50,7 +50,7 @@ def test_one_class_gives_one_line(make_cohort: Make) -> None:
     [
         ("phantom", "No patient", False),
         ("phantom-archive", "No real patient", False),
-        ("gan:" + "0" * 64, "drawn by a generator", False),
+        ("gan:" + "0" * 64, "Drawn by a generator", False),
         ("synthetic:mcgan", "Imported synthetic", False),
         ("cbis-ddsm", "internal use only", True),
     ],

@@ -33,7 +33,8 @@ Make = Callable[..., Tree]
         (5.481, "5.49"),
         (6.0, "6.00"),
         (1234.0, "1240"),
-        (9.999, "10.00"),
+        (9.999, "10.0"),
+        (0.9999, "1.00"),
         (0.0, "0"),
         (math.inf, "∞"),
     ],
@@ -121,5 +122,5 @@ def test_a_model_without_patients_is_silent_about_them(make_tree: Make) -> None:
     tree.test("pretrain_phantom", 0.55)
     row = next(row for row in collect(tree.runs) if row.name == "pretrain_phantom")
     assert main_cells(row)[3:7] == ("0, no patient", "—", "—", "—")
-    assert "Each ε holds" not in caption([row])
+    assert "finite ε holds" not in caption([row])
     assert comma_separated([row]).splitlines()[1].startswith("pretrain_phantom,")

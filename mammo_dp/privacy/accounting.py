@@ -25,6 +25,7 @@ from mammo_dp.privacy.errors import PrivacyError
 Accountant = Literal["PLD", "RDP"]
 # Width of the discretisation, relative to epsilon. Beyond 100 the rounding of each step adds up.
 _FINEST_INTERVAL, _RELATIVE_INTERVAL, _RELATIVE_INTERVAL_BEYOND_100 = 1e-5, 3e-4, 3e-5
+_MOST_POINTS = 100_000
 # Enough for the size of epsilon; Opacus takes .5 s for all of its fractional orders.
 _ROUGH_ORDERS = (1.1, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 63.0)
 
@@ -134,9 +135,9 @@ def compose(mechanisms: Sequence[Mechanism]) -> PrivacyCurve:
     """
     mechanisms = tuple(mechanisms)
     try:
-        interval = _interval(rdp_epsilon(mechanisms, 1e-4, _ROUGH_ORDERS))
+        interval = _interval(rdp_epsilon(mechanisms, 1e-4, _ROUGH_ORDERS), mechanisms)
         total = _loss(mechanisms, interval)
-        while interval > 4 * (finer := _interval(total.get_epsilon_for_delta(1e-4))):
+        while interval > 4 * (finer := _interval(total.get_epsilon_for_delta(1e-4), mechanisms)):
             interval = finer  # RDP is loose at large epsilon
             total = _loss(mechanisms, interval)
     except OverflowError:
@@ -153,9 +154,15 @@ def compose(mechanisms: Sequence[Mechanism]) -> PrivacyCurve:
     )
 
 
-def _interval(epsilon: float) -> float:
+def _interval(epsilon: float, mechanisms: Sequence[Mechanism]) -> float:
+    """Width of the grid: relative to epsilon, with a bound on the points of one step's losses.
+
+    The bound matters at tiny sampling rates alone, where epsilon says little about these losses.
+    """
     relative = _RELATIVE_INTERVAL if epsilon < 100 else _RELATIVE_INTERVAL_BEYOND_100
-    return max(_FINEST_INTERVAL, relative * epsilon)
+    noise = min(mechanism.noise_multiplier for mechanism in mechanisms)
+    one_step = 0.5 / noise**2 + 10 / noise  # losses beyond have chance below 1e-20
+    return max(_FINEST_INTERVAL, relative * epsilon, one_step / _MOST_POINTS)
 
 
 def _loss(

@@ -115,6 +115,8 @@ def calibrate(budget: PrivacyBudget, *, sampling_rate: float, steps: int) -> flo
         )
 
     low, high = _bracket(excess, budget, sampling_rate, steps)
+    if excess(low) <= 0:
+        return SMALLEST_NOISE  # units are drawn so rarely that any noise keeps the budget
     root = brentq(excess, low, high, xtol=10.0 ** -(_DIGITS + 1), rtol=1e-12)
     noise = _round_up(math.exp(root - 10.0 ** -(_DIGITS + 1)))
     while excess(math.log(noise)) > 0:

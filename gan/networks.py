@@ -140,7 +140,8 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(
             GrowingBlock(wide, narrow, latent) for wide, narrow in zip(levels, others, strict=False)
         )
-        self.images = nn.ModuleList(_convolution(width, 1) for width in levels)
+        self.images = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in levels[:-1])
+        self.images.append(_convolution(levels[-1], 1))
 
     def forward(self, latent: Tensor, noise: Tensor, malignant: Tensor) -> Tensor:
         """Generates crops.

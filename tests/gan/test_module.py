@@ -69,6 +69,13 @@ def test_every_part_trains(
     assert set(fit.callback_metrics) == {"generator_loss", "discriminator_loss"}
 
 
+def test_half_precision_trains(cohort: CropsManifest, tmp_path: Path) -> None:
+    net = MCGAN(**TINY, r1=1.0)
+    trainer(tmp_path, max_steps=2, precision="bf16-mixed").fit(net, data(cohort))
+    assert all(value.dtype == torch.float32 for value in net.parameters())
+    assert all(value.isfinite().all() for value in net.parameters())
+
+
 def test_one_crop_is_a_batch(cohort: CropsManifest, tmp_path: Path) -> None:
     trainer(tmp_path, max_steps=2).fit(MCGAN(**TINY), data(cohort, batch_size=1))
 

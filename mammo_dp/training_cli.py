@@ -98,8 +98,9 @@ class TrainingCLI(LightningCLI):
             config.ckpt_path = str(resume) if resume.exists() else None
         else:
             config.ckpt_path = str(Path(config.run) / RELEASED)
-            if "weights" in config.model.init_args:
-                config.model.init_args.weights = None  # the checkpoint holds the final ones
+            for name, none in (("weights", None), ("pretrained", False)):
+                if name in config.model.init_args:
+                    config.model.init_args[name] = none  # the checkpoint holds the final ones
 
     def plain_config(self) -> dict[str, Any]:
         """Configuration of the chosen command as plain values, without where it is written."""

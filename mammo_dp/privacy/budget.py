@@ -4,6 +4,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from scipy.optimize import brentq
 
@@ -14,7 +15,7 @@ from mammo_dp.privacy.sampling import PoissonSampling
 
 __all__ = ["PrivacyBudget", "PrivacyError", "calibrate"]
 
-SMALLEST_NOISE, LARGEST_NOISE = 1e-6, 1e3
+SMALLEST_NOISE, LARGEST_NOISE = 1e-3, 1e3
 _DIGITS = 4  # significant digits of a calibrated noise multiplier, rounded up
 
 
@@ -93,8 +94,9 @@ def require_delta(delta: float, units: int, unit: str) -> None:
         )
 
 
+@lru_cache(maxsize=256)
 def calibrate(budget: PrivacyBudget, *, sampling_rate: float, steps: int) -> float:
-    """Smallest noise multiplier, to four digits, that keeps a budget.
+    """Smallest noise multiplier, to four digits, that keeps a budget, at least ``SMALLEST_NOISE``.
 
     The result is rounded up and re-evaluated, so that the target holds for the value that is
     returned.
@@ -115,8 +117,8 @@ def calibrate(budget: PrivacyBudget, *, sampling_rate: float, steps: int) -> flo
         )
 
     low, high = _bracket(excess, budget, sampling_rate, steps)
-    if excess(low) <= 0:
-        return SMALLEST_NOISE  # units are drawn so rarely that any noise keeps the budget
+    if low == high:
+        return SMALLEST_NOISE  # huge targets, and units that are hardly ever drawn
     root = brentq(excess, low, high, xtol=10.0 ** -(_DIGITS + 1), rtol=1e-12)
     noise = _round_up(math.exp(root - 10.0 ** -(_DIGITS + 1)))
     while excess(math.log(noise)) > 0:
@@ -131,11 +133,12 @@ def _bracket(
     low, high = math.log(SMALLEST_NOISE), math.log(LARGEST_NOISE)
     at, step = 0.0, math.log(4)
     if excess(at) <= 0:
-        while at - step > low:
-            if excess(at - step) > 0:
-                return at - step, at
-            at -= step
-        return low, at
+        while at > low:
+            following = max(at - step, low)
+            if excess(following) > 0:
+                return following, at
+            at = following
+        return low, low
     while at < high:
         following = min(at + step, high)
         if excess(following) <= 0:

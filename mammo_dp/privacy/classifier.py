@@ -108,6 +108,17 @@ class FeatureRows(Dataset[CropItem]):
         return CropBatch(self.features[index], *(column[index] for column in self.columns))
 
 
+class ResumableLoader(DataLoader[CropItem]):
+    """Tells Lightning that a run can go on in the middle: its sampler asks the account where."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty: the account, saved with the model, is the position."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to load, see :meth:`state_dict`."""
+
+
 class DPCropsDataModule(CropsDataModule):
     """Crops drawn as differential privacy needs: whole units, each with a known chance.
 
@@ -224,7 +235,7 @@ class DPCropsDataModule(CropsDataModule):
             done=lambda: model.accounted_steps,
         )
         crops = self._features or self.train_dataset
-        return DataLoader(
+        return ResumableLoader(
             crops,
             batch_sampler=sampler,
             num_workers=self.num_workers if crops is self.train_dataset else 0,

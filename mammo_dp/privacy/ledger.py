@@ -15,7 +15,9 @@ from mammo_dp.privacy.risk import Risk, risk_of
 COVERS = (
     "The released artefact, and whatever is computed from it without looking at these data again."
 )
-_NOT_PER_PATIENT = "The unit is one crop. A patient with several crops has a weaker guarantee, which is not stated."
+_NOT_PER_PATIENT = (
+    "The unit is one crop. A patient with several crops has a weaker guarantee, not stated here."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``DPTraining``: differentially private training on Lightning; one batch is one accounted step."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from opacus.accountants import RDPAccountant
 from torch import Tensor, nn
@@ -135,8 +136,18 @@ class DPTraining(lightning.LightningModule):
 
     # Hooks of Lightning, in the order they run.
 
+    def configure_callbacks(self) -> Sequence[Callback] | Callback:
+        """Checks the trainer: of all hooks Lightning calls this one first.
+
+        Raises:
+            PrivacyError: Naming every setting that would break the guarantee.
+        """
+        if self.trainer.training:
+            self._refuse_trainer()
+        return super().configure_callbacks()
+
     def setup(self, stage: str) -> None:
-        """Checks trainer, data and layers, and calibrates the noise, before compute is spent.
+        """Checks data and layers, and calibrates the noise, before compute is spent.
 
         Raises:
             PrivacyError: Naming what would break the guarantee.
@@ -144,7 +155,6 @@ class DPTraining(lightning.LightningModule):
         super().setup(stage)
         if stage != "fit":
             return
-        self._refuse_trainer()
         sampling = self.sampling
         self.train()
         self.method = gradients.chosen(self.net, self.gradient_method)

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from mammo_dp.privacy.accounting import Mechanism, compose
-from mammo_dp.privacy.budget import PrivacyBudget, calibrate, require_delta
+from mammo_dp.privacy.budget import SMALLEST_NOISE, PrivacyBudget, calibrate, require_delta
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.risk import TradeOff
 from mammo_dp.privacy.sampling import PoissonSampling
@@ -33,6 +33,11 @@ def test_calibration_to_an_attack_holds_the_target() -> None:
 def test_huge_targets_are_met_by_renyi_accounting() -> None:
     noise = calibrate(PrivacyBudget(delta=1e-4, epsilon=1e9), sampling_rate=1 / 9, steps=2700)
     assert noise == pytest.approx(0.00122, rel=0.01)
+
+
+def test_units_that_are_hardly_ever_drawn_need_the_smallest_noise_only() -> None:
+    budget = PrivacyBudget(delta=1e-3, epsilon=8.0)
+    assert calibrate(budget, sampling_rate=1e-9, steps=8) == SMALLEST_NOISE
 
 
 def test_targets_beyond_the_largest_noise_are_refused_with_numbers() -> None:

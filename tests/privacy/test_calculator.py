@@ -41,9 +41,7 @@ def test_delta_must_be_a_chance() -> None:
         calculator.risk(noise_multiplier=1.0, sampling_rate=0.5, steps=1, delta=1.0)
 
 
-def test_explain_prints_the_statement(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_explain_prints_the_statement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_statement(tmp_path, PrivacyLedger())
     calculator.explain(str(tmp_path))
     assert capsys.readouterr().out == (tmp_path / "PRIVACY.md").read_text()

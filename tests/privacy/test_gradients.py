@@ -319,12 +319,10 @@ def test_methods_agree_on_a_vision_transformer() -> None:
 
     def losses(piece: CropBatch) -> Tensor:
         logits = net(piece.image).squeeze(-1)
-        return F.binary_cross_entropy_with_logits(
-            logits, piece.malignant.float(), reduction="none"
-        )
+        return F.binary_cross_entropy_with_logits(logits, piece.malignant.float(), reduction="none")
 
     for trainable in ("last_blocks", "norm_bias", "head"):
-        select_trainable(net, trainable)  # type: ignore[arg-type]
+        select_trainable(net, trainable)
         net.train()
         params = [p for p in net.parameters() if p.requires_grad]
         found = []

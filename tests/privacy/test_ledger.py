@@ -146,7 +146,7 @@ def test_statement_always_prints_its_unit(unit: str, mechanism: Mechanism | None
 
 def test_delta_must_stay_below_one_over_units() -> None:
     ledger = PrivacyLedger().plus(access("fit", cohort_of("p", "q")))
-    with pytest.raises(PrivacyError, match="delta=0.5 is not below 1/2"):
+    with pytest.raises(PrivacyError, match=r"delta=0.5 is not below 1/2"):
         ledger.statements(0.5)
 
 

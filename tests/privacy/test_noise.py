@@ -73,4 +73,4 @@ def test_sums_must_cover_every_trainable_parameter() -> None:
     layer = nn.Linear(2, 1)
     private = optimizer(layer)
     with pytest.raises(PrivacyError, match="sums of 1 parameters for 2"):
-        private.take({layer.weight: torch.zeros(1, 2)})
+        private.take({private.params[0]: torch.zeros(1, 2)})

@@ -88,6 +88,7 @@ class DPTraining(lightning.LightningModule):
         self.ema_decay = ema_decay
         self.accountant = RDPAccountant()
         self.clipped_sums: gradients.ClippedSums | None = None
+        self._released: dict[str, nn.Parameter] = {}
         self._average: dict[str, Tensor] = {}
 
     # What a run spent.
@@ -190,8 +191,11 @@ class DPTraining(lightning.LightningModule):
         self._take_hooks_off()  # of an earlier fit that was interrupted
         self.clipped_sums = gradients.build(self.net, self.method, self.max_physical_batch)
         gradients.self_check(self.net, self.clipped_sums, self.losses, self.image_shape())
+        self._released = {
+            f"net.{name}": p for name, p in self.net.named_parameters() if p.requires_grad
+        }
         if self.ema_decay is not None and not self._average:
-            self._average = {name: p.detach().clone() for name, p in self._trainable().items()}
+            self._average = {name: p.detach().clone() for name, p in self._released.items()}
         self._average = {name: a.to(self.device) for name, a in self._average.items()}
 
     def on_train_start(self) -> None:
@@ -232,11 +236,7 @@ class DPTraining(lightning.LightningModule):
         private = counted.optimizer  # attributes set on Lightning's wrapper are lost
         assert isinstance(private, PrivateOptimizer)
         assert self.clipped_sums is not None
-        sums = {
-            p: torch.zeros_like(p, dtype=torch.float32)
-            for p in self.net.parameters()
-            if p.requires_grad
-        }
+        sums = {p: torch.zeros_like(p, dtype=torch.float32) for p in self._released.values()}
         if len(batch.row):
             self.clipped_sums.accumulate(
                 self.losses, batch, list(sums.values()), self.clipping_norm
@@ -254,9 +254,8 @@ class DPTraining(lightning.LightningModule):
         super().on_fit_end()
         self._take_hooks_off()
         with torch.no_grad():
-            for name, p in self._trainable().items():
-                if name in self._average:
-                    p.copy_(self._average[name])
+            for name, average in self._average.items():
+                self._released[name].copy_(average)
         self._average = {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -336,9 +335,6 @@ class DPTraining(lightning.LightningModule):
         if found := [message for refused, message in refusals if refused]:
             raise PrivacyError("trainer: " + " ".join(found))
 
-    def _trainable(self) -> dict[str, nn.Parameter]:
-        return {name: p for name, p in self.named_parameters() if p.requires_grad}
-
     @torch.no_grad()
     def _update_average(self) -> None:
         """Exponential average with a warm-up; De et al. 2022, arXiv 2204.13650."""
@@ -346,5 +342,5 @@ class DPTraining(lightning.LightningModule):
             return
         step = self.accounted_steps - 1
         decay = min(self.ema_decay, (1 + step) / (10 + step))
-        for name, p in self._trainable().items():
-            self._average[name].lerp_(p, 1 - decay)
+        for name, average in self._average.items():
+            average.lerp_(self._released[name], 1 - decay)

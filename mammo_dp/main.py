@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command table: ``mammo-dp --help`` prints it and imports nothing else."""
 
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -49,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if clash := name_clash():
         print(f"mammo-dp: {clash}", file=sys.stderr)
         return 1
+    # Waiting threads yield their core: on a shared machine, spinning ones make a small network
+    # several times slower. Read by OpenMP when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         run(arguments)
     except KeyboardInterrupt:

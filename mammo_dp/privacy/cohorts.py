@@ -106,7 +106,7 @@ class Cohort:
             return ""
         if self.patients is not None and other.patients is not None:
             if self.key_id != other.key_id:
-                return "whose patients are hashed under another key and are taken to be the same"
+                return "on patients hashed under another key, taken to be these,"
             common = len(set(self.patients) & set(other.patients))
             if common == len(self.patients):
                 return "on these patients"
@@ -114,7 +114,7 @@ class Cohort:
         mine, others = set(self.dataset.split("+")), set(other.dataset.split("+"))
         if "" not in mine | others and not mine & others:
             return ""
-        return "on data of the same name whose patients are unknown and are taken to be the same"
+        return "on unknown patients, taken to be these,"
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``privacy.json``."""

@@ -193,9 +193,9 @@ def _section(statement: PrivacyStatement) -> list[str]:
         lines += ["Nothing bounds what the release reveals about one of them.", ""]
     else:
         lines += [
-            f"Had any one {unit}{whole} been absent, every outcome would have had nearly the same "
-            f"chance: at most a factor e^{statement.epsilon:.4g} more or less, up to a failure "
-            f"chance of {statement.delta:g}. {statement.because}",
+            f"Had any one {unit}{whole} been absent, every outcome would have had the same chance "
+            f"up to a factor of {_factor(statement.epsilon)}, but for a failure chance of "
+            f"{statement.delta:g}. {statement.because}",
             "",
             f"By Renyi accounting, a second and looser bound, epsilon = "
             f"{statement.epsilon_rdp:.4g} at the same delta per {unit}.",
@@ -220,6 +220,10 @@ def _section(statement: PrivacyStatement) -> list[str]:
     return lines + [f"Not covered here: {exclusion}" for exclusion in statement.exclusions]
 
 
+def _factor(epsilon: float) -> str:
+    return f"e^{epsilon:.4g}" + (f" = {math.exp(epsilon):.3g}" if epsilon < 30 else "")
+
+
 def _access(access: Access) -> str:
     how = (
         "without differential privacy"
@@ -231,4 +235,4 @@ def _access(access: Access) -> str:
     )
     manifest = f" (manifest `{access.cohort.sha256}`)" if access.cohort.sha256 else ""
     note = f" {access.note}" if access.note else ""
-    return f"- {access.stage}: {access.cohort.name}{manifest}, {how}.{note}"
+    return f"- {access.stage.rstrip(',')}: {access.cohort.name}{manifest}, {how}.{note}"

@@ -59,9 +59,9 @@ def test_overlap_is_counted_not_guessed() -> None:
 
 def test_unknown_patients_overlap_unless_the_data_sets_are_named_and_differ() -> None:
     mine = known("p", dataset="cbis-ddsm")
-    assert "taken to be the same" in mine.overlap(Cohort.unknown("cbis-ddsm"))
-    assert "taken to be the same" in mine.overlap(Cohort.unknown(""))
-    assert "taken to be the same" in Cohort.unknown("inbreast+cbis-ddsm").overlap(mine)
+    assert "taken to be these" in mine.overlap(Cohort.unknown("cbis-ddsm"))
+    assert "taken to be these" in mine.overlap(Cohort.unknown(""))
+    assert "taken to be these" in Cohort.unknown("inbreast+cbis-ddsm").overlap(mine)
     assert mine.overlap(Cohort.unknown("inbreast")) == ""
     nobody = Cohort.unknown("inbreast")
     assert nobody.units("patient") is nobody.most_crops("patient") is None

@@ -1,0 +1,142 @@
+"""``kill -9`` in the middle of each stage, then the same command again."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+BODY = {
+    "backbone": "vit_tiny_patch16_224",
+    "backbone_args": {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3},
+    "image_size": 32,
+}
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
+PIPELINE = {
+    "description": "Every kind of stage, tiny.",
+    "configs": {
+        "mcgan": {
+            "model": {
+                "class_path": "mammo_dp.MCGAN",
+                "init_args": {"image_size": 32, "channels": 4, "latent": 8},
+            },
+            "data": {
+                "class_path": "mammo_dp.CropsDataModule",
+                "init_args": {"augment": "gan", "batch_size": 4},
+            },
+            "trainer": {"max_epochs": 4, "limit_val_batches": 0, **QUIET},
+        },
+        "pretrain": {
+            "model": {"class_path": "mammo_dp.CropClassifier", "init_args": BODY},
+            "data": {
+                "class_path": "mammo_dp.CropsDataModule",
+                "init_args": {"augment": "none", "batch_size": 4},
+            },
+            "trainer": {"max_epochs": 6, **QUIET},
+        },
+        "dp": {
+            "model": {
+                "class_path": "mammo_dp.DPCropClassifier",
+                "init_args": {**BODY, "trainable": "norm_bias", "views": 1, "delta": 1e-3},
+            },
+            "data": {
+                "class_path": "mammo_dp.DPCropsDataModule",
+                "init_args": {"augment": "none", "rate": 0.5},
+            },
+            "trainer": {"max_steps": 40, "limit_val_batches": 0, **QUIET},
+        },
+    },
+    "stages": [
+        "prepare phantom_archive --out {out}/archive --patients 16 --height 320 --width 256",
+        "prepare cbis_ddsm --root {out}/archive --out {out}/real --size 32 --val_fraction 0.4",
+        "fit --config {configs}/mcgan.yaml --data.init_args.crops {out}/real --run_dir {out}/mcgan",
+        "generate --checkpoint {out}/mcgan/checkpoints/last.ckpt --per_class 20 --out {out}/fake",
+        "fit --config {configs}/pretrain.yaml --data.init_args.crops {out}/fake"
+        " --run_dir {out}/pretrain",
+        "fit --config {configs}/dp.yaml --data.init_args.crops {out}/real"
+        " --model.init_args.weights {out}/pretrain/checkpoints/last.ckpt --run_dir {out}/runs/dp",
+        "test --run {out}/runs/dp --data.init_args.evaluate_split test",
+        "attack membership --run {out}/runs/dp --crops {out}/real --nonmember_split test"
+        " --resamples 50",
+        "report --runs {out}/runs --out {out}/report --sheets.real {out}/real",
+    ],
+}
+# A stage is under way when so many files of this kind exist, and is killed then.
+UNDER_WAY = [
+    ("archive/**/*.dcm", 9),
+    ("real/images/*.png", 4),
+    ("mcgan/checkpoints/resume.ckpt", 1),
+    ("fake/images/*.png", 5),
+    ("pretrain/checkpoints/resume.ckpt", 1),
+    ("runs/dp/checkpoints/resume.ckpt", 1),
+    ("runs/dp/test_test/run.json", 1),
+    ("runs/dp/attack_membership/run.json", 1),
+    ("report/run.json", 1),
+]
+# Imports once, then forks a process per attempt; no thread is running before the fork.
+SCRIPT = """
+import os, signal, sys, time, json
+from pathlib import Path
+import mammo_dp.training_cli, mammo_dp.commands, mammo_dp.report.page, gan.generate
+import mammo_dp.attacks.membership, mammo_dp.privacy.classifier, data_prep.prepare, gan.module
+from mammo_dp.main import main
+
+def start(out):
+    if child := os.fork():
+        return child
+    log = os.open("log.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 1), os.dup2(log, 2)
+    os._exit(main(["pipeline", "tiny.yaml", "--out", out]))
+
+for pattern, count in json.loads(sys.argv[1]):
+    child = start("killed")
+    while len(list(Path("killed").glob(pattern))) < count:
+        done, status = os.waitpid(child, os.WNOHANG)
+        assert not done, f"ended with {status} before {pattern}"
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), f"ended with {status} at {pattern}"
+for out in ("killed", "whole"):
+    _, status = os.waitpid(start(out), 0)
+    assert status == 0, f"{out}: status {status}"
+"""
+
+
+@pytest.mark.slow
+def test_killed_pipeline_finishes_like_an_uninterrupted_one(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(PIPELINE, sort_keys=False))
+    ran = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(UNDER_WAY)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    log = tmp_path / "log.txt"
+    assert ran.returncode == 0, ran.stderr + (log.read_text()[-3000:] if log.exists() else "")
+
+    def released(name: str) -> set[str]:
+        return {
+            path.relative_to(tmp_path / name).as_posix()
+            for path in (tmp_path / name).rglob("*")
+            if path.is_file() and not {"logs", "features"} & set(path.parts)
+        }
+
+    assert released("killed") == released("whole")
+    one, other = (
+        json.loads((tmp_path / name / "runs/dp/privacy.json").read_text())["statements"]
+        for name in ("killed", "whole")
+    )
+    fields = ("epsilon", "delta", "unit", "units", "noise_multiplier", "sampling_rate", "steps")
+    for mine, theirs in zip(one, other, strict=True):
+        assert [mine[name] for name in fields] == [theirs[name] for name in fields]
+        assert mine["steps"] == 40
+        assert mine["epsilon"] == "infinity"  # the generator saw these patients without DP
+    for data in ("real", "fake"):  # deterministic stages give the same bytes
+        one_csv, other_csv = (tmp_path / name / data / "crops.csv" for name in ("killed", "whole"))
+        if data == "real":
+            assert one_csv.read_bytes() == other_csv.read_bytes()
+        assert len(one_csv.read_text().splitlines()) == len(other_csv.read_text().splitlines())

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The private classifier: ``DPCropClassifier`` and the ``DPCropsDataModule`` that feeds it."""
 
+import secrets
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +42,8 @@ class ViewedCrops(CropsDataset):
         unit: What ``CropBatch.unit`` numbers.
         image_size: Edge of the images, in pixels; ``None`` keeps the size on disk.
         augment: Augmentation of the views.
+        repeatable: Whether views come from one seeded stream, for tests: a unit's presence then
+            changes the views of those drawn after it, by more than the clipping norm.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class ViewedCrops(CropsDataset):
         unit: Unit,
         image_size: int | None,
         augment: Augmentation,
+        repeatable: bool = False,
     ) -> None:
         super().__init__(
             manifest,
@@ -62,6 +66,7 @@ class ViewedCrops(CropsDataset):
         )
         self.views = views
         self.unit = unit
+        self.repeatable = repeatable
         self.position = {row: index for index, row in enumerate(self.rows)}
 
     def __getitems__(self, rows: Sequence[int]) -> CropBatch:
@@ -77,9 +82,13 @@ class ViewedCrops(CropsDataset):
         return batch if self.unit == "patient" else batch._replace(unit=batch.row)
 
     def _item(self, index: int) -> CropItem:
-        views = [self[index] for _ in range(self.views)]
         if self.views == 1:
-            return views[0]
+            return self[index]
+        views = []
+        for _ in range(self.views):
+            if not self.repeatable:  # independent of every other crop's views
+                self.transform.set_random_seed(secrets.randbits(32))
+            views.append(self[index])
         return views[0]._replace(image=torch.stack([view.image for view in views]))
 
 
@@ -186,6 +195,7 @@ class DPCropsDataModule(CropsDataModule):
             unit=self.unit,
             image_size=self.image_size,
             augment=self.augment,
+            repeatable=self.insecure_seed is not None,
         )
 
     @property

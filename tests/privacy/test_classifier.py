@@ -6,7 +6,7 @@ import torch
 from classifier.module import CropClassifier
 from data_prep.errors import LabelError
 from data_prep.manifest import CropsManifest
-from mammo_dp.privacy.classifier import DPCropClassifier, FeatureRows
+from mammo_dp.privacy.classifier import DPCropClassifier, FeatureRows, ViewedCrops
 from mammo_dp.privacy.errors import PrivacyError
 from tests.privacy.fits import BODY, data, model, quiet, trainer
 
@@ -142,3 +142,23 @@ def test_training_learns_where_noise_is_small(cohort: CropsManifest, tmp_path: P
         batch = module.train_dataset.__getitems__(module.train_rows)
         correct = (net.eval()(batch.image) > 0) == (batch.malignant == 1)
     assert correct.float().mean() > 0.9
+
+
+@pytest.mark.parametrize("repeatable", [False, True])
+def test_views_owe_nothing_to_a_public_seed(cohort: CropsManifest, repeatable: bool) -> None:
+    """From one seeded stream, a patient's presence would shift the views of the next."""
+    rows = cohort.rows("train")
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        crops = ViewedCrops(
+            cohort,
+            rows,
+            views=2,
+            unit="patient",
+            image_size=None,
+            augment="light",
+            repeatable=repeatable,
+        )
+        drawn.append(crops.__getitems__(rows[:3]).image)
+    assert torch.equal(*drawn) == repeatable

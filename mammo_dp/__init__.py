@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from data_prep.datamodule import CropsDataModule
     from data_prep.manifest import CropsManifest
     from gan.module import MCGAN
-    from mammo_dp.privacy.classifier import DPCropClassifier, DPCropsDataModule
+    from mammo_dp.privacy.classifier import DPCropClassifier
+    from mammo_dp.privacy.datamodule import DPCropsDataModule
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,7 +32,7 @@ _MODULES = {
     "CropsDataModule": "data_prep.datamodule",
     "CropsManifest": "data_prep.manifest",
     "DPCropClassifier": "mammo_dp.privacy.classifier",
-    "DPCropsDataModule": "mammo_dp.privacy.classifier",
+    "DPCropsDataModule": "mammo_dp.privacy.datamodule",
 }
 
 

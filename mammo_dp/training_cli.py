@@ -208,6 +208,7 @@ _QUIET = (
     "LightningCLI's args parameter is intended",  # we pass the words that we were given
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # lightning 2.6 on torch 2.13
     r"Found \d+ module\(s\) in eval mode",  # frozen parts stay in evaluation mode
+    "Using ModelCheckpoint with manual optimization",  # weights after the step are the right ones
     "The number of training batches",  # small cohorts have few batches
     r"The '\w+' does not have many workers",  # crops lie in memory
     "Checkpoint directory .* exists and is not empty",  # of a run that goes on

@@ -13,14 +13,15 @@ from mammo_dp.main import main, run
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.runs import RunError, read_run
 
+BODY = {
+    "backbone": "vit_tiny_patch16_224",
+    "backbone_args": {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3},
+    "image_size": 32,
+}
 TINY = {
     "model": {
         "class_path": "mammo_dp.CropClassifier",
-        "init_args": {
-            "backbone": "vit_tiny_patch16_224",
-            "backbone_args": {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3},
-            "image_size": 32,
-        },
+        "init_args": BODY,
     },
     "data": {
         "class_path": "mammo_dp.CropsDataModule",
@@ -32,7 +33,7 @@ DP = {
     "model": {
         "class_path": "mammo_dp.DPCropClassifier",
         "init_args": {
-            **TINY["model"]["init_args"],  # type: ignore[dict-item]
+            **BODY,
             "trainable": "norm_bias",
             "target_epsilon": 8.0,
             "delta": 1e-3,

@@ -35,10 +35,12 @@ class DPTraining(lightning.LightningModule):
 
     Attributes:
         net: Model whose trainable parameters are released.
+        views: Views of each row whose gradients are averaged inside the clip, >= 1.
         noise_multiplier: Standard deviation of the noise / clipping norm; set in ``setup``.
     """
 
     net: nn.Module
+    views: int = 1
     noise_multiplier: float
 
     if TYPE_CHECKING:

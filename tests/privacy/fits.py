@@ -7,7 +7,8 @@ import lightning
 import pytest
 
 from data_prep.manifest import CropsManifest
-from mammo_dp.privacy.classifier import DPCropClassifier, DPCropsDataModule
+from mammo_dp.privacy.classifier import DPCropClassifier
+from mammo_dp.privacy.datamodule import DPCropsDataModule
 
 BODY: dict[str, Any] = {
     "backbone_args": {"patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2},

@@ -6,7 +6,8 @@ import torch
 from classifier.module import CropClassifier
 from data_prep.errors import LabelError
 from data_prep.manifest import CropsManifest
-from mammo_dp.privacy.classifier import DPCropClassifier, FeatureRows, ViewedCrops
+from mammo_dp.privacy.classifier import DPCropClassifier
+from mammo_dp.privacy.datamodule import FeatureRows, ViewedCrops
 from mammo_dp.privacy.errors import PrivacyError
 from tests.privacy.fits import BODY, data, model, quiet, trainer
 
@@ -40,7 +41,7 @@ def test_cached_training_touches_no_image(
     def refuse(*_: object) -> None:
         raise AssertionError("an image was loaded")
 
-    monkeypatch.setattr("mammo_dp.privacy.classifier.ViewedCrops.__getitem__", refuse)
+    monkeypatch.setattr("mammo_dp.privacy.datamodule.ViewedCrops.__getitem__", refuse)
     run(cohort, tmp_path, views=2)
 
 

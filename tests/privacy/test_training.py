@@ -15,7 +15,8 @@ from classifier.module import warmup_cosine
 from data_prep.datamodule import CropItem, CropsDataModule
 from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.accounting import compose
-from mammo_dp.privacy.classifier import DPCropClassifier, DPCropsDataModule
+from mammo_dp.privacy.classifier import DPCropClassifier
+from mammo_dp.privacy.datamodule import DPCropsDataModule
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.noise import PrivateOptimizer
 from mammo_dp.privacy.sampling import NOISE, draw

@@ -138,8 +138,9 @@ def test_dp_fit_states_what_it_spent(tmp_path: Path, cohort: CropsManifest) -> N
     assert statement["sampling_rate"] == 0.5
     assert 7.5 < statement["epsilon"] <= 8.0
     assert statement["cohort"] == cohort.sha256
-    for name in ("delta", "adjacency", "accountant", "noise_multiplier", "exclusions"):
+    for name in ("delta", "adjacency", "accountant", "noise_multiplier", "risk", "because"):
         assert statement[name]
+    assert any("Metrics" in exclusion for exclusion in stored["exclusions"])
     everything = "".join(
         path.read_text(errors="replace") for path in (tmp_path / "dp").rglob("*") if path.is_file()
     )

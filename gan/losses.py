@@ -56,3 +56,25 @@ def gradient_penalty(judge: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
     real = real.detach().requires_grad_()
     (slope,) = torch.autograd.grad(judge(real).sum(), real, create_graph=True)
     return slope.square().flatten(1).sum(dim=1).mean()
+
+
+def mode_seeking(fakes: Tensor, latents: Tensor, labels: Tensor) -> Tensor:
+    """Penalty on a generator that draws one picture for different latent vectors.
+
+    Args:
+        fakes: Shape ``(B, 1, H, W)``.
+        latents: Shape ``(B, L)``, what they were drawn from.
+        labels: Shape ``(B,)``; pairs of unequal labels do not count.
+
+    Returns:
+        Mean over pairs of (distance of latents / distance of fakes), both mean absolute
+        differences; 0 if there is no pair.
+
+    Source: Mao et al. 2019, arXiv 1903.05628; we pair each crop with the one half a batch away.
+    """
+    half = len(fakes) // 2
+    one, other = slice(0, half), slice(half, 2 * half)
+    same = (labels[one] == labels[other]).float()
+    apart = (latents[one] - latents[other]).abs().mean(1)
+    change = (fakes[one] - fakes[other]).abs().mean((1, 2, 3))
+    return (same * apart / (change + 1e-3)).sum() / same.sum().clamp(min=1)

@@ -13,7 +13,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from data_prep.datamodule import CropBatch, CropsDataModule
 from gan.augment import augment, parse_policy
-from gan.losses import Loss, discriminator_loss, generator_loss, gradient_penalty
+from gan.losses import (
+    Loss,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+    mode_seeking,
+)
 from gan.networks import CLASSES, Discriminator, Generator, Normalisation
 from gan.samples import write_sheet
 
@@ -42,6 +48,8 @@ class MCGAN(lightning.LightningModule):
         latent: Length of the latent vector.
         loss: ``"hinge"`` or ``"non-saturating"``.
         r1: Weight ``gamma`` of the gradient penalty on real crops; 0 leaves it out.
+        diversity: Weight of the penalty on equal pictures for different latent vectors; 0 leaves it
+            out.
         normalisation: Of the discriminator; per-row gradients need ``"group"`` or ``"none"``.
         augmentations: What the discriminator sees distorted, names separated by commas.
         generator_rate: Learning rate of the generator.
@@ -63,6 +71,7 @@ class MCGAN(lightning.LightningModule):
         latent: int = 128,
         loss: Loss = "hinge",
         r1: float = 0.0,
+        diversity: float = 0.1,
         normalisation: Normalisation = "spectral",
         augmentations: str = "flip,translation,brightness,contrast,cutout",
         generator_rate: float = 1e-4,
@@ -75,14 +84,17 @@ class MCGAN(lightning.LightningModule):
         super().__init__()
         if not 0 <= average_decay < 1:
             raise ValueError(f"{average_decay=}. Give a number from 0 to below 1.")
-        if r1 < 0 or sample_every_epochs < 1:
-            raise ValueError(f"{r1=}, {sample_every_epochs=}. Give r1 >= 0 and epochs >= 1.")
+        if r1 < 0 or diversity < 0 or sample_every_epochs < 1:
+            raise ValueError(
+                f"{r1=}, {diversity=}, {sample_every_epochs=}. Give weights >= 0 and epochs >= 1."
+            )
         parse_policy(augmentations)
         self.save_hyperparameters()
         self.automatic_optimization = False
         self.image_size = image_size
         self.loss: Loss = loss
         self.r1 = r1
+        self.diversity = diversity
         self.augmentations = augmentations
         self.rates = (generator_rate, discriminator_rate)
         self.momentum = momentum
@@ -152,7 +164,7 @@ class MCGAN(lightning.LightningModule):
         noise = torch.randn(batch.image.shape, generator=rng, device=self.device)
         fakes = self.generator(latents, noise, labels)
         discriminator = self._update_discriminator(uncounted, batch, fakes.detach(), labels, rng)
-        generator = self._update_generator(counted, fakes, labels, rng)
+        generator = self._update_generator(counted, fakes, latents, labels, rng)
         self.average.update_parameters(self.generator)
         self.log_dict(
             {"generator_loss": generator, "discriminator_loss": discriminator},
@@ -221,6 +233,7 @@ class MCGAN(lightning.LightningModule):
         self,
         optimizer: LightningOptimizer,
         fakes: Tensor,
+        latents: Tensor,
         labels: Tensor,
         rng: torch.Generator,
     ) -> Tensor:
@@ -228,7 +241,7 @@ class MCGAN(lightning.LightningModule):
         logits = self.discriminator(augment(fakes, self.augmentations, rng), labels)
         loss = generator_loss(logits, self.loss)
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        self.manual_backward(loss + self.diversity * mode_seeking(fakes, latents, labels))
         optimizer.step()
         self.discriminator.requires_grad_(True)
         return loss.detach()

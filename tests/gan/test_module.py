@@ -164,6 +164,7 @@ def test_malignant_discs_become_brighter_than_benign_ones(
         **TINY | {"image_size": 16},
         loss="non-saturating",
         r1=1.0,
+        diversity=0.0,  # the discs of a class are all alike
         normalisation="none",
         augmentations="flip",
         generator_rate=2e-3,
@@ -186,8 +187,8 @@ def test_malignant_discs_become_brighter_than_benign_ones(
     ("settings", "message"),
     [
         ({"average_decay": 1.0}, "average_decay=1.0. Give a number from 0"),
-        ({"r1": -1.0}, "r1=-1.0, sample_every_epochs=10. Give r1 >= 0"),
-        ({"sample_every_epochs": 0}, "sample_every_epochs=0. Give r1 >= 0 and epochs >= 1"),
+        ({"r1": -1.0}, "r1=-1.0, diversity=0.1, sample_every_epochs=10. Give weights >= 0"),
+        ({"sample_every_epochs": 0}, "sample_every_epochs=0. Give weights >= 0 and epochs >= 1"),
         ({"augmentations": "flip,blur"}, r"\['blur'\] unknown"),
     ],
 )

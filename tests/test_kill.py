@@ -59,7 +59,7 @@ PIPELINE = {
         " --model.init_args.weights {out}/pretrain/checkpoints/last.ckpt --run_dir {out}/runs/dp",
         "test --run {out}/runs/dp --data.init_args.evaluate_split test",
         "attack membership --run {out}/runs/dp --crops {out}/real --nonmember_split test"
-        " --resamples 50",
+        " --resamples 2000",
         "report --runs {out}/runs --out {out}/report --sheets.real {out}/real",
     ],
 }

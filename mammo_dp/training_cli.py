@@ -22,6 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
 from mammo_dp.privacy.release import write_fit_statement
+from mammo_dp.privacy.statement import collect_parents
 from mammo_dp.privacy.training import DPTraining
 from mammo_dp.runs import RunError, RunRecord, close_run, open_run, write_text_atomically
 
@@ -90,6 +91,8 @@ class TrainingCLI(LightningCLI):
         )
         if self.record.is_finished:
             raise _Finished
+        if fitting:  # an unknown lineage is refused now, not after training
+            collect_parents(entry.path for entry in self.record.inputs.values())
         write_text_atomically(
             self.record.folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False)
         )

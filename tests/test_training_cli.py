@@ -158,6 +158,18 @@ def test_ancestor_without_dp_on_the_same_patients_makes_epsilon_infinite(
     assert statement["noise_multiplier"] > 0
 
 
+def test_weights_without_their_lineage_are_refused_before_training(
+    tmp_path: Path, cohort: CropsManifest
+) -> None:
+    run(fit_line(tmp_path, cohort, TINY, "plain"))
+    copied = tmp_path / "copied.ckpt"
+    copied.write_bytes((tmp_path / "plain" / "checkpoints" / "last.ckpt").read_bytes())
+    line = fit_line(tmp_path, cohort, DP, "dp")
+    with pytest.raises(PrivacyError, match=r"copied\.ckpt: is a checkpoint of a fit outside"):
+        run([*line, "--model.init_args.weights", str(copied)])
+    assert not (tmp_path / "dp" / "checkpoints").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.errors import PrivacyError
@@ -124,8 +126,8 @@ def collect_parents(paths: Iterable[str | Path]) -> PrivacyLedger:
         Accesses of all stages behind these inputs. Weights from outside become an exclusion.
 
     Raises:
-        PrivacyError: If generated crops come without a statement, or a statement does not fit its
-            artefact.
+        PrivacyError: If generated crops or a checkpoint of a fit come without their statement, or
+            a statement does not fit its artefact.
     """
     return PrivacyLedger().joined(_parent(Path(path)) for path in paths)
 
@@ -133,6 +135,11 @@ def collect_parents(paths: Iterable[str | Path]) -> PrivacyLedger:
 def _parent(path: Path) -> PrivacyLedger:
     if path.is_file() and path.name != CROPS:
         folder = run_of(path)
+        if folder is None and _is_ours(path):
+            raise PrivacyError(
+                f"{path}: is a checkpoint of a fit outside of its run folder, so nobody knows "
+                "whose data it saw. Use the file in the run folder, beside its statement."
+            )
         if folder is None:
             return PrivacyLedger(
                 exclusions=(
@@ -154,6 +161,15 @@ def _parent(path: Path) -> PrivacyLedger:
             "which writes it."
         )
     return PrivacyLedger()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file of weights was written by Lightning, not by timm."""
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises errors of many types for other formats
+        return False
+    return isinstance(stored, dict) and "pytorch-lightning_version" in stored
 
 
 def _require_artefact(path: Path, folder: Path) -> None:

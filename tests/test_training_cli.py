@@ -11,6 +11,7 @@ from classifier.module import CropClassifier
 from data_prep.manifest import CropsManifest
 from mammo_dp.main import main, run
 from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.release import PHANTOMS
 from mammo_dp.runs import RunError, read_run
 
 BODY = {
@@ -156,6 +157,20 @@ def test_ancestor_without_dp_on_the_same_patients_makes_epsilon_infinite(
     (statement,) = json.loads((tmp_path / "dp" / "privacy.json").read_text())["statements"]
     assert statement["epsilon"] == "infinity"
     assert statement["noise_multiplier"] > 0
+
+
+def test_what_the_phantoms_owe_to_real_crops_reaches_every_descendant(
+    tmp_path: Path, cohort: CropsManifest
+) -> None:
+    phantoms = str(tmp_path / "phantoms")
+    run(["prepare", "phantoms", "--per_class", "10", "--size", "32", "--out", phantoms])
+    line = fit_line(tmp_path, cohort, TINY, "pretrain")
+    run([*line, "--data.init_args.crops", phantoms])
+    weights = str(tmp_path / "pretrain" / "checkpoints" / "last.ckpt")
+    run([*fit_line(tmp_path, cohort, DP, "dp"), "--model.init_args.weights", weights])
+    stored = json.loads((tmp_path / "dp" / "privacy.json").read_text())
+    assert stored["statements"][0]["epsilon"] <= 8.0
+    assert PHANTOMS in stored["exclusions"]
 
 
 def test_weights_without_their_lineage_are_refused_before_training(

@@ -77,7 +77,9 @@ def test_half_precision_trains(cohort: CropsManifest, tmp_path: Path) -> None:
 
 
 def test_one_crop_is_a_batch(cohort: CropsManifest, tmp_path: Path) -> None:
-    trainer(tmp_path, max_steps=2).fit(MCGAN(**TINY), data(cohort, batch_size=1))
+    fit = trainer(tmp_path, max_steps=2)
+    fit.fit(MCGAN(**TINY), data(cohort, batch_size=1))
+    assert fit.global_step == 2
 
 
 def test_max_steps_counts_batches(cohort: CropsManifest, tmp_path: Path) -> None:

@@ -278,7 +278,9 @@ def test_frozen_statistics_are_no_statistics() -> None:
     net.head.requires_grad_(True)
     net.eval()
     net.head.train()
-    gradients.refuse_layers(net, gradients.chosen(net, "auto"))
+    method = gradients.chosen(net, "auto")
+    assert method == "opacus"
+    gradients.refuse_layers(net, method)  # raises for statistics that are still kept
 
 
 def test_layers_without_rows_are_refused_for_hooks_only() -> None:

@@ -59,9 +59,13 @@ def _functions(command: str) -> Function | dict[str, Any]:
 
             return {"membership": membership}
         case "privacy":
-            from mammo_dp.privacy import calculator
+            from mammo_dp.privacy import calculator, review
 
-            return {name: getattr(calculator, name) for name in ("risk", "calibrate", "explain")}
+            return {
+                "risk": calculator.risk,
+                "calibrate": calculator.calibrate,
+                "explain": review.explain,
+            }
         case "report":
             from mammo_dp.report.page import report
 

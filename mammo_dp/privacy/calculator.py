@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``privacy``: epsilon, noise and risk of a schedule, and a run's statement in words."""
+"""``privacy risk`` and ``privacy calibrate``: epsilon, noise and risk of a schedule."""
 
 import json
-from pathlib import Path
 from typing import Any, Literal
 
 from mammo_dp.privacy.accounting import Mechanism, compose, rdp_epsilon
@@ -10,8 +9,6 @@ from mammo_dp.privacy.budget import PrivacyBudget
 from mammo_dp.privacy.budget import calibrate as noise_for
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.risk import risk_of
-from mammo_dp.privacy.statement import TEXT_NAME
-from mammo_dp.runs import run_of
 
 Format = Literal["text", "json"]
 KAPPAS = (1 / 1104, 0.01, 0.1)
@@ -65,22 +62,6 @@ def calibrate(
     noise = noise_for(budget, sampling_rate=sampling_rate, steps=steps)
     mechanism = Mechanism(noise_multiplier=noise, sampling_rate=sampling_rate, steps=steps)
     print(_shown(_numbers(mechanism, delta, kappa), format))
-
-
-def explain(run: str) -> None:
-    """Prints a run's privacy statement in plain sentences.
-
-    Args:
-        run: Run folder or data folder.
-    """
-    folder = run_of(run) or Path(run)
-    try:
-        print((folder / TEXT_NAME).read_text(), end="")
-    except OSError as error:
-        raise PrivacyError(
-            f"{folder / TEXT_NAME}: cannot be read ({error.strerror}). Give the folder of a "
-            "finished run."
-        ) from error
 
 
 def _numbers(mechanism: Mechanism, delta: float, kappa: list[float] | None) -> dict[str, Any]:

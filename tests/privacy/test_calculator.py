@@ -1,12 +1,9 @@
 import json
-from pathlib import Path
 
 import pytest
 
 from mammo_dp.privacy import calculator
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.ledger import PrivacyLedger
-from mammo_dp.privacy.statement import write_statement
 
 
 def test_risk_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,11 +36,3 @@ def test_text_says_what_the_numbers_mean(capsys: pytest.CaptureFixture[str]) -> 
 def test_delta_must_be_a_chance() -> None:
     with pytest.raises(PrivacyError, match="delta=1"):
         calculator.risk(noise_multiplier=1.0, sampling_rate=0.5, steps=1, delta=1.0)
-
-
-def test_explain_prints_the_statement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_statement(tmp_path, PrivacyLedger())
-    calculator.explain(str(tmp_path))
-    assert capsys.readouterr().out == (tmp_path / "PRIVACY.md").read_text()
-    with pytest.raises(PrivacyError, match=r"nowhere.PRIVACY.md: cannot be read"):
-        calculator.explain(str(tmp_path / "nowhere"))

@@ -16,24 +16,32 @@ from mammo_dp.privacy.sampling import PoissonSampling
 __all__ = ["PrivacyBudget", "PrivacyError", "calibrate"]
 
 SMALLEST_NOISE, LARGEST_NOISE = 1e-3, 1e3
+_TARGETS = ("epsilon", "advantage", "tpr", "reconstruction")
 _DIGITS = 4  # significant digits of a calibrated noise multiplier, rounded up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivacyBudget:
-    """What may be spent: exactly one target, an epsilon or the success of a membership attack.
+    """What may be spent on one unit: exactly one target, an epsilon or an attacker's success.
 
     Attributes:
         delta: Chance that the bound of epsilon fails, in ``(0, 1)``, below 1 / units.
         epsilon: Target, > 0.
-        tpr: Largest chance to recognise a member, in ``(fpr, 1)``.
-        fpr: False alarm rate that ``tpr`` refers to, in ``(0, 1)``.
+        advantage: Largest true minus false positive rate of a membership test, in ``(0, 1)``.
+        tpr: Largest chance to recognise a member at false positive rate ``fpr``, in ``(fpr, 1)``.
+        fpr: False positive rate that ``tpr`` refers to, in ``(0, 1)``.
+        reconstruction: Largest chance to reconstruct a unit that is guessed with chance ``kappa``
+            without the release, in ``(kappa, 1)``.
+        kappa: Chance that ``reconstruction`` refers to, in ``(0, 1)``; none without it.
     """
 
     delta: float
     epsilon: float | None = None
+    advantage: float | None = None
     tpr: float | None = None
     fpr: float = 0.01
+    reconstruction: float | None = None
+    kappa: float | None = None
 
     def __post_init__(self) -> None:
         """Refuses what no noise can meet.
@@ -41,30 +49,62 @@ class PrivacyBudget:
         Raises:
             PrivacyError: For no target, two targets, or a value outside its range.
         """
-        if (self.epsilon is None) == (self.tpr is None):
+        given = [name for name in _TARGETS if getattr(self, name) is not None]
+        if len(given) != 1:
             raise PrivacyError(
-                f"budget: {self.epsilon=}, {self.tpr=}. Give exactly one target, epsilon or tpr."
+                f"budget: {' and '.join(given) or 'no target'} given. Give exactly one target: "
+                f"{', '.join(_TARGETS[:-1])} or {_TARGETS[-1]}."
             )
         if not 0 < self.delta < 1:
             raise PrivacyError(f"budget: delta={self.delta}. Give a value between 0 and 1 / units.")
+        if (self.reconstruction is None) != (self.kappa is None):
+            raise PrivacyError(
+                f"budget: reconstruction={self.reconstruction}, kappa={self.kappa}. Give both: kappa is the chance of "
+                "the guess that a target of reconstruction refers to."
+            )
         if self.epsilon is not None and not 0 < self.epsilon < math.inf:
             raise PrivacyError(
                 f"budget: epsilon={self.epsilon} cannot be met by any noise. Give a finite value "
                 "above 0, or train without DP."
             )
-        if self.tpr is not None and not 0 < self.fpr < self.tpr < 1:
+        if self.advantage is not None and not 0 < self.advantage < 1:
             raise PrivacyError(
-                f"budget: tpr={self.tpr} at fpr={self.fpr} cannot be met. Give 0 < fpr < tpr < 1; "
-                "a guess already has tpr = fpr."
+                f"budget: advantage={self.advantage} cannot be met. Give 0 < advantage < 1."
             )
+        for (name, success), (of, guess) in (
+            (("tpr", self.tpr), ("fpr", self.fpr)),
+            (("reconstruction", self.reconstruction), ("kappa", self.kappa)),
+        ):
+            if success is not None and guess is not None and not 0 < guess < success < 1:
+                raise PrivacyError(
+                    f"budget: {name}={success} at {of}={guess} cannot be met. Give 0 < {of} < "
+                    f"{name} < 1; a guess already has {name} = {of}."
+                )
+
+    @property
+    def target(self) -> str:
+        """For people, such as ``"tpr=0.05 at fpr=0.01"``."""
+        (name,) = (name for name in _TARGETS if getattr(self, name) is not None)
+        condition = {
+            "epsilon": f" at delta={self.delta}",
+            "advantage": "",
+            "tpr": f" at fpr={self.fpr}",
+            "reconstruction": f" at kappa={self.kappa}",
+        }
+        return f"{name}={getattr(self, name)}{condition[name]}"
 
     def excess(self, curve: PrivacyCurve) -> float:
         """How far an account exceeds the budget: log of spent / target, at most 0 if it holds."""
         if self.epsilon is not None:
             spent, target = curve.epsilon(self.delta), self.epsilon
-        else:
-            assert self.tpr is not None
+        elif self.advantage is not None:
+            spent, target = TradeOff(curve).advantage, self.advantage
+        elif self.tpr is not None:
             spent, target = 1 - TradeOff(curve)(self.fpr), self.tpr
+        else:
+            assert self.reconstruction is not None
+            assert self.kappa is not None
+            spent, target = 1 - TradeOff(curve)(self.kappa), self.reconstruction
         return math.log(max(spent, 1e-300) / target)
 
     def noise_multiplier(self, sampling: PoissonSampling, *, steps: int) -> float:
@@ -144,13 +184,8 @@ def _bracket(
         if excess(following) <= 0:
             return at, following
         at = following
-    target = (
-        f"epsilon={budget.epsilon}"
-        if budget.epsilon is not None
-        else f"tpr={budget.tpr} at fpr={budget.fpr}"
-    )
     raise PrivacyError(
-        f"budget: {target} with delta={budget.delta} cannot be met in {steps} steps at sampling "
+        f"budget: {budget.target} cannot be met in {steps} steps at sampling "
         f"rate {sampling_rate:.4g}: a noise multiplier of {LARGEST_NOISE:g} does not suffice. "
         "Raise the target, or train fewer steps at a smaller rate."
     )

@@ -20,13 +20,25 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
     """A crop classifier that owes each patient of its training data a stated privacy.
 
     The steps are ``trainer.max_steps``; unit and sampling rate belong to the data. The noise
-    follows from these and the target. Where only the head trains, features of all crops and views
-    are computed once and kept in ``features`` below the trainer's root folder; they are private.
+    follows from these and from exactly one target: an epsilon, or the success of an attacker who
+    sees the released weights and all data but one unit's. A target is for this run; what earlier
+    stages spent on the same patients comes on top, in the statement.
+
+    Where only the head trains, features of all crops and views are computed once and kept in
+    ``features`` below the trainer's root folder; they are private.
 
     Args:
-        target_epsilon: Epsilon of this run per unit, > 0; what earlier stages spent on the same
-            patients comes on top, in the statement.
-        delta: Chance that the bound fails, below 1 / units.
+        target_epsilon: Epsilon per unit at ``delta``, add-or-remove, > 0.
+        target_advantage: Largest true minus false positive rate of a test whether a unit was
+            among the training data, in ``(0, 1)``.
+        target_tpr: Largest chance to recognise a unit of the training data at a false positive
+            rate of ``target_fpr``, in ``(target_fpr, 1)``.
+        target_fpr: False positive rate that ``target_tpr`` refers to, in ``(0, 1)``.
+        target_reconstruction: Largest chance to reconstruct a unit that is guessed with chance
+            ``kappa`` without the weights, in ``(kappa, 1)``.
+        kappa: Chance of the guess that ``target_reconstruction`` refers to, in ``(0, 1)``, such
+            as 1 / units.
+        delta: Chance that the bound of epsilon fails, below 1 / units; attacks are bounded without.
         clipping_norm: Largest L2 norm of one unit's gradient, > 0.
         views: 1 trains on the crops as they are, K > 1 on the mean over K augmented views of each,
             inside the clip: free of privacy.
@@ -45,7 +57,12 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
     def __init__(
         self,
         *,
-        target_epsilon: float = 6.0,
+        target_epsilon: float | None = None,
+        target_advantage: float | None = None,
+        target_tpr: float | None = None,
+        target_fpr: float = 0.01,
+        target_reconstruction: float | None = None,
+        kappa: float | None = None,
         delta: float = 1e-4,
         clipping_norm: float = 1.0,
         views: int = 4,
@@ -71,7 +88,15 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         self.optimizer_name = optimizer
         self.cache_features = cache_features
         self.promise(
-            PrivacyBudget(delta=delta, epsilon=target_epsilon),
+            PrivacyBudget(
+                delta=delta,
+                epsilon=target_epsilon,
+                advantage=target_advantage,
+                tpr=target_tpr,
+                fpr=target_fpr,
+                reconstruction=target_reconstruction,
+                kappa=kappa,
+            ),
             clipping_norm=clipping_norm,
             gradient_method=gradient_method,
             max_physical_batch=max_physical_batch,

@@ -137,7 +137,7 @@ class DPCropsDataModule(CropsDataModule):
         num_workers: Processes that augment, >= 0.
 
     Attributes:
-        key: 128 bits behind draws and noise, fresh at each start of a fit.
+        key: 128 bits behind draws and noise, fresh at each start of a fit; the same on all ranks.
     """
 
     key: int
@@ -209,7 +209,8 @@ class DPCropsDataModule(CropsDataModule):
         """
         super().setup(stage)
         if stage == "fit":
-            self.key = new_key() if self.insecure_seed is None else self.insecure_seed
+            key = new_key() if self.insecure_seed is None else self.insecure_seed
+            self.key = key if self.trainer is None else self.trainer.strategy.broadcast(key)
             self._features = None
 
     def use_features(self, features: Tensor) -> None:
@@ -236,6 +237,8 @@ class DPCropsDataModule(CropsDataModule):
             steps=model.trainer.max_steps,
             key=self.key,
             done=lambda: model.accounted_steps,
+            rank=model.trainer.global_rank,
+            world_size=model.trainer.world_size,
         )
         crops = self._features or self.train_dataset
         return ResumableLoader(

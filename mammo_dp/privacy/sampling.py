@@ -111,21 +111,35 @@ class PoissonSampling:
 class PoissonUnitSampler(Sampler[list[int]]):
     """Batch sampler: one list of rows per step, empty lists included.
 
+    Several ranks share each draw: all draw alike, and each takes every ``world_size``-th of the
+    drawn units. Separate draws could take a unit more than once in a step.
+
     Args:
         sampling: Units and rate.
         steps: Steps of the whole run, the length of the sampler.
         key: 128 bits, see :func:`new_key`.
         done: Returns the accounted steps; asked when iteration starts, so that a resumed run draws
             the steps that are left.
+        rank: Which share this process takes, in ``[0, world_size)``.
+        world_size: Processes that share a draw, > 0.
     """
 
     def __init__(
-        self, sampling: PoissonSampling, *, steps: int, key: int, done: Callable[[], int]
+        self,
+        sampling: PoissonSampling,
+        *,
+        steps: int,
+        key: int,
+        done: Callable[[], int],
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.sampling = sampling
         self.steps = steps
         self.key = key
         self.done = done
+        self.rank = rank
+        self.world_size = world_size
 
     def __len__(self) -> int:
         return self.steps
@@ -133,5 +147,5 @@ class PoissonUnitSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         rows_of = self.sampling.rows_of
         for step in range(self.done(), self.steps):
-            drawn = self.sampling.sample(self.key, step)
+            drawn = self.sampling.sample(self.key, step)[self.rank :: self.world_size]
             yield [row for unit in drawn.tolist() for row in rows_of[unit]]

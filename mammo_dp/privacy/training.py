@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from opacus.accountants import RDPAccountant
 from torch import Tensor, nn
@@ -18,10 +18,11 @@ from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.privacy.budget import PrivacyBudget
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.noise import PrivateOptimizer
+from mammo_dp.privacy.refusals import refuse_trainer
 from mammo_dp.privacy.sampling import PoissonSampling, PoissonUnitSampler
+from mammo_dp.privacy.strategy import DPDDPStrategy
 
 GradientMethod = Literal["auto", "loop", "opacus"]
-_PRECISIONS = ("32-true", "bf16-mixed")
 
 
 class DPTraining(lightning.LightningModule):
@@ -146,7 +147,7 @@ class DPTraining(lightning.LightningModule):
             PrivacyError: Naming every setting that would break the guarantee.
         """
         if self.trainer.training:
-            self._refuse_trainer()
+            refuse_trainer(self.trainer)
         return super().configure_callbacks()
 
     def setup(self, stage: str) -> None:
@@ -201,17 +202,29 @@ class DPTraining(lightning.LightningModule):
         self._average = {name: a.to(self.device) for name, a in self._average.items()}
 
     def on_train_start(self) -> None:
-        """Checks that the loader draws what is accounted.
+        """Checks that the loader draws what is accounted, each unit on one rank.
 
         Raises:
             PrivacyError: If it does not.
         """
         super().on_train_start()
-        sampler = getattr(self.trainer.train_dataloader, "batch_sampler", None)
-        if not isinstance(sampler, PoissonUnitSampler) or sampler.sampling is not self.sampling:
+        trainer = self.trainer
+        sampler = getattr(trainer.train_dataloader, "batch_sampler", None)
+        if (
+            not isinstance(sampler, PoissonUnitSampler)
+            or sampler.sampling is not self.sampling
+            or (sampler.rank, sampler.world_size) != (trainer.global_rank, trainer.world_size)
+        ):
             raise PrivacyError(
-                "trainer: the training loader is not the one that is accounted. Leave "
-                "overfit_batches and other settings that replace samplers at their defaults."
+                "trainer: the training loader is not the one that is accounted. Set "
+                "use_distributed_sampler=False, and leave overfit_batches and other settings that "
+                "replace samplers at their defaults."
+            )
+        draws = (sampler.key, sampler.sampling, self.accounted_steps)
+        if trainer.strategy.broadcast(draws) != draws:
+            raise PrivacyError(
+                f"rank {trainer.global_rank}: draws other units than rank 0, so that one could "
+                "count twice. Start all ranks with the same data and from the same checkpoint."
             )
 
     def image_shape(self) -> tuple[int, ...]:
@@ -243,6 +256,8 @@ class DPTraining(lightning.LightningModule):
             self.clipped_sums.accumulate(
                 self.losses, batch, list(sums.values()), self.clipping_norm
             )
+        if isinstance(self.trainer.strategy, DPDDPStrategy):
+            self.trainer.strategy.sum_over_ranks(list(sums.values()))
         private.take(sums)
         with torch.autocast(self.device.type, enabled=False):
             counted.step()
@@ -292,50 +307,6 @@ class DPTraining(lightning.LightningModule):
                 f"account: the {self.trainer.max_steps} steps that the noise was calibrated for "
                 "are spent. Start a new run with a larger trainer.max_steps."
             )
-
-    def _refuse_trainer(self) -> None:
-        trainer = self.trainer
-        precision = trainer.precision
-        chosen_callbacks = [
-            type(callback).__name__
-            for callback in trainer.callbacks  # type: ignore[attr-defined]
-            if isinstance(callback, EarlyStopping)
-            or (isinstance(callback, ModelCheckpoint) and callback.monitor is not None)
-        ]
-        refusals = (
-            (
-                trainer.max_steps < 1,
-                f"max_steps={trainer.max_steps}: the number of steps defines what is spent. Set "
-                "trainer.max_steps.",
-            ),
-            (
-                trainer.world_size > 1,
-                f"{trainer.world_size} devices: Lightning would sum raw gradients of different "
-                "draws. Set trainer.devices to 1 and trainer.num_nodes to 1.",
-            ),
-            (
-                precision not in _PRECISIONS,
-                f"precision={precision}: loss scaling skips steps by the data, and reduced "
-                f"weights break the clip. Choose {' or '.join(_PRECISIONS)}.",
-            ),
-            (
-                trainer.accumulate_grad_batches != 1,
-                f"accumulate_grad_batches={trainer.accumulate_grad_batches}: two draws would be "
-                "booked as one. Leave it at 1 and raise the data's rate.",
-            ),
-            (
-                trainer.gradient_clip_val is not None,
-                f"gradient_clip_val={trainer.gradient_clip_val}: clips sums, not patients. Leave "
-                "it unset; the model's clipping_norm clips.",
-            ),
-            (
-                bool(chosen_callbacks),
-                f"{', '.join(chosen_callbacks)}: stops or selects by private metrics. Remove it; "
-                "the weights of the last step are released.",
-            ),
-        )
-        if found := [message for refused, message in refusals if refused]:
-            raise PrivacyError("trainer: " + " ".join(found))
 
     @torch.no_grad()
     def _update_average(self) -> None:

@@ -319,12 +319,21 @@ def test_settings_that_break_the_guarantee_are_refused_before_compute(
         trainer(tmp_path, **settings).fit(model(), data(cohort))
 
 
-def test_several_devices_are_refused_with_the_reason(
-    cohort: CropsManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("devices", "chosen"),
+    [(1, "ddp"), (2, "ddp"), (2, "ddp_find_unused_parameters_true"), (2, "auto")],
+)
+def test_strategies_without_privacy_are_refused_with_reason_and_remedy(
+    cohort: CropsManifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    devices: int,
+    chosen: str,
 ) -> None:
-    run = trainer(tmp_path)
-    monkeypatch.setattr(type(run), "world_size", 2)
-    with pytest.raises(PrivacyError, match=r"2 devices: .*trainer.devices to 1"):
+    monkeypatch.setenv("LOCAL_RANK", "0")  # Lightning then starts no further process
+    run = trainer(tmp_path, devices=devices, strategy=chosen)
+    reason = rf"DDPStrategy on {devices} device.s.: .*raw gradients .*--trainer.strategy dp_ddp"
+    with pytest.raises(PrivacyError, match=reason):
         run.fit(model(), data(cohort))
 
 

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of a trainer under which the stated guarantee would not hold."""
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.strategies import SingleDeviceStrategy
+
+from mammo_dp.privacy import strategy
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.strategy import DPDDPStrategy
+
+_PRECISIONS = ("32-true", "bf16-mixed")
+
+
+def refuse_trainer(trainer: Trainer) -> None:
+    """Checks a trainer before it spends compute or starts further processes.
+
+    Args:
+        trainer: The trainer of a private fit.
+
+    Raises:
+        PrivacyError: Naming every setting that would break the guarantee.
+    """
+    precision = trainer.precision
+    selecting = [
+        type(callback).__name__
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping)
+        or (isinstance(callback, ModelCheckpoint) and callback.monitor is not None)
+    ]
+    refusals = (
+        (
+            trainer.max_steps < 1,
+            f"max_steps={trainer.max_steps}: the number of steps defines what is spent. Set "
+            "trainer.max_steps.",
+        ),
+        (
+            not isinstance(trainer.strategy, SingleDeviceStrategy | DPDDPStrategy),
+            f"strategy={type(trainer.strategy).__name__} on {trainer.world_size} device(s): ranks "
+            "draw apart, and raw gradients are averaged before any unit is clipped, or weights "
+            f"are held in parts. Set trainer.strategy to {strategy.NAME} (--trainer.strategy "
+            f"{strategy.NAME}), or trainer.devices to 1 and trainer.strategy to auto.",
+        ),
+        (
+            precision not in _PRECISIONS,
+            f"precision={precision}: loss scaling skips steps by the data, and reduced "
+            f"weights break the clip. Choose {' or '.join(_PRECISIONS)}.",
+        ),
+        (
+            trainer.accumulate_grad_batches != 1,
+            f"accumulate_grad_batches={trainer.accumulate_grad_batches}: two draws would be "
+            "booked as one. Leave it at 1 and raise the data's rate.",
+        ),
+        (
+            trainer.gradient_clip_val is not None,
+            f"gradient_clip_val={trainer.gradient_clip_val}: clips sums, not patients. Leave "
+            "it unset; the model's clipping_norm clips.",
+        ),
+        (
+            bool(selecting),
+            f"{', '.join(selecting)}: stops or selects by private metrics. Remove it; "
+            "the weights of the last step are released.",
+        ),
+    )
+    if found := [message for refused, message in refusals if refused]:
+        raise PrivacyError("trainer: " + " ".join(found))

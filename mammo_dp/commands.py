@@ -5,6 +5,7 @@ Those that write data are recorded: the folder gets ``run.json`` and a privacy s
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import data_prep  # noqa: F401  declares what torchvision lacks before lightning is imported
 
 # isort: split
-from jsonargparse import auto_cli
+from jsonargparse import SUPPRESS, ArgumentParser, auto_cli
 
 from mammo_dp.privacy.release import write_data_statement
 from mammo_dp.runs import close_run, open_run
@@ -30,8 +31,36 @@ def run_command(command: str, arguments: Sequence[str]) -> None:
         arguments: Subcommand, if the command has some, and flags.
     """
     auto_cli(
-        _functions(command), args=list(arguments), prog=f"mammo-dp {command}", as_positional=False
+        _functions(command),
+        args=list(arguments),
+        prog=f"mammo-dp {command}",
+        as_positional=False,
+        parser_class=_Parser,
     )
+
+
+class _Parser(ArgumentParser):
+    """Takes by position, too, the one argument that a function takes by position."""
+
+    def add_function_arguments(self, function: Function, *args: Any, **kwargs: Any) -> list[str]:
+        """Adds flags as usual, and for ``verify(run, *, format)`` the words ``verify RUN``."""
+        added: list[str] = super().add_function_arguments(function, *args, **kwargs)
+        by_position = [
+            parameter
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        ]
+        if len(by_position) == 1:
+            (one,) = by_position
+            several = one.annotation is not str
+            self.add_argument(
+                one.name,
+                nargs="*" if several else "?",
+                type=str,
+                default=SUPPRESS,
+                help=f"In place of --{one.name}.",
+            )
+        return added
 
 
 def _functions(command: str) -> Function | dict[str, Any]:
@@ -65,6 +94,8 @@ def _functions(command: str) -> Function | dict[str, Any]:
                 "risk": calculator.risk,
                 "calibrate": calculator.calibrate,
                 "explain": review.explain,
+                "verify": review.verify,
+                "compose": review.compose,
             }
         case "report":
             from mammo_dp.report.page import report

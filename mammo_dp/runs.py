@@ -9,7 +9,7 @@ any other is refused).
 import hashlib
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -110,14 +110,14 @@ def open_run(
         folder=folder,
         command=command,
         config=plain,
-        config_sha256=_text_sha256([command, plain, seed]),
+        config_sha256=config_sha256(command, plain, seed),
         inputs={
             role: RunInput(path=str(path), sha256=input_sha256(path))
             for role, path in sorted(inputs.items())
         },
         seed=seed,
         commit=_commit(),
-        versions=_versions(),
+        versions=versions(),
         started=_now(),
     )
     if not (folder / FILE_NAME).exists():
@@ -196,6 +196,17 @@ def run_of(path: str | Path) -> Path | None:
     return None
 
 
+def config_sha256(command: str, config: Mapping[str, Any], seed: int | None) -> str:
+    """Hash of what a run was asked to do.
+
+    Args:
+        command: Name of the command.
+        config: Plain values, as JSON gives them.
+        seed: Seed, if one was given.
+    """
+    return _text_sha256([command, config, seed])
+
+
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
     with Path(path).open("rb") as file:
@@ -225,6 +236,17 @@ def input_sha256(path: str | Path) -> str:
             if file.is_file()
         ]
     )
+
+
+def versions(names: Sequence[str] = _PACKAGES) -> dict[str, str]:
+    """Installed versions, by distribution; ``"unknown"`` for what is not installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:
@@ -295,13 +317,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return head + ("+dirty" if changed else "")
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found

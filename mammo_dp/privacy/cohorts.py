@@ -3,11 +3,12 @@
 
 Patient identifiers never leave the manifest. A statement holds HMAC-SHA-256 of them under a key of
 the institution, so two cohorts can be compared without naming anyone; whoever lacks the key cannot
-test whether a given identifier is among them.
+test whether a given identifier is among them. The same key seals statements.
 """
 
 import hashlib
 import hmac
+import json
 import os
 import secrets
 from collections import Counter
@@ -73,7 +74,7 @@ class Cohort:
             dataset="+".join(sorted({crop.origin for crop in real or crops})),
             split=split,
             patients=tuple(sorted(_keyed(key, *patient) for patient in counts)),
-            key_id=hashlib.sha256(b"key id" + key).hexdigest()[:8],
+            key_id=key_id(key),
             crops=len(real),
             crops_of_patients=tuple(sorted(Counter(counts.values()).items())),
         )
@@ -158,6 +159,23 @@ def cohort_key() -> bytes:
         finally:
             temporary.unlink()
     return _parsed(path.read_text(), str(path))
+
+
+def key_id(key: bytes) -> str:
+    """Names a key without giving it away: 8 hexadecimal digits."""
+    return hashlib.sha256(b"key id" + key).hexdigest()[:8]
+
+
+def seal(content: Mapping[str, Any]) -> dict[str, str]:
+    """What only holders of the key can write below a statement: its HMAC-SHA-256.
+
+    Args:
+        content: Plain values, as JSON gives them; the order of names does not matter.
+    """
+    key = cohort_key()
+    plain = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    digest = hmac.new(key, b"statement\0" + plain.encode(), hashlib.sha256).hexdigest()
+    return {"key_id": key_id(key), "hmac_sha256": digest}
 
 
 def _parsed(text: str, where: str) -> bytes:

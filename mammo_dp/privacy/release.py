@@ -2,7 +2,8 @@
 """What a finished stage owes its readers: the statement of a fit or of generated crops.
 
 The statement is derived, not typed: parents come from the inputs in ``run.json``, patients from the
-manifest that was read, mechanisms from the steps that were executed.
+manifest that was read, mechanisms from the steps that were executed. ``verify`` derives it again
+with the same functions.
 """
 
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 from lightning.pytorch import Trainer
 
 from data_prep.manifest import FILE_NAME as CROPS
-from data_prep.manifest import CropsManifest
+from data_prep.manifest import CropsManifest, Unit
 from mammo_dp.privacy.cohorts import Cohort
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
@@ -24,6 +25,11 @@ PHANTOMS = (
     "Phantom crops hold no patient, but their brightness and contrast were set by hand beside "
     "published CBIS-DDSM training crops. For patients of that data set this look is not counted."
 )
+SEEDED = (
+    "Draws and noise come from a fixed seed (insecure_seed): whoever knows it can remove "
+    "the noise. There is no guarantee against them."
+)
+FROM_THE_HUB = "Initial weights from the hub"
 _WITHOUT_DP = 1e-4  # delta of a stage that promised none; its parents may have promised something
 
 
@@ -63,11 +69,16 @@ def write_fit_statement(record: RunRecord, trainer: Trainer, released: Path) -> 
     write_statement(
         record.folder,
         ledger,
-        delta=private.budget.delta if private is not None else _loose_delta(ledger),
+        delta=private.budget.delta if private is not None else loose_delta(ledger),
         artefact=released,
         exclusions=_exclusions(module, data),
-        randomness=_randomness(data) if private is not None else None,
+        randomness=(
+            randomness(data.sampling.unit, seeded=data.insecure_seed is not None)
+            if private is not None
+            else None
+        ),
         precision=str(trainer.precision),
+        run=record,
     )
 
 
@@ -85,16 +96,32 @@ def write_data_statement(record: RunRecord) -> None:
     manifest = CropsManifest.read(record.folder)
     if any(not crop.is_synthetic for crop in manifest.crops):
         return
-    inputs = record.inputs
-    if "checkpoint" in inputs:
-        ledger = collect_parents([inputs["checkpoint"].path])
-    elif any(crop.origin.startswith("synthetic:") for crop in manifest.crops):
-        ledger = PrivacyLedger(accesses=(_imported(record, manifest),))
-    else:
-        ledger = PrivacyLedger(exclusions=(PHANTOMS,))
+    ledger = data_ledger(record, manifest)
     write_statement(
-        record.folder, ledger, delta=_loose_delta(ledger), artefact=record.folder / CROPS
+        record.folder,
+        ledger,
+        delta=loose_delta(ledger),
+        artefact=record.folder / CROPS,
+        run=record,
     )
+
+
+def data_ledger(record: RunRecord, manifest: CropsManifest) -> PrivacyLedger:
+    """Whose data stands behind a folder of synthetic crops.
+
+    Args:
+        record: The run that filled the folder.
+        manifest: Its crops.
+
+    Raises:
+        PrivacyError: If the generator's statement is missing or does not fit, or the provenance of
+            imported crops is malformed.
+    """
+    if "checkpoint" in record.inputs:
+        return collect_parents([record.inputs["checkpoint"].path])
+    if any(crop.origin.startswith("synthetic:") for crop in manifest.crops):
+        return PrivacyLedger(accesses=(_imported(record, manifest),))
+    return PrivacyLedger(exclusions=(PHANTOMS,))
 
 
 def _imported(record: RunRecord, manifest: CropsManifest) -> Access:
@@ -120,7 +147,7 @@ def _imported(record: RunRecord, manifest: CropsManifest) -> Access:
     )
 
 
-def _loose_delta(ledger: PrivacyLedger) -> float:
+def loose_delta(ledger: PrivacyLedger) -> float:
     """A delta below 1 / units of every cohort in the lineage."""
     counts = [access.cohort.units(access.unit) or 0 for access in ledger.accesses]
     return min([_WITHOUT_DP, *(0.1 / count for count in counts if count)])
@@ -131,24 +158,26 @@ def _exclusions(module: Any, data: Any) -> list[str]:  # noqa: ANN401  any Light
     start = getattr(module, "initial_weights", None)
     if start is not None and start.path.startswith("timm:"):
         left_out.append(
-            f"Initial weights from the hub ({start.path}, sha256 {start.sha256}) have no "
-            "statement: patients in their training data are not covered."
+            f"{FROM_THE_HUB} ({start.path}, sha256 {start.sha256}) have no statement: patients in "
+            "their training data are not covered."
         )
     if getattr(data, "insecure_seed", None) is not None:
-        left_out.append(
-            "Draws and noise come from a fixed seed (insecure_seed): whoever knows it can remove "
-            "the noise. There is no guarantee against them."
-        )
+        left_out.append(SEEDED)
     return left_out
 
 
-def _randomness(data: Any) -> dict[str, str]:  # noqa: ANN401  a data module with a sampling
-    seeded = data.insecure_seed is not None
+def randomness(unit: Unit, *, seeded: bool) -> dict[str, str]:
+    """Where draws and noise of a private fit came from.
+
+    Args:
+        unit: What was drawn.
+        seeded: Whether ``insecure_seed`` was given.
+    """
     return {
         "draws and noise": (
             "a fixed seed, reproducible, INSECURE"
             if seeded
             else "the operating system's entropy, a fresh 128-bit key at each start"
         ),
-        "sampling": f"Poisson over units ({data.sampling.unit}), by the sampler that ran",
+        "sampling": f"Poisson over units ({unit}), by the sampler that ran",
     }

@@ -1,24 +1,144 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``privacy explain``: what a reader does with a statement."""
+"""``privacy explain``, ``verify`` and ``compose``: what a reader does with statements."""
 
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Literal
 
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.statement import TEXT_NAME
+from mammo_dp.privacy.findings import Findings
+from mammo_dp.privacy.ledger import PrivacyLedger
+from mammo_dp.privacy.recompute import recompute
+from mammo_dp.privacy.statement import FILE_NAME, contents, ledger_of
+from mammo_dp.privacy.verify import Verification
 from mammo_dp.runs import run_of
+
+Format = Literal["text", "json"]
 
 
 def explain(run: str) -> None:
-    """Prints a run's privacy statement in plain sentences.
+    """Prints a run's privacy statement in plain sentences, derived again from its accesses.
 
     Args:
         run: Run folder or data folder.
     """
+    _, text, notes = _trusted(run_of(run) or Path(run))
+    print("\n".join([text.rstrip("\n"), *_noted(notes)]))
+
+
+def verify(run: str, *, format: Format = "text") -> None:
+    """Recomputes a run's statement from files and hashes, those of its ancestors too.
+
+    Fails and names each file, number and parent that was altered or is missing.
+
+    Args:
+        run: Run folder or data folder.
+        format: "text" for people, "json" for programs.
+    """
     folder = run_of(run) or Path(run)
-    try:
-        print((folder / TEXT_NAME).read_text(), end="")
-    except OSError as error:
+    if not folder.is_dir():
+        raise PrivacyError(f"{run}: is no folder. Give the folder of a run.")
+    verification = Verification()
+    verification.visit(folder)
+    findings, statement = verification.findings, verification.statements.get(folder)
+    summary = statement["summary"] if statement else "Releases nothing and states nothing."
+    if format == "json":
+        result = {
+            "run": str(folder),
+            "verified": not findings.found,
+            "findings": [asdict(finding) for finding in findings.found],
+            "not_checked": findings.notes,
+            "checked": dict(findings.checked),
+            "summary": summary,
+            "statements": statement["statements"] if statement else [],
+        }
+        print(json.dumps(result, indent=2))
+    if findings.found:
         raise PrivacyError(
-            f"{folder / TEXT_NAME}: cannot be read ({error.strerror}). Give the folder of a "
-            "finished run."
-        ) from error
+            f"{folder}: is not what it says. {len(findings.found)} findings:\n"
+            + "\n".join(f"- {finding}" for finding in findings.found)
+        )
+    if format == "text":
+        counts = ", ".join(f"{what} {number}" for what, number in findings.checked.items())
+        print(f"{folder}: all that was checked agrees ({counts}).\n{summary}")
+        print("\n".join(_noted(findings.notes)))
+
+
+def compose(releases: list[str], *, delta: float | None = None, format: Format = "text") -> None:
+    """Prints the joint statement of several releases: what all of them reveal together.
+
+    Cohorts are compared by keyed patient hashes. What releases share counts once.
+
+    Args:
+        releases: privacy.json of each release, or its folder.
+        delta: Chance that the bound of epsilon fails; the smallest of the statements' if not given.
+        format: "text" for people, "json" for programs.
+    """
+    read = {path: _trusted(Path(path)) for path in releases}
+    hashes = {_released(content) for content, _, _ in read.values()}
+    if len(hashes) < 2:
+        raise PrivacyError(
+            f"{', '.join(releases)}: {len(hashes)} release. Give two or more, such as "
+            f"A/{FILE_NAME} B/{FILE_NAME}."
+        )
+    stored = [content for content, _, _ in read.values()]
+    smallest = min(content["delta"] for content in stored)
+    joint, text = contents(
+        PrivacyLedger().joined(map(ledger_of, stored)),
+        delta=smallest if delta is None else delta,
+        exclusions=[exclusion for content in stored for exclusion in content["exclusions"]],
+        randomness=_together(content["randomness"] for content in stored),
+        precision=_together({"": content["precision"]} for content in stored).get(""),
+    )
+    source = "the smallest of the statements'; --delta sets it" if delta is None else "as asked for"
+    unchecked = dict.fromkeys(note for _, _, notes in read.values() for note in notes)
+    notes = [f"delta = {joint['delta']:g} is {source}.", *unchecked]
+    if format == "json":
+        named = [
+            {"path": path, "artefact": content["artefact"], "summary": content["summary"]}
+            for path, (content, _, _) in read.items()
+        ]
+        print(json.dumps({"releases": named, "notes": notes, **joint}, indent=2))
+        return
+    lines = [f"# Joint privacy statement of {len(hashes)} releases", ""]
+    lines += [f"- {path}: {_released(content)}" for path, (content, _, _) in read.items()]
+    print("\n".join([*lines, *_noted(notes), "", *text.splitlines()[2:]]))
+
+
+def _trusted(path: Path) -> tuple[Mapping[str, Any], str, list[str]]:
+    """A statement that says what follows from it: content, text, and what was not checked.
+
+    Raises:
+        PrivacyError: If it says something else.
+    """
+    findings = Findings()
+    statement = recompute(path, findings)
+    if findings.found:
+        raise PrivacyError(
+            f"{findings.found[0]} `mammo-dp privacy verify` names all that does not fit "
+            f"({len(findings.found)} findings in this statement alone)."
+        )
+    return statement.stored, statement.text, findings.notes
+
+
+def _together(settings: Iterable[Mapping[str, str | None]]) -> dict[str, str]:
+    """What several trainings say about a setting, each wording once."""
+    said: dict[str, dict[str, None]] = {}
+    for one in settings:
+        for name, value in one.items():
+            if value is not None:
+                said.setdefault(name, {})[value] = None
+    return {name: "; ".join(values) for name, values in said.items()}
+
+
+def _released(stored: Mapping[str, Any]) -> str:
+    artefact = stored["artefact"]
+    if artefact is None:
+        return "no artefact"
+    return f"`{artefact['path']}`, SHA-256 `{artefact['sha256']}`"
+
+
+def _noted(notes: list[str]) -> list[str]:
+    return ["", *(f"Note: {note}" for note in notes)] if notes else []

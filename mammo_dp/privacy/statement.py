@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``privacy.json`` and ``PRIVACY.md``: the statement that travels with an artefact."""
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,13 +12,15 @@ import torch
 
 from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import CropsManifest
+from mammo_dp.privacy.cohorts import seal
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.ledger import COVERS, Access, PrivacyLedger, PrivacyStatement
-from mammo_dp.runs import file_sha256, run_of, write_text_atomically
+from mammo_dp.runs import RunRecord, file_sha256, run_of, versions, write_text_atomically
 
 FILE_NAME, TEXT_NAME = "privacy.json", "PRIVACY.md"
 SCHEMA = 1
 NO_PATIENTS = "No patient data was used."
+_DERIVED_BY = ("mammo-dp", "dp-accounting", "opacus")  # shape words and numbers
 
 EXCLUSIONS = (
     "Metrics, predictions, figures and attack results computed on patient data: diagnostics for "
@@ -45,8 +48,9 @@ def write_statement(
     exclusions: Sequence[str] = (),
     randomness: Mapping[str, Any] | None = None,
     precision: str | None = None,
-) -> list[PrivacyStatement]:
-    """Writes ``privacy.json`` and ``PRIVACY.md``.
+    run: RunRecord | None = None,
+) -> None:
+    """Writes ``privacy.json``, sealed under the cohort key, and ``PRIVACY.md``.
 
     Args:
         folder: Run folder or data folder.
@@ -56,33 +60,113 @@ def write_statement(
         exclusions: What is left out beyond what every statement leaves out.
         randomness: Where draws and noise came from.
         precision: Of the training, such as ``"32-true"``.
-
-    Returns:
-        One statement per cohort; none if no patient data was used.
+        run: The run that made the artefact; its configuration and inputs come under the seal.
 
     Raises:
         PrivacyError: If delta is too large.
     """
-    folder = Path(folder)
-    released = None if artefact is None else file_sha256(artefact)
-    statements = ledger.statements(delta, released)
-    left_out = list(dict.fromkeys([*exclusions, *ledger.exclusions, *EXCLUSIONS]))
+    folder, released = Path(folder), None
+    if artefact is not None:
+        name = artefact.relative_to(folder).as_posix()
+        released = {"path": name, "sha256": file_sha256(artefact)}
+    stored, text = contents(
+        ledger,
+        delta=delta,
+        artefact=released,
+        exclusions=exclusions,
+        randomness=randomness or {},
+        precision=precision,
+        run=None if run is None else run_facts(run),
+    )
+    sealed = json.dumps({**stored, "seal": seal(stored)}, indent=2, allow_nan=False) + "\n"
+    write_text_atomically(folder / FILE_NAME, sealed)
+    write_text_atomically(folder / TEXT_NAME, text)
+
+
+def run_facts(run: RunRecord) -> dict[str, Any]:
+    """What a statement says about the run that made its artefact."""
+    return {
+        "command": run.command,
+        "config_sha256": run.config_sha256,
+        "commit": run.commit,
+        "inputs": {role: entry.sha256 for role, entry in run.inputs.items()},
+    }
+
+
+def contents(
+    ledger: PrivacyLedger,
+    *,
+    delta: float,
+    artefact: Mapping[str, Any] | None = None,
+    exclusions: Iterable[str] = (),
+    randomness: Mapping[str, Any],
+    precision: str | None,
+    run: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Any], str]:
+    """What follows from a ledger: the content of ``privacy.json``, unsealed, and ``PRIVACY.md``.
+
+    Args:
+        ledger: Accesses along the lineage of the artefact, its own included.
+        delta: Below 1 / units of each cohort with a finite epsilon.
+        artefact: ``path`` and ``sha256`` of what is released.
+        exclusions: What is left out beyond what every statement leaves out.
+        randomness: Where draws and noise came from.
+        precision: Of the training.
+        run: :func:`run_facts` of the run that made the artefact.
+
+    Raises:
+        PrivacyError: If delta is too large.
+    """
+    statements = ledger.statements(delta, artefact["sha256"] if artefact else None)
     stored = {
         "schema": SCHEMA,
-        "artefact": artefact
-        and {"path": artefact.relative_to(folder).as_posix(), "sha256": released},
+        "artefact": artefact,
         "summary": " ".join(statement.sentence for statement in statements) or NO_PATIENTS,
+        "delta": delta,
         "statements": [statement.as_json() for statement in statements],
         "accesses": [access.as_json() for access in ledger.accesses],
         "lineage_exclusions": list(ledger.exclusions),
-        "exclusions": left_out,
-        "randomness": dict(randomness or {}),
+        "exclusions": list(dict.fromkeys([*exclusions, *ledger.exclusions, *EXCLUSIONS])),
+        "randomness": dict(randomness),
         "precision": precision,
+        "run": run,
+        "versions": versions(_DERIVED_BY),
     }
-    text = json.dumps(stored, indent=2, allow_nan=False) + "\n"
-    write_text_atomically(folder / FILE_NAME, text)
-    write_text_atomically(folder / TEXT_NAME, _text(stored, statements))
-    return statements
+    text = _text(stored, statements)
+    return {**stored, "text_sha256": hashlib.sha256(text.encode()).hexdigest()}, text
+
+
+def ledger_of(stored: Mapping[str, Any]) -> PrivacyLedger:
+    """The accesses in the content of ``privacy.json``."""
+    return PrivacyLedger(
+        accesses=tuple(Access.from_json(access) for access in stored["accesses"]),
+        exclusions=tuple(stored["lineage_exclusions"]),
+    )
+
+
+def read_statement(path: str | Path) -> dict[str, Any]:
+    """Reads ``privacy.json``.
+
+    Args:
+        path: The file, or its folder.
+
+    Raises:
+        PrivacyError: If it is missing or unreadable.
+    """
+    path = Path(path)
+    path = path / FILE_NAME if path.is_dir() else path
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text())
+        if stored["schema"] != SCHEMA:
+            raise ValueError(f"schema {stored['schema']}, known is {SCHEMA}")
+        ledger_of(stored)
+        stored["artefact"]  # every statement names it, if only as none
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PrivacyError(
+            f"{path}: is no readable privacy statement ({error}). Without it the lineage is "
+            "unknown; run the stage that makes the folder again."
+        ) from error
+    return stored
 
 
 def read_ledger(folder: str | Path) -> PrivacyLedger:
@@ -92,28 +176,15 @@ def read_ledger(folder: str | Path) -> PrivacyLedger:
         PrivacyError: If the statement is missing, unreadable, or not about the artefact beside it.
     """
     path = Path(folder) / FILE_NAME
-    try:
-        stored = json.loads(path.read_text())
-        if stored["schema"] != SCHEMA:
-            raise ValueError(f"schema {stored['schema']}, known is {SCHEMA}")
-        artefact = stored["artefact"]
-        ledger = PrivacyLedger(
-            accesses=tuple(Access.from_json(access) for access in stored["accesses"]),
-            exclusions=tuple(stored["lineage_exclusions"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PrivacyError(
-            f"{path}: is no readable privacy statement ({error}). Without it the lineage is "
-            "unknown; run the stage that makes the folder again."
-        ) from error
-    if artefact is not None:
+    stored = read_statement(path)
+    if artefact := stored["artefact"]:
         released = Path(folder) / artefact["path"]
         if not released.is_file() or file_sha256(released) != artefact["sha256"]:
             raise PrivacyError(
                 f"{released}: is not the file that {path} speaks about. Restore it, or run the "
                 "stage again."
             )
-    return ledger
+    return ledger_of(stored)
 
 
 def collect_parents(paths: Iterable[str | Path]) -> PrivacyLedger:
@@ -184,6 +255,7 @@ def _require_artefact(path: Path, folder: Path) -> None:
 
 def _text(stored: Mapping[str, Any], statements: Sequence[PrivacyStatement]) -> str:
     """The statement in plain sentences, for an ethics board or a data protection officer."""
+    precision = stored["precision"]
     lines = ["# Privacy statement", "", stored["summary"], ""]
     if artefact := stored["artefact"]:
         lines += [f"Released: `{artefact['path']}`, SHA-256 `{artefact['sha256']}`.", ""]
@@ -193,9 +265,10 @@ def _text(stored: Mapping[str, Any], statements: Sequence[PrivacyStatement]) -> 
         lines += ["## What is covered", "", COVERS, ""]
     lines += ["## What is not covered", ""]
     lines += [f"- {exclusion}" for exclusion in stored["exclusions"]]
-    lines += ["", "## Randomness and precision", ""]
-    randomness = [f"{name}: {value}" for name, value in stored["randomness"].items()]
-    lines += [f"- {item}." for item in [*randomness, f"precision: {stored['precision']}"]]
+    training = stored["randomness"] | ({"precision": precision} if precision else {})
+    if training:
+        lines += ["", "## Randomness and precision", ""]
+        lines += [f"- {name}: {value}." for name, value in training.items()]
     lines += ["", "## Every use of patient data in the lineage", ""]
     lines += [_access(Access.from_json(access)) for access in stored["accesses"]] or [NO_PATIENTS]
     return "\n".join(lines) + "\n"

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a statement agrees with its evidence: account, configuration, crops and parents.
+
+The account is read from the released checkpoint, where training left it step by step; the cohort
+from the crops that lie there now; the lineage from the statements of the parents.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_prep.errors import LeakageError, ManifestError
+from data_prep.manifest import FILE_NAME as CROPS
+from data_prep.manifest import CropsManifest
+from mammo_dp.privacy.cohorts import Cohort
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.findings import RESTORE, Findings, shown
+from mammo_dp.privacy.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.release import (
+    FROM_THE_HUB,
+    SEEDED,
+    data_ledger,
+    loose_delta,
+    randomness,
+)
+from mammo_dp.privacy.statement import FILE_NAME, collect_parents, ledger_of, run_facts
+from mammo_dp.runs import RunRecord
+
+_AGAIN = "The statement does not hold; run the stage again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """A statement and what it is held against.
+
+    Attributes:
+        stored: Content of ``privacy.json``.
+        record: The run that wrote it.
+        inputs: Where its inputs lie now, by role; those that are gone are absent.
+        findings: Takes what does not fit.
+    """
+
+    stored: Mapping[str, Any]
+    record: RunRecord
+    inputs: Mapping[str, Path]
+    findings: Findings
+
+    @property
+    def path(self) -> Path:
+        """The statement's file."""
+        return self.record.folder / FILE_NAME
+
+    @property
+    def own(self) -> list[Access]:
+        """Accesses of the run itself: those that released the artefact."""
+        artefact = self.stored["artefact"]
+        return [
+            access
+            for access in ledger_of(self.stored).accesses
+            if artefact and access.released == artefact["sha256"]
+        ]
+
+    def check(self) -> None:
+        """Compares all that there is."""
+        self.findings.compare(self.path, "run", self.stored["run"], run_facts(self.record))
+        if self.record.command == "fit":
+            self._check_cohort()
+            self._check_account()
+        self._check_lineage()
+
+    def _check_cohort(self) -> None:
+        """The patients of the training split, as they stand in ``crops.csv`` now."""
+        split = self._config("data").get("train_split", "train")
+        try:
+            there = Cohort.of_manifest(CropsManifest.read(self.inputs["data"]), split)
+        except (KeyError, ManifestError, LeakageError):
+            return  # missing or malformed, which the visit to the crops has found
+        if not self.own and not there.is_empty:
+            what = f"lists no access to {there.name}, which {self.record.folder} was trained on"
+            self.findings.add(self.path, what, _AGAIN)
+        where = self.inputs["data"] / CROPS
+        for recorded in {access.cohort: None for access in self.own}:
+            self.findings.checked["cohorts"] += 1
+            self._compare_cohorts(where, recorded, there)
+
+    def _compare_cohorts(self, where: Path, recorded: Cohort, there: Cohort) -> None:
+        before, now = set(recorded.patients or ()), set(there.patients or ())
+        if recorded.key_id != there.key_id:
+            self.findings.notes.append(
+                f"{self.path}: patients of {recorded.name} are hashed under key "
+                f"{recorded.key_id}; the cohort key here is {there.key_id}, so only their number "
+                "was compared."
+            )
+            there = replace(there, key_id=recorded.key_id)
+            differ = len(before) != len(now)
+        else:
+            differ = before != now
+        if differ:
+            what = (
+                f"split {there.split!r} holds other patients than {self.path} says: "
+                f"{len(before)} recorded, {len(now)} there, {len(before & now)} of them the same"
+            )
+            self.findings.add(where, what, RESTORE)
+        one, other = (
+            json.loads(json.dumps(replace(cohort, patients=()).as_json()))
+            for cohort in (recorded, there)
+        )
+        self.findings.compare(where, f"cohort {recorded.name}", one, other)
+
+    def _check_account(self) -> None:
+        """The steps that ran, from the accountant in the released checkpoint."""
+        checkpoint = self.record.folder / (self.stored["artefact"] or {}).get("path", "")
+        if not checkpoint.is_file():
+            self.findings.add(self.path, "speaks about no released checkpoint", _AGAIN)
+            return
+        try:
+            content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            history = content.get("accountant", {}).get("history", [])
+        except Exception as error:  # torch raises errors of many types
+            what = f"is no checkpoint of a fit ({type(error).__name__})"
+            self.findings.add(checkpoint, what, RESTORE)
+            return
+        executed = [list(mechanism) for mechanism in history]
+        recorded = [
+            [mechanism.noise_multiplier, mechanism.sampling_rate, mechanism.steps]
+            for access in self.own
+            if (mechanism := access.mechanism) is not None
+        ]
+        if self.own and recorded != executed:
+            what = (
+                f"its account holds (noise multiplier, sampling rate, steps) {shown(executed)}, "
+                f"but {self.path} says {shown(recorded)}"
+            )
+            self.findings.add(checkpoint, what, _AGAIN)
+        self._check_config(checkpoint, executed)
+        self.findings.checked["accounts"] += 1
+
+    def _check_config(self, checkpoint: Path, executed: Sequence[Sequence[float]]) -> None:
+        """Unit, rate, clipping norm, delta, steps and seeds, as configured."""
+        model, data = self._config("model"), self._config("data")
+        if model.get("pretrained") and not model.get("weights"):
+            self._require_exclusion(FROM_THE_HUB)
+        if not executed:
+            return
+        steps = sum(int(mechanism[-1]) for mechanism in executed)
+        allowed = self.record.config.get("trainer", {}).get("max_steps")
+        if allowed is None or steps > allowed:
+            what = f"ran {steps} steps, but trainer.max_steps is {allowed}"
+            self.findings.add(checkpoint, what, _AGAIN)
+        configured = {
+            "unit": data.get("unit"),
+            "sampling_rate": data.get("rate"),
+            "clipping_norm": model.get("clipping_norm"),
+            "delta": model.get("delta"),
+        }
+        for access in self.own:
+            if (mechanism := access.mechanism) is not None:
+                recorded = {
+                    "unit": access.unit,
+                    "sampling_rate": mechanism.sampling_rate,
+                    "clipping_norm": mechanism.clipping_norm,
+                    "delta": self.stored["delta"],
+                }
+                self.findings.compare(self.path, "configured value of", recorded, configured)
+        seeded = data.get("insecure_seed") is not None
+        if seeded:
+            self._require_exclusion(SEEDED)
+        drawn = randomness(data.get("unit", "patient"), seeded=seeded)
+        self.findings.compare(self.path, "randomness", self.stored["randomness"], drawn)
+
+    def _check_lineage(self) -> None:
+        """The accesses of the parents that lie there now, and the run's own."""
+        if {"root", *self.inputs} < {"root", *self.record.inputs}:
+            return  # a parent is gone, which has been found
+        try:
+            parents = self._parents()
+        except (PrivacyError, ManifestError, LeakageError, OSError) as error:
+            what = f"its lineage cannot be collected ({error})"
+            self.findings.add(self.path, what, "Restore the parent")
+            return
+        follows, recorded = parents.plus(*self.own), ledger_of(self.stored)
+        for access in recorded.accesses:
+            if access not in follows.accesses:
+                what = f"lists {_named(access)}, which no parent does"
+                self.findings.add(self.path, what, RESTORE)
+        for access in follows.accesses:
+            if access not in recorded.accesses:
+                what = f"leaves out {_named(access)}, which a parent lists"
+                self.findings.add(self.path, what, RESTORE)
+        self.findings.compare(
+            self.path, "lineage_exclusions", list(recorded.exclusions), list(follows.exclusions)
+        )
+        if all(access.mechanism is None for access in self.own):
+            loose = loose_delta(follows)
+            self.findings.compare(self.path, "delta", self.stored["delta"], loose)
+
+    def _parents(self) -> PrivacyLedger:
+        if self.record.command == "fit":
+            return collect_parents(self.inputs.values())
+        located = {
+            role: replace(self.record.inputs[role], path=str(path))
+            for role, path in self.inputs.items()
+        }
+        manifest = CropsManifest.read(self.record.folder)
+        return data_ledger(replace(self.record, inputs=located), manifest)
+
+    def _config(self, part: str) -> Mapping[str, Any]:
+        """Arguments of the model or the data module."""
+        found: Mapping[str, Any] = self.record.config.get(part, {}).get("init_args", {})
+        return found
+
+    def _require_exclusion(self, beginning: str) -> None:
+        if not any(text.startswith(beginning) for text in self.stored["exclusions"]):
+            what = f"does not exclude what was configured: {shown(beginning)}"
+            self.findings.add(self.path, what, RESTORE)
+
+
+def _named(access: Access) -> str:
+    return f"the access of {access.stage} to {access.cohort.name}"

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a statement says what its own accesses imply: each number, sentence and seal again."""
+
+import hmac
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mammo_dp.privacy.cohorts import seal
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.findings import ABSENT, RESTORE, Findings, differences, shown
+from mammo_dp.privacy.statement import (
+    EXCLUSIONS,
+    FILE_NAME,
+    TEXT_NAME,
+    contents,
+    ledger_of,
+    read_statement,
+)
+from mammo_dp.runs import file_sha256
+
+# Relative. Rounding moves the last digits between machines; another version of an accounting
+# package may choose another grid, which is far finer than a percent of epsilon.
+SAME_VERSIONS, OTHER_VERSIONS = 1e-9, 1e-2
+# May change with the version of mammo_dp or of an accounting package.
+_WORDS = {"summary", "because", "covers", "exclusions", "accountant", "versions", "text_sha256"}
+_NEEDED = ("delta", "exclusions", "randomness", "precision", "run", "versions", "text_sha256")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recomputed:
+    """A statement, and what it would say today.
+
+    Attributes:
+        stored: Content of ``privacy.json`` as it stands in the file.
+        derived: Content that follows from its accesses, unsealed; empty if nothing follows.
+        text: ``PRIVACY.md`` that follows.
+    """
+
+    stored: Mapping[str, Any]
+    derived: Mapping[str, Any]
+    text: str
+
+
+def recompute(path: str | Path, findings: Findings) -> Recomputed:
+    """Derives a statement again and compares it with what stands there.
+
+    Reads ``privacy.json`` and, where they lie beside it, ``PRIVACY.md`` and the artefact. Under the
+    same versions of mammo_dp and of the accounting packages each word and number must agree, under
+    others each number.
+
+    Args:
+        path: ``privacy.json``, or its folder.
+        findings: Takes what does not fit.
+
+    Raises:
+        PrivacyError: If there is no readable statement.
+    """
+    path = Path(path)
+    path = path / FILE_NAME if path.is_dir() else path
+    stored = read_statement(path)
+    findings.checked["statements"] += 1
+    _check_seal(path, stored, findings)
+    _check_artefact(path, stored["artefact"], findings)
+    if missing := [name for name in _NEEDED if name not in stored]:
+        findings.add(
+            path,
+            f"has no {', '.join(missing)}; it was cut, or written by an early version",
+            "Run the stage that makes the folder again",
+        )
+        return Recomputed(stored=stored, derived={}, text="")
+    try:
+        derived, text = _derived(stored)
+    except (PrivacyError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        findings.add(path, f"no statement follows from its accesses ({error})", RESTORE)
+        return Recomputed(stored=stored, derived={}, text="")
+    _compare(path, stored, derived, text, findings)
+    return Recomputed(stored=stored, derived=derived, text=text)
+
+
+def _derived(stored: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """What the statement says today; its own epsilons, sentences and hashes are not used."""
+    ledger = ledger_of(stored)
+    usual = {*ledger.exclusions, *EXCLUSIONS}
+    derived, text = contents(
+        ledger,
+        delta=stored["delta"],
+        artefact=stored["artefact"],
+        exclusions=[exclusion for exclusion in stored["exclusions"] if exclusion not in usual],
+        randomness=stored["randomness"],
+        precision=stored["precision"],
+        run=stored["run"],
+    )
+    return json.loads(json.dumps(derived)), text  # tuples become lists, as in the file
+
+
+def _compare(
+    path: Path, stored: Mapping[str, Any], derived: Mapping[str, Any], text: str, findings: Findings
+) -> None:
+    same = stored["versions"] == derived["versions"]
+    if not same:
+        findings.notes.append(
+            f"{path}: written by {_named(stored['versions'])}; here are "
+            f"{_named(derived['versions'])}. Numbers were compared within {OTHER_VERSIONS:.0%}, "
+            "words were not."
+        )
+    recorded = {name: value for name, value in stored.items() if name != "seal"}
+    tolerance = SAME_VERSIONS if same else OTHER_VERSIONS
+    for name, said, follows in differences(recorded, derived, tolerance=tolerance):
+        if same or not (ABSENT in (said, follows) or _is_wording(name)):
+            what = f"{name} is {shown(said)}, but {shown(follows)} follows from the accesses"
+            findings.add(path, what, RESTORE)
+    words = path.with_name(TEXT_NAME)
+    if not words.is_file():
+        return
+    if same and words.read_bytes() != text.encode():
+        what = f"says other than {FILE_NAME} implies, first in {_first_change(words, text)}"
+        findings.add(words, what, RESTORE)
+    elif not same and file_sha256(words) != stored["text_sha256"]:
+        findings.add(words, f"is not the text that {FILE_NAME} was written with", RESTORE)
+
+
+def _check_seal(path: Path, stored: Mapping[str, Any], findings: Findings) -> None:
+    recorded = stored.get("seal")
+    there = seal({name: value for name, value in stored.items() if name != "seal"})
+    if not isinstance(recorded, Mapping) or set(recorded) != set(there):
+        findings.add(
+            path,
+            "has no seal, so anyone may have written it",
+            "Run the stage that makes the folder again",
+        )
+    elif recorded["key_id"] != there["key_id"]:
+        findings.notes.append(
+            f"{path}: sealed under key {recorded['key_id']}; the cohort key here is "
+            f"{there['key_id']}, so a forgery that is consistent in itself would not be seen."
+        )
+    elif not hmac.compare_digest(str(recorded["hmac_sha256"]), there["hmac_sha256"]):
+        what = "does not fit its seal: somebody without the cohort key changed it"
+        findings.add(path, what, RESTORE)
+    else:
+        findings.checked["seals"] += 1
+
+
+def _check_artefact(path: Path, artefact: Mapping[str, Any] | None, findings: Findings) -> None:
+    if artefact is None:
+        return
+    released = path.parent / artefact["path"]
+    if not released.is_file():
+        findings.notes.append(f"{released}: is absent, so it was not compared with {path}.")
+    elif (there := file_sha256(released)) != artefact["sha256"]:
+        findings.add(
+            released,
+            f"is not the file that {path} speaks about: sha256 {artefact['sha256']} is recorded, "
+            f"{there} is there",
+            "Restore it, or run the stage again",
+        )
+
+
+def _first_change(words: Path, text: str) -> str:
+    there, follows = words.read_text(errors="replace").splitlines(), text.splitlines()
+    for number, line in enumerate(there, start=1):
+        if number > len(follows) or line != follows[number - 1]:
+            return f"line {number}: {shown(line)}"
+    return f"line {len(there) + 1}, where it ends"
+
+
+def _named(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
+def _is_wording(name: str) -> bool:
+    return not _WORDS.isdisjoint(name.replace("[", ".").split("."))

@@ -221,10 +221,11 @@ class DPTraining(lightning.LightningModule):
                 "replace samplers at their defaults."
             )
         draws = (sampler.key, sampler.sampling, self.accounted_steps)
-        if trainer.strategy.broadcast(draws) != draws:
+        same = trainer.strategy.broadcast(draws) == draws
+        if not trainer.strategy.reduce_boolean_decision(same):
             raise PrivacyError(
-                f"rank {trainer.global_rank}: draws other units than rank 0, so that one could "
-                "count twice. Start all ranks with the same data and from the same checkpoint."
+                f"{trainer.world_size} ranks: draw apart, so that a unit could count twice in one "
+                "step. Start all with the same data, the same key and the same checkpoint."
             )
 
     def image_shape(self) -> tuple[int, ...]:

@@ -62,6 +62,51 @@ def test_a_resumed_sampler_yields_the_steps_that_are_left() -> None:
     assert len(sampler) == 20
 
 
+def rows_of_ranks(world_size: int, keys: list[int]) -> list[list[list[int]]]:
+    return [
+        list(
+            PoissonUnitSampler(
+                sampling(units=7),
+                steps=2000,
+                key=keys[rank],
+                done=lambda: 0,
+                rank=rank,
+                world_size=world_size,
+            )
+        )
+        for rank in range(world_size)
+    ]
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 9])
+def test_ranks_share_the_draw_of_one_process(world_size: int) -> None:
+    (whole,) = rows_of_ranks(1, [7])
+    shares = rows_of_ranks(world_size, [7] * world_size)
+    for drawn, *parts in zip(whole, *shares, strict=True):
+        assert sorted(drawn) == sorted(row for part in parts for row in part)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 2  # one patient of two crops
+    for rows in shares:
+        assert any(not row for row in rows)
+
+
+def test_a_draw_on_each_rank_would_take_units_twice_and_at_another_rate() -> None:
+    def inclusions(keys: list[int]) -> tuple[int, int]:
+        counts = np.array(
+            [
+                [sum(2 * unit in part for part in parts) for unit in range(7)]
+                for parts in zip(*rows_of_ranks(2, keys), strict=True)
+            ]
+        )
+        return int(counts.max()), int((counts > 0).sum())
+
+    most, joined = inclusions([7, 7])
+    assert most == 1
+    assert binomtest(joined, 2000 * 7, 0.3).pvalue > 1e-3
+    most, joined = inclusions([7, 8])
+    assert most == 2
+    assert binomtest(joined, 2000 * 7, 0.3).pvalue < 1e-3
+
+
 def test_streams_steps_and_keys_are_apart() -> None:
     numbers = {
         float(draw(key, step, stream).random())

@@ -13,11 +13,9 @@ from typing import Any
 
 import torch
 
-from data_prep.errors import LeakageError, ManifestError
 from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.cohorts import Cohort
-from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.findings import RESTORE, Findings, shown
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.release import (
@@ -67,17 +65,21 @@ class Evidence:
     def check(self) -> None:
         """Compares all that there is."""
         self.findings.compare(self.path, "run", self.stored["run"], run_facts(self.record))
+        private = any(access.mechanism is not None for access in self.own)
         if self.record.command == "fit":
             self._check_cohort()
-            self._check_account()
-        self._check_lineage()
+            private |= self._check_account()
+        follows = self._check_lineage()
+        if follows is not None and not private:
+            loose = loose_delta(follows)
+            self.findings.compare(self.path, "delta", self.stored["delta"], loose)
 
     def _check_cohort(self) -> None:
         """The patients of the training split, as they stand in ``crops.csv`` now."""
         split = self._config("data").get("train_split", "train")
         try:
             there = Cohort.of_manifest(CropsManifest.read(self.inputs["data"]), split)
-        except (KeyError, ManifestError, LeakageError):
+        except (KeyError, ValueError):
             return  # missing or malformed, which the visit to the crops has found
         if not self.own and not there.is_empty:
             what = f"lists no access to {there.name}, which {self.record.folder} was trained on"
@@ -111,19 +113,23 @@ class Evidence:
         )
         self.findings.compare(where, f"cohort {recorded.name}", one, other)
 
-    def _check_account(self) -> None:
-        """The steps that ran, from the accountant in the released checkpoint."""
+    def _check_account(self) -> bool:
+        """The steps that ran, from the accountant in the released checkpoint.
+
+        Returns:
+            Whether there was an accountant.
+        """
         checkpoint = self.record.folder / (self.stored["artefact"] or {}).get("path", "")
         if not checkpoint.is_file():
             self.findings.add(self.path, "speaks about no released checkpoint", _AGAIN)
-            return
+            return False
         try:
             content = torch.load(checkpoint, map_location="cpu", weights_only=True)
             history = content.get("accountant", {}).get("history", [])
         except Exception as error:  # torch raises errors of many types
             what = f"is no checkpoint of a fit ({type(error).__name__})"
             self.findings.add(checkpoint, what, RESTORE)
-            return
+            return False
         executed = [list(mechanism) for mechanism in history]
         recorded = [
             [mechanism.noise_multiplier, mechanism.sampling_rate, mechanism.steps]
@@ -138,6 +144,7 @@ class Evidence:
             self.findings.add(checkpoint, what, _AGAIN)
         self._check_config(checkpoint, executed)
         self.findings.checked["accounts"] += 1
+        return bool(executed)
 
     def _check_config(self, checkpoint: Path, executed: Sequence[Sequence[float]]) -> None:
         """Unit, rate, clipping norm, delta, steps and seeds, as configured."""
@@ -151,37 +158,37 @@ class Evidence:
         if allowed is None or steps > allowed:
             what = f"ran {steps} steps, but trainer.max_steps is {allowed}"
             self.findings.add(checkpoint, what, _AGAIN)
-        configured = {
-            "unit": data.get("unit"),
-            "sampling_rate": data.get("rate"),
-            "clipping_norm": model.get("clipping_norm"),
-            "delta": model.get("delta"),
-        }
+        said = [("delta", self.stored["delta"], model.get("delta"))]
         for access in self.own:
             if (mechanism := access.mechanism) is not None:
-                recorded = {
-                    "unit": access.unit,
-                    "sampling_rate": mechanism.sampling_rate,
-                    "clipping_norm": mechanism.clipping_norm,
-                    "delta": self.stored["delta"],
-                }
-                self.findings.compare(self.path, "configured value of", recorded, configured)
+                said += [
+                    ("unit", access.unit, data.get("unit")),
+                    ("sampling_rate", mechanism.sampling_rate, data.get("rate")),
+                    ("clipping_norm", mechanism.clipping_norm, model.get("clipping_norm")),
+                ]
+        for name, recorded, configured in said:
+            if configured is not None:
+                self.findings.compare(self.path, f"configured {name}", recorded, configured)
         seeded = data.get("insecure_seed") is not None
         if seeded:
             self._require_exclusion(SEEDED)
         drawn = randomness(data.get("unit", "patient"), seeded=seeded)
         self.findings.compare(self.path, "randomness", self.stored["randomness"], drawn)
 
-    def _check_lineage(self) -> None:
-        """The accesses of the parents that lie there now, and the run's own."""
+    def _check_lineage(self) -> PrivacyLedger | None:
+        """The accesses of the parents that lie there now, and the run's own.
+
+        Returns:
+            The ledger that follows, if all parents are there.
+        """
         if {"root", *self.inputs} < {"root", *self.record.inputs}:
-            return  # a parent is gone, which has been found
+            return None  # a parent is gone, which has been found
         try:
             parents = self._parents()
-        except (PrivacyError, ManifestError, LeakageError, OSError) as error:
+        except (OSError, ValueError) as error:
             what = f"its lineage cannot be collected ({error})"
             self.findings.add(self.path, what, "Restore the parent")
-            return
+            return None
         follows, recorded = parents.plus(*self.own), ledger_of(self.stored)
         for access in recorded.accesses:
             if access not in follows.accesses:
@@ -194,9 +201,7 @@ class Evidence:
         self.findings.compare(
             self.path, "lineage_exclusions", list(recorded.exclusions), list(follows.exclusions)
         )
-        if all(access.mechanism is None for access in self.own):
-            loose = loose_delta(follows)
-            self.findings.compare(self.path, "delta", self.stored["delta"], loose)
+        return follows
 
     def _parents(self) -> PrivacyLedger:
         if self.record.command == "fit":
@@ -206,6 +211,10 @@ class Evidence:
             for role, path in self.inputs.items()
         }
         manifest = CropsManifest.read(self.record.folder)
+        if "checkpoint" in located:
+            origins = sorted({crop.origin for crop in manifest.crops})
+            made_by = [f"gan:{located['checkpoint'].sha256}"]
+            self.findings.compare(manifest.folder / CROPS, "origins", made_by, origins)
         return data_ledger(replace(self.record, inputs=located), manifest)
 
     def _config(self, part: str) -> Mapping[str, Any]:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a statement says what its own accesses imply: each number, sentence and seal again."""
 
-import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -102,9 +101,8 @@ def _compare(
     same = stored["versions"] == derived["versions"]
     if not same:
         findings.notes.append(
-            f"{path}: written by {_named(stored['versions'])}; here are "
-            f"{_named(derived['versions'])}. Numbers were compared within {OTHER_VERSIONS:.0%}, "
-            "words were not."
+            f"{path}: written by {stored['versions']}; here are {derived['versions']}. Numbers "
+            f"were compared within {OTHER_VERSIONS:.0%}, words were not."
         )
     recorded = {name: value for name, value in stored.items() if name != "seal"}
     tolerance = SAME_VERSIONS if same else OTHER_VERSIONS
@@ -136,7 +134,7 @@ def _check_seal(path: Path, stored: Mapping[str, Any], findings: Findings) -> No
             f"{path}: sealed under key {recorded['key_id']}; the cohort key here is "
             f"{there['key_id']}, so a forgery that is consistent in itself would not be seen."
         )
-    elif not hmac.compare_digest(str(recorded["hmac_sha256"]), there["hmac_sha256"]):
+    elif recorded != there:
         what = "does not fit its seal: somebody without the cohort key changed it"
         findings.add(path, what, RESTORE)
     else:
@@ -164,10 +162,6 @@ def _first_change(words: Path, text: str) -> str:
         if number > len(follows) or line != follows[number - 1]:
             return f"line {number}: {shown(line)}"
     return f"line {len(there) + 1}, where it ends"
-
-
-def _named(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
 def _is_wording(name: str) -> bool:

@@ -43,7 +43,7 @@ def verify(run: str, *, format: Format = "text") -> None:
     verification = Verification()
     verification.visit(folder)
     findings, statement = verification.findings, verification.statements.get(folder)
-    summary = statement["summary"] if statement else "Releases nothing and states nothing."
+    summary = statement["summary"] if statement else "Has no statement of its own."
     if format == "json":
         result = {
             "run": str(folder),

@@ -160,7 +160,8 @@ def read_statement(path: str | Path) -> dict[str, Any]:
         if stored["schema"] != SCHEMA:
             raise ValueError(f"schema {stored['schema']}, known is {SCHEMA}")
         ledger_of(stored)
-        stored["artefact"]  # every statement names it, if only as none
+        if (artefact := stored["artefact"]) is not None and set(artefact) != {"path", "sha256"}:
+            raise ValueError(f"artefact {artefact}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PrivacyError(
             f"{path}: is no readable privacy statement ({error}). Without it the lineage is "

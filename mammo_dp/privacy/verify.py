@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from data_prep.errors import LeakageError, ManifestError
+from data_prep.errors import ManifestError
 from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.errors import PrivacyError
@@ -23,6 +23,7 @@ from mammo_dp.privacy.statement import FILE_NAME
 from mammo_dp.runs import FILE_NAME as RUN
 from mammo_dp.runs import (
     RunError,
+    RunInput,
     RunRecord,
     config_sha256,
     file_sha256,
@@ -84,7 +85,7 @@ class Verification:
         if (path := folder / "config.yaml").is_file():
             try:
                 configured = yaml.safe_load(path.read_text())
-            except yaml.YAMLError as error:
+            except (yaml.YAMLError, ValueError) as error:
                 self.findings.add(path, f"is no YAML ({error})", RESTORE)
             else:
                 self.findings.compare(path, "", record.config, configured)
@@ -112,7 +113,7 @@ class Verification:
                     "prepared from."
                 )
                 continue
-            path = _located(folder, entry.path, entry.sha256)
+            path = _located(folder, role, entry)
             if path is None:
                 what = f"is missing, but {folder} read it as {role} (sha256 {entry.sha256})"
                 remedy = "Restore it; without it the lineage is unknown"
@@ -134,7 +135,7 @@ class Verification:
         """Reads ``crops.csv`` and compares every image with its hash."""
         try:
             manifest = CropsManifest.read(folder)
-        except (ManifestError, LeakageError) as error:
+        except ValueError as error:
             self.findings.add(folder / CROPS, f"is no valid manifest ({error})", RESTORE)
             return
         for row in range(len(manifest.crops)):
@@ -162,12 +163,15 @@ class Verification:
             ).check()
 
 
-def _located(folder: Path, path: str, sha256: str) -> Path | None:
+def _located(folder: Path, role: str, entry: RunInput) -> Path | None:
     """Where an input lies now: at its recorded path, seen from here or from a folder above the run.
 
     A recorded path may be relative to where the command was typed. Of several, the one that has
-    the recorded hash is taken.
+    the recorded hash is taken. Of a provenance, `prepare` keeps a copy beside the crops.
     """
-    bases = (Path(), *folder.resolve().parents)
-    there = [at for at in dict.fromkeys(base / path for base in bases) if at.exists()]
-    return next((at for at in there if input_sha256(at) == sha256), there[0] if there else None)
+    places = [base / entry.path for base in (Path(), *folder.resolve().parents)]
+    if role == "provenance":
+        places.append(folder / f"provenance{Path(entry.path).suffix}")
+    there = [place for place in dict.fromkeys(places) if place.exists()]
+    fitting = (place for place in there if input_sha256(place) == entry.sha256)
+    return next(fitting, there[0] if there else None)

@@ -58,6 +58,7 @@ LINES = (
     "fit --config plain.yaml --data.init_args.crops phantoms --run_dir pretrain",
     "fit --config dp.yaml --data.init_args.crops real --run_dir dp "
     "--model.init_args.weights pretrain/checkpoints/last.ckpt",
+    "fit --config dp.yaml --data.init_args.crops phantoms --run_dir rehearsal",
     "fit --config gan.yaml --data.init_args.crops real --run_dir gan",
     "generate --checkpoint gan/checkpoints/last.ckpt --per_class 4 --out generated",
 )

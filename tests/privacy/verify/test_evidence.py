@@ -114,10 +114,14 @@ def test_a_patient_moved_to_another_split_is_named(verify: Verify) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "shown"),
     [
-        ("data.init_args.rate", 0.5, "sampling_rate is recorded as 1.0, but is 0.5"),
-        ("data.init_args.unit", "crop", "unit is recorded as 'patient', but is 'crop'"),
-        ("model.init_args.delta", 1e-5, "delta is recorded as 0.001, but is 1e-05"),
-        ("model.init_args.clipping_norm", 2.0, "clipping_norm is recorded as 1.0, but is 2.0"),
+        ("data.init_args.rate", 0.5, "configured sampling_rate is recorded as 1.0, but is 0.5"),
+        ("data.init_args.unit", "crop", "configured unit is recorded as 'patient', but is 'crop'"),
+        ("model.init_args.delta", 1e-5, "configured delta is recorded as 0.001, but is 1e-05"),
+        (
+            "model.init_args.clipping_norm",
+            2.0,
+            "clipping_norm is recorded as 1.0, but is 2.0",
+        ),
         ("data.init_args.insecure_seed", 1, "does not exclude what was configured"),
         ("trainer.max_steps", 3, "ran 4 steps, but trainer.max_steps is 3"),
     ],

@@ -72,7 +72,7 @@ def test_other_versions_compare_numbers_not_words(
     monkeypatch.setattr("mammo_dp.privacy.statement.NO_PATIENTS", "No patient was seen.")
     found = verify()
     assert found["findings"] == []
-    assert any("here are mammo-dp 9.9" in note for note in found["not_checked"])
+    assert any("here are {'mammo-dp': '9.9'" in note for note in found["not_checked"])
     edit("dp/privacy.json", lambda stored: stored["statements"][0].update(epsilon=7.7))
     assert "statements[0].epsilon is 7.7" in said(verify(), "dp/privacy.json")
     Path("pretrain/PRIVACY.md").write_text("Safe.\n")
@@ -87,3 +87,22 @@ def test_a_cut_statement_and_an_unfinished_run_are_named(
     found = verify()
     assert "has no delta, run" in said(found, "dp/privacy.json")
     assert said(found, "pretrain/run.json") == "the run is unfinished"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("artefact", "last.ckpt"),
+        ("accesses", None),
+        ("delta", "small"),
+        ("delta", 0.5),
+        ("exclusions", None),
+        ("randomness", ["none"]),
+        ("versions", "0.1"),
+        ("run", None),
+    ],
+)
+def test_a_field_of_another_kind_is_named(field: str, value: object, verify: Verify) -> None:
+    edit("dp/privacy.json", lambda stored: stored.update({field: value}))
+    rehash("dp")
+    assert "dp/privacy.json" in files(verify())

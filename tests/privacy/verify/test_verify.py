@@ -2,14 +2,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from mammo_dp.main import main
+from mammo_dp.main import main, run
 from tests.privacy.verify.chain import Verify, edit, files, rehash, rewrite_crops, said
 
 
 def test_an_untouched_chain_agrees(verify: Verify, capsys: pytest.CaptureFixture[str]) -> None:
-    for folder in ("dp", "gan", "generated", "phantoms", "pretrain", "real"):
+    for folder in ("dp", "gan", "generated", "phantoms", "pretrain", "real", "rehearsal"):
         assert verify(folder)["findings"] == []
     checked = verify("dp")["checked"]
     assert checked["folders"] == 4
@@ -62,7 +64,7 @@ def test_a_swapped_checkpoint_is_named(verify: Verify) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "run", "offender"),
+    ("folder", "child", "offender"),
     [
         ("pretrain", "dp", "pretrain/checkpoints/last.ckpt"),
         ("real", "dp", "real"),
@@ -70,9 +72,9 @@ def test_a_swapped_checkpoint_is_named(verify: Verify) -> None:
         ("gan", "generated", "gan/checkpoints/last.ckpt"),
     ],
 )
-def test_a_deleted_parent_is_named(folder: str, run: str, offender: str, verify: Verify) -> None:
+def test_a_deleted_parent_is_named(folder: str, child: str, offender: str, verify: Verify) -> None:
     shutil.rmtree(folder)
-    found = verify(run)
+    found = verify(child)
     assert files(found) == {offender}
     assert "is missing, but" in said(found, offender)
 
@@ -120,11 +122,41 @@ def test_an_edited_configuration_is_named(verify: Verify) -> None:
         ("dp/config.yaml", "a: [", "is no YAML"),
         ("dp/checkpoints/last.ckpt", "weights", "is no checkpoint of a fit"),
         ("pretrain/privacy.json", "[]", "is no readable privacy statement"),
+        ("real/crops.csv", "\0", "is no valid manifest"),
     ],
 )
 def test_what_cannot_be_read_is_named(file: str, content: str, shown: str, verify: Verify) -> None:
     Path(file).write_text(content)
     assert shown in said(verify(), file)
+
+
+def test_generated_crops_of_another_generator_are_named(verify: Verify) -> None:
+    def relabel(rows: list[dict[str, str]]) -> None:
+        for row in rows:
+            row["origin"] = "gan:00"
+
+    rewrite_crops("generated", relabel)
+    rehash("generated")
+    assert "origins[0] is recorded as 'gan:" in said(verify("generated"), "generated/crops.csv")
+
+
+def test_imported_crops_are_held_against_their_provenance(verify: Verify) -> None:
+    Path("published").mkdir()
+    for number, name in enumerate(("benign", "malignant")):
+        pixels = np.full((32, 32), 90 * (number + 1), np.uint8)
+        pixels[number::3] += 20
+        Image.fromarray(pixels).save(f"published/{number}_{name}.png")
+    Path("origin.yaml").write_text("generator: g\ntrained_on: cbis-ddsm\n")
+    line = "prepare synthetic_folder --root published --name p --out imported --provenance "
+    run([*line.split(), "origin.yaml"])
+    assert verify("imported")["findings"] == []
+    Path("origin.yaml").unlink()  # `prepare` keeps a copy
+    assert verify("imported")["findings"] == []
+    Path("imported/provenance.yaml").write_text("generator: g\ntrained_on: phantoms\n")
+    rehash("imported")
+    found = verify("imported")
+    assert "is not what imported read as provenance" in said(found, "imported/provenance.yaml")
+    assert "leaves out the access of g" in said(found, "imported/privacy.json")
 
 
 def test_a_folder_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """From mechanisms to a privacy curve: what a sequence of noisy steps costs.
 
-Adjacency is add-or-remove of one unit throughout. Privacy loss distributions (PLD, dp-accounting)
-give what is stated; Renyi accounting (RDP, Opacus) gives the second opinion and takes over where
-PLD overflows, at noise so small that the loss leaves the range of floating-point numbers.
+Adjacency is add-or-remove of one unit throughout. A unit is drawn as a whole, or it consists of
+crops that are drawn and clipped each on its own: then more of them weaken its guarantee.
+
+Privacy loss distributions (PLD, dp-accounting) give what is stated; Renyi accounting (RDP, Opacus)
+gives the second opinion and takes over where PLD overflows, at noise so small that the loss leaves
+the range of floating-point numbers.
 """
 
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Literal
@@ -19,13 +22,18 @@ from dp_accounting.pld import privacy_loss_distribution
 from numpy.typing import NDArray
 from opacus.accountants import RDPAccountant
 from opacus.accountants.analysis import rdp
+from scipy.optimize import brentq
+from scipy.stats import binom
 
 from mammo_dp.privacy.errors import PrivacyError
 
 Accountant = Literal["PLD", "RDP"]
-# Width of the discretisation, relative to epsilon. Beyond 100 the rounding of each step adds up.
-_FINEST_INTERVAL, _RELATIVE_INTERVAL, _RELATIVE_INTERVAL_BEYOND_100 = 1e-5, 3e-4, 3e-5
-_MOST_POINTS = 100_000
+_ERROR = 2.5e-4  # of epsilon at delta 1e-4, upwards, by the width of the grid
+_FINEST_INTERVAL = 1e-5
+_SUBNORMAL = (690.0, 760.0)  # epsilons around those whose e^-epsilon is one
+_MOST_POINTS, _MOST_POINTS_OF_STEP, _MOST_POINTS_OF_CROPS = 100_000, 30_000, 10_000
+# By Renyi accounting. PLD would say less, slowly, and overflow soon after; none is protected.
+_HOPELESS = 1e7
 # Enough for the size of epsilon; Opacus takes .5 s for all of its fractional orders.
 _ROUGH_ORDERS = (1.1, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 63.0)
 
@@ -36,15 +44,18 @@ class Mechanism:
 
     Attributes:
         noise_multiplier: Standard deviation of the noise / clipping norm, > 0.
-        sampling_rate: Chance that a unit joins a step, in ``(0, 1]``.
+        sampling_rate: Chance that what is drawn joins a step, in ``(0, 1]``.
         steps: Number of steps, > 0.
-        clipping_norm: Largest L2 norm of one unit's gradient; does not enter the account.
+        clipping_norm: Largest L2 norm of one clipped gradient; does not enter the account.
+        crops_of_unit: Crops of one unit, each drawn and clipped on its own, >= 1; 1 is the plain
+            subsampled Gaussian, whatever the unit is.
     """
 
     noise_multiplier: float
     sampling_rate: float
     steps: int
     clipping_norm: float = 1.0
+    crops_of_unit: int = 1
 
     def __post_init__(self) -> None:
         """Refuses what is no mechanism.
@@ -57,9 +68,32 @@ class Mechanism:
             ("sampling_rate", 0 < self.sampling_rate <= 1, "above 0 and at most 1"),
             ("steps", self.steps >= 1, "at least 1"),
             ("clipping_norm", 0 < self.clipping_norm < math.inf, "above 0 and finite"),
+            ("crops_of_unit", self.crops_of_unit >= 1, "at least 1"),
         ):
             if not holds:
                 raise PrivacyError(f"{name}={getattr(self, name)}. Give a value {allowed}.")
+
+    @property
+    def dominating(self) -> "Mechanism":
+        """A plain subsampled Gaussian whose loss is at least this one's; itself for one crop.
+
+        A unit of K crops shifts the sum by 0 to K clipping norms, by j with chance
+        ``Bin(j; K, q)``. Both ways round, densities with and without the unit have a monotone
+        ratio, so half-lines are the best tests; and the more a Gaussian is shifted, the better a
+        half-line tells it from the one at 0. Moving every shift above 0 to K therefore raises
+        delta at every epsilon, and with it every Renyi divergence. It leaves a shift of K with
+        chance ``1 - (1 - q)^K``, or of 1 under ``noise / K``.
+        """
+        if self.crops_of_unit == 1:
+            return self
+        rate = self.sampling_rate
+        drawn = 1.0 if rate == 1 else -math.expm1(self.crops_of_unit * math.log1p(-rate))
+        return replace(
+            self,
+            noise_multiplier=self.noise_multiplier / self.crops_of_unit,
+            sampling_rate=drawn,
+            crops_of_unit=1,
+        )
 
     def as_json(self) -> dict[str, float | int]:
         """Plain values, for ``privacy.json``."""
@@ -80,7 +114,8 @@ def rdp_epsilon(
             70 where these give 60.
 
     Returns:
-        An upper bound.
+        An upper bound. Units of several crops have no closed form; they are accounted by the
+        mechanism that dominates theirs, which is up to several times looser.
     """
     with warnings.catch_warnings():  # the optimum may be the first or last order; still a bound
         warnings.simplefilter("ignore")
@@ -93,7 +128,7 @@ def rdp_epsilon(
                     orders=orders,
                 )
             )
-            for mechanism in mechanisms
+            for mechanism in (each.dominating for each in mechanisms)
         )
         epsilon, _ = rdp.get_privacy_spent(orders=orders, rdp=total, delta=delta)
     return max(0.0, float(epsilon))
@@ -134,54 +169,95 @@ def compose(mechanisms: Sequence[Mechanism]) -> PrivacyCurve:
     Source: connect-the-dots, Doroshenko et al. 2022, arXiv 2207.04380.
     """
     mechanisms = tuple(mechanisms)
+    rough = rdp_epsilon(mechanisms, 1e-4, _ROUGH_ORDERS)
+    if rough > _HOPELESS:
+        return _rdp_curve(mechanisms)
     try:
-        interval = _interval(rdp_epsilon(mechanisms, 1e-4, _ROUGH_ORDERS), mechanisms)
+        interval = _interval(rough, mechanisms)
         total = _loss(mechanisms, interval)
-        while interval > 4 * (finer := _interval(total.get_epsilon_for_delta(1e-4), mechanisms)):
+        while interval > 1.5 * (finer := _interval(_epsilon(total, 1e-4), mechanisms)):
             interval = finer  # RDP is loose at large epsilon
             total = _loss(mechanisms, interval)
     except OverflowError:
         return _rdp_curve(mechanisms)
 
-    def deltas(epsilons: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.clip(np.asarray(total.get_delta_for_epsilon(epsilons), np.float64), 0, 1)
-
     return PrivacyCurve(
         accountant="PLD",
         mechanisms=mechanisms,
-        deltas=deltas,
-        epsilon=lambda delta: float(total.get_epsilon_for_delta(delta)),
+        deltas=lambda epsilons: np.clip(total.get_delta_for_epsilon(epsilons), 0.0, 1.0),
+        epsilon=lambda delta: _epsilon(total, delta),
     )
 
 
-def _interval(epsilon: float, mechanisms: Sequence[Mechanism]) -> float:
-    """Width of the grid: relative to epsilon, with a bound on the points of one step's losses.
+def _epsilon(loss: privacy_loss_distribution.PrivacyLossDistribution, delta: float) -> float:
+    """Smallest epsilon for a delta.
 
-    The bound matters at tiny sampling rates alone, where epsilon says little about these losses.
+    dp-accounting divides by ``e^-epsilon``; where that is a subnormal number it returns infinity.
     """
-    relative = _RELATIVE_INTERVAL if epsilon < 100 else _RELATIVE_INTERVAL_BEYOND_100
-    noise = min(mechanism.noise_multiplier for mechanism in mechanisms)
+    with np.errstate(over="ignore"):
+        found = float(loss.get_epsilon_for_delta(delta))
+    low, high = _SUBNORMAL
+    if math.isinf(found) and loss.get_delta_for_epsilon(high) <= delta:
+        return float(brentq(lambda e: loss.get_delta_for_epsilon(e) - delta, low, high))
+    return found
+
+
+def _interval(epsilon: float, mechanisms: Sequence[Mechanism]) -> float:
+    """Width of the grid, for an epsilon at delta 1e-4 that is known roughly.
+
+    Connecting dots of distance h lifts the mean of one step's loss by up to ``h^2 / 8`` and its
+    variance by up to ``h^2 / 6``. The total is about normal with variance ``mu^2``, where
+    ``epsilon = mu^2 / 2 + z mu``, so ``T`` steps lift epsilon by ``T h^2 (1/8 + z / (12 mu))``.
+
+    The points of all steps' losses and of one step's are bounded. The first matters at large
+    epsilons, the second where epsilon says little about these losses: at tiny sampling rates.
+    """
+    z = 3.72  # standard normals exceed it with chance 1e-4
+    mu = math.sqrt(z**2 + 2 * epsilon) - z
+    steps = sum(mechanism.steps for mechanism in mechanisms)
+    accurate = math.sqrt(_ERROR * epsilon / steps / (1 / 8 + z / (12 * mu))) if mu > 0 else 0.0
+    noise = min(mechanism.dominating.noise_multiplier for mechanism in mechanisms)
     one_step = 0.5 / noise**2 + 10 / noise  # losses beyond have chance below 1e-20
-    return max(_FINEST_INTERVAL, relative * epsilon, one_step / _MOST_POINTS)
+    plain = all(mechanism.crops_of_unit == 1 for mechanism in mechanisms)
+    points = _MOST_POINTS_OF_STEP if plain else _MOST_POINTS_OF_CROPS
+    return max(_FINEST_INTERVAL, accurate, epsilon / _MOST_POINTS, one_step / points)
 
 
 def _loss(
     mechanisms: Sequence[Mechanism], interval: float
 ) -> privacy_loss_distribution.PrivacyLossDistribution:
     """Privacy loss of a composition on a grid of one width."""
-    parts = [
-        privacy_loss_distribution.from_gaussian_mechanism(
+    first, *others = (
+        _step_loss(mechanism, interval).self_compose(mechanism.steps) for mechanism in mechanisms
+    )
+    for part in others:
+        first = first.compose(part)
+    return first
+
+
+def _step_loss(
+    mechanism: Mechanism, interval: float
+) -> privacy_loss_distribution.PrivacyLossDistribution:
+    """Privacy loss of one step.
+
+    Source: a mixture of Gaussians for units of several crops, Charles et al. 2024, arXiv
+    2407.07737.
+    """
+    if (most := mechanism.crops_of_unit) == 1:
+        return privacy_loss_distribution.from_gaussian_mechanism(
             mechanism.noise_multiplier,
             sampling_prob=mechanism.sampling_rate,
             value_discretization_interval=interval,
             use_connect_dots=True,
-        ).self_compose(mechanism.steps)
-        for mechanism in mechanisms
-    ]
-    total = parts[0]
-    for part in parts[1:]:
-        total = total.compose(part)
-    return total
+        )
+    drawn = np.arange(most + 1)
+    return privacy_loss_distribution.from_mixture_gaussian_mechanism(
+        mechanism.noise_multiplier,
+        drawn,
+        binom.pmf(drawn, most, mechanism.sampling_rate),
+        value_discretization_interval=interval,
+        use_connect_dots=True,
+    )
 
 
 def _rdp_curve(mechanisms: tuple[Mechanism, ...]) -> PrivacyCurve:
@@ -190,15 +266,15 @@ def _rdp_curve(mechanisms: tuple[Mechanism, ...]) -> PrivacyCurve:
     Delta is bounded by the chance of being drawn at all, whatever epsilon: below the noise at which
     PLD overflows a drawn unit is certain to be seen.
     """
-    never = math.fsum(m.steps * math.log1p(-m.sampling_rate) for m in mechanisms if _partial(m))
-    seen = -math.expm1(never) if all(map(_partial, mechanisms)) else 1.0
+    plain = [mechanism.dominating for mechanism in mechanisms]
+    always = any(mechanism.sampling_rate == 1 for mechanism in plain)
+    never = (
+        -math.inf if always else math.fsum(m.steps * math.log1p(-m.sampling_rate) for m in plain)
+    )
+    seen = -math.expm1(never)
     return PrivacyCurve(
         accountant="RDP",
         mechanisms=mechanisms,
         deltas=lambda epsilons: np.full(np.shape(epsilons), seen),
         epsilon=lambda delta: 0.0 if delta >= seen else rdp_epsilon(mechanisms, delta),
     )
-
-
-def _partial(mechanism: Mechanism) -> bool:
-    return mechanism.sampling_rate < 1

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from scipy.optimize import brentq
+from scipy.stats import norm
 
 from mammo_dp.privacy.accounting import Mechanism, PrivacyCurve, compose
 from mammo_dp.privacy.errors import PrivacyError
@@ -18,6 +18,10 @@ __all__ = ["PrivacyBudget", "PrivacyError", "calibrate"]
 SMALLEST_NOISE, LARGEST_NOISE = 1e-3, 1e3
 _TARGETS = ("epsilon", "advantage", "tpr", "reconstruction")
 _DIGITS = 4  # significant digits of a calibrated noise multiplier, rounded up
+_TOLERANCE = 10.0 ** -(_DIGITS + 1)
+_LOWEST, _HIGHEST = math.log(SMALLEST_NOISE), math.log(LARGEST_NOISE)
+# Of spent / target, so that logarithms and normal quantiles stay finite.
+_LEAST, _ALMOST_ONE = 1e-300, 1 - 1e-15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +63,8 @@ class PrivacyBudget:
             raise PrivacyError(f"budget: delta={self.delta}. Give a value between 0 and 1 / units.")
         if (self.reconstruction is None) != (self.kappa is None):
             raise PrivacyError(
-                f"budget: reconstruction={self.reconstruction}, kappa={self.kappa}. Give both: kappa is the chance of "
-                "the guess that a target of reconstruction refers to."
+                f"budget: reconstruction={self.reconstruction}, kappa={self.kappa}. Give both: "
+                "kappa is the chance of the guess that a target of reconstruction refers to."
             )
         if self.epsilon is not None and not 0 < self.epsilon < math.inf:
             raise PrivacyError(
@@ -94,18 +98,39 @@ class PrivacyBudget:
         return f"{name}={getattr(self, name)}{condition[name]}"
 
     def excess(self, curve: PrivacyCurve) -> float:
-        """How far an account exceeds the budget: log of spent / target, at most 0 if it holds."""
+        """How far an account exceeds the budget: at most 0 if it holds.
+
+        Returns:
+            Logarithm of spent / target: of epsilons, or, for attacks, of the ``mu`` of Gaussian
+            mechanisms that allow them, which stays about linear in the logarithm of the noise.
+        """
         if self.epsilon is not None:
             spent, target = curve.epsilon(self.delta), self.epsilon
-        elif self.advantage is not None:
-            spent, target = TradeOff(curve).advantage, self.advantage
-        elif self.tpr is not None:
-            spent, target = 1 - TradeOff(curve)(self.fpr), self.tpr
         else:
-            assert self.reconstruction is not None
-            assert self.kappa is not None
-            spent, target = 1 - TradeOff(curve)(self.kappa), self.reconstruction
-        return math.log(max(spent, 1e-300) / target)
+            success, guess = self._attack
+            misses = TradeOff(curve)
+            reached = 1 - misses(guess) if self.advantage is None else 0.5 + misses.advantage / 2
+            spent, target = _mu(reached, guess), _mu(success, guess)
+        return math.log(max(spent, _LEAST) / target)
+
+    @property
+    def likely_mu(self) -> float:
+        """About the ``mu`` of a Gaussian mechanism that just keeps the budget."""
+        if self.epsilon is None:
+            return _mu(*self._attack)
+        z = float(norm.isf(self.delta))  # delta is about the chance of a loss beyond epsilon
+        return math.sqrt(z * z + 2 * self.epsilon) - z
+
+    @property
+    def _attack(self) -> tuple[float, float]:
+        """The largest success that is allowed, and that of a guess."""
+        if self.advantage is not None:
+            return 0.5 + self.advantage / 2, 0.5 - self.advantage / 2
+        if self.tpr is not None:
+            return self.tpr, self.fpr
+        assert self.reconstruction is not None
+        assert self.kappa is not None
+        return self.reconstruction, self.kappa
 
     def noise_multiplier(self, sampling: PoissonSampling, *, steps: int) -> float:
         """Smallest noise multiplier, to four digits, that keeps the budget.
@@ -151,44 +176,70 @@ def calibrate(budget: PrivacyBudget, *, sampling_rate: float, steps: int) -> flo
     """
 
     def excess(log_noise: float) -> float:
-        noise = math.exp(log_noise)
-        return budget.excess(
-            compose([Mechanism(noise_multiplier=noise, sampling_rate=sampling_rate, steps=steps)])
+        mechanism = Mechanism(
+            noise_multiplier=math.exp(log_noise), sampling_rate=sampling_rate, steps=steps
         )
+        return budget.excess(compose([mechanism]))
 
-    low, high = _bracket(excess, budget, sampling_rate, steps)
-    if low == high:
+    root = _root(excess, math.log(_likely_noise(budget.likely_mu, sampling_rate, steps)))
+    if root == _HIGHEST:
+        raise PrivacyError(
+            f"budget: {budget.target} cannot be met in {steps} steps at sampling rate "
+            f"{sampling_rate:.4g}: a noise multiplier of {LARGEST_NOISE:g} does not suffice. Raise "
+            "the target, or train fewer steps at a smaller rate."
+        )
+    if root == _LOWEST:
         return SMALLEST_NOISE  # huge targets, and units that are hardly ever drawn
-    root = brentq(excess, low, high, xtol=10.0 ** -(_DIGITS + 1), rtol=1e-12)
-    noise = _round_up(math.exp(root - 10.0 ** -(_DIGITS + 1)))
+    noise = _round_up(math.exp(root - _TOLERANCE))
     while excess(math.log(noise)) > 0:
         noise = _round_up(noise * (1 + 10.0**-_DIGITS))
     return noise
 
 
-def _bracket(
-    excess: Callable[[float], float], budget: PrivacyBudget, sampling_rate: float, steps: int
-) -> tuple[float, float]:
-    """Logarithms of two noise multipliers between which the budget begins to hold."""
-    low, high = math.log(SMALLEST_NOISE), math.log(LARGEST_NOISE)
-    at, step = 0.0, math.log(4)
-    if excess(at) <= 0:
-        while at > low:
-            following = max(at - step, low)
-            if excess(following) > 0:
-                return following, at
-            at = following
-        return low, low
-    while at < high:
-        following = min(at + step, high)
-        if excess(following) <= 0:
-            return at, following
-        at = following
-    raise PrivacyError(
-        f"budget: {budget.target} cannot be met in {steps} steps at sampling "
-        f"rate {sampling_rate:.4g}: a noise multiplier of {LARGEST_NOISE:g} does not suffice. "
-        "Raise the target, or train fewer steps at a smaller rate."
-    )
+def _root(excess: Callable[[float], float], start: float) -> float:
+    """Where a decreasing function falls to 0, or the end of the range nearest to that.
+
+    Secant steps; halving where they leave the interval that holds the root, and where the function
+    jumps over 0, which keeps secants from closing in.
+
+    Args:
+        excess: Function of the logarithm of the noise multiplier.
+        start: First guess; there the function is taken to fall as fast as its argument rises.
+    """
+    low, high = _LOWEST - 1, _HIGHEST + 1
+    at = min(max(start, _LOWEST), _HIGHEST)
+    value = step = excess(at)
+    secants = 8
+    while high - low > _TOLERANCE:
+        low, high = (at, high) if value > 0 else (low, at)
+        if at in (_LOWEST, _HIGHEST) and not _LOWEST <= (low + high) / 2 <= _HIGHEST:
+            return at
+        following = min(max(at + step, _LOWEST), _HIGHEST)
+        if abs(following - at) < _TOLERANCE:
+            return following
+        if not low < following < high or secants == 0:
+            following = (low + high) / 2
+        secants = max(0, secants - 1)
+        change, before, at = following - at, value, following
+        value = excess(at)
+        step = change * value / (before - value) if before != value else math.inf
+    return at
+
+
+def _likely_noise(mu: float, sampling_rate: float, steps: int) -> float:
+    """Noise multiplier at which a run is about as private as a Gaussian mechanism.
+
+    The central limit theorem for subsampled Gaussians, ``mu = q sqrt(T (e^(1/sigma^2) - 1))``
+    (Dong et al. 2019, arXiv 1905.02383), which overstates ``sigma`` where it is small; there a
+    unit that joins every step bounds it. No account, only where the search starts.
+    """
+    limit = 1 / math.sqrt(math.log1p((mu / sampling_rate) ** 2 / steps))
+    return min(limit, math.sqrt(steps) / mu)
+
+
+def _mu(success: float, guess: float) -> float:
+    """Gaussian ``mu`` at which a test succeeds so often when a guess succeeds so often."""
+    return float(norm.ppf(min(success, _ALMOST_ONE)) - norm.ppf(guess))
 
 
 def _round_up(value: float) -> float:

@@ -5,7 +5,7 @@ import pytest
 from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.privacy.budget import SMALLEST_NOISE, PrivacyBudget, calibrate, require_delta
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.risk import TradeOff
+from mammo_dp.privacy.risk import TradeOff, risk_of
 from mammo_dp.privacy.sampling import PoissonSampling
 
 
@@ -22,17 +22,62 @@ def test_calibrated_noise_holds_the_target_and_no_less_would(epsilon: float, noi
     assert spent(found) <= epsilon < spent(found * 0.998)
 
 
-def test_calibration_to_an_attack_holds_the_target() -> None:
-    budget = PrivacyBudget(delta=1e-4, tpr=0.05, fpr=0.01)
-    noise = calibrate(budget, sampling_rate=1 / 9, steps=2700)
-    assert noise == pytest.approx(8.51, rel=0.01)
-    curve = compose([Mechanism(noise_multiplier=noise, sampling_rate=1 / 9, steps=2700)])
-    assert 1 - TradeOff(curve)(0.01) <= 0.05
+@pytest.mark.parametrize(
+    ("target", "noise", "epsilon"),
+    [
+        ({"epsilon": 8.0}, 3.23, 8.0),
+        ({"advantage": 0.1}, 23.05, 0.78),
+        ({"tpr": 0.05, "fpr": 0.01}, 8.51, 2.43),
+        ({"reconstruction": 0.05, "kappa": 1 / 578}, 4.57, 5.13),
+    ],
+)
+def test_each_kind_of_target_holds_for_what_is_returned(
+    target: dict[str, float], noise: float, epsilon: float
+) -> None:
+    found = calibrate(PrivacyBudget(delta=1e-4, **target), sampling_rate=1 / 9, steps=2700)
+    assert found == pytest.approx(noise, rel=0.005)
+
+    def spent(noise: float) -> tuple[float, float]:
+        curve = compose([Mechanism(noise_multiplier=noise, sampling_rate=1 / 9, steps=2700)])
+        misses = TradeOff(curve)
+        success = {
+            "epsilon": curve.epsilon(1e-4),
+            "advantage": misses.advantage,
+            "tpr": 1 - misses(0.01),
+            "reconstruction": 1 - misses(1 / 578),
+        }
+        return success[next(iter(target))], curve.epsilon(1e-4)
+
+    limit = next(iter(target.values()))
+    assert spent(found)[0] <= limit < spent(found * 0.998)[0]
+    assert spent(found)[1] == pytest.approx(epsilon, rel=0.01)
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.7, 30.0, 1e3, 1e5, 1e7])
+@pytest.mark.parametrize(("rate", "steps"), [(1.0, 1), (0.01, 50_000), (0.5, 3)])
+def test_calibration_holds_for_schedules_far_from_its_first_guess(
+    epsilon: float, rate: float, steps: int
+) -> None:
+    noise = calibrate(PrivacyBudget(delta=1e-5, epsilon=epsilon), sampling_rate=rate, steps=steps)
+
+    def spent(noise: float) -> float:
+        mechanism = Mechanism(noise_multiplier=noise, sampling_rate=rate, steps=steps)
+        return compose([mechanism]).epsilon(1e-5)
+
+    assert spent(noise) <= epsilon
+    if noise > SMALLEST_NOISE:
+        assert spent(noise * 0.998) > epsilon
 
 
 def test_huge_targets_are_met_by_renyi_accounting() -> None:
     noise = calibrate(PrivacyBudget(delta=1e-4, epsilon=1e9), sampling_rate=1 / 9, steps=2700)
     assert noise == pytest.approx(0.00122, rel=0.01)
+    curve = compose([Mechanism(noise_multiplier=noise, sampling_rate=1 / 9, steps=2700)])
+    assert risk_of(curve, kappas=[1 / 1104]).as_json() == {
+        "advantage": 1.0,
+        "tpr_at_fpr": {"0.001": 1.0, "0.01": 1.0, "0.1": 1.0},
+        "reconstruction_robustness": {"0.000905797": 1.0},
+    }
 
 
 def test_units_that_are_hardly_ever_drawn_need_the_smallest_noise_only() -> None:
@@ -42,7 +87,9 @@ def test_units_that_are_hardly_ever_drawn_need_the_smallest_noise_only() -> None
 
 def test_targets_beyond_the_largest_noise_are_refused_with_numbers() -> None:
     budget = PrivacyBudget(delta=1e-4, epsilon=1e-5)
-    with pytest.raises(PrivacyError, match=r"epsilon=1e-05.*2700 steps.*1000 does not suffice"):
+    with pytest.raises(
+        PrivacyError, match=r"epsilon=1e-05 at delta=0.0001.*2700 steps.*1000 does not suffice"
+    ):
         calibrate(budget, sampling_rate=1 / 9, steps=2700)
     budget = PrivacyBudget(delta=1e-9, tpr=0.0100001)
     with pytest.raises(PrivacyError, match=r"tpr=0.0100001 at fpr=0.01"):

@@ -13,7 +13,9 @@ from classifier.features import cached_features
 from classifier.module import CropClassifier, warmup_cosine
 from mammo_dp.privacy.budget import PrivacyBudget
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.training import DPTraining, GradientMethod
+from mammo_dp.privacy.gradients.choice import GradientMethod
+from mammo_dp.privacy.gradients.units import Clipping
+from mammo_dp.privacy.training import DPTraining
 
 
 class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its steps return no loss
@@ -40,6 +42,8 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
             as 1 / units.
         delta: Chance that the bound of epsilon fails, below 1 / units; attacks are bounded without.
         clipping_norm: Largest L2 norm of one unit's gradient, > 0.
+        clipping: ``flat`` shortens gradients that are longer, ``automatic`` scales every gradient
+            to about this length.
         views: 1 trains on the crops as they are, K > 1 on the mean over K augmented views of each,
             inside the clip: free of privacy.
         learning_rate: Largest learning rate, > 0, fixed in advance.
@@ -47,7 +51,8 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         weight_decay: Weight decay of matrices, >= 0.
         warmup_steps: Steps of linear warm-up, >= 0; then the rate follows a cosine to 0.
         ema_decay: Largest decay of the average of weights that is released; none releases the last.
-        gradient_method: ``loop``, ``opacus``, or ``auto``; changes only speed.
+        gradient_method: ``auto`` takes the fastest that fits the model: ``book_keeping``, ``vmap``
+            or ``loop``; ``opacus`` is there to compare. Changes only speed.
         max_physical_batch: Images in one pass, > 0; changes only speed and memory.
         cache_features: Whether features of a frozen body are cached: views are then fixed, not
             fresh.
@@ -65,6 +70,7 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         kappa: float | None = None,
         delta: float = 1e-4,
         clipping_norm: float = 1.0,
+        clipping: Clipping = "flat",
         views: int = 4,
         learning_rate: float = 0.01,
         optimizer: Literal["adam", "sgd"] = "adam",
@@ -98,6 +104,7 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
                 kappa=kappa,
             ),
             clipping_norm=clipping_norm,
+            clipping=clipping,
             gradient_method=gradient_method,
             max_physical_batch=max_physical_batch,
             ema_decay=ema_decay,

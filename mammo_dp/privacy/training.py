@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``DPTraining``: differentially private training on Lightning; one batch is one accounted step."""
 
+import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import lightning
 import torch
@@ -13,16 +14,24 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from data_prep.datamodule import CropBatch
-from mammo_dp.privacy import gradients
 from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.privacy.budget import PrivacyBudget
 from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.gradients.choice import (
+    GradientMethod,
+    Method,
+    build,
+    candidates,
+    refuse_layers,
+)
+from mammo_dp.privacy.gradients.self_check import self_check
+from mammo_dp.privacy.gradients.units import Clip, ClippedSums, Clipping
 from mammo_dp.privacy.noise import PrivateOptimizer
 from mammo_dp.privacy.refusals import refuse_trainer
 from mammo_dp.privacy.sampling import PoissonSampling, PoissonUnitSampler
 from mammo_dp.privacy.strategy import DPDDPStrategy
 
-GradientMethod = Literal["auto", "loop", "opacus"]
+log = logging.getLogger(__name__)
 
 
 class DPTraining(lightning.LightningModule):
@@ -38,11 +47,13 @@ class DPTraining(lightning.LightningModule):
         net: Model whose trainable parameters are released.
         views: Views of each row whose gradients are averaged inside the clip, >= 1.
         noise_multiplier: Standard deviation of the noise / clipping norm; set in ``setup``.
+        method: How clipped sums are computed; set when the fit starts.
     """
 
     net: nn.Module
     views: int = 1
     noise_multiplier: float
+    method: Method
 
     if TYPE_CHECKING:
 
@@ -54,6 +65,7 @@ class DPTraining(lightning.LightningModule):
         budget: PrivacyBudget,
         *,
         clipping_norm: float,
+        clipping: Clipping = "flat",
         gradient_method: GradientMethod = "auto",
         max_physical_batch: int = 64,
         ema_decay: float | None = None,
@@ -63,6 +75,8 @@ class DPTraining(lightning.LightningModule):
         Args:
             budget: What one run may spend.
             clipping_norm: Largest L2 norm of one unit's gradient, > 0.
+            clipping: ``"flat"`` shortens long gradients, ``"automatic"`` brings all to about one
+                length, see :class:`mammo_dp.privacy.gradients.units.Clip`.
             gradient_method: How clipped sums are computed; changes only speed.
             max_physical_batch: Images in one pass, > 0; changes only speed and memory.
             ema_decay: Largest decay of the average of weights that is released instead of the last
@@ -75,6 +89,7 @@ class DPTraining(lightning.LightningModule):
             ("clipping_norm", 0 < clipping_norm < float("inf"), "a finite norm above 0"),
             ("max_physical_batch", max_physical_batch >= 1, "at least 1"),
             ("ema_decay", ema_decay is None or 0 <= ema_decay < 1, "none, or from 0 to below 1"),
+            ("clipping", clipping in get_args(Clipping), ", ".join(get_args(Clipping))),
             (
                 "gradient_method",
                 gradient_method in get_args(GradientMethod),
@@ -86,11 +101,12 @@ class DPTraining(lightning.LightningModule):
         self.automatic_optimization = False
         self.budget = budget
         self.clipping_norm = clipping_norm
+        self.clip = Clip(norm=clipping_norm, rule=clipping)
         self.gradient_method: GradientMethod = gradient_method
         self.max_physical_batch = max_physical_batch
         self.ema_decay = ema_decay
         self.accountant = RDPAccountant()
-        self.clipped_sums: gradients.ClippedSums | None = None
+        self.clipped_sums: ClippedSums | None = None
         self._released: dict[str, nn.Parameter] = {}
         self._average: dict[str, Tensor] = {}
 
@@ -161,8 +177,8 @@ class DPTraining(lightning.LightningModule):
             return
         sampling = self.sampling
         self.train()
-        self.method = gradients.chosen(self.net, self.gradient_method)
-        gradients.refuse_layers(self.net, self.method)
+        for method in candidates(self.net, self.gradient_method, sampling.unit):
+            refuse_layers(self.net, method)
         self.noise_multiplier = self.budget.noise_multiplier(sampling, steps=self.trainer.max_steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -191,9 +207,7 @@ class DPTraining(lightning.LightningModule):
                     f"{rate}, now {settings[0]} and {settings[1]}. Go on with the settings of the "
                     "first start, or start a new run."
                 )
-        self._take_hooks_off()  # of an earlier fit that was interrupted
-        self.clipped_sums = gradients.build(self.net, self.method, self.max_physical_batch)
-        gradients.self_check(self.net, self.clipped_sums, self.losses, self.image_shape())
+        self._choose_method()
         self._released = {
             f"net.{name}": p for name, p in self.net.named_parameters() if p.requires_grad
         }
@@ -254,9 +268,7 @@ class DPTraining(lightning.LightningModule):
         assert self.clipped_sums is not None
         sums = {p: torch.zeros_like(p, dtype=torch.float32) for p in self._released.values()}
         if len(batch.row):
-            self.clipped_sums.accumulate(
-                self.losses, batch, list(sums.values()), self.clipping_norm
-            )
+            self.clipped_sums.accumulate(self.losses, batch, list(sums.values()), self.clip)
         if isinstance(self.trainer.strategy, DPDDPStrategy):
             self.trainer.strategy.sum_over_ranks(list(sums.values()))
         private.take(sums)
@@ -270,7 +282,7 @@ class DPTraining(lightning.LightningModule):
     def on_fit_end(self) -> None:
         """Leaves the weights that are released in the net, and the hooks off."""
         super().on_fit_end()
-        self._take_hooks_off()
+        self._close_method()
         with torch.no_grad():
             for name, average in self._average.items():
                 self._released[name].copy_(average)
@@ -290,8 +302,30 @@ class DPTraining(lightning.LightningModule):
 
     # Parts.
 
-    def _take_hooks_off(self) -> None:
-        if isinstance(self.clipped_sums, gradients.HookSums):
+    def _choose_method(self) -> None:
+        """Takes the fastest gradient method that passes the self-check on noise images.
+
+        Raises:
+            PrivacyError: If the method that was asked for does not pass, or none does.
+        """
+        self._close_method()  # of an earlier fit that was interrupted
+        methods = candidates(self.net, self.gradient_method, self.sampling.unit)
+        for method in methods:
+            sums = build(self.net, method, self.max_physical_batch)
+            try:
+                with self.trainer.precision_plugin.forward_context():
+                    self_check(self.net, sums, self.losses, self.image_shape())
+            except (PrivacyError, RuntimeError) as error:  # torch cannot vectorise every operation
+                sums.close()
+                if method == methods[-1]:
+                    raise
+                log.info("gradient_method %s does not fit this model: %s", method, error)
+            else:
+                self.method, self.clipped_sums = method, sums
+                return
+
+    def _close_method(self) -> None:
+        if self.clipped_sums is not None:
             self.clipped_sums.close()
         self.clipped_sums = None
 

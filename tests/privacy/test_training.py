@@ -103,7 +103,7 @@ def test_matches_plain_patient_dp_sgd_loop(cohort: CropsManifest, tmp_path: Path
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # functorch under Opacus' hooks
-@pytest.mark.parametrize("trainable", ["all", "head"])
+@pytest.mark.parametrize("trainable", ["all", "last_blocks", "norm_bias", "lora", "head"])
 def test_speed_settings_do_not_change_weights(
     cohort: CropsManifest, tmp_path: Path, trainable: str
 ) -> None:
@@ -112,6 +112,10 @@ def test_speed_settings_do_not_change_weights(
         {"gradient_method": "loop", "max_physical_batch": 1},
         {"gradient_method": "opacus"},
         {"gradient_method": "opacus", "max_physical_batch": 3},
+        {"gradient_method": "book_keeping"},
+        {"gradient_method": "book_keeping", "max_physical_batch": 3},
+        {"gradient_method": "vmap"},
+        {"gradient_method": "vmap", "max_physical_batch": 3},
         {"data_settings": {"num_workers": 1}},
     )
     found = [
@@ -281,6 +285,53 @@ def test_checkpoints_release_the_average_and_keep_the_last_weights_beside_it(
     assert restored.hparams["target_epsilon"] == 8.0
 
 
+SWIN: dict[str, Any] = {
+    "backbone": "swin_tiny_patch4_window7_224",
+    "backbone_args": {
+        "patch_size": 4,
+        "window_size": 4,
+        "embed_dim": 8,
+        "depths": (1, 2),
+        "num_heads": (1, 2),
+        "drop_path_rate": 0.0,
+    },
+}
+
+
+@pytest.mark.parametrize("trainable", ["all", "last_blocks", "norm_bias", "lora"])
+def test_swin_trains_by_book_keeping_as_by_the_loop(
+    cohort: CropsManifest, tmp_path: Path, trainable: str
+) -> None:
+    fast = fitted(cohort, tmp_path / "a", trainable=trainable, views=2, **SWIN)
+    slow = fitted(
+        cohort, tmp_path / "b", trainable=trainable, views=2, gradient_method="loop", **SWIN
+    )
+    assert (fast.method, slow.method) == ("book_keeping", "loop")
+    assert torch.allclose(weights(fast.net), weights(slow.net), rtol=0, atol=1e-6)
+
+
+def test_a_model_without_rules_falls_back_to_the_loop(
+    cohort: CropsManifest, tmp_path: Path
+) -> None:
+    body: dict[str, Any] = {
+        "backbone": "cait_xxs24_224",
+        "backbone_args": {"depth": 1, "embed_dim": 8},
+    }
+    net = fitted(cohort, tmp_path, **body, trainable="all")
+    assert net.method == "loop"
+    assert net.accounted_steps == 4
+
+
+def test_automatic_clipping_trains_and_says_so(cohort: CropsManifest, tmp_path: Path) -> None:
+    flat = fitted(cohort, tmp_path / "a", trainable="head", clipping_norm=1e-3)
+    automatic = fitted(
+        cohort, tmp_path / "b", trainable="head", clipping_norm=1e-3, clipping="automatic"
+    )
+    assert automatic.mechanisms == flat.mechanisms
+    assert automatic.hparams["clipping"] == "automatic"
+    assert not torch.equal(weights(flat.net), weights(automatic.net))
+
+
 def test_mixed_precision_accounts_the_same_and_keeps_weights_whole(
     cohort: CropsManifest, tmp_path: Path
 ) -> None:
@@ -371,6 +422,7 @@ def test_a_loader_that_is_not_accounted_is_refused(cohort: CropsManifest, tmp_pa
         {"clipping_norm": math.inf},
         {"ema_decay": 1.0},
         {"gradient_method": "ghost"},
+        {"clipping": "none"},
         {"max_physical_batch": 0},
         {"views": 0},
         {"target_epsilon": 0.0},

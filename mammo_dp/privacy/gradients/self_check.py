@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compares a gradient method with plain backward passes, at the start of every fit."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from data_prep.datamodule import CropBatch
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.gradients.hooks import HookSums, quiet_leaves
+from mammo_dp.privacy.gradients.units import Clip, ClippedSums, Losses, rows
+
+_TOLERANCE = 1e-4  # relative; float32 methods differ by about 1e-6
+_HALF_TOLERANCE = 2e-2  # of a bfloat16 forward pass, whose rounding depends on the batch
+
+
+def self_check(
+    net: nn.Module, method: ClippedSums, losses: Losses, image_shape: Sequence[int]
+) -> None:
+    """Compares a method with single-row backward passes, on noise images of no patient.
+
+    Two batches of different length, once as units of one row and once as one unit: this finds rows
+    that are not samples and layers that mix samples. Dropout is off.
+
+    Args:
+        net: The model as it will train.
+        method: What will compute the sums.
+        losses: Loss of each row.
+        image_shape: Shape of one row of ``CropBatch.image``.
+
+    Raises:
+        PrivacyError: If the sums differ by more than 1e-4, or 2e-2 under reduced precision.
+    """
+    params = [p for p in net.parameters() if p.requires_grad]
+    device = params[0].device
+    tolerance = _HALF_TOLERANCE if torch.is_autocast_enabled(device.type) else _TOLERANCE
+    generator = torch.Generator().manual_seed(0)
+    with _without_dropout(net, keep=isinstance(method, HookSums)), quiet_leaves():
+        for size in (2, 3):
+            images = torch.randn(size, *image_shape, generator=generator).to(device)
+            label = torch.arange(size, device=device)
+            for unit in (label, torch.zeros_like(label)):
+                batch = CropBatch(images, label % 2, label, unit)
+                units = _plain(losses, batch, params)
+                if unit is not label:
+                    units = units.mean(0, keepdim=True)
+                norms = torch.linalg.vector_norm(units, dim=1, keepdim=True)
+                clip = Clip(norm=max(float(norms.median()), 1e-12))
+                expected = (units * clip.factors(norms)).sum(0)
+                sums = [torch.zeros_like(p) for p in params]
+                method.accumulate(losses, batch, sums, clip)
+                found = torch.cat([s.flatten() for s in sums]).double()
+                error = float((found - expected).norm() / max(float(norms.max()), 1e-12))
+                if not error <= tolerance:
+                    raise PrivacyError(
+                        f"gradients: {type(method).__name__} is off by {error:.1e} from single "
+                        f"backward passes on {type(net).__name__}. A layer mixes samples or its "
+                        "rule is wrong; use gradient_method: loop, or train the head only."
+                    )
+
+
+def _plain(losses: Losses, batch: CropBatch, params: Sequence[nn.Parameter]) -> Tensor:
+    """Gradient of each row by a backward pass of its own, shape ``(rows, d)``, float64."""
+    found = []
+    for row in range(len(batch.row)):
+        loss = losses(rows(batch, row, row + 1)).sum()
+        with torch.autocast(loss.device.type, enabled=False):
+            parts = torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=True)
+        found.append(torch.cat([part.flatten() for part in parts]))
+    return torch.stack(found).double()
+
+
+@contextmanager
+def _without_dropout(net: nn.Module, *, keep: bool) -> Iterator[None]:
+    """Evaluation mode; with ``keep`` only for modules without parameters, as hooks need."""
+    modes = {module: module.training for module in net.modules()}
+    try:
+        for module in modes:
+            if not keep or not list(module.parameters()):
+                module.training = False
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,88 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.gradients import rules
+from mammo_dp.privacy.gradients.choice import Method, build
+from mammo_dp.privacy.gradients.self_check import self_check
+from mammo_dp.privacy.gradients.tape import Tape
+from tests.privacy.gradients.nets import SIZE, Net, losses_of, timm_net
+
+METHODS: tuple[Method, ...] = ("loop", "book_keeping", "vmap", "opacus")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_right_method_passes(method: Method) -> None:
+    net = Net()
+    sums = build(net, method, 2)
+    self_check(net, sums, losses_of(net), (1, 8, 8))
+    self_check(net, sums, losses_of(net), (2, 1, 8, 8))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        self_check(net, sums, losses_of(net), (1, 8, 8))
+    assert net.training
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_dropout_is_ignored(method: Method) -> None:
+    net = Net()
+    net.norm = nn.Sequential(net.norm, nn.Dropout(0.5))  # type: ignore[assignment]
+    self_check(net, build(net, method, 8), losses_of(net), (1, 8, 8))
+
+
+class Mixing(Net):
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image - image.mean(0, keepdim=True) * (len(image) > 1))
+
+
+class Windows(Net):
+    """Linear layer that sees windows on the first axis, as Swin's attention does."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        windows = image.reshape(-1, 16, 3)[:, 0] if image.shape[-1] == 12 else image
+        return self.head(windows).view(len(image), -1).mean(1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("method", ["book_keeping", "opacus"])
+def test_layers_that_mix_samples_are_found(method: Method) -> None:
+    net = Mixing()
+    with pytest.raises(PrivacyError, match=r"Sums is off by .* Mixing"):
+        self_check(net, build(net, method, 64), losses_of(net), (1, 8, 8))
+
+
+@pytest.mark.parametrize("method", ["book_keeping", "opacus"])
+def test_rows_that_are_no_samples_are_refused(method: Method) -> None:
+    net = Windows()
+    net.requires_grad_(False)
+    net.head.requires_grad_(True)
+    sums = build(net, method, 64)
+    with pytest.raises(PrivacyError, match=r"6 rows for 2 samples.*gradient_method: loop"):
+        self_check(net, sums, losses_of(net), (1, 12, 12))
+    sums.close()
+    self_check(net, build(net, "loop", 64), losses_of(net), (1, 12, 12))
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_wrong_rule_is_found(monkeypatch: pytest.MonkeyPatch, half: bool) -> None:
+    right = rules.linear
+
+    def wrong(layer: nn.Linear, tape: Tape, x: Tensor, *, windows: bool = False) -> Tensor:
+        return right(layer, tape, 1.3 * x, windows=windows)
+
+    monkeypatch.setitem(rules.RULES, nn.Linear, wrong)
+    net = timm_net("vit")
+    sums = build(net, "book_keeping", 64)
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=half),
+        pytest.raises(PrivacyError, match="BookKeepingSums is off by"),
+    ):
+        self_check(net, sums, losses_of(net), (1, SIZE, SIZE))

@@ -15,7 +15,9 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-Trainable = Literal["all", "last_blocks", "norm_bias", "head"]
+from classifier.lora import add_adapters, merged
+
+Trainable = Literal["all", "last_blocks", "norm_bias", "lora", "head"]
 
 PREFIX = "net."  # of the backbone inside our checkpoints
 DERIVED = ("relative_position_index", "attn_mask")  # constants of older Swin files; timm rebuilds
@@ -138,14 +140,18 @@ def blocks(net: nn.Module) -> list[nn.Module]:
     )
 
 
-def select_trainable(net: nn.Module, trainable: Trainable, last_blocks: int = 1) -> None:
+def select_trainable(
+    net: nn.Module, trainable: Trainable, last_blocks: int = 1, lora_rank: int = 8
+) -> None:
     """Sets ``requires_grad`` of every parameter; the head always trains.
 
     Args:
         net: Model of :func:`build`.
         trainable: ``"last_blocks"`` adds the last blocks and the final norm to the head (of Swin
-            not the merging layers between them), ``"norm_bias"`` all norms and biases.
+            not the merging layers between them), ``"norm_bias"`` all norms and biases, ``"lora"``
+            low-rank adapters of attention, which are put into the net.
         last_blocks: Number of blocks for ``"last_blocks"``, between 1 and their number.
+        lora_rank: Rank of the adapters for ``"lora"``.
 
     Raises:
         ValueError: If the blocks cannot be found or are fewer, or ``trainable`` is unknown.
@@ -165,8 +171,10 @@ def select_trainable(net: nn.Module, trainable: Trainable, last_blocks: int = 1)
             for name, parameter in module.named_parameters(recurse=False):
                 if is_norm or name == "bias" or name.endswith("_bias"):
                     chosen.append(parameter)
+    elif trainable == "lora":
+        chosen += add_adapters(net, lora_rank)
     elif trainable != "head":
-        raise ValueError(f"{trainable=}. Choose all, last_blocks, norm_bias or head.")
+        raise ValueError(f"{trainable=}. Choose all, last_blocks, norm_bias, lora or head.")
     net.requires_grad_(False)
     for parameter in chosen:
         parameter.requires_grad_(True)
@@ -191,9 +199,10 @@ def keep_frozen_in_eval(net: nn.Module) -> None:
 def load_weights(net: nn.Module, path: str | Path) -> LoadedWeights:
     """Loads a checkpoint of ours or a timm file into a model, all of it or not at all.
 
-    Every key must match by name and shape, with two exceptions for files that are not ours: the
-    head may differ and then stays at its random start, and a colour patch embedding is summed over
-    its channels, which gives the colour model's response to a grey image.
+    Adapters in a file of ours are added to the weights they adapt. Then every key must match by
+    name and shape, with two exceptions for files that are not ours: the head may differ and then
+    stays at its random start, and a colour patch embedding is summed over its channels, which gives
+    the colour model's response to a grey image.
 
     Args:
         net: Model of :func:`build`; unchanged if the file does not fit.
@@ -279,7 +288,7 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], bool]:
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: holds no state dict. Give a checkpoint with named tensors.")
     ours = any(key.startswith(PREFIX) for key in state)
-    return {key.removeprefix(PREFIX): value for key, value in state.items()}, ours
+    return merged({key.removeprefix(PREFIX): value for key, value in state.items()}), ours
 
 
 def _check_fit(

@@ -42,6 +42,7 @@ class CropClassifier(lightning.LightningModule):
         image_size: Edge of the images, in pixels.
         trainable: What trains; frozen parts stay in evaluation mode.
         last_blocks: Number of blocks for ``trainable: last_blocks``.
+        lora_rank: Rank of the adapters for ``trainable: lora``.
         pretrained: Whether to start from timm's weights, fetched from the hub.
         weights: Checkpoint of ours or local timm file to start from.
         learning_rate: Largest learning rate of AdamW, > 0.
@@ -62,6 +63,7 @@ class CropClassifier(lightning.LightningModule):
         image_size: int = 128,
         trainable: Trainable = "all",
         last_blocks: int = 1,
+        lora_rank: int = 8,
         pretrained: bool = False,
         weights: str | None = None,
         learning_rate: float = 5e-4,
@@ -89,7 +91,7 @@ class CropClassifier(lightning.LightningModule):
             self.initial_weights = load_weights(self.net, weights)
         elif pretrained:
             self.initial_weights = hub_weights(self.net)
-        select_trainable(self.net, trainable, last_blocks)
+        select_trainable(self.net, trainable, last_blocks, lora_rank)
         self._scored: list[tuple[CropBatch, Tensor]] = []
 
     def train(self, mode: bool = True) -> Self:

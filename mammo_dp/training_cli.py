@@ -4,9 +4,13 @@
 A fit writes one run folder and goes on from ``checkpoints/resume.ckpt`` when it was killed; at its
 end it releases ``checkpoints/last.ckpt``, weights only. The other commands take ``--run RUN``:
 configuration and weights come from that folder, results go below it.
+
+A fit on several devices runs this command once per device. Rank 0 writes the folder; the others
+find it open and only train.
 """
 
 import logging
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +22,11 @@ import data_prep  # noqa: F401  declares what torchvision lacks before lightning
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 
+from mammo_dp.privacy.refusals import refuse_trainer
 from mammo_dp.privacy.release import write_fit_statement
 from mammo_dp.privacy.statement import collect_parents
 from mammo_dp.privacy.training import DPTraining
@@ -40,6 +46,12 @@ class TrainingCLI(LightningCLI):
     """Lightning's command line, with any model and data, on run folders."""
 
     record: RunRecord
+    words: ArgsType
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Keeps the words of the command, see :meth:`before_fit`."""
+        self.words = args
+        super().parse_arguments(parser, args)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds ``--run_dir`` and ``--run``."""
@@ -81,6 +93,9 @@ class TrainingCLI(LightningCLI):
             split = config.data.init_args.get("evaluate_split", "")
             config.run_dir = str(Path(config.run) / f"{self.subcommand}_{split}".rstrip("_"))
             config.trainer.default_root_dir = config.run_dir
+        if not fitting:  # one process writes one table of predictions, each crop once
+            config.trainer.devices = config.trainer.num_nodes = 1
+            config.trainer.strategy = "auto"
         plain = self.plain_config()
         self.record = open_run(
             config.run_dir,
@@ -93,7 +108,7 @@ class TrainingCLI(LightningCLI):
             raise _Finished
         if fitting:  # an unknown lineage is refused now, not after training
             collect_parents(entry.path for entry in self.record.inputs.values())
-        write_text_atomically(
+        rank_zero_only(write_text_atomically)(
             self.record.folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False)
         )
         resume = self.record.folder / RESUME
@@ -124,7 +139,11 @@ class TrainingCLI(LightningCLI):
         return inputs
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Adds the logger and, for a fit, the checkpoint that a killed run goes on from."""
+        """Adds the logger and, for a fit, the checkpoint that a killed run goes on from.
+
+        Raises:
+            PrivacyError: If the settings would break the guarantee of a private fit.
+        """
         folder, chosen = self.record.folder, self.config_init[self.subcommand].trainer
         part = len(list((folder / "logs").glob("version_*")))  # a resumed fit keeps earlier parts
         kwargs.setdefault("logger", CSVLogger(folder, name="logs", version=part))
@@ -132,7 +151,28 @@ class TrainingCLI(LightningCLI):
         if self.subcommand == "fit":
             keep = _keep(folder / RESUME, self.model, chosen.max_steps)
             kwargs["callbacks"] = [*(chosen.callbacks or []), keep]
-        return super().instantiate_trainer(**kwargs)
+        private = self.subcommand == "fit" and isinstance(self.model, DPTraining)
+        if private:  # the Poisson sampler shares out its draws by itself
+            kwargs["use_distributed_sampler"] = False
+        trainer = super().instantiate_trainer(**kwargs)
+        if private:
+            refuse_trainer(trainer)
+        return trainer
+
+    def before_fit(self) -> None:
+        """Refuses to start further ranks where they would do something else than this fit.
+
+        Raises:
+            RunError: If this fit is a part of a longer command.
+        """
+        devices = self.trainer.num_devices * self.trainer.num_nodes
+        if devices > 1 and sys.argv[1:] != self.words:
+            raise RunError(
+                f"{devices} devices: each further one runs the command of this process again, "
+                f"`{' '.join(map(str, sys.argv[1:4]))} ...`, of which this fit is only a part. "
+                "Run the fit alone, by `mammo-dp fit`; then run this command, which finds it "
+                "finished."
+            )
 
     def after_fit(self) -> None:
         """Releases the last weights, states what they cost, closes the folder.
@@ -143,7 +183,9 @@ class TrainingCLI(LightningCLI):
         folder = self.record.folder
         if self.trainer.interrupted or not self.trainer.state.finished:
             raise RunError(f"{folder}: training stopped early. Run the same command to go on.")
-        self.trainer.save_checkpoint(folder / RELEASED, weights_only=True)
+        self.trainer.save_checkpoint(folder / RELEASED, weights_only=True)  # all ranks meet here
+        if not self.trainer.is_global_zero:
+            return
         write_fit_statement(self.record, self.trainer, folder / RELEASED)
         (folder / RESUME).unlink(missing_ok=True)
         close_run(self.record)

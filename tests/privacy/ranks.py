@@ -6,6 +6,7 @@ Lightning runs the same words again for the second process; both go through all 
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ import data_prep  # noqa: F401  declares what torchvision lacks before lightning
 
 # isort: split
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.nn.utils import parameters_to_vector
 
 from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.datamodule import DPCropsDataModule
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.sampling import new_key
-from mammo_dp.privacy.strategy import DPDDPStrategy
+from mammo_dp.privacy.strategy import DPDDPStrategy, rank_zero_first
 from tests.privacy.fits import data, model, trainer
 
 STEPS = 8
@@ -36,28 +37,20 @@ FITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 class Watch(Callback):
-    """Keeps the rows that each step of this process saw."""
+    """Keeps the rows that each step of this process saw; cuts the power before a step."""
 
-    def __init__(self) -> None:
+    def __init__(self, cut: int | None = None) -> None:
         self.rows: list[list[int]] = []
+        self.cut = cut
 
     def on_train_batch_start(self, *arguments: Any) -> None:
+        if len(self.rows) == self.cut:
+            raise PowerCutError
         self.rows.append(arguments[2].row.tolist())
 
 
-def fit(
-    cohort: CropsManifest, folder: Path, name: str, *, seed: int | None = 3, **settings: Any
-) -> dict[str, Any]:
-    """One of the fits; returns what this process saw, spent and ended with."""
-    model_settings, data_settings = FITS[name]
-    net, watch = model(**model_settings), Watch()
-    run = trainer(folder, max_steps=STEPS, callbacks=[watch], **settings)
-    run.fit(net, data(cohort, insecure_seed=seed, **data_settings))
-    return {
-        "rows": watch.rows,
-        "weights": parameters_to_vector(net.net.parameters()).detach(),
-        "account": net.accountant.history,
-    }
+class PowerCutError(Exception):
+    pass
 
 
 class OwnKeys(DPCropsDataModule):
@@ -66,6 +59,30 @@ class OwnKeys(DPCropsDataModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self.key = new_key()
+
+
+def fit(
+    cohort: CropsManifest,
+    folder: Path,
+    name: str,
+    *,
+    seed: int | None = 3,
+    cut: int | None = None,
+    ckpt_path: Path | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """One of the fits; returns what this process saw, spent and ended with."""
+    model_settings, data_settings = FITS[name]
+    net, watch = model(**model_settings), Watch(cut)
+    keep = ModelCheckpoint(folder, filename="resume", every_n_train_steps=3)
+    chosen = {"max_steps": STEPS, "callbacks": [watch, keep], "enable_checkpointing": True}
+    run = trainer(folder, **chosen, **settings)
+    run.fit(net, data(cohort, insecure_seed=seed, **data_settings), ckpt_path=ckpt_path)
+    return {
+        "rows": watch.rows,
+        "weights": parameters_to_vector(net.net.parameters()).detach(),
+        "account": net.accountant.history,
+    }
 
 
 def refusal(start: Callable[[], object]) -> str:
@@ -78,6 +95,8 @@ def refusal(start: Callable[[], object]) -> str:
 
 
 def main(cohort: CropsManifest, out: Path) -> None:
+    """All fits of this process; what was found goes to ``rank0.pt`` and ``rank1.pt``."""
+
     def two(**settings: Any) -> dict[str, Any]:
         strategy = DPDDPStrategy(process_group_backend="gloo")
         return {"devices": 2, "strategy": strategy, "use_distributed_sampler": False} | settings
@@ -90,10 +109,21 @@ def main(cohort: CropsManifest, out: Path) -> None:
     for name in ("once", "again"):
         torch.manual_seed(0)
         found[name] = fit(cohort, out, "patients", seed=None, **two())
+
+    torch.manual_seed(rank)
+    with suppress(PowerCutError):
+        fit(cohort, out / "cut", "patients", cut=5, **two())
+    resume = out / "cut" / "resume.ckpt"
+    found["resumed"] = fit(cohort, out / "cut", "patients", ckpt_path=resume, **two())
+
     apart = OwnKeys(str(cohort.folder), rate=0.4)
     found["apart"] = refusal(lambda: trainer(out, **two()).fit(model(), apart))
     replaced = two(use_distributed_sampler=True)
     found["replaced"] = refusal(lambda: fit(cohort, out, "patients", **replaced))
+
+    with rank_zero_first(trainer(out, **two()).strategy):
+        found["first"] = not (out / "written").exists()
+        (out / "written").touch()
     torch.save(found, out / f"rank{rank}.pt")
 
 

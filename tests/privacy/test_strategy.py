@@ -1,3 +1,5 @@
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -6,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import FSDPStrategy
 from torch.nn.utils import parameters_to_vector
@@ -14,13 +17,31 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.refusals import refuse_trainer
 from mammo_dp.privacy.strategy import DPDDPStrategy
+from mammo_dp.runs import RunError, read_run
+from mammo_dp.training_cli import train
 from tests.privacy import ranks
-from tests.privacy.fits import model, quiet, trainer
+from tests.privacy.fits import BODY, model, quiet, trainer
 
 ROOT = Path(__file__).resolve().parents[2]
+MODEL = {**BODY, "trainable": "norm_bias", "target_epsilon": 8.0, "delta": 1e-3, "views": 1}
+STATEMENT = ("privacy.json", "PRIVACY.md")
 Found = Mapping[str, Any]
 
-pytestmark = quiet
+pytestmark = [
+    *quiet,
+    # One folder for all fits, so that those on two processes read the features of those on one.
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+]
+
+
+def start(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end; Lightning starts the second process."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
+    ran = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return ran
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +63,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(cohort: CropsManifest, shared: Path, one: Found) -> tuple[Found, Found]:
     """The same fits on two processes, after those on one: they read the features of ``one``."""
     words = ["-m", "tests.privacy.ranks", str(cohort.folder), str(shared)]
-    ran = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    start([sys.executable, *words], ROOT)
     first, second = (torch.load(shared / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     return first, second
 
@@ -89,6 +107,24 @@ def test_ranks_share_one_secret_key_that_is_fresh_at_each_start(two: tuple[Found
 
 
 @pytest.mark.slow
+def test_two_processes_go_on_after_a_power_cut_with_the_account(
+    one: Found, two: tuple[Found, Found]
+) -> None:
+    whole = one["patients"]
+    for resumed in (found["resumed"] for found in two):
+        assert len(resumed["rows"]) == ranks.STEPS - 3  # saved every 3 steps, cut after 5
+        assert resumed["account"] == whole["account"]
+        assert torch.allclose(resumed["weights"], whole["weights"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_rank_zero_goes_first_where_the_others_find_what_it_wrote(
+    two: tuple[Found, Found],
+) -> None:
+    assert [found["first"] for found in two] == [True, False]
+
+
+@pytest.mark.slow
 def test_ranks_that_draw_apart_are_refused(two: tuple[Found, Found]) -> None:
     for found in two:
         assert "2 ranks: draw apart, so that a unit could count twice" in found["apart"]
@@ -125,3 +161,58 @@ def test_strategies_that_hold_parts_of_the_weights_are_refused(
     monkeypatch.setattr(Trainer, "strategy", FSDPStrategy())
     with pytest.raises(PrivacyError, match=r"strategy=FSDPStrategy on .* held in parts"):
         refuse_trainer(run)
+
+
+@pytest.mark.slow
+def test_a_fit_on_two_devices_through_the_front_door(
+    cohort: CropsManifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = {
+        "model": {"class_path": "mammo_dp.DPCropClassifier", "init_args": MODEL},
+        "data": {"class_path": "mammo_dp.DPCropsDataModule", "init_args": {"rate": 0.4}},
+        "trainer": {"max_steps": ranks.STEPS, "accelerator": "cpu", "limit_val_batches": 0},
+    }
+    (tmp_path / "dp.yaml").write_text(yaml.safe_dump(config))
+    words = ["fit", "--config", "dp.yaml", "--data.init_args.crops", str(cohort.folder)]
+    words += ["--run_dir", "run", "--trainer.devices", "2", "--trainer.strategy", "dp_ddp"]
+    ran = start([str(Path(sys.executable).with_name("mammo-dp")), *words], tmp_path)
+    assert ran.stderr.count("Initializing distributed") == 2
+
+    record = read_run(tmp_path / "run")
+    assert record.is_finished
+    assert set(record.outputs) == {"checkpoints/last.ckpt", "config.yaml", *STATEMENT}
+    assert [path.name for path in (tmp_path / "run" / "logs").iterdir()] == ["version_0"]
+    (said,) = json.loads((tmp_path / "run" / "privacy.json").read_text())["statements"]
+    assert (said["steps"], said["sampling_rate"]) == (ranks.STEPS, 0.4)
+    assert 0.99 * 8 < said["epsilon"] <= 8
+    released = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert sum(steps for _, _, steps in released["accountant"]["history"]) == ranks.STEPS
+
+    monkeypatch.chdir(tmp_path)
+    train(words)  # starts no process, for it is
+    assert "Already finished" in capsys.readouterr().out
+    train(["test", "--run", "run"])  # on one device, so that each crop is scored once
+    rows = (tmp_path / "run" / "test_val" / "predictions.csv").read_text().splitlines()
+    assert len(rows) == 1 + len(cohort.rows("val"))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "error", "message"),
+    [
+        ("dp_ddp", RunError, r"2 devices: .*only a part. Run the fit alone, by `mammo-dp fit`"),
+        ("auto", PrivacyError, r"DDPStrategy on 2 device.s.: .*--trainer\.strategy dp_ddp"),
+    ],
+)
+def test_several_devices_are_refused_before_a_process_is_started(
+    cohort: CropsManifest, tmp_path: Path, strategy: str, error: type[Exception], message: str
+) -> None:
+    chosen = {"class_path": "mammo_dp.DPCropClassifier", "init_args": MODEL}
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump({"model": chosen}))
+    line = ["fit", "--config", str(tmp_path / "model.yaml"), "--data", "mammo_dp.DPCropsDataModule"]
+    line += ["--data.init_args.crops", str(cohort.folder), "--run_dir", str(tmp_path / "run")]
+    line += ["--trainer.accelerator", "cpu", "--trainer.max_steps", "4", "--trainer.devices", "2"]
+    with pytest.raises(error, match=message):
+        train([*line, "--trainer.strategy", strategy])  # the words of this process are pytest's

@@ -2,8 +2,12 @@
 """``privacy risk`` and ``privacy calibrate``: epsilon, noise and risk of a schedule."""
 
 import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
+from data_prep.manifest import Unit
 from mammo_dp.privacy.accounting import Mechanism, compose, rdp_epsilon
 from mammo_dp.privacy.budget import PrivacyBudget
 from mammo_dp.privacy.budget import calibrate as noise_for
@@ -11,7 +15,7 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.risk import risk_of
 
 Format = Literal["text", "json"]
-KAPPAS = (1 / 1104, 0.01, 0.1)
+KAPPAS = (1 / 1104, 0.01, 0.1)  # always shown; 1104 crops train in arXiv 2407.12669
 
 
 def risk(
@@ -20,7 +24,9 @@ def risk(
     sampling_rate: float,
     steps: int,
     delta: float = 1e-4,
-    kappa: list[float] | None = None,
+    unit: Unit = "patient",
+    crops_per_patient: int | None = None,
+    kappa: float | list[float] | None = None,
     format: Format = "text",
 ) -> None:
     """Prints epsilon and bounds on attacks for given noise.
@@ -30,78 +36,158 @@ def risk(
         sampling_rate: Chance that a unit joins a step, above 0 and at most 1.
         steps: Number of steps.
         delta: Chance that the bound of epsilon fails; below 1 / units.
-        kappa: Chances of a correct guess without the release, for reconstruction robustness.
+        unit: What is drawn and clipped: "patient", with all crops, or "crop", each alone.
+        crops_per_patient: Most crops of one patient, for unit crop: adds what patients have.
+        kappa: Chance, or chances, of a correct guess without the release, for reconstruction
+            robustness; beyond 1/1104, .01 and .1.
         format: "text" for people, "json" for programs.
     """
     mechanism = Mechanism(
         noise_multiplier=noise_multiplier, sampling_rate=sampling_rate, steps=steps
     )
-    print(_shown(_numbers(mechanism, delta, kappa), format))
+    print(_shown(_numbers(mechanism, delta, unit, crops_per_patient, _listed(kappa)), format))
 
 
 def calibrate(
     *,
-    target_epsilon: float,
     sampling_rate: float,
     steps: int,
+    target_epsilon: float | None = None,
+    target_advantage: float | None = None,
+    target_tpr: float | None = None,
+    target_fpr: float = 0.01,
+    target_reconstruction: float | None = None,
     delta: float = 1e-4,
-    kappa: list[float] | None = None,
+    unit: Unit = "patient",
+    crops_per_patient: int | None = None,
+    kappa: float | list[float] | None = None,
     format: Format = "text",
 ) -> None:
-    """Prints the noise that keeps a target epsilon, and what else it bounds.
+    """Prints the least noise that keeps a target per unit, and what else it bounds.
+
+    Exactly one target is given; the epsilon and the attacks it speaks of are those of one unit.
 
     Args:
-        target_epsilon: Epsilon per unit, > 0.
         sampling_rate: Chance that a unit joins a step, above 0 and at most 1.
         steps: Number of steps.
+        target_epsilon: Epsilon at delta, add-or-remove, > 0.
+        target_advantage: Largest true minus false positive rate of a membership test.
+        target_tpr: Largest chance to recognise a member at a false positive rate of target_fpr.
+        target_fpr: False positive rate that target_tpr refers to.
+        target_reconstruction: Largest chance to reconstruct a unit that is guessed with chance
+            kappa without the release.
         delta: Chance that the bound of epsilon fails; below 1 / units.
-        kappa: Chances of a correct guess without the release, for reconstruction robustness.
+        unit: What is drawn and clipped: "patient", with all crops, or "crop", each alone.
+        crops_per_patient: Most crops of one patient, for unit crop: adds what patients have.
+        kappa: Chance, or chances, of a correct guess without the release, for reconstruction
+            robustness; beyond 1/1104, .01 and .1. With target_reconstruction exactly one.
         format: "text" for people, "json" for programs.
     """
-    budget = PrivacyBudget(delta=delta, epsilon=target_epsilon)
+    kappas = _listed(kappa)
+    if target_reconstruction is not None and len(kappas) != 1:
+        raise PrivacyError(
+            f"target_reconstruction={target_reconstruction} with {len(kappas)} values of kappa. "
+            "Give the one chance of a guess that it refers to, such as --kappa 0.0009."
+        )
+    budget = PrivacyBudget(
+        delta=delta,
+        epsilon=target_epsilon,
+        advantage=target_advantage,
+        tpr=target_tpr,
+        fpr=target_fpr,
+        reconstruction=target_reconstruction,
+        kappa=kappas[0] if target_reconstruction is not None else None,
+    )
     noise = noise_for(budget, sampling_rate=sampling_rate, steps=steps)
     mechanism = Mechanism(noise_multiplier=noise, sampling_rate=sampling_rate, steps=steps)
-    print(_shown(_numbers(mechanism, delta, kappa), format))
+    numbers = _numbers(mechanism, delta, unit, crops_per_patient, kappas)
+    print(_shown({"target": f"{budget.target} per {unit}", **numbers}, format))
 
 
-def _numbers(mechanism: Mechanism, delta: float, kappa: list[float] | None) -> dict[str, Any]:
+def _listed(kappa: float | list[float] | None) -> list[float]:
+    if kappa is None:
+        return []
+    return kappa if isinstance(kappa, list) else [kappa]
+
+
+def _numbers(
+    mechanism: Mechanism,
+    delta: float,
+    unit: Unit,
+    crops_per_patient: int | None,
+    kappas: Sequence[float],
+) -> dict[str, Any]:
     if not 0 < delta < 1:
         raise PrivacyError(f"{delta=}. Give a value between 0 and 1 / units.")
-    curve = compose([mechanism])
-    bounds = risk_of(curve, kappas=kappa or KAPPAS).as_json()
-    return {
+    if crops_per_patient is not None and unit == "patient":
+        raise PrivacyError(
+            f"{crops_per_patient=} with unit patient: a patient is drawn and clipped as a whole, "
+            "so the number of crops changes nothing. Leave it out, or give --unit crop."
+        )
+    if crops_per_patient is not None and crops_per_patient < 1:
+        raise PrivacyError(f"{crops_per_patient=}. Give at least 1.")
+    shown = sorted({*KAPPAS, *kappas})
+    numbers = {
         "noise_multiplier": mechanism.noise_multiplier,
         "sampling_rate": mechanism.sampling_rate,
         "steps": mechanism.steps,
-        "epsilon": curve.epsilon(delta),
         "delta": delta,
-        "unit": "the unit that is sampled",
         "adjacency": "add-or-remove",
+        "unit": unit,
+        **_of_unit(mechanism, delta, shown),
+    }
+    if crops_per_patient is not None:
+        patient = _of_unit(replace(mechanism, crops_of_unit=crops_per_patient), delta, shown)
+        numbers |= {"crops_per_patient": crops_per_patient}
+        numbers |= {f"{name}_patient": value for name, value in patient.items()}
+    return numbers
+
+
+def _of_unit(mechanism: Mechanism, delta: float, kappas: Sequence[float]) -> dict[str, Any]:
+    curve = compose([mechanism])
+    return {
+        "epsilon": curve.epsilon(delta),
         "accountant": curve.source,
         "epsilon_rdp": rdp_epsilon([mechanism], delta),
-        **bounds,
+        **risk_of(curve, kappas=kappas).as_json(),
     }
 
 
 def _shown(numbers: dict[str, Any], format: Format) -> str:
     if format == "json":
-        return json.dumps(numbers, indent=2)
-    lines = [
-        f"epsilon = {numbers['epsilon']:.4g} at delta = {numbers['delta']:g} per sampled unit, "
-        f"add-or-remove, by {numbers['accountant']}",
-        f"by Renyi accounting: epsilon = {numbers['epsilon_rdp']:.4g}",
+        words = {name: "infinity" if v == math.inf else v for name, v in numbers.items()}
+        return json.dumps(words, indent=2, allow_nan=False)
+    unit, crops = numbers["unit"], numbers.get("crops_per_patient")
+    lines = [f"least noise for {numbers['target']}"] if "target" in numbers else []
+    lines += [
         f"noise multiplier {numbers['noise_multiplier']:g}, sampling rate "
-        f"{numbers['sampling_rate']:g}, {numbers['steps']} steps",
-        "an attacker who knows all other data and the release",
-        f"  tells members from others with TPR - FPR at most {numbers['advantage']:.4f}",
+        f"{numbers['sampling_rate']:g}, {numbers['steps']} steps, {unit}s drawn at random",
+        *_lines(numbers, f"per {unit}", ""),
     ]
-    lines += [
-        f"  recognises a member at FPR {fpr} with chance at most {value:.4f}"
-        for fpr, value in numbers["tpr_at_fpr"].items()
-    ]
-    lines += [
-        f"  reconstructs a unit, guessed with chance {kappa} without the release, with chance at "
-        f"most {value:.4f}"
-        for kappa, value in numbers["reconstruction_robustness"].items()
-    ]
+    if crops is not None:
+        lines += _lines(numbers, f"per patient with {crops} crops", "_patient")
+    elif unit == "crop":
+        lines += ["per patient: weaker for all who have several crops; give --crops_per_patient"]
     return "\n".join(lines)
+
+
+def _lines(numbers: dict[str, Any], per: str, key: str) -> list[str]:
+    """What one kind of unit may rely on; equal words for each."""
+    noun = "patient" if key else numbers["unit"]
+    lines = [
+        f"{per}: epsilon = {numbers[f'epsilon{key}']:.4g} at delta = {numbers['delta']:g}, "
+        f"add-or-remove, by {numbers[f'accountant{key}']} "
+        f"({numbers[f'epsilon_rdp{key}']:.4g} by Renyi accounting)",
+        "  an attacker who knows all other data and the release",
+        f"    tells members from others with TPR - FPR at most {numbers[f'advantage{key}']:.4f}",
+    ]
+    lines += [
+        f"    recognises a member at FPR {fpr} with chance at most {value:.4f}"
+        for fpr, value in numbers[f"tpr_at_fpr{key}"].items()
+    ]
+    lines += [
+        f"    reconstructs a {noun}, guessed with chance {kappa} without the release, with "
+        f"chance at most {value:.4f}"
+        for kappa, value in numbers[f"reconstruction_robustness{key}"].items()
+    ]
+    return lines

@@ -44,7 +44,7 @@ class CanaryImages(Dataset[CropBatch]):
     def __getitems__(self, rows: Sequence[int]) -> CropBatch:
         row = torch.tensor(rows, dtype=torch.int64)
         image = nn.functional.one_hot(self.coordinates[row] % PIXELS, PIXELS) * LOUD
-        output = self.coordinates[row] // PIXELS
+        output = self.coordinates[row] // PIXELS  # stands where the label would
         unit = row // self.crops if self.unit == "patient" else row
         return CropBatch(image[:, None, None], output, row, unit)
 

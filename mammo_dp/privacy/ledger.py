@@ -1,23 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who looked at whose data: accesses along the lineage of an artefact, composed per cohort."""
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from data_prep.manifest import CropsManifest, Split, Unit
-from mammo_dp.privacy.accounting import Mechanism, compose, rdp_epsilon
+from mammo_dp.privacy.accounting import Mechanism
 from mammo_dp.privacy.budget import require_delta
 from mammo_dp.privacy.cohorts import Cohort
-from mammo_dp.privacy.risk import Risk, risk_of
-
-COVERS = (
-    "The released artefact, and whatever is computed from it without looking at these data again."
-)
-_NOT_PER_PATIENT = (
-    "The unit is one crop. A patient with several crops has a weaker guarantee, not stated here."
-)
+from mammo_dp.privacy.guarantee import Guarantee, PrivacyStatement, epsilon_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,75 +104,6 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PrivacyStatement:
-    """What the patients of one cohort may rely on.
-
-    Attributes:
-        cohort: Whose guarantee.
-        unit: What is protected: a patient with all crops, or one crop.
-        epsilon: Privacy loss, infinite if there is no guarantee.
-        delta: Chance that the bound of epsilon fails.
-        accountant: Where epsilon comes from; empty if it is infinite.
-        epsilon_rdp: Second opinion by another accountant, never below the truth either.
-        composed: Stage and mechanism of each access that epsilon covers.
-        risk: Bounds on any attack on one unit.
-        because: Why epsilon is what it is, in a sentence.
-        exclusions: What this statement leaves out, beyond what every statement leaves out.
-        own: Mechanism of the stage that released the artefact; none if that had none.
-    """
-
-    cohort: Cohort
-    unit: Unit
-    epsilon: float
-    delta: float
-    accountant: str
-    epsilon_rdp: float
-    composed: tuple[tuple[str, Mechanism], ...]
-    risk: Risk
-    because: str
-    exclusions: tuple[str, ...] = ()
-    own: Mechanism | None = None
-
-    @property
-    def sentence(self) -> str:
-        """Epsilon with everything it means nothing without."""
-        units = self.cohort.units(self.unit)
-        counted = "number unknown" if units is None else f"{units} {self.unit}s"
-        whose = f"each {self.unit} of {self.cohort.name} ({counted})"
-        if math.isinf(self.epsilon):
-            return f"No guarantee, epsilon = infinity, for {whose}: {self.because}"
-        return (
-            f"epsilon = {self.epsilon:.4g} at delta = {self.delta:g} for {whose}, "
-            f"add-or-remove, by {self.accountant}."
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, for ``privacy.json``; infinity is a word."""
-        own = self.own
-        return {
-            "cohort": self.cohort.sha256,
-            "cohort_name": self.cohort.name,
-            "unit": self.unit,
-            "units": self.cohort.units(self.unit),
-            "crops": self.cohort.crops or None,
-            "most_crops_of_a_unit": self.cohort.most_crops(self.unit),
-            "epsilon": _finite(self.epsilon),
-            "delta": self.delta,
-            "adjacency": "add-or-remove",
-            "accountant": self.accountant,
-            "epsilon_rdp": _finite(self.epsilon_rdp),
-            "mechanisms": [{**m.as_json(), "stage": stage} for stage, m in self.composed],
-            "noise_multiplier": own and own.noise_multiplier,
-            "sampling_rate": own and own.sampling_rate,
-            "steps": own and own.steps,
-            "risk": self.risk.as_json(),
-            "because": self.because,
-            "covers": COVERS,
-            "exclusions": list(self.exclusions),
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PrivacyLedger:
     """Accesses along the lineage of an artefact, parents first.
 
@@ -217,7 +140,9 @@ class PrivacyLedger:
         """One statement per cohort.
 
         Mechanisms on the same patients compose; disjoint cohorts do not touch each other; a stage
-        without differential privacy leaves the patients it saw without a guarantee.
+        without differential privacy leaves the patients it saw without a guarantee. Where crops
+        were drawn alone, a patient pays for each of the own; where other stages drew patients, only
+        patients have a number.
 
         Args:
             delta: Below 1 / units of each cohort with a finite epsilon.
@@ -237,54 +162,96 @@ class PrivacyLedger:
             or (clause := cohort.overlap(access.cohort))
         ]
         private = [(a, a.mechanism) for a, _ in touching if a.mechanism is not None]
-        units = {access.unit for access, _ in private}
-        unit: Unit = "crop" if units == {"crop"} else "patient"
+        mechanisms = [mechanism for _, mechanism in private]
         composed = tuple((access.stage, mechanism) for access, mechanism in private)
         own = next((m for a, m in private if released is not None and a.released == released), None)
-        exclusions = (_NOT_PER_PATIENT,) if unit == "crop" else ()
-        reasons = [
+        reasons = " ".join(
             f"{access.stage} was trained {clause} without DP."
             for access, clause in touching
             if access.mechanism is None
-        ]
-        if len(units) > 1:
-            reasons.append(
-                f"{' and '.join(stage for stage, _ in composed)} protect different units, crop and "
-                "patient, which do not compose."
-            )
-        count = cohort.units(unit)
-        kappas = (1 / count,) if count is not None and count > 1 else ()
+        )
+        by_crops: tuple[tuple[int, int, float], ...] = ()
         if reasons:
-            return PrivacyStatement(
-                cohort=cohort,
-                unit=unit,
-                epsilon=math.inf,
-                delta=delta,
-                accountant="",
-                epsilon_rdp=math.inf,
-                composed=composed,
-                risk=risk_of(None, kappas=kappas),
-                because=" ".join(reasons),
-                exclusions=exclusions,
-                own=own,
-            )
-        if count is not None:
-            require_delta(delta, count, unit)
-        mechanisms = [mechanism for _, mechanism in composed]
-        curve = compose(mechanisms)
+            units = cohort.units("patient")
+            patient = Guarantee.none(unit="patient", units=units, because=reasons)
+        else:
+            patient, by_crops = _of_patients(cohort, private, delta, _because(touching))
+        crop = None
+        if {access.unit for access, _ in private} == {"crop"}:
+            crop = _of_crops(cohort, mechanisms, delta, reasons, _because(touching))
         return PrivacyStatement(
             cohort=cohort,
-            unit=unit,
-            epsilon=curve.epsilon(delta),
             delta=delta,
-            accountant=curve.source,
-            epsilon_rdp=rdp_epsilon(mechanisms, delta),
+            guarantee=crop or patient,
+            patient=patient if crop else None,
+            by_crops=by_crops,
             composed=composed,
-            risk=risk_of(curve, kappas=kappas),
-            because=_because(touching),
-            exclusions=exclusions,
             own=own,
         )
+
+
+_Private = Sequence[tuple[Access, Mechanism]]
+
+
+def _of_crops(
+    cohort: Cohort, mechanisms: Sequence[Mechanism], delta: float, reasons: str, because: str
+) -> Guarantee:
+    """What one crop may rely on, if all stages drew crops."""
+    units = cohort.units("crop")
+    if reasons:
+        return Guarantee.none(unit="crop", units=units, because=reasons)
+    if units is not None:
+        require_delta(delta, units, "crop")
+    return Guarantee.of(mechanisms, delta, unit="crop", units=units, because=because)
+
+
+def _of_patients(
+    cohort: Cohort, private: _Private, delta: float, because: str
+) -> tuple[Guarantee, tuple[tuple[int, int, float], ...]]:
+    """What the patient with the most crops may rely on, and what patients by number of crops."""
+    units = cohort.units("patient")
+    by_crop = [access for access, _ in private if access.unit == "crop"]
+    if unknown := [a for a in by_crop if a.cohort.most_crops("patient") is None]:
+        reason = " ".join(
+            f"{a.stage} drew crops of {a.cohort.name}, and how many a patient has is unknown."
+            for a in unknown
+        )
+        return Guarantee.none(unit="patient", units=units, because=reason), ()
+    if units is not None:
+        require_delta(delta, units, "patient")
+    most = cohort.most_crops("patient") or 1
+    if by_crop:
+        because += (
+            f" {' and '.join(a.stage for a in by_crop)} drew and clipped each crop alone, so a "
+            "patient pays for each of the own; this is for the most crops of one patient."
+        )
+    patient = Guarantee.of(
+        _on_patient(most, cohort, private), delta, unit="patient", units=units, because=because
+    )
+    if not by_crop:
+        return patient, ()
+    by_crops = tuple(
+        (crops, patients, epsilon_of(_on_patient(crops, cohort, private), delta))
+        for crops, patients in cohort.crops_of_patients
+    )
+    return patient, by_crops
+
+
+def _on_patient(crops: int, cohort: Cohort, private: _Private) -> tuple[Mechanism, ...]:
+    """What was applied to a patient of a cohort with so many crops.
+
+    In another cohort that shares patients, each of these may be the one with the most crops.
+    """
+
+    def on_patient(access: Access, mechanism: Mechanism) -> Mechanism:
+        if access.unit == "patient":
+            return mechanism
+        own = access.cohort == cohort
+        drawn = crops if own else access.cohort.most_crops("patient")
+        assert drawn is not None  # such patients have no guarantee
+        return replace(mechanism, crops_of_unit=drawn)
+
+    return tuple(on_patient(access, mechanism) for access, mechanism in private)
 
 
 def _because(touching: list[tuple[Access, str]]) -> str:
@@ -297,7 +264,3 @@ def _because(touching: list[tuple[Access, str]]) -> str:
     ]
     together = " Their privacy losses are composed." if len(stages) > 1 else ""
     return "; ".join(stages) + f".{together} No other stage in the lineage saw these data."
-
-
-def _finite(value: float) -> float | str:
-    return "infinity" if math.isinf(value) else value

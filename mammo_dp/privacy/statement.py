@@ -14,7 +14,8 @@ from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.cohorts import seal
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.ledger import COVERS, Access, PrivacyLedger, PrivacyStatement
+from mammo_dp.privacy.guarantee import COVERS, Guarantee, PrivacyStatement
+from mammo_dp.privacy.ledger import Access, PrivacyLedger
 from mammo_dp.runs import RunRecord, file_sha256, run_of, versions, write_text_atomically
 
 FILE_NAME, TEXT_NAME = "privacy.json", "PRIVACY.md"
@@ -276,23 +277,39 @@ def _text(stored: Mapping[str, Any], statements: Sequence[PrivacyStatement]) -> 
 
 
 def _section(statement: PrivacyStatement) -> list[str]:
-    unit, risk = statement.unit, statement.risk
-    whole = " with all crops, views and labels" if unit == "patient" else ""
-    lines = [f"## {statement.cohort.name}, per {unit}", "", statement.sentence, ""]
-    if math.isinf(statement.epsilon):
-        lines += ["Nothing bounds what the release reveals about one of them.", ""]
-    else:
+    units = " and per ".join(guarantee.unit for guarantee in statement.guarantees)
+    lines = [f"## {statement.cohort.name}, per {units}", "", statement.sentence, ""]
+    for guarantee in statement.guarantees:
+        lines += [*_guarantee(guarantee, statement), ""]
+    if statement.by_crops:
+        accountant = statement.guarantees[-1].accountant
         lines += [
+            f"| crops of a patient | patients | epsilon per patient at delta {statement.delta:g}, "
+            f"add-or-remove, by {accountant} |",
+            "| --- | --- | --- |",
+        ]
+        lines += [f"| {crops} | {n} | {epsilon:.4g} |" for crops, n, epsilon in statement.by_crops]
+        lines += [""]
+    return lines + [f"Not covered here: {exclusion}" for exclusion in statement.exclusions]
+
+
+def _guarantee(guarantee: Guarantee, statement: PrivacyStatement) -> list[str]:
+    unit, risk = guarantee.unit, guarantee.risk
+    whole = " with all crops, views and labels" if unit == "patient" else ""
+    if math.isinf(guarantee.epsilon):
+        lines = [f"Nothing bounds what the release reveals about one {unit}.", ""]
+    else:
+        lines = [
             f"Had any one {unit}{whole} been absent, every outcome would have had the same chance "
-            f"up to a factor of {_factor(statement.epsilon)}, but for a failure chance of "
-            f"{statement.delta:g}. {statement.because}",
+            f"up to a factor of {_factor(guarantee.epsilon)}, but for a failure chance of "
+            f"{statement.delta:g}. {guarantee.because}",
             "",
             f"By Renyi accounting, a second and looser bound, epsilon = "
-            f"{statement.epsilon_rdp:.4g} at the same delta per {unit}.",
+            f"{guarantee.epsilon_rdp:.4g} at the same delta per {unit}.",
             "",
         ]
     lines += [
-        "| an attacker who knows all other data and the release | at most |",
+        f"| an attacker who knows all data but one {unit}, and the release | at most |",
         "| --- | --- |",
         f"| tells members from others: true minus false positive rate | {risk.advantage:.4f} |",
     ]
@@ -306,8 +323,7 @@ def _section(statement: PrivacyStatement) -> list[str]:
         for kappa, value in risk.reconstruction_robustness.items()
     ]
     most = statement.cohort.most_crops(unit)
-    lines += ["", f"Most crops of one {unit}: {'unknown' if most is None else most}."]
-    return lines + [f"Not covered here: {exclusion}" for exclusion in statement.exclusions]
+    return [*lines, "", f"Most crops of one {unit}: {'unknown' if most is None else most}."]
 
 
 def _factor(epsilon: float) -> str:

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -14,15 +15,17 @@ GAUSSIAN = Mechanism(noise_multiplier=1 / 1.043, sampling_rate=1.0, steps=1)
 OTHER = Mechanism(noise_multiplier=4.0, sampling_rate=0.5, steps=20)
 
 
-def cohort_of(*patients: str, dataset: str = "a") -> Cohort:
+def cohort_of(*patients: str, dataset: str = "a", most: int = 2) -> Cohort:
+    """One patient has the most crops, the others two."""
+    others = ((2, len(patients) - (most > 2)),)
     return Cohort(
         sha256=dataset + "".join(patients),
         dataset=dataset,
         split="train",
         patients=patients,
         key_id="k",
-        crops=2 * len(patients),
-        crops_of_patients=((2, len(patients)),),
+        crops=2 * len(patients) + most - 2,
+        crops_of_patients=(*others, (most, 1)) if most > 2 else others,
     )
 
 
@@ -41,7 +44,9 @@ def test_stages_on_the_same_patients_compose() -> None:
     assert statement.epsilon == pytest.approx(expected.epsilon(DELTA))
     assert statement.composed == (("gan", GAUSSIAN), ("classifier", OTHER))
     assert statement.own == OTHER
-    assert statement.epsilon_rdp >= statement.epsilon
+    assert statement.guarantee.epsilon_rdp >= statement.epsilon
+    assert statement.patient is None
+    assert statement.by_crops == ()
     assert "composed" in statement.because
 
 
@@ -67,8 +72,8 @@ def test_a_stage_without_dp_makes_epsilon_infinite_and_says_why() -> None:
     exposed = statements[cohort]
     assert math.isinf(exposed.epsilon)
     assert exposed.because == "MCGAN was trained on 1 of these 3 patients without DP."
-    assert exposed.risk.advantage == 1
-    assert exposed.risk.reconstruction_robustness == {1 / 3: 1.0}
+    assert exposed.guarantee.risk.advantage == 1
+    assert exposed.guarantee.risk.reconstruction_robustness == {1 / 3: 1.0}
     assert exposed.as_json()["epsilon"] == exposed.as_json()["epsilon_rdp"] == "infinity"
     assert math.isfinite(statements[others].epsilon)
 
@@ -112,24 +117,96 @@ def test_two_runs_of_equal_settings_count_twice() -> None:
     assert len(statement.composed) == 2
 
 
-def test_different_units_do_not_compose() -> None:
-    cohort = cohort_of("p", "q")
+def of_crops(mechanism: Mechanism, crops: int) -> Mechanism:
+    return replace(mechanism, crops_of_unit=crops)
+
+
+def test_crops_get_their_number_and_patients_theirs_beside_it() -> None:
+    cohort = cohort_of("p", "q", "r", most=5)
+    ledger = PrivacyLedger().plus(access("fit", cohort, OTHER, unit="crop"))
+    (statement,) = ledger.statements(DELTA, released="fit")
+    exact = {n: compose([of_crops(OTHER, n)]).epsilon(DELTA) for n in (1, 2, 5)}
+    assert statement.unit == "crop"
+    assert statement.epsilon == exact[1]
+    assert statement.patient is not None
+    assert (statement.patient.unit, statement.patient.epsilon) == ("patient", exact[5])
+    assert statement.by_crops == ((2, 2, exact[2]), (5, 1, exact[5]))
+    assert statement.patient.risk.advantage > statement.guarantee.risk.advantage
+    assert list(statement.guarantee.risk.reconstruction_robustness) == [1 / 9]
+    assert list(statement.patient.risk.reconstruction_robustness) == [1 / 3]
+    for phrase in (
+        f"epsilon = {exact[1]:.4g} at delta = 0.001 for each crop of a/train (9 crops), ",
+        f"; epsilon = {exact[5]:.4g} at delta = 0.001 for each patient of a/train (3 patients, "
+        "up to 5 crops each), add-or-remove, by PLD",
+    ):
+        assert phrase in statement.sentence
+    stored = statement.as_json()
+    assert (stored["units"], stored["most_crops_of_a_unit"]) == (9, 1)
+    assert (stored["epsilon"], stored["epsilon_patient"]) == (exact[1], exact[5])
+    assert stored["risk_patient"] == statement.patient.risk.as_json()
+    assert stored["epsilon_by_crops"][-1] == {"crops": 5, "patients": 1, "epsilon": exact[5]}
+    assert "drew and clipped each crop alone" in stored["because_patient"]
+
+
+def test_mixed_units_compose_exactly_per_patient() -> None:
+    cohort = cohort_of("p", "q", "r", most=4)
     ledger = PrivacyLedger().plus(
-        access("gan", cohort, unit="crop"), access("classifier", cohort, unit="patient")
+        access("gan", cohort, OTHER, unit="crop"), access("classifier", cohort, unit="patient")
     )
     (statement,) = ledger.statements(DELTA)
-    assert math.isinf(statement.epsilon)
-    assert "gan and classifier protect different units" in statement.because
-    assert statement.unit == "patient"
+    assert (statement.unit, statement.patient) == ("patient", None)
+    exact = compose([of_crops(OTHER, 4), GAUSSIAN]).epsilon(DELTA)
+    assert statement.epsilon == exact
+    assert compose([OTHER, GAUSSIAN]).epsilon(DELTA) < statement.by_crops[0][2] < exact
+    assert statement.by_crops[-1] == (4, 1, exact)
+    assert "for each patient of a/train (3 patients)" in statement.sentence
+    assert "gan drew and clipped each crop alone" in statement.because
 
 
-def test_a_crop_statement_says_that_patients_have_less() -> None:
-    ledger = PrivacyLedger().plus(access("fit", cohort_of("p", "q"), unit="crop"))
+def test_patients_shared_with_another_cohort_may_have_its_most_crops() -> None:
+    mine, others = cohort_of("p", "q"), cohort_of("q", "r", dataset="b", most=6)
+    ledger = PrivacyLedger().plus(
+        access("fit", mine, OTHER, unit="crop"), access("other", others, OTHER, unit="crop")
+    )
+    first, second = ledger.statements(DELTA)
+    exact = compose([of_crops(OTHER, 2), of_crops(OTHER, 6)]).epsilon(DELTA)
+    assert first.patient is not None
+    assert second.patient is not None
+    assert first.patient.epsilon == exact
+    assert second.patient.epsilon == pytest.approx(exact)
+    assert [crops for crops, *_ in second.by_crops] == [2, 6]
+
+
+def test_crops_of_unknown_number_leave_patients_without_a_guarantee() -> None:
+    cohort = replace(cohort_of("p", "q"), crops_of_patients=())
+    ledger = PrivacyLedger().plus(access("fit", cohort, OTHER, unit="crop"))
     (statement,) = ledger.statements(DELTA)
-    assert statement.unit == "crop"
-    assert statement.as_json()["units"] == 4
-    assert statement.as_json()["most_crops_of_a_unit"] == 1
-    assert "patient with several crops has a weaker guarantee" in statement.exclusions[0]
+    assert statement.epsilon == compose([OTHER]).epsilon(DELTA)
+    assert statement.patient is not None
+    assert math.isinf(statement.patient.epsilon)
+    assert statement.patient.risk.advantage == 1.0
+    assert statement.by_crops == ()
+    assert statement.as_json()["epsilon_patient"] == "infinity"
+    assert (
+        "; no guarantee, epsilon = infinity, for each patient of a/train (2 patients): "
+        "fit drew crops of a/train, and how many a patient has is unknown."
+    ) in statement.sentence
+    mixed = ledger.plus(access("classifier", cohort))
+    (statement,) = mixed.statements(DELTA)
+    assert statement.unit == "patient"
+    assert math.isinf(statement.epsilon)
+
+
+def test_what_protects_no_crop_protects_no_patient() -> None:
+    cohort = cohort_of("p", "q")
+    ledger = PrivacyLedger().plus(
+        access("gan", cohort, None), access("fit", cohort, OTHER, unit="crop")
+    )
+    (statement,) = ledger.statements(DELTA)
+    assert statement.patient is not None
+    assert math.isinf(statement.epsilon)
+    assert math.isinf(statement.patient.epsilon)
+    assert statement.patient.because == "gan was trained on these patients without DP."
 
 
 @pytest.mark.parametrize("unit", ["patient", "crop"])
@@ -148,6 +225,11 @@ def test_delta_must_stay_below_one_over_units() -> None:
     ledger = PrivacyLedger().plus(access("fit", cohort_of("p", "q")))
     with pytest.raises(PrivacyError, match=r"delta=0.5 is not below 1/2"):
         ledger.statements(0.5)
+    ledger = PrivacyLedger().plus(access("fit", cohort_of("p", "q"), unit="crop"))
+    with pytest.raises(PrivacyError, match=r"delta=0.3 is not below 1/4.*crops"):
+        ledger.statements(0.3)
+    mixed = ledger.plus(access("gan", cohort_of("p", "q")))
+    assert mixed.statements(0.3)  # no number of crops is stated
 
 
 def test_accesses_survive_json(cohort: CropsManifest) -> None:

@@ -84,6 +84,27 @@ def test_text_prints_each_epsilon_with_unit_delta_adjacency_and_accountant(
         assert crop.patient_id not in text
 
 
+def test_crops_and_patients_stand_side_by_side(tmp_path: Path, cohort: CropsManifest) -> None:
+    ledger = PrivacyLedger().plus(
+        Access.of_training("fit", cohort, "train", unit="crop", mechanism=MECHANISM)
+    )
+    write_statement(tmp_path, ledger, delta=1e-3)
+    stored = json.loads((tmp_path / "privacy.json").read_text())
+    (statement,) = stored["statements"]
+    text = (tmp_path / "PRIVACY.md").read_text()
+    assert 0 < statement["epsilon"] < statement["epsilon_patient"]
+    assert "## phantom-archive/train, per crop and per patient" in text
+    both = [line for line in text.splitlines() if "for each crop" in line]
+    assert both
+    assert all("for each patient" in line for line in both)
+    for unit in ("crop", "patient"):
+        assert text.count(f"Had any one {unit}") == 1
+        assert text.count(f"who knows all data but one {unit}, and") == 1
+    for row in statement["epsilon_by_crops"]:
+        assert f"| {row['crops']} | {row['patients']} | {row['epsilon']:.4g} |" in text
+    assert sum(row["patients"] for row in statement["epsilon_by_crops"]) == 4
+
+
 def test_infinity_is_said_in_words(tmp_path: Path, cohort: CropsManifest) -> None:
     run_folder(tmp_path / "run", cohort, None)
     stored = json.loads((tmp_path / "run" / "privacy.json").read_text())

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a unit of a cohort may rely on, in numbers and in a sentence."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Self
+
+from data_prep.manifest import Unit
+from mammo_dp.privacy.accounting import Mechanism, PrivacyCurve, compose, rdp_epsilon
+from mammo_dp.privacy.cohorts import Cohort
+from mammo_dp.privacy.risk import Risk, risk_of
+
+COVERS = (
+    "The released artefact, and whatever is computed from it without looking at these data again."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guarantee:
+    """What one kind of unit may rely on.
+
+    Attributes:
+        unit: What is protected: a patient with all crops, or one crop.
+        epsilon: Privacy loss, infinite if there is no guarantee.
+        accountant: Where epsilon comes from; empty if it is infinite.
+        epsilon_rdp: Second opinion by another accountant, never below the truth either.
+        risk: Bounds on any attack on one unit.
+        because: Why epsilon is what it is, in sentences.
+    """
+
+    unit: Unit
+    epsilon: float
+    accountant: str
+    epsilon_rdp: float
+    risk: Risk
+    because: str
+
+    @classmethod
+    def of(
+        cls,
+        mechanisms: Sequence[Mechanism],
+        delta: float,
+        *,
+        unit: Unit,
+        units: int | None,
+        because: str,
+    ) -> Self:
+        """Composes what was applied to one unit.
+
+        Args:
+            mechanisms: At least one.
+            delta: Chance that the bound of epsilon fails.
+            unit: What is protected.
+            units: How many there are, if known; one of them is guessed with chance 1 / units.
+            because: Why epsilon is what it is, in sentences.
+        """
+        curve = _composed(tuple(mechanisms))
+        return cls(
+            unit=unit,
+            epsilon=curve.epsilon(delta),
+            accountant=curve.source,
+            epsilon_rdp=rdp_epsilon(mechanisms, delta),
+            risk=risk_of(curve, kappas=_guess(units)),
+            because=because,
+        )
+
+    @classmethod
+    def none(cls, *, unit: Unit, units: int | None, because: str) -> Self:
+        """No guarantee, for a reason given in sentences."""
+        return cls(
+            unit=unit,
+            epsilon=math.inf,
+            accountant="",
+            epsilon_rdp=math.inf,
+            risk=risk_of(None, kappas=_guess(units)),
+            because=because,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; infinity is a word."""
+        return {
+            "epsilon": _finite(self.epsilon),
+            "accountant": self.accountant,
+            "epsilon_rdp": _finite(self.epsilon_rdp),
+            "risk": self.risk.as_json(),
+            "because": self.because,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyStatement:
+    """What one cohort may rely on.
+
+    Attributes:
+        cohort: Whose guarantee.
+        delta: Chance that the bounds of epsilon fail.
+        guarantee: Of a patient, or of a crop if all mechanisms protect crops.
+        patient: Of the patient with the most crops, if ``guarantee`` is that of a crop.
+        by_crops: Crops of a patient, number of such patients and their epsilon, where that differs.
+        composed: Stage and mechanism of each access that epsilon covers.
+        exclusions: What this statement leaves out, beyond what every statement leaves out.
+        own: Mechanism of the stage that released the artefact; none if that had none.
+    """
+
+    cohort: Cohort
+    delta: float
+    guarantee: Guarantee
+    patient: Guarantee | None = None
+    by_crops: tuple[tuple[int, int, float], ...] = ()
+    composed: tuple[tuple[str, Mechanism], ...]
+    exclusions: tuple[str, ...] = ()
+    own: Mechanism | None = None
+
+    @property
+    def guarantees(self) -> tuple[Guarantee, ...]:
+        """One for each kind of unit."""
+        return (self.guarantee,) if self.patient is None else (self.guarantee, self.patient)
+
+    @property
+    def unit(self) -> Unit:
+        """What the mechanisms protect."""
+        return self.guarantee.unit
+
+    @property
+    def epsilon(self) -> float:
+        """Of :attr:`unit`."""
+        return self.guarantee.epsilon
+
+    @property
+    def because(self) -> str:
+        """Why epsilon is what it is, in sentences."""
+        return self.guarantee.because
+
+    @property
+    def sentence(self) -> str:
+        """Each epsilon with everything it means nothing without."""
+        first, *others = map(self._clause, self.guarantees)
+        return "; ".join([first, *(other[0].lower() + other[1:] for other in others)]) + "."
+
+    def _clause(self, guarantee: Guarantee) -> str:
+        unit = guarantee.unit
+        units, most = self.cohort.units(unit), self.cohort.most_crops(unit)
+        counted = "number unknown" if units is None else f"{units} {unit}s"
+        if self.patient is guarantee and most is not None:
+            counted += f", up to {most} crops each"
+        whose = f"each {unit} of {self.cohort.name} ({counted})"
+        if math.isinf(guarantee.epsilon):
+            reason = guarantee.because.removesuffix(".")
+            return f"No guarantee, epsilon = infinity, for {whose}: {reason}"
+        return (
+            f"epsilon = {guarantee.epsilon:.4g} at delta = {self.delta:g} for {whose}, "
+            f"add-or-remove, by {guarantee.accountant}"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``privacy.json``.
+
+        What a patient has beside a crop stands under the same names with ``_patient``.
+        """
+        own, patient = self.own, self.patient
+        beside = {} if patient is None else patient.as_json()
+        return {
+            "cohort": self.cohort.sha256,
+            "cohort_name": self.cohort.name,
+            "unit": self.unit,
+            "units": self.cohort.units(self.unit),
+            "crops": self.cohort.crops or None,
+            "most_crops_of_a_unit": self.cohort.most_crops(self.unit),
+            "delta": self.delta,
+            "adjacency": "add-or-remove",
+            **self.guarantee.as_json(),
+            **{f"{name}_patient": value for name, value in beside.items()},
+            "epsilon_by_crops": [
+                {"crops": crops, "patients": patients, "epsilon": _finite(epsilon)}
+                for crops, patients, epsilon in self.by_crops
+            ],
+            "mechanisms": [{**m.as_json(), "stage": stage} for stage, m in self.composed],
+            "noise_multiplier": own and own.noise_multiplier,
+            "sampling_rate": own and own.sampling_rate,
+            "steps": own and own.steps,
+            "covers": COVERS,
+            "exclusions": list(self.exclusions),
+        }
+
+
+@lru_cache(maxsize=32)
+def _composed(mechanisms: tuple[Mechanism, ...]) -> PrivacyCurve:
+    """Statements of one lineage ask for the same accounts, which take seconds."""
+    return compose(mechanisms)
+
+
+def epsilon_of(mechanisms: Sequence[Mechanism], delta: float) -> float:
+    """Epsilon of what was applied to one unit."""
+    return _composed(tuple(mechanisms)).epsilon(delta)
+
+
+def _guess(units: int | None) -> tuple[float, ...]:
+    return (1 / units,) if units is not None and units > 1 else ()
+
+
+def _finite(value: float) -> float | str:
+    return "infinity" if math.isinf(value) else value

@@ -15,6 +15,7 @@ from mammo_dp.privacy.budget import PrivacyBudget
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.gradients.choice import GradientMethod
 from mammo_dp.privacy.gradients.units import Clipping
+from mammo_dp.privacy.strategy import rank_zero_first
 from mammo_dp.privacy.training import DPTraining
 
 
@@ -128,15 +129,16 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         """Computes or finds the features of a frozen body, then checks the gradients."""
         if self.cache_features and self._trains_head_only():
             data = self._datamodule
-            features = cached_features(
-                self.net,
-                data.manifest,
-                data.train_rows,
-                folder=Path(self.trainer.default_root_dir) / "features",
-                image_size=data.image_size,
-                augment=data.augment,
-                views=self.views,
-            )
+            with rank_zero_first(self.trainer.strategy):
+                features = cached_features(
+                    self.net,
+                    data.manifest,
+                    data.train_rows,
+                    folder=Path(self.trainer.default_root_dir) / "features",
+                    image_size=data.image_size,
+                    augment=data.augment,
+                    views=self.views,
+                )
             data.use_features(features)
         super().on_fit_start()
 

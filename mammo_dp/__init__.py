@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gan.module import MCGAN
     from mammo_dp.privacy.classifier import DPCropClassifier
     from mammo_dp.privacy.datamodule import DPCropsDataModule
+    from mammo_dp.privacy.strategy import DPDDPStrategy
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "CropsManifest",
     "DPCropClassifier",
     "DPCropsDataModule",
+    "DPDDPStrategy",
 ]
 
 _MODULES = {
@@ -33,6 +35,7 @@ _MODULES = {
     "CropsManifest": "data_prep.manifest",
     "DPCropClassifier": "mammo_dp.privacy.classifier",
     "DPCropsDataModule": "mammo_dp.privacy.datamodule",
+    "DPDDPStrategy": "mammo_dp.privacy.strategy",
 }
 
 

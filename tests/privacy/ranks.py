@@ -1,4 +1,4 @@
-"""Fits on two processes, run as ``python -m tests.privacy.ranks COHORT OUT``.
+"""Fits on two processes, run as ``python -m tests.privacy.ranks COHORT OUT ACCELERATOR``.
 
 Lightning runs the same words again for the second process; both go through all fits in step.
 """
@@ -94,12 +94,12 @@ def refusal(start: Callable[[], object]) -> str:
     return "not refused"
 
 
-def main(cohort: CropsManifest, out: Path) -> None:
+def main(cohort: CropsManifest, out: Path, accelerator: str) -> None:
     """All fits of this process; what was found goes to ``rank0.pt`` and ``rank1.pt``."""
 
     def two(**settings: Any) -> dict[str, Any]:
-        strategy = DPDDPStrategy(process_group_backend="gloo")
-        return {"devices": 2, "strategy": strategy, "use_distributed_sampler": False} | settings
+        chosen = {"accelerator": accelerator, "devices": 2, "strategy": DPDDPStrategy()}
+        return {**chosen, "use_distributed_sampler": False, **settings}
 
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     found: dict[str, Any] = {}
@@ -129,4 +129,4 @@ def main(cohort: CropsManifest, out: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(CropsManifest.read(Path(sys.argv[1])), Path(sys.argv[2]))
+    main(CropsManifest.read(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3])

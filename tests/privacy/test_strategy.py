@@ -44,6 +44,13 @@ def start(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return ran
 
 
+def on_two(cohort: CropsManifest, folder: Path, accelerator: str) -> tuple[Found, Found]:
+    words = ["-m", "tests.privacy.ranks", str(cohort.folder), str(folder), accelerator]
+    start([sys.executable, *words], ROOT)
+    first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    return first, second
+
+
 @pytest.fixture(scope="module")
 def one(cohort: CropsManifest, shared: Path) -> Found:
     """Every fit on one process."""
@@ -62,10 +69,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def two(cohort: CropsManifest, shared: Path, one: Found) -> tuple[Found, Found]:
     """The same fits on two processes, after those on one: they read the features of ``one``."""
-    words = ["-m", "tests.privacy.ranks", str(cohort.folder), str(shared)]
-    start([sys.executable, *words], ROOT)
-    first, second = (torch.load(shared / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-    return first, second
+    return on_two(cohort, shared, "cpu")
 
 
 @pytest.mark.slow
@@ -78,6 +82,18 @@ def test_two_processes_equal_one(one: Found, two: tuple[Found, Found], name: str
     assert sum(steps for _, _, steps in alone["account"]) == ranks.STEPS
     for whole, mine, theirs in zip(alone["rows"], first["rows"], second["rows"], strict=True):
         assert sorted(whole) == sorted(mine + theirs)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_gpus_end_bit_identical_with_the_same_account(
+    cohort: CropsManifest, shared: Path, one: Found
+) -> None:
+    first, second = on_two(cohort, shared, "gpu")
+    for name in ranks.FITS:
+        assert torch.equal(first[name]["weights"], second[name]["weights"])
+        assert one[name]["account"] == first[name]["account"] == second[name]["account"]
 
 
 @pytest.mark.slow

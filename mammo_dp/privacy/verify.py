@@ -115,7 +115,10 @@ class Verification:
                 continue
             path = _located(folder, role, entry)
             if path is None:
-                what = f"is missing, but {folder} read it as {role} (sha256 {entry.sha256})"
+                what = (
+                    f"is missing, here and above {folder}, which read it as {role} with sha256 "
+                    f"{entry.sha256}"
+                )
                 remedy = "Restore it; without it the lineage is unknown"
                 self.findings.add(entry.path, what, remedy)
                 continue
@@ -166,12 +169,14 @@ class Verification:
 def _located(folder: Path, role: str, entry: RunInput) -> Path | None:
     """Where an input lies now: at its recorded path, seen from here or from a folder above the run.
 
-    A recorded path may be relative to where the command was typed. Of several, the one that has
-    the recorded hash is taken. Of a provenance, `prepare` keeps a copy beside the crops.
+    A recorded path may be relative to where the command was typed; above the run, only what has
+    the recorded hash is known to be meant. Of a provenance, `prepare` keeps a copy.
     """
-    places = [base / entry.path for base in (Path(), *folder.resolve().parents)]
+    meant = [Path(entry.path)]
     if role == "provenance":
-        places.append(folder / f"provenance{Path(entry.path).suffix}")
-    there = [place for place in dict.fromkeys(places) if place.exists()]
-    fitting = (place for place in there if input_sha256(place) == entry.sha256)
-    return next(fitting, there[0] if there else None)
+        meant.append(folder / f"provenance{Path(entry.path).suffix}")
+    above = (base / entry.path for base in folder.resolve().parents)
+    for place in (*meant, *above):
+        if place.exists() and input_sha256(place) == entry.sha256:
+            return place
+    return next((place for place in meant if place.exists()), None)

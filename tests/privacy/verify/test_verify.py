@@ -76,7 +76,14 @@ def test_a_deleted_parent_is_named(folder: str, child: str, offender: str, verif
     shutil.rmtree(folder)
     found = verify(child)
     assert files(found) == {offender}
-    assert "is missing, but" in said(found, offender)
+    assert "is missing, here and above" in said(found, offender)
+
+
+def test_a_namesake_above_the_run_is_not_taken_for_its_parent(here: Path, verify: Verify) -> None:
+    shutil.move("pretrain", "elsewhere")
+    shutil.copytree("gan", here.parent / "pretrain")
+    found = verify()
+    assert files(found) == {"pretrain/checkpoints/last.ckpt"}
 
 
 def test_altered_crops_are_named(verify: Verify) -> None:

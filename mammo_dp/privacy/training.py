@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``DPTraining``: differentially private training on Lightning; one batch is one accounted step."""
 
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -20,18 +19,15 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.gradients.choice import (
     GradientMethod,
     Method,
-    build,
     candidates,
     refuse_layers,
 )
-from mammo_dp.privacy.gradients.self_check import self_check
+from mammo_dp.privacy.gradients.self_check import first_that_passes
 from mammo_dp.privacy.gradients.units import Clip, ClippedSums, Clipping
 from mammo_dp.privacy.noise import PrivateOptimizer
 from mammo_dp.privacy.refusals import refuse_trainer
 from mammo_dp.privacy.sampling import PoissonSampling, PoissonUnitSampler
 from mammo_dp.privacy.strategy import DPDDPStrategy
-
-log = logging.getLogger(__name__)
 
 
 class DPTraining(lightning.LightningModule):
@@ -303,26 +299,12 @@ class DPTraining(lightning.LightningModule):
     # Parts.
 
     def _choose_method(self) -> None:
-        """Takes the fastest gradient method that passes the self-check on noise images.
-
-        Raises:
-            PrivacyError: If the method that was asked for does not pass, or none does.
-        """
         self._close_method()  # of an earlier fit that was interrupted
         methods = candidates(self.net, self.gradient_method, self.sampling.unit)
-        for method in methods:
-            sums = build(self.net, method, self.max_physical_batch)
-            try:
-                with self.trainer.precision_plugin.forward_context():
-                    self_check(self.net, sums, self.losses, self.image_shape())
-            except (PrivacyError, RuntimeError) as error:  # torch cannot vectorise every operation
-                sums.close()
-                if method == methods[-1]:
-                    raise
-                log.info("gradient_method %s does not fit this model: %s", method, error)
-            else:
-                self.method, self.clipped_sums = method, sums
-                return
+        with self.trainer.precision_plugin.forward_context():
+            self.method, self.clipped_sums = first_that_passes(
+                self.net, methods, self.max_physical_batch, self.losses, self.image_shape()
+            )
 
     def _close_method(self) -> None:
         if self.clipped_sums is not None:

@@ -29,7 +29,7 @@ Found = Mapping[str, Any]
 
 pytestmark = [
     *quiet,
-    # One folder for all fits, so that those on two processes read the features of those on one.
+    # One folder for all fits of a kind.
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
 ]
 
@@ -57,7 +57,7 @@ def one(cohort: CropsManifest, shared: Path) -> Found:
     found = {}
     for name in ranks.FITS:
         torch.manual_seed(0)
-        found[name] = ranks.fit(cohort, shared, name)
+        found[name] = ranks.fit(cohort, shared / "alone", name)
     return found
 
 
@@ -67,8 +67,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(cohort: CropsManifest, shared: Path, one: Found) -> tuple[Found, Found]:
-    """The same fits on two processes, after those on one: they read the features of ``one``."""
+def two(cohort: CropsManifest, shared: Path) -> tuple[Found, Found]:
+    """The same fits on two processes."""
     return on_two(cohort, shared, "cpu")
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares a gradient method with plain backward passes, at the start of every fit."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,11 +10,47 @@ from torch import Tensor, nn
 
 from data_prep.datamodule import CropBatch
 from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.gradients.choice import Method, build
 from mammo_dp.privacy.gradients.hooks import HookSums, quiet_leaves
 from mammo_dp.privacy.gradients.units import Clip, ClippedSums, Losses, rows
 
+log = logging.getLogger(__name__)
+
 _TOLERANCE = 1e-4  # relative; float32 methods differ by about 1e-6
 _HALF_TOLERANCE = 2e-2  # of a bfloat16 forward pass, whose rounding depends on the batch
+
+
+def first_that_passes(
+    net: nn.Module,
+    methods: Sequence[Method],
+    max_physical_batch: int,
+    losses: Losses,
+    image_shape: Sequence[int],
+) -> tuple[Method, ClippedSums]:
+    """Prepares the first of some gradient methods that passes the self-check.
+
+    Args:
+        net: The model as it will train.
+        methods: At least one, see :func:`mammo_dp.privacy.gradients.choice.candidates`.
+        max_physical_batch: Images, views included, in one pass.
+        losses: Loss of each row.
+        image_shape: Shape of one row of ``CropBatch.image``.
+
+    Raises:
+        PrivacyError: If none passes; about the last.
+    """
+    for method in methods:
+        sums = build(net, method, max_physical_batch)
+        try:
+            self_check(net, sums, losses, image_shape)
+        except (PrivacyError, RuntimeError) as error:  # torch cannot vectorise every operation
+            sums.close()
+            if method == methods[-1]:
+                raise
+            log.info("gradient_method %s does not fit this model: %s", method, error)
+        else:
+            return method, sums
+    raise ValueError("first_that_passes: no method was given.")
 
 
 def self_check(

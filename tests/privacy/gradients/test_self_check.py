@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.gradients import rules
 from mammo_dp.privacy.gradients.choice import Method, build
-from mammo_dp.privacy.gradients.self_check import self_check
+from mammo_dp.privacy.gradients.self_check import first_that_passes, self_check
 from mammo_dp.privacy.gradients.tape import Tape
 from tests.privacy.gradients.nets import SIZE, Net, losses_of, timm_net
 
@@ -86,3 +86,17 @@ def test_a_wrong_rule_is_found(monkeypatch: pytest.MonkeyPatch, half: bool) -> N
         pytest.raises(PrivacyError, match="BookKeepingSums is off by"),
     ):
         self_check(net, sums, losses_of(net), (1, SIZE, SIZE))
+
+
+def test_the_first_method_that_passes_is_taken(caplog: pytest.LogCaptureFixture) -> None:
+    net = Windows()
+    net.requires_grad_(False)
+    net.head.requires_grad_(True)
+    with caplog.at_level("INFO"):
+        method, sums = first_that_passes(
+            net, ("book_keeping", "loop"), 8, losses_of(net), (1, 12, 12)
+        )
+    assert (method, type(sums).__name__) == ("loop", "LoopSums")
+    assert "book_keeping does not fit this model: gradients: 6 rows" in caplog.text
+    with pytest.raises(PrivacyError, match="6 rows for 2 samples"):
+        first_that_passes(net, ("book_keeping",), 8, losses_of(net), (1, 12, 12))

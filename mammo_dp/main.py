@@ -18,7 +18,7 @@ COMMANDS = {
     "predict": "score crops with a run",
     "generate": "generator checkpoint -> labelled synthetic crops",
     "attack": "attack a run -> scores and what an attacker achieved",
-    "privacy": "epsilon <-> noise <-> risk; a run's statement in words",
+    "privacy": "epsilon <-> noise <-> risk; explain, verify and compose statements",
     "report": "run folders -> table, figures, one HTML page",
     "pipeline": "the stages of one YAML file, resumable",
 }

@@ -241,7 +241,8 @@ def _step_loss(
     """Privacy loss of one step.
 
     Source: a mixture of Gaussians for units of several crops, Charles et al. 2024, arXiv
-    2407.07737.
+    2407.07737. We measure shifts in standard deviations: dp-accounting inverts mixtures with an
+    absolute precision, and fails where the noise is not far above that.
     """
     if (most := mechanism.crops_of_unit) == 1:
         return privacy_loss_distribution.from_gaussian_mechanism(
@@ -252,8 +253,8 @@ def _step_loss(
         )
     drawn = np.arange(most + 1)
     return privacy_loss_distribution.from_mixture_gaussian_mechanism(
-        mechanism.noise_multiplier,
-        drawn,
+        1.0,
+        drawn / mechanism.noise_multiplier,
         binom.pmf(drawn, most, mechanism.sampling_rate),
         value_discretization_interval=interval,
         use_connect_dots=True,

@@ -194,6 +194,14 @@ def test_tiny_noise_falls_back_to_renyi_and_says_so() -> None:
     assert curve.deltas(np.array([0.0, 10.0])) == pytest.approx([1.0, 1.0])
 
 
+def test_where_the_grid_overflows_renyi_takes_over() -> None:
+    twice = Mechanism(noise_multiplier=4.8e-4, sampling_rate=1.0, steps=1, crops_of_unit=2)
+    curve = compose([twice])
+    assert curve.accountant == "RDP"
+    assert curve.epsilon(1e-4) > 0.5 * (2 / 4.8e-4) ** 2
+    assert curve.deltas(np.array([0.0])) == pytest.approx([1.0])
+
+
 def test_tiny_noise_reveals_at_most_those_who_were_drawn() -> None:
     once = Mechanism(noise_multiplier=1e-4, sampling_rate=0.01, steps=2)
     curve = compose([once])

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``PRIVACY.md``: a statement for an ethics board or a data protection officer."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mammo_dp.privacy.guarantee import COVERS, Guarantee, PrivacyStatement
+from mammo_dp.privacy.ledger import Access
+
+
+def in_words(stored: Mapping[str, Any], statements: Sequence[PrivacyStatement]) -> str:
+    """The statement in plain sentences.
+
+    Args:
+        stored: Content of ``privacy.json``.
+        statements: Those it holds.
+    """
+    precision = stored["precision"]
+    lines = ["# Privacy statement", "", stored["summary"], ""]
+    if artefact := stored["artefact"]:
+        lines += [f"Released: `{artefact['path']}`, SHA-256 `{artefact['sha256']}`.", ""]
+    for statement in statements:
+        lines += [*_section(statement), ""]
+    if statements:
+        lines += ["## What is covered", "", COVERS, ""]
+    lines += ["## What is not covered", ""]
+    lines += [f"- {exclusion}" for exclusion in stored["exclusions"]]
+    training = stored["randomness"] | ({"precision": precision} if precision else {})
+    if training:
+        lines += ["", "## Randomness and precision", ""]
+        lines += [f"- {name}: {value}." for name, value in training.items()]
+    lines += ["", "## Every use of patient data in the lineage", ""]
+    lines += [_access(Access.from_json(access)) for access in stored["accesses"]] or [
+        stored["summary"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _section(statement: PrivacyStatement) -> list[str]:
+    units = " and per ".join(guarantee.unit for guarantee in statement.guarantees)
+    lines = [f"## {statement.cohort.name}, per {units}", "", statement.sentence, ""]
+    for guarantee in statement.guarantees:
+        lines += [*_guarantee(guarantee, statement), ""]
+    if statement.by_crops:
+        accountant = statement.guarantees[-1].accountant
+        lines += [
+            f"| crops of a patient | patients | epsilon per patient at delta {statement.delta:g}, "
+            f"add-or-remove, by {accountant} |",
+            "| --- | --- | --- |",
+        ]
+        lines += [f"| {crops} | {n} | {epsilon:.4g} |" for crops, n, epsilon in statement.by_crops]
+        lines += [""]
+    return lines + [f"Not covered here: {exclusion}" for exclusion in statement.exclusions]
+
+
+def _guarantee(guarantee: Guarantee, statement: PrivacyStatement) -> list[str]:
+    unit, risk = guarantee.unit, guarantee.risk
+    whole = " with all crops, views and labels" if unit == "patient" else ""
+    if math.isinf(guarantee.epsilon):
+        lines = [f"Nothing bounds what the release reveals about one {unit}.", ""]
+    else:
+        lines = [
+            f"Had any one {unit}{whole} been absent, every outcome would have had the same chance "
+            f"up to a factor of {_factor(guarantee.epsilon)}, but for a failure chance of "
+            f"{statement.delta:g}. {guarantee.because}",
+            "",
+            f"By Renyi accounting, a second and looser bound, epsilon = "
+            f"{guarantee.epsilon_rdp:.4g} at the same delta per {unit}.",
+            "",
+        ]
+    lines += [
+        f"| an attacker who knows all data but one {unit}, and the release | at most |",
+        "| --- | --- |",
+        f"| tells members from others: true minus false positive rate | {risk.advantage:.4f} |",
+    ]
+    lines += [
+        f"| recognises a member, at a false positive rate of {fpr:g} | {value:.4f} |"
+        for fpr, value in risk.tpr_at_fpr.items()
+    ]
+    lines += [
+        f"| reconstructs a {unit} guessed with chance {kappa:.3g} without the release | "
+        f"{value:.4f} |"
+        for kappa, value in risk.reconstruction_robustness.items()
+    ]
+    most = statement.cohort.most_crops(unit)
+    return [*lines, "", f"Most crops of one {unit}: {'unknown' if most is None else most}."]
+
+
+def _factor(epsilon: float) -> str:
+    return f"e^{epsilon:.4g}" + (f" = {math.exp(epsilon):.3g}" if epsilon < 30 else "")
+
+
+def _access(access: Access) -> str:
+    how = (
+        "without differential privacy"
+        if access.mechanism is None
+        else f"with differential privacy per {access.unit}: noise multiplier "
+        f"{access.mechanism.noise_multiplier:g}, sampling rate "
+        f"{access.mechanism.sampling_rate:g}, {access.mechanism.steps} steps, clipping norm "
+        f"{access.mechanism.clipping_norm:g}"
+    )
+    manifest = f" (manifest `{access.cohort.sha256}`)" if access.cohort.sha256 else ""
+    note = f" {access.note}" if access.note else ""
+    return f"- {access.stage.rstrip(',')}: {access.cohort.name}{manifest}, {how}.{note}"

@@ -7,7 +7,7 @@ pass over what was kept gives the sum of the clipped gradients, without a second
 
 Source: book-keeping, Bu et al. 2022, arXiv 2210.00038. We reduce each layer to gradients per unit
 as soon as its backward pass arrives, so that units of several crops cost no more than one crop, and
-keep factors only where they are smaller than the gradient that they stand for.
+keep factors only where they are less than half as large as the gradient that they stand for.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -153,9 +153,11 @@ class Tape:
             xs, gs = ((t if index is None else t[index]).float() for t in (x, g))
             xs, gs = (t.reshape(len(units), -1, t.shape[-1]) for t in (xs, gs))
             tokens, i, o = xs.shape[1], xs.shape[2], gs.shape[2]
-            if tokens * (i + o) < i * o:  # the factors are smaller, and so is the work on them
-                gram = torch.bmm(gs, gs.mT).mul_(torch.bmm(xs, xs.mT))
-                # A square, but its terms cancel: rounding may leave it below zero.
+            if 2 * tokens * (i + o) < i * o:  # in float64, a product costs twice as much
+                wide = gs.double(), xs.double()
+                gram = torch.bmm(wide[0], wide[0].mT).mul_(torch.bmm(wide[1], wide[1].mT))
+                # Terms of both signs. Rounded to float32, tokens that nearly cancel would hide a
+                # gradient that is far longer than the clipping norm.
                 self._add(units, gram.sum((1, 2)).clamp(min=0))
                 self._kept.append(_Kept(parameter, units, x=xs, g=gs))
             else:

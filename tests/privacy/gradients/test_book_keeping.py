@@ -123,6 +123,28 @@ def test_a_linear_head_on_features_is_the_closed_form() -> None:
     assert torch.allclose(torch.cat([s.flatten() for s in sums]), expected, atol=1e-6)
 
 
+class Cancelling(nn.Module):
+    """Two tokens with opposite gradients: what is left is long, but tiny beside either."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 64, bias=False)
+        self.pull = 1e4 * torch.randn(64)
+
+    def forward(self, image: Tensor) -> Tensor:
+        token = image.flatten(1)[:, :64]
+        first, second = self.layer(torch.stack([token, token * (1 + 1e-4)], 1)).unbind(1)
+        return ((first - second) @ self.pull)[:, None]  # type: ignore[no-any-return]
+
+
+def test_tokens_that_nearly_cancel_hide_no_gradient() -> None:
+    net, clip = Cancelling(), 1e-3
+    batch = batch_of([1])
+    assert float(naive(net, batch, [1], 1e9).norm()) > 1e3 * clip
+    found = summed(BookKeepingSums(net, 64), net, batch, clip)
+    assert float(found.norm()) == pytest.approx(clip, rel=1e-2)
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()

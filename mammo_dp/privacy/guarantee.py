@@ -99,7 +99,7 @@ class PrivacyStatement:
         guarantee: Of a patient, or of a crop if all mechanisms protect crops.
         patient: Of the patient with the most crops, if ``guarantee`` is that of a crop.
         by_crops: Crops of a patient, number of such patients and their epsilon, where that differs.
-        composed: Stage and mechanism of each access that epsilon covers.
+        composed: Stage and mechanism of each access that epsilon covers, as it acts on one unit.
         exclusions: What this statement leaves out, beyond what every statement leaves out.
         own: Mechanism of the stage that released the artefact; none if that had none.
     """
@@ -180,9 +180,33 @@ class PrivacyStatement:
             "noise_multiplier": own and own.noise_multiplier,
             "sampling_rate": own and own.sampling_rate,
             "steps": own and own.steps,
+            "crops_of_unit": own and own.crops_of_unit,
             "covers": COVERS,
             "exclusions": list(self.exclusions),
         }
+
+
+def taken_together(statements: Sequence[PrivacyStatement]) -> str:
+    """What holds for the patients of all cohorts: the largest of their epsilons, not the sum.
+
+    A cohort's statement composes whatever touched one of its patients, shared ones included.
+
+    Args:
+        statements: One per cohort, at one delta.
+
+    Returns:
+        A sentence; empty for fewer than two cohorts.
+    """
+    if len(statements) < 2:
+        return ""
+    worst = max((s.guarantees[-1] for s in statements), key=lambda g: g.epsilon)
+    whose = f"these {len(statements)} cohorts"
+    if math.isinf(worst.epsilon):
+        return f"Taken together, some patients of {whose} have no guarantee."
+    return (
+        f"Taken together, epsilon = {worst.epsilon:.4g} at delta = {statements[0].delta:g} for "
+        f"each patient of {whose}, the largest of theirs, add-or-remove, by {worst.accountant}."
+    )
 
 
 @lru_cache(maxsize=32)

@@ -162,9 +162,6 @@ class PrivacyLedger:
             or (clause := cohort.overlap(access.cohort))
         ]
         private = [(a, a.mechanism) for a, _ in touching if a.mechanism is not None]
-        mechanisms = [mechanism for _, mechanism in private]
-        composed = tuple((access.stage, mechanism) for access, mechanism in private)
-        own = next((m for a, m in private if released is not None and a.released == released), None)
         reasons = " ".join(
             f"{access.stage} was trained {clause} without DP."
             for access, clause in touching
@@ -177,8 +174,13 @@ class PrivacyLedger:
         else:
             patient, by_crops = _of_patients(cohort, private, delta, _because(touching))
         crop = None
+        mechanisms = _on_patient(cohort.most_crops("patient") or 1, cohort, private)
         if {access.unit for access, _ in private} == {"crop"}:
+            mechanisms = tuple(mechanism for _, mechanism in private)
             crop = _of_crops(cohort, mechanisms, delta, reasons, _because(touching))
+        accesses = [access for access, _ in private]
+        composed = tuple((a.stage, m) for a, m in zip(accesses, mechanisms, strict=True))
+        own = (m for a, m in zip(accesses, mechanisms, strict=True) if a.released == released)
         return PrivacyStatement(
             cohort=cohort,
             delta=delta,
@@ -186,7 +188,7 @@ class PrivacyLedger:
             patient=patient if crop else None,
             by_crops=by_crops,
             composed=composed,
-            own=own,
+            own=None if released is None else next(own, None),
         )
 
 
@@ -248,8 +250,7 @@ def _on_patient(crops: int, cohort: Cohort, private: _Private) -> tuple[Mechanis
             return mechanism
         own = access.cohort == cohort
         drawn = crops if own else access.cohort.most_crops("patient")
-        assert drawn is not None  # such patients have no guarantee
-        return replace(mechanism, crops_of_unit=drawn)
+        return replace(mechanism, crops_of_unit=drawn or 1)  # unknown: there is no guarantee
 
     return tuple(on_patient(access, mechanism) for access, mechanism in private)
 

@@ -83,8 +83,10 @@ def _guarantee(guarantee: Guarantee, statement: PrivacyStatement) -> list[str]:
         f"{value:.4f} |"
         for kappa, value in risk.reconstruction_robustness.items()
     ]
+    if unit == "crop":
+        return lines
     most = statement.cohort.most_crops(unit)
-    return [*lines, "", f"Most crops of one {unit}: {'unknown' if most is None else most}."]
+    return [*lines, "", f"Most crops of one patient: {'unknown' if most is None else most}."]
 
 
 def _factor(epsilon: float) -> str:

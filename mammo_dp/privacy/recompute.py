@@ -24,7 +24,17 @@ from mammo_dp.runs import file_sha256
 # package may choose another grid, which is far finer than a percent of epsilon.
 SAME_VERSIONS, OTHER_VERSIONS = 1e-9, 1e-2
 # May change with the version of mammo_dp or of an accounting package.
-_WORDS = {"summary", "because", "covers", "exclusions", "accountant", "versions", "text_sha256"}
+_WORDS = {
+    "summary",
+    "because",
+    "because_patient",
+    "covers",
+    "exclusions",
+    "accountant",
+    "accountant_patient",
+    "versions",
+    "text_sha256",
+}
 _NEEDED = ("delta", "exclusions", "randomness", "precision", "run", "versions", "text_sha256")
 
 

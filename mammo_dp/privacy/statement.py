@@ -13,6 +13,7 @@ from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.cohorts import seal
 from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.guarantee import taken_together
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.prose import in_words
 from mammo_dp.runs import RunRecord, file_sha256, run_of, versions, write_text_atomically
@@ -118,10 +119,11 @@ def contents(
         PrivacyError: If delta is too large.
     """
     statements = ledger.statements(delta, artefact["sha256"] if artefact else None)
+    sentences = [*(statement.sentence for statement in statements), taken_together(statements)]
     stored = {
         "schema": SCHEMA,
         "artefact": artefact,
-        "summary": " ".join(statement.sentence for statement in statements) or NO_PATIENTS,
+        "summary": " ".join(filter(None, sentences)) or NO_PATIENTS,
         "delta": delta,
         "statements": [statement.as_json() for statement in statements],
         "accesses": [access.as_json() for access in ledger.accesses],

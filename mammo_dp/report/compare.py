@@ -72,6 +72,12 @@ class Statement:
         return str(self.stored["unit"])
 
     @property
+    def patient_epsilon(self) -> float | None:
+        """Of the patient with the most crops, where :attr:`epsilon` is that of one crop."""
+        stored = self.stored.get("epsilon_patient")
+        return None if stored is None else float(stored)
+
+    @property
     def conditions(self) -> str:
         """What must stand beside each epsilon of this statement."""
         parts = [f"unit {self.unit}", f"delta {self.delta:g}", self.stored["adjacency"]]
@@ -287,6 +293,7 @@ def _stage(stored: Mapping[str, Any]) -> tuple[float, str]:
         noise_multiplier=stored["noise_multiplier"],
         sampling_rate=stored["sampling_rate"],
         steps=stored["steps"],
+        crops_of_unit=stored["crops_of_unit"],
     )
     return _account(mechanism, stored["delta"])
 

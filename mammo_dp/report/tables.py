@@ -56,7 +56,7 @@ def main_cells(row: Row) -> tuple[str, ...]:
         row.name,
         row.start,
         row.training,
-        _per_cohort(row, lambda s: epsilon(s.epsilon)) or "0, no patient",
+        _per_cohort(row, end_to_end) or "0, no patient",
         epsilon(row.own.stage_epsilon) if row.own else NONE,
         _per_cohort(row, lambda s: s.unit) or NONE,
         _per_cohort(row, lambda s: f"{s.delta:g}") or NONE,
@@ -147,6 +147,13 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
     (console or Console()).print(table)
 
 
+def end_to_end(statement: Statement) -> str:
+    """Epsilon of the guarantee; where crops are protected, that of a patient beside it."""
+    patient = statement.patient_epsilon
+    shown = epsilon(statement.epsilon)
+    return shown if patient is None else f"{shown} per crop, {epsilon(patient)} per patient"
+
+
 def epsilon(value: float) -> str:
     """Three digits, rounded up, since a guarantee must not shrink in print."""
     if math.isinf(value):
@@ -213,6 +220,9 @@ def _statement_line(statement: Statement, row: Row) -> dict[str, object]:
         "cohort": stored["cohort"],
         "cohort_name": stored["cohort_name"],
         "epsilon_end_to_end": _full(statement.epsilon),
+        "epsilon_end_to_end_per_patient": _full(
+            statement.epsilon if statement.patient_epsilon is None else statement.patient_epsilon
+        ),
         "epsilon_of_this_stage_only": _full(statement.stage_epsilon) if own else "",
         "delta": repr(statement.delta),
         "unit": statement.unit,

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from mammo_dp.report.compare import Row, Statement
-from mammo_dp.report.tables import epsilon, interval, number, plain
+from mammo_dp.report.tables import end_to_end, epsilon, interval, number, plain
 from mammo_dp.runs import RunRecord
 
 
@@ -25,7 +25,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
             key=lambda pair: pair[0].metrics["auroc"].value,
         )
         sentences.append(
-            f"At ε = {epsilon(level)} end to end (unit {own.unit}, δ = {own.delta:g}) the best "
+            f"At ε = {end_to_end(own)} end to end (unit {own.unit}, δ = {own.delta:g}) the best "
             f"model, started from {row.start}, reaches AUROC {interval(row.metrics['auroc'])} "
             f"on {row.split}."
         )
@@ -83,8 +83,7 @@ def in_words(statement: Statement, *, own: bool) -> list[str]:
     else:
         sentences = [
             who,
-            f"ε = {epsilon(statement.epsilon)} end to end ({statement.conditions}). "
-            f"{stored['because']}",
+            f"ε = {end_to_end(statement)} end to end ({statement.conditions}). {stored['because']}",
             f"Whoever asks whether a given {statement.unit} took part gains an advantage of at "
             f"most {number(statement.advantage)}; at 1 % false alarms at most "
             f"{number(statement.tpr)} of those who took part are found; one is named among all "

@@ -8,6 +8,7 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.privacy.cohorts import Cohort
 from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.guarantee import taken_together
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
 
 DELTA = 1e-3
@@ -161,6 +162,30 @@ def test_mixed_units_compose_exactly_per_patient() -> None:
     assert statement.by_crops[-1] == (4, 1, exact)
     assert "for each patient of a/train (3 patients)" in statement.sentence
     assert "gan drew and clipped each crop alone" in statement.because
+    assert statement.composed == (("gan", of_crops(OTHER, 4)), ("classifier", GAUSSIAN))
+
+
+def test_a_patients_statement_shows_its_own_stage_as_it_acts_on_a_patient() -> None:
+    cohort = cohort_of("p", "q", "r", most=4)
+    ledger = PrivacyLedger().plus(
+        access("gan", cohort, unit="patient"), access("fit", cohort, OTHER, unit="crop")
+    )
+    (statement,) = ledger.statements(DELTA, released="fit")
+    assert statement.own == of_crops(OTHER, 4)
+    assert statement.as_json()["crops_of_unit"] == 4
+
+
+def test_over_disjoint_cohorts_the_largest_epsilon_holds() -> None:
+    private = [access("a", cohort_of("p", "q")), access("b", cohort_of("r", "s"), OTHER)]
+    statements = PrivacyLedger().plus(*private).statements(DELTA)
+    largest = max(statement.epsilon for statement in statements)
+    assert taken_together(statements).startswith(
+        f"Taken together, epsilon = {largest:.4g} at delta = 0.001 for each patient of these 2"
+    )
+    assert taken_together(statements[:1]) == ""
+    open_stage = access("MCGAN", cohort_of("x", dataset="b"), None)
+    statements = PrivacyLedger().plus(*private, open_stage).statements(DELTA)
+    assert "some patients of these 3 cohorts have no guarantee" in taken_together(statements)
 
 
 def test_patients_shared_with_another_cohort_may_have_its_most_crops() -> None:

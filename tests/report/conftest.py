@@ -92,6 +92,7 @@ class Tree:
             "noise_multiplier": NOISE[epsilon] if epsilon else None,
             "sampling_rate": 1 / 9 if epsilon else None,
             "steps": 2700 if epsilon else None,
+            "crops_of_unit": 1 if epsilon else None,
         }
         return {
             "cohort": cohort,

@@ -7,12 +7,16 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from mammo_dp.report.compare import collect
+from mammo_dp.privacy.accounting import Mechanism
+from mammo_dp.privacy.cohorts import Cohort
+from mammo_dp.privacy.ledger import Access, PrivacyLedger
+from mammo_dp.report.compare import Statement, collect
 from mammo_dp.report.tables import (
     MAIN,
     RISK,
     caption,
     comma_separated,
+    end_to_end,
     epsilon,
     main_cells,
     markdown,
@@ -20,6 +24,7 @@ from mammo_dp.report.tables import (
     print_table,
     risk_cells,
 )
+from mammo_dp.report.words import in_words
 from tests.report.conftest import Tree
 
 Make = Callable[..., Tree]
@@ -55,8 +60,32 @@ def test_cells_have_a_column_each(tree: Tree) -> None:
     assert {len(main_cells(row)) for row in rows} == {len(MAIN)}
     assert {len(risk_cells(row)) for row in rows} == {len(RISK)}
     gan = dict(zip(MAIN, main_cells(rows[2]), strict=True))
-    assert (gan["ε end to end"], gan["ε of this stage only"]) == ("∞", "5.50")
+    assert (gan["ε end to end"], gan["ε of this stage only"]) == ("∞", "5.49")
     assert (gan["Unit"], gan["δ"]) == ("patient", "0.0001")
+
+
+def test_a_crops_epsilon_never_stands_without_the_patients() -> None:
+    cohort = Cohort(
+        sha256="c",
+        dataset="a",
+        split="train",
+        patients=("p", "q"),
+        crops=5,
+        crops_of_patients=((1, 1), (4, 1)),
+    )
+    mechanism = Mechanism(noise_multiplier=4.0, sampling_rate=0.5, steps=20)
+    ledger = PrivacyLedger().plus(
+        Access(stage="fit", cohort=cohort, unit="crop", mechanism=mechanism, released="w")
+    )
+    (stated,) = ledger.statements(1e-3, "w")
+    statement = Statement.read(stated.as_json())
+    assert stated.patient is not None
+    assert statement.patient_epsilon == stated.patient.epsilon > 3 * stated.epsilon
+    crop, patient = epsilon(stated.epsilon), epsilon(stated.patient.epsilon)
+    assert end_to_end(statement) == f"{crop} per crop, {patient} per patient"
+    assert f"ε = {crop} per crop, {patient} per patient end to end" in " ".join(
+        in_words(statement, own=True)
+    )
 
 
 def test_comma_separated_values_carry_full_precision_and_all_conditions(tree: Tree) -> None:

@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and memory of a private step, as ratios to an ordinary one, beside Opacus' PrivacyEngine.
 
-    python benchmarks/engine.py                      # the table, some 15 minutes on one CPU core
+    python benchmarks/engine.py                      # about 40 minutes on one CPU core
     python benchmarks/engine.py --device cuda        # the same on a GPU
-    python benchmarks/engine.py --only "ViT-Ti, all" # one row
+    python benchmarks/engine.py --only "ViT-Ti, all" --measure time
 
 A step is forward pass, gradients, clip, noise and SGD on one batch at 224 px; one crop is one unit,
 since Opacus knows no other, and two crops are one patient in the column `patients`. Times of a row
 are interleaved in one process and the best of some rounds counts; memory is the growth of a fresh
-process that does nothing else (on a GPU, of allocated memory). The last row times whole fits.
+process that does nothing else (on a GPU, of allocated memory). The last line times whole fits.
 """
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -47,6 +46,7 @@ from mammo_dp.privacy.noise import PrivateOptimizer
 from mammo_dp.privacy.sampling import new_key
 
 SIZE, NOISE, CLIP = 224, 1.0, 1.0
+MEASURES = ("time", "memory", "cache")
 Step = Callable[[], None]
 
 
@@ -171,7 +171,8 @@ def timed(step: Step, device: str) -> float:
     return time.perf_counter() - start
 
 
-def row_of(case: Case, device: str, rounds: int, memory: bool) -> str:
+def times_of(case: Case, device: str, rounds: int) -> dict[str, str]:
+    """Milliseconds of an ordinary step, and the ratios of the others to it."""
     steps: dict[str, Step] = {}
     cells: dict[str, str] = {}
     for column in COLUMNS:
@@ -186,41 +187,58 @@ def row_of(case: Case, device: str, rounds: int, memory: bool) -> str:
         for column, step in steps.items():
             times[column].append(timed(step, device))
     best = {column: min(found) for column, found in times.items()}
-    grown = {column: peak_of(case, column, device) if memory else 0 for column in steps}
     for column in steps:
         ratio = best[column] / best["ordinary"]
-        size = f", {grown[column]:,.0f} MB ({grown[column] / grown['ordinary']:.2f})"
-        shown = f"{1000 * best[column]:.0f} ms" if column == "ordinary" else f"{ratio:.2f}"
-        cells[column] = shown + size * memory
-    return f"| {case.name} | " + " | ".join(cells[column] for column in COLUMNS) + " |"
+        cells[column] = f"{1000 * best[column]:.0f} ms" if column == "ordinary" else f"{ratio:.2f}"
+    return cells
 
 
-def peak_of(case: Case, column: str, device: str) -> float:
-    """Growth of memory in a process of its own, in MB."""
+def memory_of(case: Case, device: str) -> dict[str, str]:
+    """Megabytes by which an ordinary step grows a process, and the ratios of the others to it."""
+    grown = {column: peak_of(case, column, device) for column in COLUMNS}
+    ordinary = grown["ordinary"]
+    assert ordinary is not None
+    return {
+        column: "refused"
+        if peak is None
+        else f"{peak:,.0f} MB"
+        if column == "ordinary"
+        else f"{peak / ordinary:.2f}"
+        for column, peak in grown.items()
+    }
+
+
+def peak_of(case: Case, column: str, device: str) -> float | None:
+    """Growth of memory in a process of its own, in MB; none where Opacus refuses."""
     found = subprocess.run(
         [sys.executable, __file__, "--cell", case.name, column, "--device", device],
         capture_output=True,
         text=True,
-        check=True,
+        check=not column.startswith("opacus"),
     )
-    return float(found.stdout.strip().splitlines()[-1])
+    return float(found.stdout.strip().splitlines()[-1]) if found.returncode == 0 else None
 
 
 def print_peak(case: Case, column: str, device: str) -> None:
     step = step_of(case, column, device)
     with torch.no_grad():  # libraries allocate at first use
         net_of(case, device)(batch_of(case, device).image[:1])
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    before = pages * resource.getpagesize() / 1e6
     if device == "cuda":
-        before = torch.cuda.memory_allocated() / 1e6
+        before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
+    else:  # not `ru_maxrss`, which a process inherits from the one that started it
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
+        before = status("VmRSS")
     for _ in range(2):
         step()
-    if device == "cuda":
-        print(torch.cuda.max_memory_allocated() / 1e6 - before)
-    else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6 - before)
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else status("VmHWM")
+    print((peak - before) / 1e6)
+
+
+def status(name: str) -> int:
+    """Bytes of memory of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
 
 
 class Clock(lightning.Callback):
@@ -283,8 +301,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--rounds", type=int, default=4, help="the best counts")
-    parser.add_argument("--only", help="name of one row, or `cache`")
-    parser.add_argument("--no-memory", action="store_true", help="leave memory out")
+    parser.add_argument("--only", help="name of one row")
+    parser.add_argument("--measure", nargs="*", default=MEASURES, choices=MEASURES)
     parser.add_argument("--cell", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -298,13 +316,21 @@ def main() -> None:
         f"{where}, {chosen.threads} thread(s), torch {torch.__version__}, timm {timm.__version__}, "
         f"opacus {opacus.__version__}, 224 px, float32; batch 8 (ViT), 4 (Swin)\n"
     )
-    print("| trained part | " + " | ".join(COLUMNS) + " |")
-    print("| --- |" + " --- |" * len(COLUMNS), flush=True)
-    for case in CASES:
-        if chosen.only in (None, case.name):
-            print(row_of(case, chosen.device, chosen.rounds, not chosen.no_memory), flush=True)
-    if chosen.only in (None, "cache"):
-        print("\n" + cached_fits(chosen.device))
+    cases = [case for case in CASES if chosen.only in (None, case.name)]
+    for measure in chosen.measure:
+        if measure == "cache":
+            print(cached_fits(chosen.device))
+            continue
+        print(f"{measure}\n\n| trained part | " + " | ".join(COLUMNS) + " |")
+        print("| --- |" + " --- |" * len(COLUMNS), flush=True)
+        for case in cases:
+            if measure == "time":
+                cells = times_of(case, chosen.device, chosen.rounds)
+            else:
+                cells = memory_of(case, chosen.device)
+            row = " | ".join(cells[column] for column in COLUMNS)
+            print(f"| {case.name} | {row} |", flush=True)
+        print()
 
 
 def cpu_name() -> str:

@@ -15,7 +15,6 @@ import data_prep  # noqa: F401  declares what torchvision lacks before lightning
 # isort: split
 from jsonargparse import SUPPRESS, ArgumentParser, auto_cli
 
-from mammo_dp.privacy.release import write_data_statement
 from mammo_dp.runs import close_run, open_run
 
 Function = Callable[..., None]
@@ -129,6 +128,9 @@ def recorded(function: Function, command: str) -> Function:
             return
         function(**values)
         if (record.folder / "crops.csv").exists():
+            # Imports lightning, which takes seconds; commands that write no crops do without.
+            from mammo_dp.privacy.release import write_data_statement
+
             write_data_statement(record)
         close_run(record)
 

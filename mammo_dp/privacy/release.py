@@ -7,10 +7,9 @@ with the same functions.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from lightning.pytorch import Trainer
 
 from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import CropsManifest, Unit
@@ -18,8 +17,10 @@ from mammo_dp.privacy.cohorts import Cohort
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.statement import collect_parents, write_statement
-from mammo_dp.privacy.training import DPTraining
 from mammo_dp.runs import RunRecord, file_sha256
+
+if TYPE_CHECKING:  # lightning takes seconds to import; reading statements does without
+    from lightning.pytorch import Trainer
 
 PHANTOMS = (
     "Phantom crops hold no patient, but their brightness and contrast were set by hand beside "
@@ -33,7 +34,7 @@ FROM_THE_HUB = "Initial weights from the hub"
 _WITHOUT_DP = 1e-4  # delta of a stage that promised none; its parents may have promised something
 
 
-def write_fit_statement(record: RunRecord, trainer: Trainer, released: Path) -> None:
+def write_fit_statement(record: RunRecord, trainer: "Trainer", released: Path) -> None:
     """Writes the statement of a fit beside its weights.
 
     Args:
@@ -44,6 +45,8 @@ def write_fit_statement(record: RunRecord, trainer: Trainer, released: Path) -> 
     Raises:
         PrivacyError: If it is unknown whose data were used.
     """
+    from mammo_dp.privacy.training import DPTraining
+
     module = trainer.lightning_module
     data = trainer.datamodule  # type: ignore[attr-defined]
     manifest, split = getattr(data, "manifest", None), getattr(data, "train_split", None)

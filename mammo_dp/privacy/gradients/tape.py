@@ -161,9 +161,10 @@ class Tape:
                 self._add(units, gram.sum((1, 2)).clamp(min=0))
                 self._kept.append(_Kept(parameter, units, x=xs, g=gs))
             else:
-                rows = torch.bmm(gs.mT, xs).flatten(1)
-                self._add(units, rows.square().sum(1))
-                self._kept.append(_Kept(parameter, units, rows=rows))
+                rows = torch.bmm(gs.mT, xs)
+                short = torch.linalg.vector_norm(rows, dim=2)  # long sums in float32 lose digits
+                self._add(units, short.double().square().sum(1))
+                self._kept.append(_Kept(parameter, units, rows=rows.flatten(1)))
 
     def _register(self, parameter: Tensor, rows: Tensor) -> None:
         if id(parameter) in self._seen:

@@ -120,6 +120,21 @@ class TrainingCLI(LightningCLI):
                 if name in config.model.init_args:
                     config.model.init_args[name] = none  # the checkpoint holds the final ones
 
+    def instantiate_classes(self) -> None:
+        """Builds model, data and trainer.
+
+        Raises:
+            RunError: With what a class says of its arguments; the parser wraps that in a list of
+                all types that it tried. Errors of our own packages pass as they are.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            cause = error.__cause__
+            if not isinstance(cause, ValueError) or "Union subtypes" not in str(error):
+                raise
+            raise (RunError(f"{cause}") if type(cause) is ValueError else cause) from error
+
     def plain_config(self) -> dict[str, Any]:
         """Configuration of the chosen command as plain values, without where it is written."""
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self.subcommand]

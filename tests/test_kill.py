@@ -39,7 +39,13 @@ PIPELINE = {
         "dp": {
             "model": {
                 "class_path": "mammo_dp.DPCropClassifier",
-                "init_args": {**BODY, "trainable": "norm_bias", "views": 1, "delta": 1e-3},
+                "init_args": {
+                    **BODY,
+                    "trainable": "norm_bias",
+                    "target_epsilon": 6,
+                    "views": 1,
+                    "delta": 1e-3,
+                },
             },
             "data": {
                 "class_path": "mammo_dp.DPCropsDataModule",

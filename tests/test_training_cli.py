@@ -1,6 +1,7 @@
 """``fit``, ``test`` and their run folders, through the front door."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -207,3 +208,27 @@ def test_delta_above_one_per_patient_is_refused(tmp_path: Path, cohort: CropsMan
     line = fit_line(tmp_path, cohort, DP, "dp")
     with pytest.raises(PrivacyError, match="delta"):
         run([*line, "--model.init_args.delta", "0.25"])
+
+
+@pytest.mark.parametrize(
+    ("config", "flags", "message"),
+    [
+        (DP, ["--model.init_args.target_advantage", "0.1"], r"budget: .*exactly one target"),
+        (DP, ["--model.init_args.target_epsilon", "null"], "budget: no target given"),
+        (DP, ["--model.init_args.backbone", "vit_giga"], "'vit_giga' is unknown to timm"),
+        (DP, ["--model.init_args.lora_rank", "0", "--model.init_args.trainable", "lora"], "=0"),
+        (TINY, ["--model.init_args.learning_rate", "-1"], "learning_rate=-1"),
+    ],
+)
+def test_what_a_model_says_of_its_arguments_reaches_the_user(
+    tmp_path: Path,
+    cohort: CropsManifest,
+    capsys: pytest.CaptureFixture[str],
+    config: object,
+    flags: list[str],
+    message: str,
+) -> None:
+    assert main([*fit_line(tmp_path, cohort, config, "run"), *flags]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mammo-dp")]
+    assert line.startswith("mammo-dp fit: ")
+    assert re.search(message, line)

@@ -19,7 +19,7 @@ from mammo_dp.privacy.prose import in_words
 from mammo_dp.runs import RunRecord, file_sha256, run_of, versions, write_text_atomically
 
 FILE_NAME, TEXT_NAME = "privacy.json", "PRIVACY.md"
-SCHEMA = 1
+SCHEMA = 2  # 1 had no seal, no text hash and no patient's number beside a crop's
 NO_PATIENTS = "No patient data was used."
 _DERIVED_BY = ("mammo-dp", "dp-accounting", "opacus")  # shape words and numbers
 

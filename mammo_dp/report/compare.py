@@ -17,6 +17,7 @@ from typing import Any, Self
 from classifier.evaluate import Estimate
 from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.accounting import Mechanism, compose
+from mammo_dp.privacy.statement import SCHEMA
 from mammo_dp.runs import FILE_NAME, RunInput, RunRecord, read_run, run_of
 
 METRICS = {
@@ -256,7 +257,10 @@ def _row(evaluation: RunRecord, records: list[RunRecord], runs: Path) -> Row:
             f"of a finished run below {runs}. Report a folder that holds both."
         )
     path = model.folder / "privacy.json"
-    privacy = _json(path, "Run the fit again; it writes the statement when it ends.")
+    again = "Run the fit again; it writes the statement when it ends."
+    privacy = _json(path, again)
+    if (schema := privacy.get("schema")) != SCHEMA:
+        raise ReportError(f"{path}: has schema {schema}, known is {SCHEMA}. {again}")
     if (stated := privacy["artefact"]["sha256"]) != checkpoint.sha256:
         raise ReportError(
             f"{path}: is about another checkpoint ({stated[:12]}, measured was "

@@ -40,7 +40,7 @@ def run_folder(
 def test_statement_holds_every_field(tmp_path: Path, cohort: CropsManifest) -> None:
     weights = run_folder(tmp_path / "run", cohort)
     stored = json.loads((tmp_path / "run" / "privacy.json").read_text())
-    assert stored["schema"] == 1
+    assert stored["schema"] == 2
     assert stored["artefact"] == {"path": "last.ckpt", "sha256": file_sha256(weights)}
     (statement,) = stored["statements"]
     assert statement["cohort"] == cohort.sha256
@@ -184,7 +184,7 @@ def test_a_statement_that_does_not_fit_its_artefact_is_refused(
         read_ledger(weights.parent)
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"schema": 2}', "[]"])
+@pytest.mark.parametrize("content", ["", "{}", '{"schema": 1}', "[]"])
 def test_an_unreadable_statement_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "privacy.json").write_text(content)
     with pytest.raises(PrivacyError, match="no readable privacy statement"):

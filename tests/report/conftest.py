@@ -70,7 +70,7 @@ class Tree:
         if data == "cohort":
             statements = [self.statement(record.inputs["data"].sha256, epsilon, voided)]
         privacy = {
-            "schema": 1,
+            "schema": 2,
             "artefact": {"path": "checkpoints/last.ckpt", "sha256": file_sha256(checkpoint)},
             "summary": f"Summary of {name}.",
             "statements": statements,

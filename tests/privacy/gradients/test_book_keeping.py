@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import pytest
 import timm
 import torch
@@ -14,13 +12,6 @@ from mammo_dp.privacy.gradients.rules import recording, unruled
 from mammo_dp.privacy.gradients.tape import Tape
 from mammo_dp.privacy.gradients.units import Clip
 from tests.privacy.gradients.nets import SIZE, Net, batch_of, losses_of, naive, summed, timm_net
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 @pytest.mark.parametrize("name", ["vit", "swin", "swin_padded", "registers"])

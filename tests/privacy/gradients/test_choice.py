@@ -37,7 +37,9 @@ def test_frozen_statistics_are_no_statistics() -> None:
     net.head.requires_grad_(True)
     net.eval()
     net.head.train()
-    for method in candidates(net, "auto", "patient"):
+    methods = candidates(net, "auto", "patient")
+    assert methods == ("book_keeping", "loop")
+    for method in methods:
         refuse_layers(net, method)  # raises for statistics that are still kept
 
 

@@ -1,5 +1,4 @@
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -21,13 +20,6 @@ from tests.privacy.gradients.nets import (
 )
 
 METHODS: tuple[Method, ...] = ("loop", "book_keeping", "vmap", "opacus")
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,13 +10,6 @@ from mammo_dp.privacy.gradients.tape import Tape
 from tests.privacy.gradients.nets import SIZE, Net, losses_of, timm_net
 
 METHODS: tuple[Method, ...] = ("loop", "book_keeping", "vmap", "opacus")
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 @pytest.mark.parametrize("method", METHODS)

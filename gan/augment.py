@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 SHIFT = 1 / 8
-BRIGHTNESS = 0.5
-CONTRAST = 0.5
+BRIGHTNESS = 0.2
+CONTRAST = 0.25
 CUTOUT = 1 / 2
 
 

@@ -1,99 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """``generate``: a trained ``MCGAN`` becomes a folder of labelled crops."""
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
-from torch import Tensor
 
-from data_prep.manifest import FILE_NAME, Crop, CropRule, CropsManifest, save_crop_image
-from gan.networks import Generator
-
-AVERAGED = "average.module."  # where MCGAN's state dict holds the averaged generator
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedGenerator:
-    """The averaged generator of a checkpoint.
-
-    Attributes:
-        net: In evaluation mode, on the CPU.
-        crop_rule: How the training crops were cut.
-        sha256: Hash of the checkpoint file.
-    """
-
-    net: Generator
-    crop_rule: CropRule
-    sha256: str
-
-    @classmethod
-    def read(cls, checkpoint: str | Path) -> "TrainedGenerator":
-        """Loads a checkpoint of an ``MCGAN``; no code in the file is run.
-
-        Raises:
-            ValueError: If the file is missing, is no checkpoint, or holds another model.
-        """
-        path = Path(checkpoint)
-        advice = "Give the checkpoint of a fit of mammo_dp.MCGAN, such as RUN/checkpoints/last.ckpt"
-        if not path.is_file():
-            raise ValueError(f"{path}: is no file. {advice}.")
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        try:
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises half a dozen kinds for what is no checkpoint
-            raise ValueError(
-                f"{path}: cannot be read as a checkpoint ({type(error).__name__}). {advice}."
-            ) from error
-        parts = content if isinstance(content, dict) else {}
-        state = {
-            name.removeprefix(AVERAGED): value
-            for name, value in parts.get("state_dict", {}).items()
-            if name.startswith(AVERAGED)
-        }
-        settings = parts.get("hyper_parameters", {})
-        if missing := {"image_size", "channels", "latent"} - set(settings):
-            raise ValueError(f"{path}: holds no MCGAN, {sorted(missing)} unknown. {advice}.")
-        net = Generator(settings["image_size"], settings["channels"], settings["latent"])
-        expected = {name: value.shape for name, value in net.state_dict().items()}
-        found = {name: value.shape for name, value in state.items()}
-        if wrong := sorted(name for name, _ in expected.items() ^ found.items()):
-            raise ValueError(
-                f"{path}: {len(set(wrong))} tensors do not fit the generator of this version, "
-                f"such as {wrong[0]!r}. {advice}."
-            )
-        net.load_state_dict(state)
-        rule = parts.get("crop_rule", "as-is")
-        if rule not in get_args(CropRule):
-            raise ValueError(f"{path}: crop_rule is {rule!r}. {advice}.")
-        return cls(net=net.eval().requires_grad_(False), crop_rule=rule, sha256=sha256)
-
-    def crops(
-        self, malignant: Tensor, *, start: int, seed: int, truncation: float
-    ) -> NDArray[np.uint16]:
-        """Generates consecutive crops.
-
-        Args:
-            malignant: Shape ``(B,)``, 1 or 0.
-            start: Number of the first crop; number and ``seed`` fix latent vector and noise.
-            seed: Of the whole set.
-            truncation: Factor on the latent vectors, in ``(0, 1]``.
-
-        Returns:
-            Shape ``(B, size, size)``, values in ``[0, 65535]``.
-        """
-        numbers = range(start, start + len(malignant))
-        latents, noise = zip(*(draw(self.net, number, seed) for number in numbers), strict=True)
-        with torch.inference_mode():
-            crops = self.net(truncation * torch.stack(latents), torch.stack(noise), malignant)
-        grey: NDArray[np.float64] = (crops.squeeze(1).double().numpy() + 1) / 2 * 65535
-        return np.rint(grey).astype(np.uint16)
+from data_prep.manifest import FILE_NAME, Crop, CropsManifest, save_crop_image
+from gan.checkpoint import TrainedGenerator
 
 
 def generate(
@@ -133,23 +50,14 @@ def generate(
     rows: list[Crop] = []
     for start in track(starts, description="Generating crops"):
         chosen = names[start : start + batch_size]
-        labels = torch.arange(start, start + len(chosen)) % 2
-        crops = generator.crops(labels, start=start, seed=seed, truncation=truncation)
+        numbers = range(start, start + len(chosen))
+        asked = [
+            generator.conditions.vector(malignant=bool(number % 2), attributes={})
+            for number in numbers
+        ]
+        crops = generator.crops(torch.stack(asked), start=start, seed=seed, truncation=truncation)
         rows += _write(Path(out), generator, start, chosen, crops)
     CropsManifest.write(out, rows)
-
-
-def draw(net: Generator, number: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Randomness of one crop, fixed by its number and the seed of the set.
-
-    Returns:
-        Latent vector, shape ``(latent,)``, and noise, shape ``(1, image_size, image_size)``; both
-        standard normal.
-    """
-    rng = np.random.default_rng([seed, number])
-    shapes = (net.latent,), (1, net.image_size, net.image_size)
-    latent, noise = (torch.from_numpy(rng.standard_normal(shape, np.float32)) for shape in shapes)
-    return latent, noise
 
 
 def file_of(number: int) -> str:

@@ -58,13 +58,13 @@ def gradient_penalty(judge: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
     return slope.square().flatten(1).sum(dim=1).mean()
 
 
-def mode_seeking(fakes: Tensor, latents: Tensor, labels: Tensor) -> Tensor:
+def mode_seeking(fakes: Tensor, latents: Tensor, condition: Tensor) -> Tensor:
     """Penalty on a generator that draws one picture for different latent vectors.
 
     Args:
         fakes: Shape ``(B, 1, H, W)``.
         latents: Shape ``(B, L)``, what they were drawn from.
-        labels: Shape ``(B,)``; pairs of unequal labels do not count.
+        condition: Shape ``(B, columns)``; pairs under unequal conditions do not count.
 
     Returns:
         Mean over pairs of (distance of latents / distance of fakes), both mean absolute
@@ -74,7 +74,7 @@ def mode_seeking(fakes: Tensor, latents: Tensor, labels: Tensor) -> Tensor:
     """
     half = len(fakes) // 2
     one, other = slice(0, half), slice(half, 2 * half)
-    same = (labels[one] == labels[other]).float()
+    same = (condition[one] == condition[other]).all(1).float()
     apart = (latents[one] - latents[other]).abs().mean(1)
     change = (fakes[one] - fakes[other]).abs().mean((1, 2, 3))
     return (same * apart / (change + 1e-3)).sum() / same.sum().clamp(min=1)

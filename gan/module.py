@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``MCGAN``: a malignancy-conditioned generator, its discriminator, and how they train."""
+"""``MCGAN``: a conditional generator, its discriminator, and how they train."""
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from data_prep.datamodule import CropBatch, CropsDataModule
 from gan.augment import augment, parse_policy
+from gan.checkpoint import Checkpoint
+from gan.conditions import Conditions
 from gan.losses import (
     Loss,
     discriminator_loss,
@@ -20,32 +24,43 @@ from gan.losses import (
     gradient_penalty,
     mode_seeking,
 )
-from gan.networks import CLASSES, Discriminator, Generator, Normalisation
+from gan.monitor import Glance, Monitor
+from gan.networks import Discriminator, Generator, Normalisation
 from gan.samples import write_sheet
 
-MALIGNANT_PRIOR = 0.5  # public; a share counted from the crops would be a fact about the cohort
+log = logging.getLogger(__name__)
+
 SAMPLE_COLUMNS = 8
+FORGOTTEN = 0.1  # share of attributes that a training step does without
 R1_EVERY = 4  # steps; the lazy penalty of Karras et al. 2020, arXiv 1912.04958, appendix B
 
 
 class MCGAN(lightning.LightningModule):
-    """Learns to generate benign and malignant crops.
+    """Learns to generate crops of a malignancy and, where they are known, of further attributes.
 
     Trained without differential privacy: a classifier that sees its samples has no finite epsilon
     for the patients of the training crops.
 
     One batch is one update of the discriminator and one of the generator. ``global_step`` and
     ``max_steps`` count batches: only the generator's update goes through Lightning's counter.
-    Latent vectors, labels and augmentation of a step depend on ``seed`` and ``global_step`` alone,
-    so that a resumed run continues as if it had not stopped, given the same batches.
+    Generated crops are asked for under the conditions of the batch; a share of the attributes is
+    forgotten, so that crops can be asked for without. Latent vectors, what is forgotten, and the
+    augmentation of a step depend on ``seed`` and ``global_step`` alone, so that a resumed run
+    continues as if it had not stopped, given the same batches.
 
     The averaged generator is the product: sample sheets and ``generate`` use it. Its decay warms up
     as ``(1 + n) / (10 + n)`` (Yazici et al. 2019, arXiv 1806.04498, for averaging).
+
+    With each sample sheet crops are compared with real ones (:mod:`gan.monitor`): ``distance``,
+    ``diversity`` and ``copying`` are logged, and warnings say what looks wrong.
 
     Args:
         image_size: Edge of the crops, in pixels, a power of two, ``>= 16``.
         channels: Feature channels at the full resolution, doubling with each halving.
         latent: Length of the latent vector.
+        conditions: Attributes beside malignancy that crops can be asked for, among ``density``,
+            ``shape``, ``margin`` and ``view``; each must be known of some training crop.
+        weights: Checkpoint of an MCGAN of equal networks to start from.
         loss: ``"hinge"`` or ``"non-saturating"``.
         r1: Weight ``gamma`` of the gradient penalty on real crops; 0 leaves it out.
         diversity: Weight of the penalty on equal pictures for different latent vectors; 0 leaves it
@@ -69,6 +84,8 @@ class MCGAN(lightning.LightningModule):
         image_size: int = 128,
         channels: int = 8,
         latent: int = 128,
+        conditions: Sequence[str] = (),
+        weights: str | None = None,
         loss: Loss = "hinge",
         r1: float = 0.0,
         diversity: float = 0.1,
@@ -89,7 +106,9 @@ class MCGAN(lightning.LightningModule):
                 f"{r1=}, {diversity=}, {sample_every_epochs=}. Give weights >= 0 and epochs >= 1."
             )
         parse_policy(augmentations)
-        self.save_hyperparameters()
+        self.conditions = Conditions(tuple(conditions))
+        conditions = list(conditions)  # as a checkpoint keeps it
+        self.save_hyperparameters(ignore=["weights"])
         self.automatic_optimization = False
         self.image_size = image_size
         self.loss: Loss = loss
@@ -100,8 +119,11 @@ class MCGAN(lightning.LightningModule):
         self.momentum = momentum
         self.sample_every_epochs = sample_every_epochs
         self.seed = seed
-        self.generator = Generator(image_size, channels, latent)
-        self.discriminator = Discriminator(image_size, channels, normalisation)
+        columns = self.conditions.width
+        self.generator = Generator(image_size, channels, latent, columns)
+        self.discriminator = Discriminator(image_size, channels, normalisation, columns)
+        if weights is not None:
+            Checkpoint.read(weights).start([self.generator], self.discriminator)
         for net in (self.generator, self.discriminator):  # oneDNN and cuDNN are faster this way
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -115,9 +137,9 @@ class MCGAN(lightning.LightningModule):
         self.register_buffer("fixed_latents", torch.randn(SAMPLE_COLUMNS, latent, generator=rng))
         self.register_buffer("fixed_noise", torch.randn(shape, generator=rng))
 
-    def forward(self, latent: Tensor, noise: Tensor, malignant: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, noise: Tensor, condition: Tensor) -> Tensor:
         """Crops of the averaged generator, see :meth:`gan.networks.Generator.forward`."""
-        crops: Tensor = self.average(latent, noise, malignant)
+        crops: Tensor = self.average(latent, noise, condition)
         return crops
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -128,9 +150,10 @@ class MCGAN(lightning.LightningModule):
         ]
 
     def on_fit_start(self) -> None:
-        """Refuses what would fail late.
+        """Refuses what would fail late, and looks up the attributes of the training crops.
 
         Raises:
+            ConditionError: If an attribute is known of no training crop.
             ValueError: For a precision that the steps do not support.
         """
         if self.trainer.precision not in ("32-true", "bf16-mixed"):
@@ -138,6 +161,13 @@ class MCGAN(lightning.LightningModule):
                 f"MCGAN: precision={self.trainer.precision!r}. Latent vectors are float32 and "
                 "losses are not scaled. Use 32-true or bf16-mixed."
             )
+        data: CropsDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        crops = [data.manifest.crops[row] for row in data.train_rows]
+        known = self.conditions.of_crops(crops)
+        self._asked = torch.zeros(len(data.manifest.crops), self.conditions.width)
+        self._asked[data.train_rows] = known
+        self._asked = self._asked.to(self.device)
+        self._monitor = Monitor.of_data(data, self.seed)
 
     def training_step(self, batch: CropBatch, batch_idx: int) -> None:
         """One update of the discriminator, then one of the generator, on the same fakes.
@@ -160,11 +190,13 @@ class MCGAN(lightning.LightningModule):
         rng = self._rng()
         count = len(batch.image)
         latents = torch.randn(count, self.generator.latent, generator=rng, device=self.device)
-        labels = (torch.rand(count, generator=rng, device=self.device) < MALIGNANT_PRIOR).long()
+        asked = self.conditions.forgetful(self._asked[batch.row], FORGOTTEN, rng)
         noise = torch.randn(batch.image.shape, generator=rng, device=self.device)
-        fakes = self.generator(latents, noise, labels)
-        discriminator = self._update_discriminator(uncounted, batch, fakes.detach(), labels, rng)
-        generator = self._update_generator(counted, fakes, latents, labels, rng)
+        fakes = self.generator(latents, noise, asked)
+        discriminator = self._update_discriminator(
+            uncounted, batch.image, fakes.detach(), asked, rng
+        )
+        generator = self._update_generator(counted, fakes, latents, asked, rng)
         self.average.update_parameters(self.generator)
         self.log_dict(
             {"generator_loss": generator, "discriminator_loss": discriminator},
@@ -182,9 +214,16 @@ class MCGAN(lightning.LightningModule):
         """
 
     def on_train_epoch_end(self) -> None:
-        """Writes a sample sheet every ``sample_every_epochs`` epochs."""
+        """Writes a sample sheet, and looks at samples, every ``sample_every_epochs`` epochs."""
         if (self.current_epoch + 1) % self.sample_every_epochs == 0:
             self._write_samples(self.current_epoch + 1)
+            glance = self.glance()
+            measured = {"distance": glance.distance, "diversity": glance.diversity}
+            if glance.copying is not None:
+                measured["copying"] = glance.copying
+            self.log_dict(measured, rank_zero_only=True)
+            for warning in glance.warnings:
+                log.warning("Epoch %d: %s", self.current_epoch + 1, warning)
 
     def on_train_end(self) -> None:
         """Writes the last sample sheet."""
@@ -197,32 +236,47 @@ class MCGAN(lightning.LightningModule):
             checkpoint["crop_rule"] = data.manifest.crops[0].crop_rule
 
     @torch.no_grad()
+    def glance(self) -> Glance:
+        """Compares fresh crops, under the conditions of training crops, with real ones."""
+        rng = torch.Generator().manual_seed(self.seed)
+        malignant = self._monitor.malignant
+        asked = torch.nn.functional.one_hot(malignant, self.conditions.width).float()
+        latents = torch.randn(len(asked), self.generator.latent, generator=rng)
+        noise = torch.randn(len(asked), *self.fixed_noise.shape[1:], generator=rng)
+        crops = [
+            self(*(part.to(self.device) for part in parts)).float().cpu()
+            for parts in zip(*(torch.split(x, 32) for x in (latents, noise, asked)), strict=True)
+        ]
+        return self._monitor.look(torch.cat(crops), malignant)
+
+    @torch.no_grad()
     def samples(self) -> Tensor:
         """Crops of the fixed latents: a row of benign ones, then the same latents malignant.
 
         Returns:
             Shape ``(2 * SAMPLE_COLUMNS, 1, image_size, image_size)``, values in ``(-1, 1)``.
         """
-        labels = torch.arange(CLASSES, device=self.device).repeat_interleave(SAMPLE_COLUMNS)
-        latents, noise = (torch.cat([x] * CLASSES) for x in (self.fixed_latents, self.fixed_noise))
-        crops: Tensor = self(latents, noise, labels)
+        asked = [self.conditions.vector(malignant=label, attributes={}) for label in (False, True)]
+        condition = torch.stack(asked).repeat_interleave(SAMPLE_COLUMNS, dim=0).to(self.device)
+        latents, noise = (torch.cat([x, x]) for x in (self.fixed_latents, self.fixed_noise))
+        crops: Tensor = self(latents, noise, condition)
         return crops
 
     def _update_discriminator(
         self,
         optimizer: torch.optim.Optimizer,
-        batch: CropBatch,
+        real: Tensor,
         fakes: Tensor,
-        labels: Tensor,
+        condition: Tensor,
         rng: torch.Generator,
     ) -> Tensor:
-        real = augment(batch.image, self.augmentations, rng)
+        real = augment(real, self.augmentations, rng)
         seen = torch.cat([real, augment(fakes, self.augmentations, rng)])
-        logits = self.discriminator(seen, torch.cat([batch.malignant, labels]))
+        logits = self.discriminator(seen, torch.cat([condition, condition]))
         loss = discriminator_loss(logits[: len(real)], logits[len(real) :], self.loss)
         penalised = loss
         if self.r1 and self.global_step % R1_EVERY == 0:
-            slope = gradient_penalty(lambda crops: self.discriminator(crops, batch.malignant), real)
+            slope = gradient_penalty(lambda crops: self.discriminator(crops, condition), real)
             penalised = loss + self.r1 / 2 * R1_EVERY * slope
         optimizer.zero_grad()
         self.manual_backward(penalised)
@@ -234,14 +288,14 @@ class MCGAN(lightning.LightningModule):
         optimizer: LightningOptimizer,
         fakes: Tensor,
         latents: Tensor,
-        labels: Tensor,
+        condition: Tensor,
         rng: torch.Generator,
     ) -> Tensor:
         self.discriminator.requires_grad_(False)
-        logits = self.discriminator(augment(fakes, self.augmentations, rng), labels)
+        logits = self.discriminator(augment(fakes, self.augmentations, rng), condition)
         loss = generator_loss(logits, self.loss)
         optimizer.zero_grad()
-        self.manual_backward(loss + self.diversity * mode_seeking(fakes, latents, labels))
+        self.manual_backward(loss + self.diversity * mode_seeking(fakes, latents, condition))
         optimizer.step()
         self.discriminator.requires_grad_(True)
         return loss.detach()

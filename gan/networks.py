@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The malignancy-conditioned generator and discriminator.
+"""The conditional generator and discriminator.
 
 Both grow from a 4 x 4 grid by factors of two, so the image size is a power of two. The width at
 resolution ``r`` is ``channels * image_size / r``, at most ``WIDEST``: each resolution costs about
@@ -7,18 +7,19 @@ the same number of multiplications. Nothing mixes the rows of a batch and nothin
 so that per-row gradients exist.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
-CLASSES = 2
 GRID = 4
 WIDEST = 512
 CHANNELS_PER_GROUP = 8
 LEAK = 0.2
+POWER_ITERATIONS = 15  # torch's own number at the start of a spectral norm
 DETAIL_WINDOW = 5  # pixels, odd
 DETAIL_GAIN = 16.0  # tissue of power 1 / f^3 has about 1/20 of its contrast below DETAIL_WINDOW
 
@@ -112,11 +113,11 @@ class GrowingBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """Latent vectors, noise and labels become crops.
+    """Latent vectors, noise and conditions become crops.
 
     Noise enters each block (Karras et al. 2019, arXiv 1812.04948), so that tissue texture need not
-    be made from the latent vector. The condition (latent vector and label embedding, mixed by one
-    layer) makes the first grid and steers every normalisation. Each resolution adds to a running
+    be made from the latent vector. The latent vector and the embedded condition, mixed by one
+    layer, make the first grid and steer every normalisation. Each resolution adds to a running
     image that is doubled bilinearly; finer ones add less, in proportion to the pixel, as the power
     law of tissue asks for.
 
@@ -124,15 +125,19 @@ class Generator(nn.Module):
         image_size: Edge of the crops, in pixels, a power of two, ``>= 16``.
         channels: Feature channels at the full resolution.
         latent: Length of the latent vector, ``>= 1``.
+        columns: Length of a condition, :attr:`gan.conditions.Conditions.width`.
     """
 
-    def __init__(self, image_size: int = 128, channels: int = 8, latent: int = 128) -> None:
+    def __init__(
+        self, image_size: int = 128, channels: int = 8, latent: int = 128, columns: int = 2
+    ) -> None:
         super().__init__()
         if latent < 1:
             raise ValueError(f"{latent=}. Give 1 or more.")
         first, *others = levels = widths(image_size, channels)
         self.image_size, self.latent = image_size, latent
-        self.embedding = nn.Embedding(CLASSES, latent)
+        self.embedding = nn.Linear(columns, latent, bias=False)
+        nn.init.normal_(self.embedding.weight)
         self.condition = nn.Linear(2 * latent, latent)
         self.grid = nn.Linear(latent, first * GRID * GRID)
         self.first = _convolution(first, first, bias=False)
@@ -143,32 +148,34 @@ class Generator(nn.Module):
         self.images = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in levels[:-1])
         self.images.append(_convolution(levels[-1], 1))
 
-    def forward(self, latent: Tensor, noise: Tensor, malignant: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, noise: Tensor, condition: Tensor) -> Tensor:
         """Generates crops.
 
         Args:
             latent: Shape ``(B, latent)``, standard normal.
             noise: Shape ``(B, 1, image_size, image_size)``, standard normal.
-            malignant: Shape ``(B,)``, 1 or 0.
+            condition: Shape ``(B, columns)``, see :mod:`gan.conditions`. Between two conditions lie
+                crops in between, beyond them exaggerated ones.
 
         Returns:
             Shape ``(B, 1, image_size, image_size)``, values in ``(-1, 1)``.
         """
-        mixed = self.condition(torch.cat([latent, self.embedding(malignant)], dim=1))
-        condition = F.leaky_relu(mixed, LEAK)
-        features = self.grid(condition).unflatten(1, (-1, GRID, GRID))
-        features = F.leaky_relu(self.first_norm(self.first(features), condition), LEAK)
+        mixed = self.condition(torch.cat([latent, self.embedding(condition)], dim=1))
+        style = F.leaky_relu(mixed, LEAK)
+        features = self.grid(style).unflatten(1, (-1, GRID, GRID))
+        features = F.leaky_relu(self.first_norm(self.first(features), style), LEAK)
         image: Tensor = self.images[0](features)
         for block, to_image in zip(self.blocks, self.images[1:], strict=True):
-            features = block(features, coarser(noise, 2 * features.shape[-1]), condition)
+            features = block(features, coarser(noise, 2 * features.shape[-1]), style)
             image = double(image) + to_image(features) * (GRID / features.shape[-1])
         return torch.tanh(image)
 
 
 class Discriminator(nn.Module):
-    """Crops and labels become logits: above 0 means real.
+    """Crops and conditions become logits: above 0 means real.
 
-    Strided convolutions and a projection on the label (Miyato and Koyama 2018, arXiv 1802.05637).
+    Strided convolutions and a projection on the condition (Miyato and Koyama 2018, arXiv
+    1802.05637).
     Beside the crop they see its amplified :func:`detail`, which would otherwise drown in the
     twentyfold contrast of coarse structure.
     Per-row gradients by Opacus hooks work with ``"group"`` and ``"none"``; ``"spectral"``
@@ -178,10 +185,15 @@ class Discriminator(nn.Module):
         image_size: Edge of the crops, in pixels, a power of two, ``>= 16``.
         channels: Feature channels that the full resolution would have; the first layer halves it.
         normalisation: What bounds the layers.
+        columns: Length of a condition, :attr:`gan.conditions.Conditions.width`.
     """
 
     def __init__(
-        self, image_size: int = 128, channels: int = 8, normalisation: Normalisation = "spectral"
+        self,
+        image_size: int = 128,
+        channels: int = 8,
+        normalisation: Normalisation = "spectral",
+        columns: int = 2,
     ) -> None:
         super().__init__()
         levels = widths(image_size, channels)[-2::-1]
@@ -193,16 +205,16 @@ class Discriminator(nn.Module):
             layers.append(nn.LeakyReLU(LEAK))
         self.features = nn.Sequential(*layers)
         self.real = _bounded(nn.Linear(levels[-1] * GRID * GRID, 1), normalisation)
-        embedding = nn.Embedding(CLASSES, levels[-1] * GRID * GRID)
-        nn.init.normal_(embedding.weight, std=0.02)
-        self.embedding = _bounded(embedding, normalisation)
+        projection = nn.Linear(columns, levels[-1] * GRID * GRID, bias=False)
+        nn.init.normal_(projection.weight, std=0.02)
+        self.projection = _bounded(projection, normalisation)
 
-    def forward(self, image: Tensor, malignant: Tensor) -> Tensor:
+    def forward(self, image: Tensor, condition: Tensor) -> Tensor:
         """Judges crops.
 
         Args:
             image: Shape ``(B, 1, image_size, image_size)``, values about ``[-1, 1]``.
-            malignant: Shape ``(B,)``, 1 or 0.
+            condition: Shape ``(B, columns)``, see :mod:`gan.conditions`.
 
         Returns:
             Logits, shape ``(B,)``.
@@ -210,8 +222,48 @@ class Discriminator(nn.Module):
         seen = torch.cat([image, DETAIL_GAIN * detail(image)], dim=1)
         features = self.features(seen).flatten(1)
         unconditional: Tensor = self.real(features).squeeze(1)
-        projection: Tensor = (self.embedding(malignant) * features).sum(dim=1)
-        return unconditional + projection
+        asked: Tensor = (self.projection(condition) * features).sum(dim=1)
+        return unconditional + asked
+
+    def take_plain(self, weights: Mapping[str, Tensor]) -> None:
+        """Starts from plain weights, under the normalisation of this network.
+
+        Args:
+            weights: As :func:`plain_weights` gives them.
+        """
+        with torch.no_grad():
+            for name, value in weights.items():
+                owner, _, tensor = name.rpartition(".")
+                layer = self.get_submodule(owner)
+                if parametrize.is_parametrized(layer, tensor):
+                    setattr(layer, tensor, value)
+                    for _ in range(POWER_ITERATIONS):
+                        getattr(layer, tensor)  # each look in training mode is one iteration
+                else:
+                    layer.get_parameter(tensor).copy_(value)
+
+
+def plain_weights(net: Discriminator) -> dict[str, Tensor]:
+    """Weights as the layers use them, spectral norms divided out.
+
+    Args:
+        net: Its mode is restored.
+
+    Returns:
+        Tensor by name, as a discriminator without parametrisations has them.
+    """
+    training = net.training
+    net.eval()  # a look in training mode would move the estimate of the norm
+    weights = {
+        name: value.detach().clone()
+        for name, value in net.named_parameters()
+        if ".parametrizations." not in name
+    }
+    for owner, layer in net.named_modules():
+        for tensor in getattr(layer, "parametrizations", {}):
+            weights[f"{owner}.{tensor}"] = getattr(layer, tensor).detach().clone()
+    net.train(training)
+    return weights
 
 
 def double(image: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from torch import nn
 
 from data_prep.datamodule import CropBatch
 from data_prep.manifest import CropsManifest
-from gan.generate import TrainedGenerator, draw, generate
+from gan.checkpoint import TrainedGenerator, draw
+from gan.generate import generate
 from gan.module import MCGAN
 
 
@@ -65,7 +66,7 @@ def test_crops_are_those_of_the_averaged_generator(checkpoint: Path, tmp_path: P
     net = MCGAN.load_from_checkpoint(checkpoint, weights_only=True)
     for number, crop in enumerate(pixels(tmp_path)):
         latent, noise = draw(net.generator, number, seed=7)
-        expected = net(0.5 * latent[None], noise[None], torch.tensor([number % 2]))[0, 0]
+        expected = net(0.5 * latent[None], noise[None], torch.eye(2)[[number % 2]])[0, 0]
         grey = (expected.detach().double().numpy() + 1) / 2 * 65535
         assert np.abs(grey - crop).max() < 2
 
@@ -155,10 +156,10 @@ def test_files_that_hold_no_mcgan_are_refused(tmp_path: Path) -> None:
         TrainedGenerator.read(path)
     other = Classifier()
     torch.save({"state_dict": other.state_dict(), "hyper_parameters": dict(other.hparams)}, path)
-    with pytest.raises(ValueError, match=r"holds no MCGAN, \['channels', 'latent'\] unknown"):
+    with pytest.raises(ValueError, match=r"holds no MCGAN, .*'channels'.* unknown"):
         TrainedGenerator.read(path)
     save(path, MCGAN(image_size=16, channels=2, latent=8), state_dict=other.state_dict())
-    with pytest.raises(ValueError, match=r"do not fit the generator of this version"):
+    with pytest.raises(ValueError, match=r"tensors do not fit, such as"):
         TrainedGenerator.read(path)
     save(path, MCGAN(image_size=16, channels=2, latent=8), crop_rule="oval")
     with pytest.raises(ValueError, match="crop_rule is 'oval'"):

@@ -64,24 +64,27 @@ def test_gradient_penalty_has_a_gradient_for_the_judge() -> None:
     assert weight.grad.item() == pytest.approx(4 * 2 * 3)
 
 
-def test_mode_seeking_matches_a_plain_loop_over_pairs_of_equal_label() -> None:
+def test_mode_seeking_matches_a_plain_loop_over_pairs_under_one_condition() -> None:
     generator = torch.Generator().manual_seed(0)
     fakes = torch.rand(7, 1, 4, 4, generator=generator)
     latents = torch.randn(7, 5, generator=generator)
     labels = torch.tensor([0, 1, 1, 0, 0, 1, 1])
+    condition = torch.nn.functional.one_hot(labels, 2).float()
     ratios = []
     for i, j in ((0, 3), (1, 4), (2, 5)):
         if labels[i] == labels[j]:
             apart = float((latents[i] - latents[j]).abs().mean())
             ratios.append(apart / (float((fakes[i] - fakes[j]).abs().mean()) + 1e-3))
     assert len(ratios) == 2
-    assert float(mode_seeking(fakes, latents, labels)) == pytest.approx(sum(ratios) / 2, rel=1e-5)
+    assert float(mode_seeking(fakes, latents, condition)) == pytest.approx(
+        sum(ratios) / 2, rel=1e-5
+    )
 
 
 def test_mode_seeking_is_large_for_equal_pictures_and_0_without_pairs() -> None:
-    latents, labels = torch.randn(2, 5), torch.tensor([1, 1])
+    latents, labels = torch.randn(2, 5), torch.ones(2, 2)
     equal, other = torch.zeros(2, 1, 4, 4), torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
     varied = equal + other
     assert mode_seeking(equal, latents, labels) > 100 * mode_seeking(varied, latents, labels)
-    assert mode_seeking(varied, latents, torch.tensor([0, 1])) == 0
+    assert mode_seeking(varied, latents, torch.eye(2)) == 0
     assert mode_seeking(varied[:1], latents[:1], labels[:1]) == 0

@@ -66,7 +66,7 @@ def test_every_part_trains(
     unmoved = [name for name, value in net.named_parameters() if torch.equal(before[name], value)]
     assert unmoved == []
     assert all(value.isfinite().all() for value in net.parameters())
-    assert set(fit.callback_metrics) == {"generator_loss", "discriminator_loss"}
+    assert {"generator_loss", "discriminator_loss"} <= set(fit.callback_metrics)
 
 
 def test_half_precision_trains(cohort: CropsManifest, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_malignant_discs_become_brighter_than_benign_ones(
     with torch.no_grad():
         latents, noise = torch.randn(32, 8), torch.randn(32, 1, 16, 16)
         benign, malignant = (
-            net(latents, noise, torch.full((32,), label))[:, 0, 7:9, 7:9] for label in (0, 1)
+            net(latents, noise, torch.eye(2)[[label] * 32])[:, 0, 7:9, 7:9] for label in (0, 1)
         )
     real = cohort.images(cohort.rows()) / 65535 * 2 - 1
     truth = [crop.malignant for crop in cohort.crops]

@@ -40,12 +40,16 @@ def spectrum_peaks(crops: Tensor) -> NDArray[np.float64]:
     return np.array(peaks)
 
 
+def asked(*labels: int) -> Tensor:
+    return nn.functional.one_hot(torch.tensor(labels), 2).float()
+
+
 @torch.no_grad()
 def generated(net: Generator, count: int = 48) -> Tensor:
     rng = torch.Generator().manual_seed(1)
     latents = torch.randn(count, net.latent, generator=rng)
     noise = torch.randn(count, 1, net.image_size, net.image_size, generator=rng)
-    crops: Tensor = net(latents, noise, torch.arange(count) % 2)
+    crops: Tensor = net(latents, noise, asked(*(number % 2 for number in range(count))))
     return crops
 
 
@@ -55,7 +59,7 @@ def test_crops_have_the_size_and_range(image_size: int) -> None:
     crops = generated(net, 3)
     assert crops.shape == (3, 1, image_size, image_size)
     assert crops.abs().max() < 1
-    logits = Discriminator(image_size, channels=2)(crops, torch.tensor([0, 1, 1]))
+    logits = Discriminator(image_size, channels=2)(crops, asked(0, 1, 1))
     assert logits.shape == (3,)
 
 
@@ -79,9 +83,9 @@ def test_sizes_that_cannot_be_built_are_refused(arguments: dict[str, int], messa
         Generator(**arguments)
 
 
-def test_label_latent_and_noise_change_the_crop() -> None:
+def test_condition_latent_and_noise_change_the_crop() -> None:
     net = Generator(16, channels=2, latent=8)
-    latent, noise, benign = torch.randn(1, 8), torch.randn(1, 1, 16, 16), torch.tensor([0])
+    latent, noise, benign = torch.randn(1, 8), torch.randn(1, 1, 16, 16), asked(0)
     crop = net(latent, noise, benign)
     for other in (
         net(latent, noise, 1 - benign),
@@ -114,7 +118,7 @@ def test_detail_is_what_a_5_by_5_mean_takes_away() -> None:
 def test_rows_of_a_batch_do_not_mix(normalisation: Normalisation) -> None:
     generator = Generator(16, channels=4, latent=8).eval()
     discriminator = Discriminator(16, channels=4, normalisation=normalisation).eval()
-    labels = torch.tensor([0, 1, 1, 0, 1])
+    labels = asked(0, 1, 1, 0, 1)
     inputs = torch.randn(5, 8), torch.randn(5, 1, 16, 16), labels
     together = generator(*inputs)
     alone = torch.cat([generator(*(x[i : i + 1] for x in inputs)) for i in range(5)])
@@ -124,12 +128,11 @@ def test_rows_of_a_batch_do_not_mix(normalisation: Normalisation) -> None:
     assert torch.allclose(judged, alone, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # the embedding's, in opacus
 @pytest.mark.parametrize("normalisation", ["group", "none"])
 def test_per_row_gradients_by_hooks_equal_a_loop(normalisation: Normalisation) -> None:
     net = Discriminator(16, channels=4, normalisation=normalisation)
     assert ModuleValidator.validate(net, strict=False) == []
-    crops, labels = torch.randn(3, 1, 16, 16), torch.tensor([0, 1, 1])
+    crops, labels = torch.randn(3, 1, 16, 16), asked(0, 1, 1)
     loops: dict[str, list[Tensor]] = {name: [] for name, _ in net.named_parameters()}
     for i in range(3):
         net.zero_grad()
@@ -154,7 +157,7 @@ def test_nothing_mixes_rows_or_works_in_place(net: nn.Module) -> None:
 def test_spectral_norm_bounds_each_layer() -> None:
     net = Discriminator(16, channels=4)
     for _ in range(30):  # one power iteration each
-        net(torch.randn(2, 1, 16, 16), torch.tensor([0, 1]))
+        net(torch.randn(2, 1, 16, 16), asked(0, 1))
     layers = [part for part in net.modules() if hasattr(part, "parametrizations")]
     assert len(layers) == 4  # two convolutions, logit and projection
     for layer in layers:

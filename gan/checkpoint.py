@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of generative models: reading them safely, drawing from them, starting from them."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from data_prep.manifest import CropRule
+from gan.conditions import ConditionError, Conditions
+from gan.networks import Discriminator, Generator, plain_weights
+
+AVERAGED = "average.module."  # where the state dict of a model holds the averaged generator
+DISCRIMINATOR = "discriminator."
+ADVICE = "Give the checkpoint of a fit of mammo_dp.MCGAN, such as RUN/checkpoints/last.ckpt"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message names the file and what would fit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Content of a checkpoint whose tensors fit the networks of this version.
+
+    Attributes:
+        path: The file.
+        sha256: Its hash.
+        settings: Hyper-parameters of the model, with ``conditions`` as a list of names.
+        crop_rule: How the training crops were cut.
+        generator: The averaged generator, in evaluation mode, on the CPU.
+        discriminator: Plain weights, spectral norms divided out, see
+            :func:`gan.networks.plain_weights`.
+    """
+
+    path: Path
+    sha256: str
+    settings: Mapping[str, Any]
+    crop_rule: CropRule
+    generator: Generator
+    discriminator: Mapping[str, Tensor]
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Checkpoint":
+        """Loads a checkpoint; no code in the file is run.
+
+        Raises:
+            CheckpointError: If the file is missing, is no checkpoint, or holds another model.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise CheckpointError(f"{path}: is no file. {ADVICE}.")
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        try:
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises half a dozen kinds for what is no checkpoint
+            raise CheckpointError(
+                f"{path}: cannot be read as a checkpoint ({type(error).__name__}). {ADVICE}."
+            ) from error
+        parts = content if isinstance(content, dict) else {}
+        settings = parts.get("hyper_parameters", {})
+        needed = {"image_size", "channels", "latent", "conditions", "normalisation"}
+        if missing := needed - set(settings):
+            raise CheckpointError(f"{path}: holds no MCGAN, {sorted(missing)} unknown. {ADVICE}.")
+        try:
+            columns = Conditions(tuple(settings["conditions"])).width
+            size, channels = settings["image_size"], settings["channels"]
+            generator = Generator(size, channels, settings["latent"], columns)
+            judge = Discriminator(size, channels, settings["normalisation"], columns)
+        except (ConditionError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: its settings build no model ({error}).") from error
+        state = parts.get("state_dict", {})
+        _load(generator, AVERAGED, state, path)
+        _load(judge, DISCRIMINATOR, state, path)
+        rule = parts.get("crop_rule", "as-is")
+        if rule not in get_args(CropRule):
+            raise CheckpointError(f"{path}: crop_rule is {rule!r}. {ADVICE}.")
+        return cls(
+            path=path,
+            sha256=sha256,
+            settings=settings,
+            crop_rule=rule,
+            generator=generator.eval().requires_grad_(False),
+            discriminator=plain_weights(judge.eval()),
+        )
+
+    def start(self, generators: list[Generator], discriminator: Discriminator) -> None:
+        """Copies the weights into networks that will train on.
+
+        Args:
+            generators: Each gets the averaged generator.
+            discriminator: Gets the plain weights, under its own normalisation.
+
+        Raises:
+            CheckpointError: Naming the first tensor that does not fit.
+        """
+        for net in generators:
+            _match(net.state_dict(), self.generator.state_dict(), self.path)
+            net.load_state_dict(self.generator.state_dict())
+        _match(plain_weights(discriminator), self.discriminator, self.path)
+        discriminator.take_plain(self.discriminator)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedGenerator:
+    """The averaged generator of a checkpoint.
+
+    Attributes:
+        net: In evaluation mode, on the CPU.
+        conditions: What can be asked for.
+        crop_rule: How the training crops were cut.
+        sha256: Hash of the checkpoint file.
+    """
+
+    net: Generator
+    conditions: Conditions
+    crop_rule: CropRule
+    sha256: str
+
+    @classmethod
+    def read(cls, checkpoint: str | Path) -> "TrainedGenerator":
+        """Loads the generator of a checkpoint; no code in the file is run.
+
+        Raises:
+            CheckpointError: If the file is missing, is no checkpoint, or holds another model.
+        """
+        found = Checkpoint.read(checkpoint)
+        return cls(
+            net=found.generator,
+            conditions=Conditions(tuple(found.settings["conditions"])),
+            crop_rule=found.crop_rule,
+            sha256=found.sha256,
+        )
+
+    def crops(
+        self, condition: Tensor, *, start: int, seed: int, truncation: float
+    ) -> NDArray[np.uint16]:
+        """Generates consecutive crops.
+
+        Args:
+            condition: Shape ``(B, columns)``, see :class:`gan.conditions.Conditions`.
+            start: Number of the first crop; number and ``seed`` fix latent vector and noise.
+            seed: Of the whole set.
+            truncation: Factor on the latent vectors, in ``(0, 1]``.
+
+        Returns:
+            Shape ``(B, size, size)``, values in ``[0, 65535]``.
+        """
+        numbers = range(start, start + len(condition))
+        latents, noise = zip(*(draw(self.net, number, seed) for number in numbers), strict=True)
+        with torch.inference_mode():
+            crops = self.net(truncation * torch.stack(latents), torch.stack(noise), condition)
+        grey: NDArray[np.float64] = (crops.squeeze(1).double().numpy() + 1) / 2 * 65535
+        return np.rint(grey).astype(np.uint16)
+
+
+def draw(net: Generator, number: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Randomness of one crop, fixed by its number and the seed of the set.
+
+    Returns:
+        Latent vector, shape ``(latent,)``, and noise, shape ``(1, image_size, image_size)``; both
+        standard normal.
+    """
+    rng = np.random.default_rng([seed, number])
+    shapes = (net.latent,), (1, net.image_size, net.image_size)
+    latent, noise = (torch.from_numpy(rng.standard_normal(shape, np.float32)) for shape in shapes)
+    return latent, noise
+
+
+def _load(net: nn.Module, prefix: str, state: Mapping[str, Tensor], path: Path) -> None:
+    """Loads the part of a state dict under a prefix."""
+    part = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+    _match(net.state_dict(), part, path)
+    net.load_state_dict(part)
+
+
+def _match(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
+    shapes = ({name: tuple(t.shape) for name, t in part.items()} for part in (expected, found))
+    ours, theirs = shapes
+    if wrong := sorted({name for name, _ in ours.items() ^ theirs.items()}):
+        raise CheckpointError(
+            f"{path}: {len(wrong)} tensors do not fit, such as {wrong[0]!r} (here "
+            f"{ours.get(wrong[0], 'absent')}, in the file {theirs.get(wrong[0], 'absent')}). Use "
+            "one image_size, channels, latent, conditions and normalisation layers; "
+            f"otherwise: {ADVICE}."
+        )

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a crop is asked to be: malignancy and, where known, BI-RADS descriptors and view.
+
+A condition is a row of zeros and ones, one column per level. An attribute that is not known, or not
+asked for, leaves its columns at zero. Which levels exist is public: nothing is counted from crops.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from data_prep.manifest import Crop
+
+MALIGNANCY = ("benign", "malignant")
+OTHER = "OTHER"
+# BI-RADS words as CBIS-DDSM spells them, from less to more suspicious.
+LEVELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "density": ("1", "2", "3", "4"),
+        "shape": (OTHER, "ROUND", "OVAL", "LOBULATED", "IRREGULAR"),
+        "margin": (
+            OTHER,
+            "CIRCUMSCRIBED",
+            "OBSCURED",
+            "MICROLOBULATED",
+            "ILL_DEFINED",
+            "SPICULATED",
+        ),
+        "view": ("CC", "MLO", "other"),
+    }
+)
+
+
+class ConditionError(ValueError):
+    """A condition cannot be trained or asked for; the message names what can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """The columns of a condition.
+
+    Attributes:
+        names: Attributes beside malignancy, among ``LEVELS``, in the order of their columns.
+    """
+
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuses unknown and repeated names.
+
+        Raises:
+            ConditionError: Naming them.
+        """
+        if unknown := [name for name in self.names if name not in LEVELS]:
+            raise ConditionError(f"conditions {unknown} are unknown. Allowed: {', '.join(LEVELS)}.")
+        if len(set(self.names)) < len(self.names):
+            raise ConditionError(f"conditions {list(self.names)}: one stands twice. Remove it.")
+
+    @property
+    def width(self) -> int:
+        """Columns of a condition, >= 2.
+
+        >>> Conditions(("view",)).width
+        5
+        """
+        return len(MALIGNANCY) + sum(len(LEVELS[name]) for name in self.names)
+
+    def vector(self, *, malignant: bool, attributes: Mapping[str, str]) -> Tensor:
+        """The condition of a crop that is asked for.
+
+        Args:
+            malignant: Class.
+            attributes: Level by attribute; what is left out is unknown.
+
+        Returns:
+            Shape ``(width,)``, float32.
+
+        Raises:
+            ConditionError: For an attribute or level that is not among the columns.
+
+        >>> Conditions(("view",)).vector(malignant=True, attributes={"view": "CC"})
+        tensor([0., 1., 1., 0., 0.])
+        """
+        if unknown := sorted(set(attributes) - set(self.names)):
+            able = ", ".join(self.names) or "malignancy only"
+            raise ConditionError(
+                f"{unknown} cannot be asked for: the generator was trained with {able}."
+            )
+        row = [float(not malignant), float(malignant)]
+        for name in self.names:
+            value = attributes.get(name)
+            if value is not None and value not in LEVELS[name]:
+                raise ConditionError(
+                    f"{name}={value!r} is unknown. Allowed: {', '.join(LEVELS[name])}."
+                )
+            row += [float(value == level) for level in LEVELS[name]]
+        return torch.tensor(row)
+
+    def of_crops(self, crops: Sequence[Crop]) -> Tensor:
+        """Conditions of the crops of a manifest.
+
+        Returns:
+            Shape ``(len(crops), width)``, float32.
+
+        Raises:
+            ConditionError: If an attribute is known of no crop at all.
+        """
+        known = [{name: level_of(crop, name) for name in self.names} for crop in crops]
+        for name in self.names:
+            if not any(attributes[name] for attributes in known):
+                raise ConditionError(
+                    f"conditions: {name!r} is known of none of the {len(crops)} crops. Remove it "
+                    "from model.init_args.conditions, or prepare crops from an archive that has it."
+                )
+        rows = [
+            self.vector(
+                malignant=crop.malignant,
+                attributes={name: level for name, level in attributes.items() if level},
+            )
+            for crop, attributes in zip(crops, known, strict=True)
+        ]
+        return torch.stack(rows)
+
+    def forgetful(self, condition: Tensor, rate: float, rng: torch.Generator) -> Tensor:
+        """Forgets attributes at random, so that a generator can do without them.
+
+        Args:
+            condition: Shape ``(B, width)``.
+            rate: Chance that one attribute of a row is forgotten; all of a row at once are
+                forgotten with the same chance.
+            rng: On the device of the condition.
+
+        Returns:
+            Shape ``(B, width)``; malignancy stays.
+        """
+        if not self.names:
+            return condition
+        draws = torch.rand(
+            len(condition), 1 + len(self.names), generator=rng, device=condition.device
+        )
+        kept = (draws[:, 1:] >= rate) & (draws[:, :1] >= rate)
+        sizes = torch.tensor([len(LEVELS[name]) for name in self.names], device=condition.device)
+        columns = kept.repeat_interleave(sizes, dim=1)
+        return torch.cat([condition[:, :2], condition[:, 2:] * columns], dim=1)
+
+
+def level_of(crop: Crop, name: str) -> str | None:
+    """Level of an attribute, rare words merged.
+
+    Of words joined by a hyphen the most suspicious counts, since it decides what is done. Words
+    without a level of their own, such as ``ASYMMETRIC_BREAST_TISSUE``, become ``OTHER``.
+
+    Args:
+        crop: Row of a manifest.
+        name: Among ``LEVELS``.
+
+    Returns:
+        A level, or none if unknown.
+    """
+    value = crop.view if name == "view" else crop.attributes.get(name)
+    if not value or value.upper() in ("N/A", "NA", "0"):
+        return None
+    if value in LEVELS[name]:
+        return value
+    found = [LEVELS[name].index(word) for word in re.split("[-, ]", value) if word in LEVELS[name]]
+    if found:
+        return LEVELS[name][max(found)]
+    return OTHER if OTHER in LEVELS[name] else None

@@ -55,7 +55,8 @@ class Crop:
         malignant: Malignant is 1 in every file and tensor, benign is 0.
         split: Part of the data set; a patient belongs to one.
         origin: ``"cbis-ddsm"``, ``"phantom"``, ``"phantom-archive"``,
-            ``"gan:<sha256 of checkpoint>"`` or ``"synthetic:<name>"``.
+            ``"gan:<sha256 of checkpoint>"``, ``"evolved:<sha256 of last round>"`` or
+            ``"synthetic:<name>"``.
         label_source: Where the label comes from.
         crop_rule: How the crop was cut; one manifest holds one rule.
         pixel_spacing_mm: Millimetres per pixel of the crop, > 0, if known.
@@ -112,7 +113,9 @@ class Crop:
     @property
     def is_synthetic(self) -> bool:
         """Whether no patient stands behind the crop."""
-        return self.origin == "phantom" or self.origin.startswith(("gan:", "synthetic:"))
+        return self.origin == "phantom" or self.origin.startswith(
+            ("gan:", "evolved:", "synthetic:")
+        )
 
     @property
     def key(self) -> tuple[str, str, str]:

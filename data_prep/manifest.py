@@ -113,9 +113,8 @@ class Crop:
     @property
     def is_synthetic(self) -> bool:
         """Whether no patient stands behind the crop."""
-        return self.origin == "phantom" or self.origin.startswith(
-            ("gan:", "evolved:", "synthetic:")
-        )
+        made = ("gan:", "evolved:", "synthetic:")
+        return self.origin == "phantom" or self.origin.startswith(made)
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -18,7 +18,7 @@ from data_prep.manifest import CropRule, CropsManifest, Split
 from data_prep.readers.cbis_ddsm import CbisDdsm
 from data_prep.readers.crop_folder import read_crop_folder
 from data_prep.readers.lesion import Lesion, Record
-from data_prep.readers.synthetic_folder import read_synthetic_folder
+from data_prep.readers.synthetic_folder import LabelRule, read_synthetic_folder
 from data_prep.splits import refine_split
 
 PHANTOM_MARK = "PHANTOM.txt"  # the phantom archive says what it is
@@ -130,17 +130,22 @@ def synthetic_folder(
     out: str,
     name: str,
     split: Split = "train",
+    malignant_word: str = "malignant",
+    benign_word: str = "benign",
     crop_rule: CropRule = "reference-2024",
     provenance: str | None = None,
     strict: bool = False,
 ) -> CropsManifest:
-    """Imports generated crops: [batch_<b>_]<i>_<class>.png, with class benign or malignant.
+    """Imports generated crops: [batch_<b>_]<i>_<word>.png, where the word says the class.
 
     Args:
         root: Folder of the PNG files.
         out: Folder to fill with crops.csv, images/ and rejected.csv.
         name: Name of the set; the origin of its crops becomes "synthetic:<name>".
         split: Part that all crops go to.
+        malignant_word: What stands for malignant in the names, as a whole; 0 in sets of medigan
+            00008 that carry numbers.
+        benign_word: What stands for benign.
         crop_rule: How the crops that the generator was trained on were cut.
         provenance: File that says which generator made the set, on which patients it was trained
             and with which privacy. It is copied beside the crops; without it nothing is known, and
@@ -149,7 +154,8 @@ def synthetic_folder(
     """
     if not name or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise ValueError(f"{name=}. Give a name of letters, digits, '-', '_' and '.'.")
-    images = read_synthetic_folder(Path(root))
+    rule = LabelRule(malignant=malignant_word, benign=benign_word)
+    images = read_synthetic_folder(Path(root), rule)
     if provenance is not None:
         text = Path(provenance).read_text(encoding="utf-8")
         Path(out).mkdir(parents=True, exist_ok=True)

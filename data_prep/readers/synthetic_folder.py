@@ -1,16 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of generated crops: ``[batch_<b>_]<i>_<class>.png``, as released with generators.
+"""Folders of generated crops: ``[batch_<b>_]<i>_<word>.png``, as released with generators.
 
-The label is the last word of the whole name, never a substring of it.
+The label is the whole rest of the name after the number, never a substring of it. Which word means
+which class is said by whoever imports: medigan 00008 counts malignant as 0, we count it as 1.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.errors import ArchiveError, LabelError, ManifestError
 
-_NAME = re.compile(r"(?:batch_(?P<batch>\d+)_)?(?P<number>\d+)_(?P<label>benign|malignant)\.png")
+_NAME = re.compile(r"(?:batch_(?P<batch>\d+)_)?(?P<number>\d+)_(?P<word>.+)\.png")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelRule:
+    """Which word in a file's name means which class.
+
+    Attributes:
+        malignant: Word of malignant crops, such as ``"malignant"``.
+        benign: Word of benign crops.
+    """
+
+    malignant: str = "malignant"
+    benign: str = "benign"
+
+    def __post_init__(self) -> None:
+        """Refuses words that tell nothing apart.
+
+        Raises:
+            LabelError: If a word is empty, or both are one.
+        """
+        if not self.malignant or not self.benign or self.malignant == self.benign:
+            raise LabelError(
+                f"malignant_word={self.malignant!r}, benign_word={self.benign!r}. "
+                "Give two different words."
+            )
+
+    def malignant_of(self, word: str) -> bool | None:
+        """Class of a word, none if it is neither.
+
+        >>> rule = LabelRule(malignant="0", benign="1")
+        >>> rule.malignant_of("0"), rule.malignant_of("1"), rule.malignant_of("malignant")
+        (True, False, None)
+        """
+        meanings: Mapping[str, bool] = {self.malignant: True, self.benign: False}
+        return meanings.get(word)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +57,7 @@ class SyntheticImage:
     Attributes:
         path: 8-bit grey PNG.
         key: Our own name of the record: batch, number and class.
-        malignant: From the last word of the name.
+        malignant: What the rule says about the word in the name.
     """
 
     path: Path
@@ -28,40 +65,51 @@ class SyntheticImage:
     malignant: bool
 
 
-def read_synthetic_folder(root: Path) -> tuple[SyntheticImage, ...]:
+def read_synthetic_folder(root: Path, rule: LabelRule | None = None) -> tuple[SyntheticImage, ...]:
     """Lists a folder of generated crops, ordered by batch and number.
 
     Args:
         root: Folder that holds the PNG files themselves.
+        rule: Words of the two classes; ``malignant`` and ``benign`` if none is given.
 
     Raises:
         ArchiveError: If the folder is missing or holds no PNG.
         LabelError: If any PNG's name does not match the rule as a whole.
         ManifestError: If two files name the same crop.
     """
+    rule = rule or LabelRule()
     if not root.is_dir():
         raise ArchiveError(f"{root}: is not a folder. Give the folder of the generated PNG files.")
-    images: dict[tuple[int, int, str], SyntheticImage] = {}
+    images: dict[tuple[int, int, bool], SyntheticImage] = {}
     for path in sorted(root.glob("*.png")):
-        match = _NAME.fullmatch(path.name)
-        if match is None:
-            raise LabelError(
-                f"{path}: no class can be read from this name. "
-                "Allowed: [batch_<b>_]<i>_<class>.png with class benign or malignant."
-            )
-        batch, number = int(match["batch"] or 0), int(match["number"])
-        place = (batch, number, match["label"])
+        batch, number, malignant = place = _place(path, rule)
         if place in images:
             raise ManifestError(
                 f"{path}: names the same crop as {images[place].path.name}. Remove one."
             )
-        images[place] = SyntheticImage(
-            path=path,
-            key=f"b{batch:04d}_{number:05d}_{match['label']}",
-            malignant=match["label"] == "malignant",
-        )
+        key = f"b{batch:04d}_{number:05d}_{'malignant' if malignant else 'benign'}"
+        images[place] = SyntheticImage(path=path, key=key, malignant=malignant)
     if not images:
         raise ArchiveError(
             f"{root}: holds no PNG file. Give the folder of the generated PNG files."
         )
     return tuple(images[place] for place in sorted(images))
+
+
+def _place(path: Path, rule: LabelRule) -> tuple[int, int, bool]:
+    """Batch, number and class of a file.
+
+    Raises:
+        LabelError: Naming the file and what is allowed.
+    """
+    allowed = f"[batch_<b>_]<i>_<word>.png with word {rule.benign!r} or {rule.malignant!r}"
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise LabelError(f"{path}: no class can be read from this name. Allowed: {allowed}.")
+    malignant = rule.malignant_of(match["word"])
+    if malignant is None:
+        raise LabelError(
+            f"{path}: the word {match['word']!r} has no class. Allowed: {allowed}. If its author "
+            "says what it means, give --malignant_word and --benign_word."
+        )
+    return int(match["batch"] or 0), int(match["number"]), malignant

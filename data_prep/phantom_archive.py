@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from data_prep.phantom_case import draw_case
 from data_prep.phantom_dicom import CaseFolder
-from data_prep.phantom_mammogram import Lesion, draw_mammogram
-from data_prep.phantoms import PhantomParameters, draw_descriptors
+from data_prep.phantom_mammogram import EDGE, Lesion, draw_mammogram
+from data_prep.phantom_parameters import PhantomParameters
 
 MARKER = "PHANTOM.txt"
 MARKER_TEXT = (
@@ -41,10 +42,12 @@ COLUMNS = (
     "cropped image file path",
     "ROI mask file path",
 )
-LONGER_EDGE = (32.0, 92.0)  # of a mass, in pixels: 3 to 9 mm at 0.1 mm per pixel
-# Fainter than in free crops: the reader stretches the grey range of each mammogram, as real ones'.
-CONTRAST = (0.02, 0.055)
-MASS_CONTRAST = (0.05, 0.17)
+# Fainter than free crops: the reader stretches the grey range of each mammogram, as real ones'.
+POPULATION = PhantomParameters(
+    contrast_range=(0.02, 0.055),
+    mass_contrast_range=(0.05, 0.17),
+    size_range=(32 / EDGE, 92 / EDGE),  # 3 to 9 mm at 0.1 mm per pixel
+)
 SIDES: dict[Literal["L", "R"], str] = {"L": "LEFT", "R": "RIGHT"}
 
 
@@ -128,17 +131,16 @@ def _write_patient(
 ) -> Iterator[dict[str, str]]:
     """Writes all files of one patient and yields its table rows."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
-    known = PhantomParameters(contrast_range=CONTRAST, mass_contrast_range=MASS_CONTRAST)
     exam = EXAMINATIONS[index // 2 % len(EXAMINATIONS)]
     malignant = bool(index % 2)
-    density = 1 + int(rng.choice(4, p=known.densities))
+    density = 1 + int(rng.choice(4, p=POPULATION.densities))
     first = rng.choice(["L", "R"])
     for breast in range(exam.breasts):
         laterality: Literal["L", "R"] = "L" if (first == "L") == (breast == 0) else "R"
         count = exam.lesions if breast == 0 else 1
         spared = breast == 1 and exam.lesions > 1  # then the second breast is benign in any case
         findings = [
-            _draw_finding(rng, known, malignant=malignant and not spared, number=i, of=count)
+            _draw_finding(rng, malignant=malignant and not spared, number=i, of=count)
             for i in range(count)
         ]
         for view in exam.views:
@@ -152,7 +154,7 @@ def _write_patient(
                 laterality=laterality,
                 density=density,
                 lesions=seen,
-                parameters=known,
+                parameters=POPULATION,
             )
             pixels = np.round(mammogram.film * 65535).astype(np.uint16)
             inverted = index % 20 == 2 and view == exam.views[0]
@@ -177,31 +179,22 @@ def _write_patient(
                     "image view": view,
                     "abnormality id": str(number),
                     "abnormality type": "mass",
-                    "mass shape": finding.lesion.shape,
-                    "mass margins": finding.lesion.margin,
+                    "mass shape": finding.lesion.case.shape,
+                    "mass margins": finding.lesion.case.margin,
                     "assessment": finding.assessment,
                     "pathology": finding.pathology,
-                    "subtlety": str(finding.lesion.subtlety),
+                    "subtlety": str(finding.lesion.case.subtlety),
                     "image file path": image_path,
                     "cropped image file path": crop_path + "\n",
                     "ROI mask file path": mask_path + "\n",
                 }
 
 
-def _draw_finding(
-    rng: np.random.Generator, known: PhantomParameters, *, malignant: bool, number: int, of: int
-) -> _Finding:
+def _draw_finding(rng: np.random.Generator, *, malignant: bool, number: int, of: int) -> _Finding:
     """Draws lesion ``number`` of ``of`` in one breast; two lie on either side of the nipple."""
-    words = draw_descriptors(rng, malignant=malignant, parameters=known)
+    case = draw_case(rng, malignant=malignant, parameters=POPULATION)
     side = rng.uniform(-0.35, 0.35) if of == 1 else (0.45 - 0.9 * number) * rng.uniform(0.8, 1.1)
-    lesion = Lesion(
-        shape=words["shape"],
-        margin=words["margin"],
-        subtlety=int(words["subtlety"]),
-        longer_edge=rng.uniform(*LONGER_EDGE),
-        depth=rng.uniform(0.3, 0.62),
-        side=side,
-    )
+    lesion = Lesion(case=case, depth=rng.uniform(0.3, 0.62), side=side)
     if malignant:
         return _Finding(lesion, "MALIGNANT", str(rng.choice([4, 5])))
     if rng.random() < 0.2:

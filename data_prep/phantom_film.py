@@ -1,75 +1,144 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From attenuation to a scanned film: blur, grain, characteristic curve, and what lies on films."""
+"""From attenuation to a scanned film: skin, muscle, blur, grain, film curve, what lies on films."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from scipy.special import ndtr
 
-from data_prep.phantom_tissue import SUBPIXEL_BITS, FloatImage, blurred
+from data_prep.phantom_lines import SUBPIXEL_BITS, blurred
+from data_prep.phantom_texture import FloatImage, Layer, Texture
+from data_prep.phantom_tissue import column, logistic
+
+AIR = -0.5  # attenuation at which the film is black
+LATITUDE = 1.15  # half of log 10: a film shows exposures over about a factor of 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Film:
+    """Where a crop was cut and how it was imaged. Lengths in edges of a crop.
+
+    Attributes:
+        skin: Distance from the crop's middle to the skin line; infinite if none shows.
+        skin_side: Direction in which it lies, in radians from the x axis.
+        skin_bow: Radius of the skin line.
+        rim: Width of the rim where the breast thins out.
+        muscle: Attenuation of the pectoral muscle in a corner; 0 if none shows.
+        muscle_reach: Distance from the corner to the edge of the muscle.
+        muscle_slope: Angle between the row of the corner and the way to that edge, in radians.
+        muscle_mirrored: Whether the corner is the upper right one, not the upper left one.
+        blur: Standard deviation of the point spread.
+        grain: Standard deviation of quantum noise and film grain, relative to full range.
+        slope: Slope of the characteristic curve at its middle.
+        artefact: What lies on the film: ``"dust"``, ``"marker"`` or nothing.
+    """
+
+    skin: float
+    skin_side: float
+    skin_bow: float
+    rim: float
+    muscle: float
+    muscle_reach: float
+    muscle_slope: float
+    muscle_mirrored: bool
+    blur: float
+    grain: float
+    slope: float
+    artefact: str
+
+
+def add_surroundings(image: FloatImage, film: Film, *, edge: float) -> None:
+    """Adds muscle and skin line to one crop's attenuation, in place.
+
+    Args:
+        image: Shape ``(H, W)``.
+        film: What shows.
+        edge: Pixels per edge of a crop.
+    """
+    y, x = np.ogrid[: image.shape[0], : image.shape[1]]
+    if film.muscle:
+        ahead = x[:, ::-1] if film.muscle_mirrored else x
+        beyond = ahead * math.cos(film.muscle_slope) + y * math.sin(film.muscle_slope)
+        inside = np.asarray(film.muscle_reach - beyond / edge, np.float32)
+        image += np.float32(film.muscle) * logistic(40 * inside)
+    if math.isfinite(film.skin):
+        away = film.skin - film.skin_bow
+        y0 = image.shape[0] / 2 + edge * away * math.sin(film.skin_side)
+        x0 = image.shape[1] / 2 + edge * away * math.cos(film.skin_side)
+        inside = (edge * film.skin_bow - np.hypot(y - y0, x - x0)).astype(np.float32)
+        image[:] = behind_skin(image, inside, rim=edge * film.rim)
+
+
+def behind_skin(attenuation: FloatImage, inside: FloatImage, *, rim: float) -> FloatImage:
+    """Lets tissue thin out towards the skin line, adds the skin, and leaves air outside.
+
+    Args:
+        attenuation: Shape ``(H, W)``.
+        inside: Distance to the skin line, in pixels, negative in air.
+        rim: Width of the rounded rim, in pixels; thickness falls along a half circle over it.
+    """
+    depth = np.clip(inside / rim, 0, 1)
+    thickness = np.sqrt(depth * (2 - depth))
+    skin = 0.08 * np.exp(-np.square((inside - 0.04 * rim) / (0.03 * rim)))
+    return np.asarray(AIR + (attenuation - AIR) * thickness + skin, np.float32)
 
 
 def expose(
-    rng: np.random.Generator, attenuation: FloatImage, *, blur: float, grain: float
+    attenuation: FloatImage, cases: Sequence[Film], textures: Sequence[Texture], *, edge: float
 ) -> FloatImage:
-    """Scanned film of an attenuation image.
+    """Scanned films of attenuation images.
 
     Args:
-        rng: Source of randomness.
-        attenuation: Shape ``(H, W)``; around 0.5 the display follows it with slope 1.
-        blur: Standard deviation of the point spread, in pixels.
-        grain: Standard deviation of quantum noise and film grain, relative to full range.
+        attenuation: Shape ``(N, H, W)``; around 0.5 the display follows it with slope ``slope``.
+        cases: One per picture.
+        textures: One per picture.
+        edge: Pixels per edge of a crop.
 
     Returns:
-        Shape ``(H, W)``, values in ``[0, 1]``, bright where much is absorbed.
+        Shape ``(N, H, W)``, values in ``[0, 1]``, bright where much is absorbed.
 
-    The characteristic curve of film is sigmoid in log exposure; a logistic one is used.
+    Photons are Poisson: the relative noise of the exposure grows as the root of the attenuation
+    factor. The characteristic curve of film (Hurter and Driffield 1890) is sigmoid in log exposure;
+    a logistic one is used.
     """
-    seen = blurred(attenuation, blur)
-    noise = rng.standard_normal(seen.shape, dtype=np.float32)
-    # Grain of a scan is correlated over about a pixel; the factor restores its size.
-    seen += grain * 1.8 * blurred(noise, 0.5)
-    return np.asarray(0.5 + 0.5 * np.tanh(2 * (seen - 0.5)), np.float32)
+    seen = np.empty_like(attenuation)
+    for i, (case, texture) in enumerate(zip(cases, textures, strict=True)):
+        seen[i] = blurred(attenuation[i], edge * case.blur)
+        if case.grain:
+            noise = texture.normals(Layer.GRAIN, *seen.shape[1:])
+            # Grain of a scan is correlated over about a pixel; the factor restores its size.
+            noise = np.float32(1.8 * case.grain) * blurred(noise, 0.5)
+            seen[i] += noise * np.exp(np.float32(LATITUDE) * np.clip(seen[i] - 0.5, -1, 0.6))
+    return np.asarray(0.5 + 0.5 * np.tanh(2 * column(cases, "slope") * (seen - 0.5)), np.float32)
 
 
-def add_film_artefact(rng: np.random.Generator, film: FloatImage, grain_size: float) -> FloatImage:
-    """Lays one thing on a film that is not breast: border, scratch, dust, or a skin marker.
+def add_film_artefact(
+    film: FloatImage, artefact: str, texture: Texture, *, edge: float
+) -> FloatImage:
+    """Lays one thing on a film that is not breast.
 
     Args:
-        rng: Source of randomness.
         film: Shape ``(H, W)``, values in ``[0, 1]``.
-        grain_size: Pixels per 1/128 of a crop's edge.
+        artefact: ``"dust"`` or ``"marker"``, a lead ball on the skin.
+        texture: Source of its place and size.
+        edge: Pixels per edge of a crop.
 
     Returns:
         A new image, values in ``[0, 1]``.
     """
-    film = film.copy()
-    height, width = film.shape
-    kind = rng.choice(["border", "scratch", "dust", "marker"], p=[0.4, 0.15, 0.25, 0.2])
-    if kind == "border":
-        edge = max(1, round(float(rng.uniform(1, 9)) * grain_size))
-        turned = np.rot90(film, int(rng.integers(4)))  # a view: the film itself changes
-        turned[:, :edge] = 1.0
-        return film
-    layer = np.zeros((height, width), np.uint8)
-    level = float(rng.uniform(60, 220))
+    chance = ndtr(texture.normals(Layer.ARTEFACT, 5, 6)).astype(np.float64)
+    count, smallest, largest = (1, 1.5, 3.0) if artefact == "marker" else (4, 0.3, 1.3)
     one = 2**SUBPIXEL_BITS
-    if kind == "scratch":
-        start = rng.uniform(0, 1, 2) * (width, height)
-        angle = rng.uniform(0, 2 * np.pi)
-        end = start + rng.uniform(8, 70) * grain_size * np.array([np.cos(angle), np.sin(angle)])
-        ends = np.round(np.stack([start, end]) * one).astype(np.int32)
-        cv2.polylines(layer, [ends], False, level, 1, cv2.LINE_AA, SUBPIXEL_BITS)
-    elif kind == "dust":
-        for x, y in rng.uniform(0, 1, (int(rng.integers(1, 5)), 2)) * (width, height):
-            axes = np.round(rng.uniform(0.3, 1.3, 2) * grain_size * one).astype(int)
-            turn = float(rng.uniform(0, 180))
-            at = (round(float(x) * one), round(float(y) * one))
-            cv2.ellipse(
-                layer, at, axes.tolist(), turn, 0, 360, level, -1, cv2.LINE_AA, SUBPIXEL_BITS
-            )
-    else:
-        x, y = np.round(rng.uniform(0.08, 0.92, 2) * (width, height) * one).astype(int).tolist()
-        radius = round(float(rng.uniform(1.5, 3.0)) * grain_size * one)
-        cv2.circle(layer, (x, y), radius, 255.0, -1, cv2.LINE_AA, SUBPIXEL_BITS)
+    layer = np.zeros(film.shape, np.uint8)
+    for x, y, wide, tall, turn, level in chance[: max(1, round(count * chance[4, 0]))]:
+        at = (round(x * film.shape[1] * one), round(y * film.shape[0] * one))
+        tall = wide if artefact == "marker" else tall
+        sizes = np.array([wide, tall]) * (largest - smallest) + smallest
+        axes = np.round(sizes * edge / 128 * one).astype(int).tolist()
+        grey = 255.0 if artefact == "marker" else 60 + 160 * level
+        cv2.ellipse(layer, at, axes, 180 * turn, 0, 360, grey, -1, cv2.LINE_AA, SUBPIXEL_BITS)
     cover = layer.astype(np.float32) / 255
-    dark = kind == "scratch" and rng.random() < 0.3
-    return np.asarray(film + cover * ((0.1 if dark else 0.97) - film), np.float32)
+    return np.asarray(film + cover * (np.float32(0.97) - film), np.float32)

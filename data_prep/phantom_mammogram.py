@@ -3,18 +3,21 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.phantom_film import expose
-from data_prep.phantom_masses import draw_mass, draw_outline, mass_model
-from data_prep.phantom_tissue import FloatImage, behind_skin, logistic, power_law_field, tissue
-from data_prep.phantoms import PhantomParameters, mass_contrast
+from data_prep.phantom_case import PhantomCase, draw_case
+from data_prep.phantom_film import behind_skin, expose
+from data_prep.phantom_masses import draw_masses
+from data_prep.phantom_parameters import PhantomParameters
+from data_prep.phantom_texture import FloatImage, Layer, power_law_fields
+from data_prep.phantom_tissue import logistic, tissue
 
+EDGE = 128  # pixels of a mammogram that show what one edge of a crop does
 WINDOW = 3.6  # edge of the patch a lesion is drawn in, over its longer edge
 
 
@@ -23,18 +26,12 @@ class Lesion:
     """One mass of a breast, seen in one view or in two.
 
     Attributes:
-        shape: BI-RADS shape.
-        margin: BI-RADS margin.
-        subtlety: 1 (barely visible) to 5 (obvious).
-        longer_edge: Longer edge of the bounding box, in pixels of the mammogram.
+        case: The mass and its descriptors.
         depth: Distance to the chest wall, over that of the nipple, in ``[0, 1]``.
         side: Position across the breast, in ``[-1, 1]``.
     """
 
-    shape: str
-    margin: str
-    subtlety: int
-    longer_edge: float
+    case: PhantomCase
     depth: float
     side: float
 
@@ -66,13 +63,15 @@ def draw_mammogram(
 
     Args:
         rng: Source of randomness.
-        shape: ``(H, W)``; texture is as fine as in a crop of 128 px.
+        shape: ``(H, W)``; tissue is as fine as in a crop of ``EDGE`` pixels.
         view: Medio-lateral oblique views also show the pectoral muscle.
         laterality: Side of the body.
         density: BI-RADS density category, 1 to 4.
         lesions: Masses of this breast that this view shows.
-        parameters: Ranges of contrast, grain and blur.
+        parameters: Population that the tissue and the film are drawn from.
     """
+    alone = replace(parameters, densities=tuple(float(density == i) for i in range(1, 5)))
+    ground = draw_case(rng, malignant=False, parameters=alone)
     height, width = shape
     deep, wide = width * rng.uniform(0.62, 0.78), height * rng.uniform(0.38, 0.44)
     middle = height * (0.5 if view == "CC" else 0.54) + rng.normal(0, 0.01 * height)
@@ -84,18 +83,13 @@ def draw_mammogram(
     nipple = np.exp(-np.square(across * wide / 11)) * np.exp(-np.square((ahead - 1) * deep / 16))
     inside += np.asarray(9 * nipple, np.float32)
 
-    lobes = cv2.resize(power_law_field(rng, (height // 8, width // 8), beta=3.6), (width, height))
+    (lobes,) = power_law_fields([ground.texture], Layer.BREAST, (height // 8, width // 8), beta=3.6)
+    lobes = cv2.resize(lobes, (width, height))
     centred = np.hypot((ahead - 0.5) / 0.55, across / 0.85)
     glandular = logistic(6 * (0.5 + 0.1 * density - centred + 0.25 * lobes))
-    image = tissue(
-        rng,
-        shape,
-        density=density,
-        beta=parameters.beta_mean,
-        contrast=rng.uniform(*parameters.contrast_range),
-        direction=0.0 if view == "CC" else 0.3,
-        grain_size=1.0,
-    ) * (0.35 + 0.65 * glandular)
+    within = replace(ground.tissue, level=0.0, direction=0.0 if view == "CC" else 0.3)
+    (image,) = tissue([within], [ground.texture], shape, edge=EDGE)
+    image *= 0.35 + 0.65 * glandular
     image += 0.30 + (0.06 + 0.03 * density) * glandular
     if view == "MLO":
         muscle = 1 - x / (0.42 * deep) - y / (0.62 * height)
@@ -103,11 +97,9 @@ def draw_mammogram(
     masks = []
     for lesion in lesions:
         centre = (middle + lesion.side * wide, lesion.depth * deep)
-        masks.append(_add_lesion(rng, image, lesion, centre, parameters))
+        masks.append(_add_lesion(image, lesion.case, centre))
     image = behind_skin(image, inside, rim=0.28 * min(deep, wide))
-    film = expose(
-        rng, image, blur=rng.uniform(*parameters.blur_range), grain=rng.uniform(0.003, 0.008)
-    )
+    (film,) = expose(image[None], [ground.film], [ground.texture], edge=EDGE)
     turned = film if laterality == "L" else np.ascontiguousarray(film[:, ::-1])
     _add_film_label(turned, f"{laterality} {view}", on_the_left=laterality == "R")
     if rng.random() < 0.25:
@@ -119,29 +111,19 @@ def draw_mammogram(
 
 
 def _add_lesion(
-    rng: np.random.Generator,
-    image: FloatImage,
-    lesion: Lesion,
-    centre: tuple[float, float],
-    parameters: PhantomParameters,
+    image: FloatImage, case: PhantomCase, centre: tuple[float, float]
 ) -> NDArray[np.bool_]:
     """Adds a mass to attenuation in place and returns its mask."""
-    half = math.ceil(WINDOW * lesion.longer_edge / 2)
+    half = math.ceil(WINDOW * EDGE * case.mass.size / 2)
     top, left = (max(0, round(at) - half) for at in centre)
     patch = image[top : round(centre[0]) + half, left : round(centre[1]) + half]
-    model = mass_model(lesion.shape, lesion.margin)
-    mass, covered = draw_mass(
-        rng,
-        patch.shape,
-        model=model,
-        outline=draw_outline(rng, model),
-        centre=(centre[0] - top, centre[1] - left),
-        longer_edge=lesion.longer_edge,
-        obscured=lesion.margin == "OBSCURED",
+    at = ((centre[0] - top) / EDGE, (centre[1] - left) / EDGE)
+    masses, covered = draw_masses(
+        [replace(case.mass, centre=at)], [case.texture], patch.shape, edge=EDGE
     )
-    patch += mass_contrast(rng, lesion.subtlety, parameters) * mass
+    patch += masses[0]
     mask = np.zeros(image.shape, np.bool_)
-    mask[top : top + patch.shape[0], left : left + patch.shape[1]] = covered
+    mask[top : top + patch.shape[0], left : left + patch.shape[1]] = covered[0]
     return mask
 
 

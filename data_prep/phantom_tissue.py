@@ -1,190 +1,205 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Procedural breast tissue: power-law background, glandular lobes, fibrous strands, skin edge.
+"""Breast tissue: power-law background, glandular lobes or clustered lumps, sheets, ducts, vessels.
 
-Everything is attenuation, in units of the film's display range (:mod:`data_prep.phantom_film`), so
-layers add as they do along an X-ray. Lengths are in pixels.
+Everything is attenuation, in units of the film's range (:mod:`data_prep.phantom_film`), so layers
+add as they do along an X-ray. ``edge`` is the number of pixels that show one edge of a crop.
 """
 
-import functools
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
-from scipy import fft
 
-FloatImage = NDArray[np.float32]
+from data_prep.phantom_lines import Lines, draw_lines
+from data_prep.phantom_lumps import clustered_lumps
+from data_prep.phantom_texture import FloatImage, Layer, Texture, power_law_fields
 
-PADDING = 1.25  # a transform is periodic; a cut-out from a larger field is not
-AIR = -0.5  # attenuation at which the film is black
-SUPERSAMPLING = 2  # strands are drawn finer than they are shown
-SUBPIXEL_BITS = 4  # fixed-point digits of OpenCV's drawing
+OUTER_SCALE = 1.25  # longest wave of tissue, in edges of a crop
+SMOOTH = 40  # waves along an axis beyond which lobes and sheets have nothing to show
 
 
-def power_law_field(
-    rng: np.random.Generator,
-    shape: tuple[int, int],
-    *,
-    beta: float,
-    stretch: float = 1.0,
-    angle: float = 0.0,
-    outer_scale: float = math.inf,
-) -> FloatImage:
-    """Gaussian field whose power falls as ``1 / f**beta``.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tissue:
+    """Tissue of one phantom. Lengths in edges of a crop, angles in radians from the x axis.
 
-    Args:
-        rng: Source of randomness.
-        shape: ``(H, W)``.
-        beta: Exponent of the power spectrum; mammograms have about 3.
-        stretch: Ratio of the correlation lengths along and across ``angle``, ``>= 1``.
-        angle: Direction of the longer correlation, in radians from the x axis.
-        outer_scale: Wavelength in pixels beyond which power stays constant.
-
-    Returns:
-        Shape ``(H, W)``, mean 0 and standard deviation 1.
-
-    Source: Burgess, Jacobson and Judy 2001, Medical Physics 28:419 (power-law mammograms).
+    Attributes:
+        level: Mean attenuation.
+        contrast: Standard deviation of the attenuation, roughly.
+        beta: Exponent of the background's power spectrum.
+        stretch: Ratio of its correlation lengths along and across ``direction``.
+        direction: Direction of ducts and ligaments.
+        lumpy: Whether glands are clustered lumps.
+        lobe_stretch: As ``stretch``, of the glandular lobes.
+        covered: Share of gland, as a normal quantile; 0 is half of the crop.
+        sharpness: Steepness of the edges of lobes.
+        gland: Attenuation of gland over that of the background.
+        sheet_turn: Angle between sheets of connective tissue and ``direction``.
+        sheet_stretch: As ``stretch``, of the sheets.
+        sheet_fineness: Inverse width of a sheet seen edge-on.
+        sheet_strength: Its attenuation.
+        strands: Ducts and ligaments that start in the area of a crop.
+        strand_strength: Their attenuation.
+        vessels: Vessels that start in the area of a crop.
+        vessel_strength: Their attenuation.
     """
-    padding = PADDING if outer_scale > min(shape) / 2 else 1.0
-    height, width = (fft.next_fast_len(math.ceil(padding * n), real=True) for n in shape)
-    fy, fx = _frequencies(height, width)
-    along = fx * math.cos(angle) + fy * math.sin(angle)
-    across = fy * math.cos(angle) - fx * math.sin(angle)
-    squared = along**2 * stretch + across**2 / stretch + outer_scale**-2.0
-    squared[0, 0] = np.inf  # no constant part
-    amplitude = np.exp(np.float32(-beta / 4) * np.log(squared))
-    noise = rng.standard_normal((*squared.shape, 2), dtype=np.float32).view(np.complex64)[..., 0]
-    field = fft.irfft2(amplitude * noise, (height, width), overwrite_x=True)
-    field = np.ascontiguousarray(field[: shape[0], : shape[1]], np.float32)
-    field -= field.mean()
-    field /= math.sqrt(np.vdot(field, field) / field.size)
-    return field
+
+    level: float
+    contrast: float
+    beta: float
+    stretch: float
+    direction: float
+    lumpy: bool
+    lobe_stretch: float
+    covered: float
+    sharpness: float
+    gland: float
+    sheet_turn: float
+    sheet_stretch: float
+    sheet_fineness: float
+    sheet_strength: float
+    strands: float
+    strand_strength: float
+    vessels: float
+    vessel_strength: float
+
+
+def column(cases: Sequence[object], name: str) -> FloatImage:
+    """One attribute of all cases, shape ``(N, 1, 1)``."""
+    return np.array([getattr(case, name) for case in cases], np.float32)[:, None, None]
 
 
 def tissue(
-    rng: np.random.Generator,
-    shape: tuple[int, int],
-    *,
-    density: int,
-    beta: float,
-    contrast: float,
-    direction: float,
-    grain_size: float,
+    cases: Sequence[Tissue], textures: Sequence[Texture], shape: tuple[int, int], *, edge: float
 ) -> FloatImage:
-    """Attenuation of breast tissue around its own mean.
+    """Attenuation of breast tissue.
 
     Args:
-        rng: Source of randomness.
+        cases: One per picture.
+        textures: One per picture.
         shape: ``(H, W)``.
-        density: BI-RADS density category, 1 (fatty) to 4 (dense).
-        beta: Exponent of the background's power spectrum.
-        contrast: Standard deviation of the background.
-        direction: Direction of ducts and ligaments, in radians from the x axis.
-        grain_size: Pixels per 1/128 of a crop's edge; 1 in a crop of 128 px.
+        edge: Pixels per edge of a crop.
 
     Returns:
-        Shape ``(H, W)``, centred on about 0.
+        Shape ``(N, H, W)``.
     """
-    field = functools.partial(power_law_field, rng, shape, outer_scale=160 * grain_size)
-    background = field(beta=beta, stretch=rng.uniform(1.0, 1.6), angle=direction)
-    lobes = field(beta=beta + 1.0, stretch=rng.uniform(1.2, 2.5), angle=direction)
-    covered = (0.9, 0.3, -0.3, -0.9)[density - 1] + rng.normal(0, 0.3)
-    glandular = logistic((lobes - covered) * rng.uniform(2.0, 5.0))
+    direction = column(cases, "direction")
+    longest = OUTER_SCALE * edge
+    finest = math.ceil(SMOOTH * max(shape) / edge)
+    background = power_law_fields(
+        textures,
+        Layer.BACKGROUND,
+        shape,
+        beta=column(cases, "beta"),
+        stretch=column(cases, "stretch"),
+        angle=direction,
+        outer_scale=longest,
+    )
     # Thin sheets seen edge-on are bright lines: the zero lines of a smooth field.
-    sheet = field(beta=4.4, stretch=rng.uniform(2.0, 6.0), angle=direction + rng.normal(0, 0.2))
-    fibres = np.exp(-np.square(sheet * rng.uniform(6.0, 14.0)))
-    count = rng.poisson(22 * shape[0] * shape[1] / (128 * grain_size) ** 2)
-    strands = draw_strands(rng, shape, count=count, direction=direction, grain_size=grain_size)
+    sheets = power_law_fields(
+        textures,
+        Layer.SHEETS,
+        shape,
+        beta=4.4,
+        stretch=column(cases, "sheet_stretch"),
+        angle=direction + column(cases, "sheet_turn"),
+        outer_scale=longest,
+        finest=finest,
+    )
+    fibres = np.exp(-np.square(sheets * column(cases, "sheet_fineness")))
     visible = 0.25 + logistic(2 * background)  # where fat leaves them free
-    result = 0.6 * background + rng.uniform(1.0, 2.5) * (glandular - glandular.mean())
-    result += visible * (rng.uniform(0.2, 0.8) * fibres + rng.uniform(0.7, 1.9) * strands)
-    return np.asarray(contrast * result, np.float32)
+    lines = column(cases, "sheet_strength") * fibres
+    lines += column(cases, "strand_strength") * _strands(cases, textures, shape, edge)
+    result = 0.6 * background + visible * lines
+    result += column(cases, "gland") * _glands(cases, textures, shape, edge, finest)
+    result += column(cases, "vessel_strength") * _vessels(cases, textures, shape, edge)
+    result *= column(cases, "contrast")
+    result += column(cases, "level")
+    return result
 
 
-def draw_strands(
-    rng: np.random.Generator,
+def _glands(
+    cases: Sequence[Tissue],
+    textures: Sequence[Texture],
     shape: tuple[int, int],
-    *,
-    count: int,
-    direction: float,
-    grain_size: float,
+    edge: float,
+    finest: int,
 ) -> FloatImage:
-    """Ligaments, ducts and vessels: long, gently bent lines along a common direction.
-
-    Returns:
-        Shape ``(H, W)``, 0 where no strand runs, up to about 1 on a single strand.
-    """
-    layers = np.zeros((2, SUPERSAMPLING * shape[0], SUPERSAMPLING * shape[1]), np.uint8)
-    steps = 14
-    length = 128 * grain_size * rng.uniform(0.5, 2.0, count)
-    heading = direction + rng.normal(0, 0.4, count) + np.pi * rng.integers(0, 2, count)
-    bend = np.cumsum(rng.normal(0, 0.09, (count, steps)), axis=1)
-    turn = heading[:, None] + rng.normal(0, 0.5, (count, 1)) * np.linspace(-1, 1, steps) + bend
-    walk = np.stack([np.cos(turn), np.sin(turn)], axis=-1) * (length / steps)[:, None, None]
-    path = np.cumsum(walk, axis=1)
-    start = rng.uniform(-0.1, 1.1, (count, 1, 2)) * (shape[1], shape[0])
-    path = path - path[:, steps // 2, None] + start
-    points = np.round(path * SUPERSAMPLING * 2**SUBPIXEL_BITS).astype(np.int32)
-    widths = rng.geometric(0.6, count).clip(1, 4) * grain_size + 1
-    levels = rng.uniform(60, 255, count)
-    for i in range(count):
-        cv2.polylines(
-            layers[i % 2],
-            [points[i]],
-            isClosed=False,
-            color=float(levels[i] / math.sqrt(widths[i] - 1)),
-            thickness=round(float(widths[i])),
-            lineType=cv2.LINE_AA,
-            shift=SUBPIXEL_BITS,
-        )
-    return blurred(shrunk(layers[0], shape) + shrunk(layers[1], shape), 0.5 + 0.3 * grain_size)
+    """Glandular tissue around its mean: lobes with an edge, or clustered lumps."""
+    result = np.empty((len(cases), *shape), np.float32)
+    lumpy = np.array([case.lumpy for case in cases])
+    for rows, draw in ((np.flatnonzero(~lumpy), _lobes), (np.flatnonzero(lumpy), _lumps)):
+        if len(rows):
+            chosen = [cases[i] for i in rows], [textures[i] for i in rows]
+            result[rows] = draw(*chosen, shape, edge, finest)
+    return result - result.mean(axis=(1, 2), keepdims=True)
 
 
-def breast_thickness(inside: FloatImage, rim: float) -> FloatImage:
-    """Relative thickness of the compressed breast near its skin line.
-
-    Args:
-        inside: Distance to the skin line, in pixels, negative in air.
-        rim: Width of the rounded rim, in pixels.
-
-    Returns:
-        1 in the compressed part, falling along a half circle to 0 at the skin line and in air.
-    """
-    depth = np.clip(inside / rim, 0, 1)
-    return np.asarray(np.sqrt(depth * (2 - depth)), np.float32)
-
-
-def behind_skin(attenuation: FloatImage, inside: FloatImage, rim: float) -> FloatImage:
-    """Lets tissue thin out towards the skin line, adds the skin, and leaves air outside.
-
-    Args:
-        attenuation: Shape ``(H, W)``.
-        inside: Distance to the skin line, in pixels, negative in air.
-        rim: Width of the rounded rim, in pixels.
-    """
-    thickness = breast_thickness(inside, rim)
-    skin = 0.08 * np.exp(-np.square((inside - 0.04 * rim) / (0.03 * rim)))
-    return np.asarray(AIR + (attenuation - AIR) * thickness + skin, np.float32)
+def _lobes(
+    cases: Sequence[Tissue],
+    textures: Sequence[Texture],
+    shape: tuple[int, int],
+    edge: float,
+    finest: int,
+) -> FloatImage:
+    field = power_law_fields(
+        textures,
+        Layer.LOBES,
+        shape,
+        beta=column(cases, "beta") + 1,
+        stretch=column(cases, "lobe_stretch"),
+        angle=column(cases, "direction"),
+        outer_scale=OUTER_SCALE * edge,
+        finest=finest,
+    )
+    return logistic((field + column(cases, "covered")) * column(cases, "sharpness"))
 
 
-def shrunk(canvas: NDArray[np.uint8], shape: tuple[int, int]) -> FloatImage:
-    """Area average of a finer 8-bit drawing, shape ``shape``, values in ``[0, 1]``."""
-    small = cv2.resize(canvas, (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
-    return np.asarray(small, np.float32) / np.float32(255)
+def _lumps(
+    cases: Sequence[Tissue],
+    textures: Sequence[Texture],
+    shape: tuple[int, int],
+    edge: float,
+    finest: int,
+) -> FloatImage:
+    field = clustered_lumps(
+        textures, shape, edge=edge, direction=[case.direction for case in cases]
+    )
+    return logistic(field + column(cases, "covered"))
 
 
-def blurred(image: FloatImage, sigma: float) -> FloatImage:
-    """Gaussian blur with a standard deviation in pixels."""
-    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32)
+def _strands(
+    cases: Sequence[Tissue], textures: Sequence[Texture], shape: tuple[int, int], edge: float
+) -> FloatImage:
+    """Ducts and ligaments: thin, gently bent, nearly along the common direction."""
+    thin = Lines(turn=0.4, bend=0.3, wander=0.09, length=(0.5, 2.0), width=(0.006, 0.028))
+    return draw_lines(
+        textures,
+        Layer.STRANDS,
+        shape,
+        edge=edge,
+        look=thin,
+        per_area=[case.strands for case in cases],
+        direction=[case.direction for case in cases],
+    )
+
+
+def _vessels(
+    cases: Sequence[Tissue], textures: Sequence[Texture], shape: tuple[int, int], edge: float
+) -> FloatImage:
+    """Vessels: wider than ducts, winding, in any direction."""
+    wide = Lines(turn=1.2, bend=0.5, wander=0.2, length=(1.0, 3.0), width=(0.018, 0.04))
+    return draw_lines(
+        textures,
+        Layer.VESSELS,
+        shape,
+        edge=edge,
+        look=wide,
+        per_area=[case.vessels for case in cases],
+        direction=[case.direction for case in cases],
+    )
 
 
 def logistic(value: FloatImage) -> FloatImage:
     """Smooth step from 0 to 1."""
     return np.asarray(0.5 + 0.5 * np.tanh(0.5 * value), np.float32)
-
-
-@functools.lru_cache(maxsize=8)
-def _frequencies(height: int, width: int) -> tuple[FloatImage, FloatImage]:
-    """Cycles per pixel of a real transform: a column of y and a row of x frequencies."""
-    fy = np.fft.fftfreq(height).astype(np.float32)[:, None]
-    return fy, np.fft.rfftfreq(width).astype(np.float32)[None, :]

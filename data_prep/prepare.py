@@ -15,6 +15,7 @@ from data_prep.crop_set import CropSet, print_counts, read_8_bit, watched
 from data_prep.cropping import GreyRange, crop_side, crop_square, grey_range, to_16_bit
 from data_prep.errors import ArchiveError, GeometryRejected, RecordRejected
 from data_prep.manifest import CropRule, CropsManifest, Split
+from data_prep.phantom_parameters import PhantomParameters
 from data_prep.readers.cbis_ddsm import CbisDdsm
 from data_prep.readers.crop_folder import read_crop_folder
 from data_prep.readers.lesion import Lesion, Record
@@ -22,6 +23,7 @@ from data_prep.readers.synthetic_folder import LabelRule, read_synthetic_folder
 from data_prep.splits import refine_split
 
 PHANTOM_MARK = "PHANTOM.txt"  # the phantom archive says what it is
+DEFAULT_PHANTOMS = PhantomParameters()
 
 
 def cbis_ddsm(
@@ -182,7 +184,14 @@ def synthetic_folder(
     return crops.finish()
 
 
-def phantoms(*, out: str, per_class: int = 1000, size: int = 128, seed: int = 0) -> CropsManifest:
+def phantoms(
+    *,
+    out: str,
+    per_class: int = 1000,
+    size: int = 128,
+    seed: int = 0,
+    parameters: PhantomParameters = DEFAULT_PHANTOMS,
+) -> CropsManifest:
     """Draws phantom crops: procedural masses on procedural tissue, free of patients.
 
     Args:
@@ -190,10 +199,13 @@ def phantoms(*, out: str, per_class: int = 1000, size: int = 128, seed: int = 0)
         per_class: Number of benign and of malignant crops.
         size: Edge of a crop, in pixels.
         seed: Equal seeds give equal crops.
+        parameters: What the crops look like; a YAML file, or single values by their names.
     """
-    from data_prep.phantoms import write_phantom_crops
+    from data_prep.phantom_crops import write_phantom_crops
 
-    manifest = write_phantom_crops(Path(out), per_class=per_class, size=size, seed=seed)
+    manifest = write_phantom_crops(
+        Path(out), per_class=per_class, size=size, seed=seed, parameters=parameters
+    )
     print_counts(manifest, Counter(), merged=0)
     return manifest
 

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a phantom's details come from: standard normals by seed, and Gaussian fields made of them.
+
+Whatever is random in a picture is a smooth function of standard normals. Two sets of normals, mixed
+with weights whose squares sum to 1, are standard normals again: so phantoms vary gradually, and a
+variation is as typical as a fresh draw.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import fft
+
+FloatImage = NDArray[np.float32]
+
+MOST_SEEDS = 4  # a texture that was varied more often forgets its lightest part
+PADDING = 1.25  # a transform is periodic; a cut-out from a larger field is not
+
+
+class Layer(IntEnum):
+    """Parts of a picture; each has normals of its own, so that one leaves the others alone."""
+
+    BACKGROUND = 0
+    LOBES = 1
+    SHEETS = 2
+    STRANDS = 3
+    VESSELS = 4
+    OUTLINE = 5
+    MASS = 6
+    SPICULES = 7
+    CALCIFICATIONS = 8
+    GRAIN = 9
+    ARTEFACT = 10
+    BREAST = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Texture:
+    """Any number of standard normals, the same at each call.
+
+    Attributes:
+        seeds: Seeds of the parts.
+        weights: Their weights; the squares sum to 1.
+    """
+
+    seeds: tuple[int, ...]
+    weights: tuple[float, ...] = (1.0,)
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "Texture":
+        """A fresh texture."""
+        return cls((int(rng.integers(2**63)),))
+
+    def normals(self, layer: Layer, *shape: int) -> FloatImage:
+        """Standard normals of one layer; more of them start like fewer.
+
+        Args:
+            layer: Part of the picture.
+            shape: Shape of the result.
+        """
+        mixed = np.zeros(shape, np.float32)
+        for seed, weight in zip(self.seeds, self.weights, strict=True):
+            part = np.random.default_rng((seed, layer)).standard_normal(shape, np.float32)
+            if weight == 1:
+                return part
+            mixed += np.float32(weight) * part
+        return mixed
+
+    def varied(self, rng: np.random.Generator, degree: float) -> "Texture":
+        """Mixes in a fresh texture: ``sqrt(1 - degree**2) * self + degree * fresh``.
+
+        Args:
+            rng: Source of randomness.
+            degree: 0 would leave the texture alone, 1 replaces it.
+        """
+        kept = math.sqrt(1 - degree**2)
+        parts = [(kept * w, s) for s, w in zip(self.seeds, self.weights, strict=True) if kept]
+        parts.append((degree, int(rng.integers(2**63))))
+        if len(parts) > MOST_SEEDS:
+            parts.remove(min(parts))
+        norm = math.sqrt(sum(weight**2 for weight, _ in parts))
+        return Texture(tuple(s for _, s in parts), tuple(w / norm for w, _ in parts))
+
+
+def power_law_fields(
+    textures: Sequence[Texture],
+    layer: Layer,
+    shape: tuple[int, int],
+    *,
+    beta: ArrayLike,
+    stretch: ArrayLike = 1.0,
+    angle: ArrayLike = 0.0,
+    outer_scale: float = math.inf,
+    finest: int | None = None,
+) -> FloatImage:
+    """Gaussian fields whose power falls as ``1 / f**beta``.
+
+    The coarse structure of a field depends on its texture alone, the size only adds detail.
+
+    Args:
+        textures: One per field.
+        layer: Which of their normals.
+        shape: ``(H, W)``.
+        beta: Exponents of the power spectra; mammograms have 1.5 to 3.5, on average 2.8.
+        stretch: Ratios of the correlation lengths along and across ``angle``, ``>= 1``.
+        angle: Directions of the longer correlation, in radians from the x axis.
+        outer_scale: Wavelength in pixels beyond which power stays constant.
+        finest: Highest number of waves along an axis; all that the pixels hold if not given.
+
+    Returns:
+        Shape ``(N, H, W)``; each field has mean 0 and standard deviation 1.
+
+    Source: Burgess, Jacobson and Judy 2001, Medical Physics 28:419 (power-law mammograms); range
+    and mean of the exponent from Burgess and Judy 2003, SPIE 5034.
+    """
+    padding = PADDING if outer_scale > min(shape) / 2 else 1.0
+    height, width = (fft.next_fast_len(math.ceil(padding * n), real=True) for n in shape)
+    fy, fx, where, doubled = _waves(height, width, finest)
+    column = (np.asarray(value, np.float32).reshape(-1, 1) for value in (beta, stretch, angle))
+    beta, stretch, angle = column
+    along, across = (
+        fx * np.cos(turn) + fy * np.sin(turn) for turn in (angle, angle + np.float32(np.pi / 2))
+    )
+    squared = np.square(along) * stretch + np.square(across) / stretch
+    squared += np.float32(outer_scale**-2.0)
+    amplitude = np.exp(-beta / 4 * np.log(squared)) * doubled
+    noise = np.stack([texture.normals(layer, 2 * len(where)) for texture in textures])
+    spectrum = np.zeros((len(textures), height * (width // 2 + 1)), np.complex64)
+    spectrum[:, where] = amplitude * noise.view(np.complex64)
+    half = spectrum.reshape(len(textures), height, width // 2 + 1)
+    whole = fft.irfft2(half, (height, width), overwrite_x=True)
+    return standardised(whole[:, : shape[0], : shape[1]])
+
+
+def standardised(fields: FloatImage) -> FloatImage:
+    """Each field shifted and scaled to mean 0 and standard deviation 1; shape ``(N, H, W)``."""
+    fields = np.ascontiguousarray(fields, np.float32)
+    fields -= fields.mean(axis=(1, 2), keepdims=True)
+    fields /= np.sqrt(np.square(fields).mean(axis=(1, 2), keepdims=True))
+    return fields
+
+
+@functools.lru_cache(maxsize=16)
+def _waves(
+    height: int, width: int, finest: int | None
+) -> tuple[FloatImage, FloatImage, NDArray[np.int64], FloatImage]:
+    """Waves of a real transform from coarse to fine, without the constant.
+
+    Returns:
+        Frequencies in y and in x, in cycles per pixel; positions in the flat half spectrum; factors
+        for amplitudes. A wave stands in the half spectrum once and counts twice, but those with
+        ``fx == 0`` stand there twice and count once.
+    """
+    ky, kx = np.meshgrid(
+        np.fft.fftfreq(height, 1 / height).astype(np.int64),
+        np.arange(width // 2 + 1),
+        indexing="ij",
+    )
+    ring = np.maximum(np.abs(ky), kx).ravel()
+    order = np.lexsort((ky.ravel(), kx.ravel(), ring))[1:]
+    if finest is not None:
+        order = order[ring[order] <= finest]
+    fy, fx = (k.ravel()[order].astype(np.float32) for k in (ky, kx))
+    doubled = np.where(fx == 0, math.sqrt(2), 1).astype(np.float32)
+    return fy / height, fx / width, order, doubled

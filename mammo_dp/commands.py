@@ -19,7 +19,7 @@ from mammo_dp.runs import close_run, open_run
 
 Function = Callable[..., None]
 # Flags that name what a command reads; their content is hashed into run.json.
-_INPUTS = ("root", "checkpoint", "provenance")
+_INPUTS = ("root", "crops", "checkpoint", "provenance")
 
 
 def run_command(command: str, arguments: Sequence[str]) -> None:
@@ -82,6 +82,10 @@ def _functions(command: str) -> Function | dict[str, Any]:
             from gan.generate import generate
 
             return recorded(generate, "generate")
+        case "evolve":
+            from mammo_dp.privacy.evolution.evolve import evolve
+
+            return recorded(evolve, "evolve")
         case "attack":
             from mammo_dp.attacks.membership import membership
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "test": "measure a run -> predictions.csv, metrics.json",
     "predict": "score crops with a run",
     "generate": "generator checkpoint -> labelled synthetic crops",
+    "evolve": "patients' noisy votes choose phantoms or generated crops -> labelled crops",
     "attack": "attack a run -> scores and what an attacker achieved",
     "privacy": "epsilon <-> noise <-> risk; explain, verify and compose statements",
     "report": "run folders -> table, figures, one HTML page",

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a statement agrees with its evidence: account, configuration, crops and parents.
 
-The account is read from the released checkpoint, where training left it step by step; the cohort
-from the crops that lie there now; the lineage from the statements of the parents.
+The account is read from the released checkpoint, where training left it step by step, or from the
+rounds of Private Evolution; the cohort from the crops that lie there now; the lineage from the
+statements of the parents.
 """
 
 import json
@@ -14,16 +15,20 @@ from typing import Any
 import torch
 
 from data_prep.manifest import FILE_NAME as CROPS
-from data_prep.manifest import CropsManifest
+from data_prep.manifest import CropsManifest, Split
 from mammo_dp.privacy.cohorts import Cohort
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.evolution.account import ACCOUNT, executed, origin
 from mammo_dp.privacy.findings import RESTORE, Findings, shown
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.release import (
+    EVOLVE,
     FROM_THE_HUB,
     SEEDED,
     data_ledger,
     loose_delta,
     randomness,
+    votes_randomness,
 )
 from mammo_dp.privacy.statement import FILE_NAME, collect_parents, ledger_of, run_facts
 from mammo_dp.runs import RunRecord
@@ -67,24 +72,26 @@ class Evidence:
         self.findings.compare(self.path, "run", self.stored["run"], run_facts(self.record))
         private = any(access.mechanism is not None for access in self.own)
         if self.record.command == "fit":
-            self._check_cohort()
+            self._check_cohort("data", self._config("data").get("train_split", "train"))
             private |= self._check_account()
+        if self.record.command == EVOLVE:
+            self._check_cohort("crops", self.record.config["split"])
+            private |= self._check_rounds()
         follows = self._check_lineage()
         if follows is not None and not private:
             loose = loose_delta(follows)
             self.findings.compare(self.path, "delta", self.stored["delta"], loose)
 
-    def _check_cohort(self) -> None:
-        """The patients of the training split, as they stand in ``crops.csv`` now."""
-        split = self._config("data").get("train_split", "train")
+    def _check_cohort(self, role: str, split: Split) -> None:
+        """The patients of the split that was used, as they stand in ``crops.csv`` now."""
         try:
-            there = Cohort.of_manifest(CropsManifest.read(self.inputs["data"]), split)
+            there = Cohort.of_manifest(CropsManifest.read(self.inputs[role]), split)
         except (KeyError, ValueError):
             return  # missing or malformed, which the visit to the crops has found
         if not self.own and not there.is_empty:
-            what = f"lists no access to {there.name}, which {self.record.folder} was trained on"
+            what = f"lists no access to {there.name}, which {self.record.folder} used"
             self.findings.add(self.path, what, _AGAIN)
-        where = self.inputs["data"] / CROPS
+        where = self.inputs[role] / CROPS
         for recorded in {access.cohort: None for access in self.own}:
             self.findings.checked["cohorts"] += 1
             self._compare_cohorts(where, recorded, there)
@@ -131,6 +138,12 @@ class Evidence:
             self.findings.add(checkpoint, what, RESTORE)
             return False
         executed = [list(mechanism) for mechanism in history]
+        self._compare_account(checkpoint, executed)
+        self._check_config(checkpoint, executed)
+        return bool(executed)
+
+    def _compare_account(self, where: Path, executed: Sequence[Sequence[float]]) -> None:
+        self.findings.checked["accounts"] += 1
         recorded = [
             [mechanism.noise_multiplier, mechanism.sampling_rate, mechanism.steps]
             for access in self.own
@@ -141,10 +154,37 @@ class Evidence:
                 f"its account holds (noise multiplier, sampling rate, steps) {shown(executed)}, "
                 f"but {self.path} says {shown(recorded)}"
             )
-            self.findings.add(checkpoint, what, _AGAIN)
-        self._check_config(checkpoint, executed)
-        self.findings.checked["accounts"] += 1
-        return bool(executed)
+            self.findings.add(where, what, _AGAIN)
+
+    def _check_rounds(self) -> bool:
+        """The rounds that patients voted in, from the account, and the crops they led to.
+
+        Returns:
+            Whether there was an account.
+        """
+        folder, config = self.record.folder, self.record.config
+        where = folder / ACCOUNT
+        try:
+            done = executed(folder)
+            made_by = [origin(folder)]
+        except PrivacyError as error:
+            self.findings.add(where, f"the rounds cannot be read ({error})", RESTORE)
+            return False
+        if done is None:
+            self.findings.add(where, "is missing", RESTORE)
+            return False
+        self._compare_account(where, [[done.noise_multiplier, done.sampling_rate, done.steps]])
+        if done.steps > config["rounds"]:
+            what = f"books {done.steps} rounds, but rounds is {config['rounds']}"
+            self.findings.add(where, what, _AGAIN)
+        delta = self.stored["delta"]
+        self.findings.compare(self.path, "configured delta", delta, config["delta"])
+        self.findings.compare(
+            self.path, "randomness", self.stored["randomness"], votes_randomness()
+        )
+        origins = sorted({crop.origin for crop in CropsManifest.read(folder).crops})
+        self.findings.compare(folder / CROPS, "origins", made_by, origins)
+        return True
 
     def _check_config(self, checkpoint: Path, executed: Sequence[Sequence[float]]) -> None:
         """Unit, rate, clipping norm, delta, steps and seeds, as configured."""
@@ -211,7 +251,7 @@ class Evidence:
             for role, path in self.inputs.items()
         }
         manifest = CropsManifest.read(self.record.folder)
-        if "checkpoint" in located:
+        if "checkpoint" in located and self.record.command != EVOLVE:
             origins = sorted({crop.origin for crop in manifest.crops})
             made_by = [f"gan:{located['checkpoint'].sha256}"]
             self.findings.compare(manifest.folder / CROPS, "origins", made_by, origins)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a finished stage owes its readers: the statement of a fit or of generated crops.
+"""What a finished stage owes its readers: the statement of a fit, of generated or evolved crops.
 
 The statement is derived, not typed: parents come from the inputs in ``run.json``, patients from the
 manifest that was read, mechanisms from the steps that were executed. ``verify`` derives it again
 with the same functions.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import CropsManifest, Unit
 from mammo_dp.privacy.cohorts import Cohort
 from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.evolution.account import executed
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.statement import collect_parents, write_statement
 from mammo_dp.runs import RunRecord, file_sha256
@@ -31,6 +33,8 @@ SEEDED = (
     "the noise. There is no guarantee against them."
 )
 FROM_THE_HUB = "Initial weights from the hub"
+EVOLVE = "evolve"  # the command whose crops were chosen by patients' votes
+_FRESH = "the operating system's entropy, a fresh 128-bit key at each start"
 _WITHOUT_DP = 1e-4  # delta of a stage that promised none; its parents may have promised something
 
 
@@ -99,18 +103,35 @@ def write_data_statement(record: RunRecord) -> None:
     manifest = CropsManifest.read(record.folder)
     if any(not crop.is_synthetic for crop in manifest.crops):
         return
-    ledger = data_ledger(record, manifest)
+    ledger, released = data_ledger(record, manifest), record.folder / CROPS
+    if record.command == EVOLVE:
+        _write_evolution_statement(record, ledger, released)
+        return
+    write_statement(record.folder, ledger, delta=loose_delta(ledger), artefact=released, run=record)
+
+
+def _write_evolution_statement(record: RunRecord, parents: PrivacyLedger, released: Path) -> None:
+    """Adds the votes of the patients, as many rounds of them as were booked."""
+    voted = Access.of_training(
+        f"Private Evolution ({record.folder.name})",
+        CropsManifest.read(record.inputs["crops"].path),
+        record.config["split"],
+        mechanism=executed(record.folder),
+        released=file_sha256(released),
+        note="The noisy votes of each round, in rounds/, are covered like the crops.",
+    )
     write_statement(
         record.folder,
-        ledger,
-        delta=loose_delta(ledger),
-        artefact=record.folder / CROPS,
+        parents.plus(voted),
+        delta=record.config["delta"],
+        artefact=released,
+        randomness=votes_randomness(),
         run=record,
     )
 
 
 def data_ledger(record: RunRecord, manifest: CropsManifest) -> PrivacyLedger:
-    """Whose data stands behind a folder of synthetic crops.
+    """Whose data stands behind a folder of synthetic crops, but for the votes on evolved ones.
 
     Args:
         record: The run that filled the folder.
@@ -120,6 +141,11 @@ def data_ledger(record: RunRecord, manifest: CropsManifest) -> PrivacyLedger:
         PrivacyError: If the generator's statement is missing or does not fit, or the provenance of
             imported crops is malformed.
     """
+    if record.command == EVOLVE:
+        parents = collect_parents(entry.path for entry in record.inputs.values())
+        if "checkpoint" in record.inputs:
+            return parents
+        return replace(parents, exclusions=(*parents.exclusions, PHANTOMS))
     if "checkpoint" in record.inputs:
         return collect_parents([record.inputs["checkpoint"].path])
     if any(crop.origin.startswith("synthetic:") for crop in manifest.crops):
@@ -177,10 +203,11 @@ def randomness(unit: Unit, *, seeded: bool) -> dict[str, str]:
         seeded: Whether ``insecure_seed`` was given.
     """
     return {
-        "draws and noise": (
-            "a fixed seed, reproducible, INSECURE"
-            if seeded
-            else "the operating system's entropy, a fresh 128-bit key at each start"
-        ),
+        "draws and noise": ("a fixed seed, reproducible, INSECURE" if seeded else _FRESH),
         "sampling": f"Poisson over units ({unit}), by the sampler that ran",
     }
+
+
+def votes_randomness() -> dict[str, str]:
+    """Where the noise of Private Evolution came from."""
+    return {"noise": _FRESH, "sampling": "none: every patient votes in every round"}

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How noisy votes shape the next candidates: post-processing, free of privacy.
+
+Votes below a threshold are taken for noise; the rest decide how many places a candidate gets. The
+first place keeps a winner as it is, so that a generation never forgets what the last one found;
+further places hold its variations, coarse in early rounds, fine in late ones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.evolution.genome import Genome
+from mammo_dp.privacy.evolution.votes import CLASSES, Histogram
+
+Candidates = tuple[tuple[Genome, ...], ...]  # benign, malignant; as many of each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evolution:
+    """A population's course, fixed in advance; its randomness is public.
+
+    Attributes:
+        candidates: Per class, >= 1.
+        rounds: Queries of the patients, >= 1.
+        threshold: Votes that count as none, in standard deviations of the noise, >= 0.
+        first_degree: Of the variations after the first round, in ``(0, 1]``.
+        last_degree: After the last round, of the released crops, in ``(0, first_degree]``.
+        seed: Of draws and variations, >= 0; noise never comes from it.
+    """
+
+    candidates: int
+    rounds: int
+    threshold: float
+    first_degree: float
+    last_degree: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Refuses what is no course.
+
+        Raises:
+            PrivacyError: Naming each value outside its range.
+        """
+        ranges = (
+            ("candidates", self.candidates >= 1, "1 or more"),
+            ("rounds", self.rounds >= 1, "1 or more"),
+            ("threshold", self.threshold >= 0, "0 or more noise deviations"),
+            ("first_degree", 0 < self.first_degree <= 1, "above 0, at most 1"),
+            (
+                "last_degree",
+                0 < self.last_degree <= self.first_degree,
+                "above 0, at most first_degree",
+            ),
+            ("seed", self.seed >= 0, "0 or more"),
+        )
+        if wrong := [
+            f"{name}={getattr(self, name)} (give {allowed})"
+            for name, holds, allowed in ranges
+            if not holds
+        ]:
+            raise PrivacyError(f"evolution: {', '.join(wrong)}.")
+
+    def degree(self, after: int) -> float:
+        """Degree of the variations after a round, counted from 0: falls linearly."""
+        return float(np.linspace(self.first_degree, self.last_degree, self.rounds)[after])
+
+    def first(self) -> Candidates:
+        """The candidates of the first round."""
+        return tuple(
+            tuple(
+                Genome.fresh(self._random(0, malignant, place), malignant=bool(malignant))
+                for place in range(self.candidates)
+            )
+            for malignant in range(CLASSES)
+        )
+
+    def following(self, candidates: Candidates, weights: Histogram, *, after: int) -> Candidates:
+        """The candidates of the next round.
+
+        Args:
+            candidates: Those that were voted on.
+            weights: From :meth:`weights`, shape ``(2, K)``.
+            after: Number of the round in which they were, from 0.
+        """
+        return tuple(
+            self._descendants(of_class, weights[malignant], after, malignant)
+            for malignant, of_class in enumerate(candidates)
+        )
+
+    def weights(self, votes: Histogram, noise_multiplier: float) -> Histogram:
+        """Shares of the next generation.
+
+        Args:
+            votes: Noisy votes, shape ``(2, K)``.
+            noise_multiplier: Standard deviation of their noise.
+
+        Returns:
+            Shape ``(2, K)``, >= 0, each row adds up to 1; equal shares in a class where no
+            candidate passes the threshold.
+        """
+        passed = np.maximum(votes - self.threshold * noise_multiplier, 0.0)
+        passed[~passed.any(axis=1)] = 1.0
+        shares: Histogram = passed / passed.sum(axis=1, keepdims=True)
+        return shares
+
+    def released(self, candidates: Candidates, weights: Histogram, number: int) -> Genome:
+        """Genome of one released crop: a variation of a winner of the last round.
+
+        Args:
+            candidates: Those of the last round.
+            weights: Their shares, shape ``(2, K)``.
+            number: Of the crop, from 0; odd ones are malignant. It alone fixes the genome.
+        """
+        malignant = number % CLASSES
+        rng = self._random(self.rounds, malignant, number)
+        parent = int(rng.choice(self.candidates, p=weights[malignant]))
+        return candidates[malignant][parent].varied(rng, degree=self.last_degree)
+
+    def _descendants(
+        self, candidates: Sequence[Genome], weights: NDArray[np.float64], after: int, malignant: int
+    ) -> tuple[Genome, ...]:
+        degree = self.degree(after)
+        parents = in_proportion(weights, self.candidates, self._random(after + 1, malignant, 0))
+        return tuple(
+            candidates[parent].varied(self._random(after + 1, malignant, 1 + place), degree=degree)
+            if place and parent == parents[place - 1]
+            else candidates[parent]
+            for place, parent in enumerate(parents)
+        )
+
+    def _random(self, *place: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=place))
+
+
+def in_proportion(shares: NDArray[np.float64], places: int, rng: np.random.Generator) -> list[int]:
+    """Gives out places by systematic resampling.
+
+    Each gets its share of the places, rounded up or down at random, which adds less chance than
+    the paper's draws with replacement.
+
+    Args:
+        shares: Shape ``(K,)``, >= 0, sum 1.
+        places: How many there are, >= 1.
+        rng: Source of randomness.
+
+    Returns:
+        ``places`` positions in ``[0, K)``, ascending.
+    """
+    marks = (rng.random() + np.arange(places)) / places
+    found: list[int] = np.searchsorted(np.cumsum(shares), marks, side="right").tolist()
+    last = int(np.flatnonzero(shares)[-1])  # rounding may leave the sum just below a mark
+    return [min(one, last) for one in found]

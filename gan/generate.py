@@ -1,16 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``generate``: a trained ``MCGAN`` becomes a folder of labelled crops."""
+"""``generate``: a trained generator becomes a folder of labelled crops."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from rich.progress import track
+from torch import Tensor
 
-from data_prep.manifest import FILE_NAME, Crop, CropsManifest, save_crop_image
+from data_prep.crop_set import watched
+from data_prep.manifest import FILE_NAME as CROPS
+from data_prep.manifest import Crop, CropsManifest, View
 from gan.checkpoint import TrainedGenerator
+from gan.conditions import Conditions
+from gan.drawn import DrawnCrops, GenerationError, file_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is asked of a generator.
+
+    Attributes:
+        per_class: Crops of each class, ``>= 1``.
+        attributes: Level by attribute, for all crops.
+        guidance: Distance of the classes from their middle, ``>= 0``: 1 is as trained, more
+            exaggerates, 0 is neither class.
+        truncation: Factor on the latent vectors, in ``(0, 1]``.
+        seed: Of latent vectors and noise, ``>= 0``.
+    """
+
+    per_class: int
+    attributes: Mapping[str, str]
+    guidance: float
+    truncation: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Checks the ranges.
+
+        Raises:
+            GenerationError: Naming the argument.
+        """
+        if self.per_class < 1 or self.seed < 0:
+            raise GenerationError(
+                f"per_class={self.per_class}, seed={self.seed}. Give 1 or more; a seed from 0."
+            )
+        require_guidance(self.guidance)
+        if not 0 < self.truncation <= 1:
+            raise GenerationError(
+                f"truncation={self.truncation}. Give a number above 0, at most 1."
+            )
+
+    def conditions(self, conditions: Conditions) -> Tensor:
+        """Conditions of the two classes, benign and malignant: shape ``(2, columns)``.
+
+        Raises:
+            ConditionError: If the generator knows no such attribute or level.
+        """
+        rows = [
+            conditions.vector(malignant=malignant, attributes=self.attributes)
+            for malignant in (False, True)
+        ]
+        return guided(torch.stack(rows), self.guidance)
 
 
 def generate(
@@ -18,68 +71,114 @@ def generate(
     out: str,
     *,
     per_class: int = 1000,
-    seed: int = 0,
+    attributes: dict[str, str] | None = None,
+    guidance: float = 1.0,
     truncation: float = 1.0,
+    seed: int = 0,
     batch_size: int = 64,
 ) -> None:
     """Generates labelled crops, as many benign as malignant ones, and their manifest.
 
-    Crop ``n`` depends on checkpoint, seed and truncation, not on the batch it is made in (up to
-    rounding). The manifest is written last; a killed run is repeated into the same folder and
-    writes the same crops again.
+    Crops go to disk batch by batch. Crop n depends on checkpoint, seed and request, not on the
+    batch it is made in (up to rounding). When a killed run is repeated, crops that are whole stay
+    as they are and the others are drawn; the manifest comes last.
 
     Args:
-        checkpoint: Checkpoint of a trained ``mammo_dp.MCGAN``.
-        out: Folder to write, new or of the same checkpoint.
-        per_class: Crops of each class, ``>= 1``.
-        seed: Of the latent vectors, ``>= 0``.
-        truncation: Factor on the latent vectors, in ``(0, 1]``: less is more typical, less diverse.
-        batch_size: Crops generated at once, ``>= 1``; a matter of speed and memory.
+        checkpoint: Checkpoint of a trained mammo_dp.MCGAN or mammo_dp.DPMCGAN.
+        out: Folder to fill with crops.csv, generate.json and images/.
+        per_class: Crops of each class, 1 or more.
+        attributes: What all crops should show, such as --attributes.margin SPICULATED; only what
+            the generator was trained with (density, shape, margin, view).
+        guidance: 1 asks for the classes as trained, more exaggerates what tells them apart, 0 asks
+            for neither.
+        truncation: Factor on the latent vectors, above 0, at most 1: less is more typical, less
+            diverse.
+        seed: Equal seeds give equal crops; 0 or more.
+        batch_size: Crops generated at once, 1 or more; a matter of speed and memory.
 
     Raises:
-        ValueError: Naming the argument or file that is wrong.
+        GenerationError: For an argument out of range, or a folder made with other settings.
+        CheckpointError: If the checkpoint holds no generator of this version.
+        ConditionError: If the generator knows no such attribute or level.
     """
-    if per_class < 1 or batch_size < 1 or seed < 0:
-        raise ValueError(f"{per_class=}, {batch_size=}, {seed=}. Give 1 or more; a seed from 0.")
-    if not 0 < truncation <= 1:
-        raise ValueError(f"{truncation=}. Give a number above 0, at most 1.")
+    request = Request(
+        per_class=per_class,
+        attributes=attributes or {},
+        guidance=guidance,
+        truncation=truncation,
+        seed=seed,
+    )
+    if batch_size < 1:
+        raise GenerationError(f"{batch_size=}. Give 1 or more.")
     generator = TrainedGenerator.read(checkpoint)
-    names = [file_of(number) for number in range(2 * per_class)]
-    _refuse_foreign(Path(out), f"gan:{generator.sha256}", set(names))
-    starts = range(0, len(names), batch_size)
-    rows: list[Crop] = []
-    for start in track(starts, description="Generating crops"):
-        chosen = names[start : start + batch_size]
-        numbers = range(start, start + len(chosen))
-        asked = [
-            generator.conditions.vector(malignant=bool(number % 2), attributes={})
-            for number in numbers
-        ]
-        crops = generator.crops(torch.stack(asked), start=start, seed=seed, truncation=truncation)
-        rows += _write(Path(out), generator, start, chosen, crops)
-    CropsManifest.write(out, rows)
+    conditions = request.conditions(generator.conditions)
+    drawn = DrawnCrops.open(Path(out), {"checkpoint": generator.sha256, **asdict(request)})
+    if not (drawn.folder / CROPS).exists():
+        _draw(generator, conditions, request, drawn, batch_size)
+        CropsManifest.write(out, _rows(generator, request, drawn))
+    drawn.close()
 
 
-def file_of(number: int) -> str:
-    """Path of a crop below the manifest's folder; odd numbers are malignant.
+def guided(condition: Tensor, guidance: float) -> Tensor:
+    """Moves the classes away from their middle.
 
-    >>> file_of(3)
-    'images/000003_malignant.png'
+    Args:
+        condition: Shape ``(B, columns)``, malignancy in the first two.
+        guidance: ``g >= 0``; the columns of malignancy become ``1/2 +- g/2``.
+
+    Returns:
+        Shape ``(B, columns)``.
+
+    >>> guided(torch.tensor([[0.0, 1.0, 1.0]]), 2.0)
+    tensor([[-0.5000,  1.5000,  1.0000]])
     """
-    return f"images/{number:06d}_{'malignant' if number % 2 else 'benign'}.png"
+    return torch.cat([0.5 + guidance * (condition[:, :2] - 0.5), condition[:, 2:]], dim=1)
 
 
-def _write(
-    folder: Path,
+def require_guidance(guidance: float) -> None:
+    """Checks the range.
+
+    Raises:
+        GenerationError: If it is negative, infinite or no number.
+    """
+    if not 0 <= guidance < float("inf"):
+        raise GenerationError(f"{guidance=}. Give 0 or more; 1 is as trained.")
+
+
+def _draw(
     generator: TrainedGenerator,
-    start: int,
-    names: list[str],
-    crops: NDArray[np.uint16],
-) -> Iterator[Crop]:
-    """Writes images and yields their rows."""
-    for number, (name, pixels) in enumerate(zip(names, crops, strict=True), start):
+    conditions: Tensor,
+    request: Request,
+    drawn: DrawnCrops,
+    batch_size: int,
+) -> None:
+    """Makes and writes what is missing; a batch is made whole, so that rounding is as before."""
+    total = 2 * request.per_class
+    writing: Future[None] | None = None
+    with ThreadPoolExecutor(1) as writer:  # compresses images while the next ones are made
+        for start in watched(range(0, total, batch_size), "Generating crops"):
+            numbers = range(start, min(start + batch_size, total))
+            if drawn.hashes.keys() >= set(numbers):
+                continue
+            crops = generator.crops(
+                conditions[torch.tensor(numbers) % 2],
+                start=start,
+                seed=request.seed,
+                truncation=request.truncation,
+            )
+            if writing:
+                writing.result()  # one batch waits at most, and a full disk stops here
+            writing = writer.submit(drawn.add, start, crops)
+        if writing:
+            writing.result()
+
+
+def _rows(generator: TrainedGenerator, request: Request, drawn: DrawnCrops) -> Iterator[Crop]:
+    """Rows of the manifest."""
+    described = {name: level for name, level in request.attributes.items() if name != "view"}
+    for number in range(2 * request.per_class):
         yield Crop(
-            file=name,
+            file=file_of(number),
             patient_id="",
             lesion_id="1",
             image_id=str(number),
@@ -88,25 +187,7 @@ def _write(
             origin=f"gan:{generator.sha256}",
             label_source="generator",
             crop_rule=generator.crop_rule,
-            sha256=save_crop_image(folder / name, pixels),
-        )
-
-
-def _refuse_foreign(folder: Path, origin: str, names: set[str]) -> None:
-    """Stops before crops of another source or request would mix with ours.
-
-    Raises:
-        ValueError: If the folder holds what this run would neither write nor replace.
-    """
-    if (folder / FILE_NAME).exists():
-        origins = {crop.origin for crop in CropsManifest.read(folder).crops}
-        if origins != {origin}:
-            raise ValueError(
-                f"{folder}: holds crops of {', '.join(sorted(origins))}. Choose another folder."
-            )
-    present = {path.relative_to(folder).as_posix() for path in folder.glob("images/*.png")}
-    if foreign := sorted(present - names):
-        raise ValueError(
-            f"{folder}: holds {len(foreign)} images of another run, such as {foreign[0]}. "
-            "Choose another folder."
+            sha256=drawn.hashes[number],
+            view=cast(View | None, request.attributes.get("view")),
+            attributes=described,
         )

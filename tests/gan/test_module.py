@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from torch.utils.data import DataLoader
 
 from data_prep.datamodule import CropBatch, CropItem, CropsDataModule
 from data_prep.manifest import CropsManifest
+from gan.checkpoint import CheckpointError
+from gan.conditions import ConditionError
 from gan.losses import Loss
 from gan.module import MCGAN, decay_of
 from gan.networks import Normalisation
@@ -183,6 +187,64 @@ def test_malignant_discs_become_brighter_than_benign_ones(
     truth = [crop.malignant for crop in cohort.crops]
     gap = real[truth][:, 14:18, 14:18].mean() - real[np.invert(truth)][:, 14:18, 14:18].mean()
     assert (malignant.mean() - benign.mean()).item() > gap / 2
+
+
+def test_a_model_starts_from_the_averaged_generator_of_another(
+    cohort: CropsManifest, tmp_path: Path
+) -> None:
+    first = MCGAN(**TINY)
+    fit = trainer(tmp_path, max_steps=3)
+    fit.fit(first, data(cohort))
+    fit.save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    second = MCGAN(**TINY, weights=str(tmp_path / "last.ckpt"), normalisation="none")
+    assert "weights" not in second.hparams
+    ours = second.generator.state_dict() | second.average.module.state_dict()
+    for name, value in first.average.module.state_dict().items():
+        assert torch.equal(ours[name], value)
+    crops, asked = torch.randn(4, 1, 32, 32), torch.eye(2)[[0, 1, 0, 1]]
+    judged = [net.discriminator.eval()(crops, asked) for net in (first.cpu(), second)]
+    assert torch.allclose(judged[0], judged[1], atol=1e-4)
+    with pytest.raises(CheckpointError, match=r"last.ckpt: \d+ tensors do not fit, such as"):
+        MCGAN(**TINY | {"channels": 2}, weights=str(tmp_path / "last.ckpt"))
+
+
+def test_attributes_that_are_known_can_be_asked_for(cohort: CropsManifest, tmp_path: Path) -> None:
+    with pytest.raises(ConditionError, match="'margin' is known of none"):
+        fit_one_step(MCGAN(**TINY, conditions=["margin"]), cohort, tmp_path)
+    margins = ("SPICULATED", "CIRCUMSCRIBED")
+    crops = [
+        replace(crop, attributes={"margin": margins[i % 2]} if i % 3 else {})
+        for i, crop in enumerate(cohort.crops)
+    ]
+    shutil.copytree(cohort.folder, tmp_path / "known")
+    known = CropsManifest.write(tmp_path / "known", crops)
+    net = MCGAN(**TINY, conditions=["margin"])
+    fit_one_step(net, known, tmp_path)
+    latent, noise = torch.randn(1, 8), torch.randn(1, 1, 32, 32)
+    asked = [
+        net.conditions.vector(malignant=True, attributes=attributes)[None]
+        for attributes in ({}, {"margin": "SPICULATED"})
+    ]
+    drawn = [net(latent, noise, condition) for condition in asked]
+    assert not torch.equal(*drawn)
+
+
+def fit_one_step(net: MCGAN, cohort: CropsManifest, folder: Path) -> None:
+    trainer(folder, max_steps=1).fit(net, data(cohort))
+
+
+def test_samples_are_compared_with_real_crops(
+    cohort: CropsManifest,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gan.monitor.COLLAPSED", 1e9)
+    net = MCGAN(**TINY, sample_every_epochs=1)
+    fit = trainer(tmp_path, max_epochs=1)
+    fit.fit(net, data(cohort))
+    assert {"distance", "diversity"} <= set(fit.callback_metrics)
+    assert "the generator may be collapsing" in caplog.text
 
 
 @pytest.mark.parametrize(

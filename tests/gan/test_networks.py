@@ -14,6 +14,7 @@ from gan.networks import (
     Normalisation,
     coarser,
     detail,
+    plain_weights,
     widths,
 )
 
@@ -163,6 +164,21 @@ def test_spectral_norm_bounds_each_layer() -> None:
     for layer in layers:
         weight: Tensor = layer.weight.detach().flatten(1)  # type: ignore[operator]
         assert torch.linalg.matrix_norm(weight, 2).item() == pytest.approx(1, abs=0.05)
+
+
+def test_plain_weights_judge_as_the_spectral_ones_they_come_from() -> None:
+    source = Discriminator(16, channels=4)
+    crops, condition = torch.randn(3, 1, 16, 16), asked(0, 1, 1)
+    for _ in range(30):
+        source(crops, condition)
+    weights = plain_weights(source)
+    assert source.training
+    expected = source.eval()(crops, condition)
+    plain, spectral = Discriminator(16, 4, "none"), Discriminator(16, 4, "spectral")
+    for net in (plain, spectral):
+        net.take_plain(weights)
+        assert torch.allclose(net.eval()(crops, condition), expected, rtol=0.05, atol=1e-3)
+    assert set(plain.state_dict()) == set(weights)
 
 
 class TransposedBlock(GrowingBlock):

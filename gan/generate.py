@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``generate``: a trained generator becomes a folder of labelled crops."""
 
+import math
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -47,23 +48,10 @@ class Request:
             raise GenerationError(
                 f"per_class={self.per_class}, seed={self.seed}. Give 1 or more; a seed from 0."
             )
-        require_guidance(self.guidance)
         if not 0 < self.truncation <= 1:
             raise GenerationError(
                 f"truncation={self.truncation}. Give a number above 0, at most 1."
             )
-
-    def conditions(self, conditions: Conditions) -> Tensor:
-        """Conditions of the two classes, benign and malignant: shape ``(2, columns)``.
-
-        Raises:
-            ConditionError: If the generator knows no such attribute or level.
-        """
-        rows = [
-            conditions.vector(malignant=malignant, attributes=self.attributes)
-            for malignant in (False, True)
-        ]
-        return guided(torch.stack(rows), self.guidance)
 
 
 def generate(
@@ -111,43 +99,47 @@ def generate(
     if batch_size < 1:
         raise GenerationError(f"{batch_size=}. Give 1 or more.")
     generator = TrainedGenerator.read(checkpoint)
-    conditions = request.conditions(generator.conditions)
+    classes = both_classes(generator.conditions, attributes=request.attributes, guidance=guidance)
     drawn = DrawnCrops.open(Path(out), {"checkpoint": generator.sha256, **asdict(request)})
     if not (drawn.folder / CROPS).exists():
-        _draw(generator, conditions, request, drawn, batch_size)
+        _draw(generator, classes, request, drawn, batch_size)
         CropsManifest.write(out, _rows(generator, request, drawn))
     drawn.close()
 
 
-def guided(condition: Tensor, guidance: float) -> Tensor:
-    """Moves the classes away from their middle.
+def both_classes(
+    conditions: Conditions, *, attributes: Mapping[str, str], guidance: float
+) -> Tensor:
+    """Conditions of a benign and of a malignant crop.
 
     Args:
-        condition: Shape ``(B, columns)``, malignancy in the first two.
-        guidance: ``g >= 0``; the columns of malignancy become ``1/2 +- g/2``.
+        conditions: Those that the generator was trained with.
+        attributes: Level by attribute, for both.
+        guidance: ``g >= 0``; malignancy becomes ``1/2 +- g/2``: 1 is as trained, more exaggerates,
+            0 is neither class.
 
     Returns:
-        Shape ``(B, columns)``.
-
-    >>> guided(torch.tensor([[0.0, 1.0, 1.0]]), 2.0)
-    tensor([[-0.5000,  1.5000,  1.0000]])
-    """
-    return torch.cat([0.5 + guidance * (condition[:, :2] - 0.5), condition[:, 2:]], dim=1)
-
-
-def require_guidance(guidance: float) -> None:
-    """Checks the range.
+        Shape ``(2, columns)``.
 
     Raises:
-        GenerationError: If it is negative, infinite or no number.
+        ConditionError: If the generator knows no such attribute or level.
+        GenerationError: If guidance is negative, infinite or no number.
+
+    >>> both_classes(Conditions(), attributes={}, guidance=2.0)
+    tensor([[ 1.5000, -0.5000],
+            [-0.5000,  1.5000]])
     """
-    if not 0 <= guidance < float("inf"):
+    if not 0 <= guidance < math.inf:
         raise GenerationError(f"{guidance=}. Give 0 or more; 1 is as trained.")
+    rows = torch.stack(
+        [conditions.vector(malignant=label, attributes=attributes) for label in (False, True)]
+    )
+    return torch.cat([0.5 + guidance * (rows[:, :2] - 0.5), rows[:, 2:]], dim=1)
 
 
 def _draw(
     generator: TrainedGenerator,
-    conditions: Tensor,
+    classes: Tensor,
     request: Request,
     drawn: DrawnCrops,
     batch_size: int,
@@ -161,7 +153,7 @@ def _draw(
             if drawn.hashes.keys() >= set(numbers):
                 continue
             crops = generator.crops(
-                conditions[torch.tensor(numbers) % 2],
+                classes[torch.tensor(numbers) % 2],
                 start=start,
                 seed=request.seed,
                 truncation=request.truncation,

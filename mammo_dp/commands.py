@@ -82,6 +82,10 @@ def _functions(command: str) -> Function | dict[str, Any]:
             from gan.generate import generate
 
             return recorded(generate, "generate")
+        case "interpolate":
+            from gan.interpolate import interpolate
+
+            return recorded(interpolate, "interpolate")
         case "evolve":
             from mammo_dp.privacy.evolution.evolve import evolve
 

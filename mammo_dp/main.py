@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": "score crops with a run",
     "generate": "generator checkpoint -> labelled synthetic crops",
     "evolve": "patients' noisy votes choose phantoms or generated crops -> labelled crops",
+    "interpolate": "generator checkpoint -> sheets between crops and between classes",
     "attack": "attack a run -> scores and what an attacker achieved",
     "privacy": "epsilon <-> noise <-> risk; explain, verify and compose statements",
     "report": "run folders -> table, figures, one HTML page",

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 import signal
 import subprocess
 import sys
@@ -6,35 +7,25 @@ import time
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from PIL import Image
 
-from data_prep.datamodule import CropBatch
 from data_prep.manifest import CropsManifest
 from gan.checkpoint import TrainedGenerator, draw
+from gan.conditions import ConditionError
+from gan.drawn import GenerationError
 from gan.generate import generate
 from gan.module import MCGAN
-
-
-def save(path: Path, net: MCGAN, **extra: Any) -> Path:
-    """A checkpoint as Lightning writes it, without the training."""
-    content = {
-        "state_dict": net.state_dict(),
-        "hyper_parameters": dict(net.hparams),
-        "crop_rule": "centred",
-        "pytorch-lightning_version": lightning.__version__,
-    }
-    torch.save(content | extra, path)
-    return path
+from mammo_dp.main import main
+from tests.gan.checkpoints import save
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    net = MCGAN(image_size=16, channels=2, latent=8)
+    net = MCGAN(image_size=16, channels=2, latent=8, conditions=["margin", "view"])
     with torch.no_grad():  # tells the averaged generator from the trained one
         for value in net.average.module.parameters():
             value.mul_(1.5)
@@ -43,7 +34,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pixels(folder: Path) -> np.ndarray[Any, Any]:
     manifest = CropsManifest.read(folder)
-    return manifest.images(manifest.rows())
+    return manifest.images(manifest.rows()).astype(np.int64)
+
+
+def written_at(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "images").iterdir()}
 
 
 def test_manifest_is_valid_and_names_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
@@ -55,35 +50,52 @@ def test_manifest_is_valid_and_names_the_checkpoint(checkpoint: Path, tmp_path: 
     assert {crop.origin for crop in manifest.crops} == {f"gan:{sha256}"}
     assert {crop.crop_rule for crop in manifest.crops} == {"centred"}
     assert all(crop.is_synthetic and crop.label_source == "generator" for crop in manifest.crops)
+    assert all(not crop.attributes and crop.view is None for crop in manifest.crops)
     assert len({crop.sha256 for crop in manifest.crops}) == 10
     assert manifest.images(manifest.rows()).shape == (10, 16, 16)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["crops.csv", "images"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["crops.csv", "generate.json", "images"]
     assert len(list((tmp_path / "images").iterdir())) == 10
 
 
 def test_crops_are_those_of_the_averaged_generator(checkpoint: Path, tmp_path: Path) -> None:
-    generate(str(checkpoint), str(tmp_path), per_class=2, seed=7, truncation=0.5)
+    settings: dict[str, Any] = {"seed": 7, "truncation": 0.5, "guidance": 3.0}
+    asked = {"margin": "SPICULATED"}
+    generate(str(checkpoint), str(tmp_path), per_class=2, attributes=asked, **settings)
     net = MCGAN.load_from_checkpoint(checkpoint, weights_only=True)
     for number, crop in enumerate(pixels(tmp_path)):
         latent, noise = draw(net.generator, number, seed=7)
-        expected = net(0.5 * latent[None], noise[None], torch.eye(2)[[number % 2]])[0, 0]
+        condition = net.conditions.vector(malignant=number % 2 == 1, attributes=asked)
+        assert condition[:2].tolist() == ([0, 1] if number % 2 else [1, 0])
+        condition[:2] = torch.tensor([-1.0, 2.0] if number % 2 else [2.0, -1.0])
+        expected = net(0.5 * latent[None], noise[None], condition[None])[0, 0]
         grey = (expected.detach().double().numpy() + 1) / 2 * 65535
         assert np.abs(grey - crop).max() < 2
 
 
-def test_crops_depend_on_seed_and_truncation_but_not_on_batches(
+def test_crops_depend_on_what_is_asked_for_but_not_on_batches(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     def crops(name: str, **settings: Any) -> np.ndarray[Any, Any]:
         generate(str(checkpoint), str(tmp_path / name), per_class=4, **settings)
-        return pixels(tmp_path / name).astype(np.int64)
+        return pixels(tmp_path / name)
 
     base = crops("base", batch_size=8)
     assert np.array_equal(base, crops("again", batch_size=8))
     assert np.abs(base - crops("batches", batch_size=3)).max() <= 1
-    assert np.abs(base - crops("seed", seed=1, batch_size=8)).max() > 100
+    others: dict[str, Any] = {"seed": 1, "guidance": 4.0, "attributes": {"margin": "SPICULATED"}}
+    for name, value in others.items():
+        assert np.abs(base - crops(name, batch_size=8, **{name: value})).max() > 100
     calmer = crops("truncated", truncation=0.1, batch_size=8)
     assert calmer[::2].std(axis=0).mean() < 0.75 * base[::2].std(axis=0).mean()
+
+
+def test_what_was_asked_for_stands_in_each_row(checkpoint: Path, tmp_path: Path) -> None:
+    asked = {"margin": "SPICULATED", "view": "MLO"}
+    generate(str(checkpoint), str(tmp_path), per_class=1, attributes=asked)
+    for crop in CropsManifest.read(tmp_path).crops:
+        assert (dict(crop.attributes), crop.view) == ({"margin": "SPICULATED"}, "MLO")
+    assert json.loads((tmp_path / "generate.json").read_text())["attributes"] == asked
 
 
 def test_a_killed_run_ends_with_the_same_crops(checkpoint: Path, tmp_path: Path) -> None:
@@ -94,26 +106,103 @@ def test_a_killed_run_ends_with_the_same_crops(checkpoint: Path, tmp_path: Path)
         [sys.executable, "-c", f"from gan.generate import generate; {call}"],
         stdout=subprocess.DEVNULL,
     )
-    while process.poll() is None and len(list(out.glob("images/*.png"))) < 5:
-        time.sleep(0.005)
+    while process.poll() is None and len(list(out.glob("images/*.png"))) < 20:
+        time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert 5 <= len(list(out.glob("images/*.png"))) < 200
+    kept = written_at(out)
+    assert 20 <= len(list(out.glob("images/*.png"))) < 200
     assert not (out / "crops.csv").exists()
     generate(str(checkpoint), str(out), per_class=100, batch_size=16)
     assert (out / "crops.csv").read_bytes() == (tmp_path / "whole" / "crops.csv").read_bytes()
     assert len(list((out / "images").iterdir())) == 200
     assert len({crop.sha256 for crop in CropsManifest.read(out).crops}) == 200
+    again = written_at(out)
+    assert sum(again.get(name) == time_ns for name, time_ns in kept.items()) >= 19
+
+
+@pytest.fixture
+def half(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of eight crops whose making stopped after two batches of two."""
+
+    def stop(start: int) -> None:
+        if start == 4:
+            raise KeyboardInterrupt
+
+    crops = TrainedGenerator.crops
+
+    def interrupted(self: TrainedGenerator, condition: torch.Tensor, **values: Any) -> Any:  # noqa: ANN401
+        stop(values["start"])
+        return crops(self, condition, **values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainedGenerator, "crops", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            generate(str(checkpoint), str(tmp_path / "half"), per_class=4, batch_size=2)
+    return tmp_path / "half"
+
+
+def test_whole_crops_are_kept_and_others_drawn_again(checkpoint: Path, half: Path) -> None:
+    kept = written_at(half)
+    assert len(kept) == 4
+    first, second, third, _ = sorted((half / "images").iterdir())
+    first.write_bytes(first.read_bytes()[:-20])  # cut off
+    Image.fromarray(np.zeros((16, 16), np.uint16)).save(second)  # of somebody else
+    third.unlink()
+    with (half / "drawn.csv").open("a") as table:
+        table.write("7,00")  # a line that a kill cut off
+    generate(str(checkpoint), str(half), per_class=4, batch_size=2)
+    crops = CropsManifest.read(half).crops
+    assert len({crop.sha256 for crop in crops}) == len(crops) == 8
+    assert len(pixels(half)) == 8
+    same = {name for name, time_ns in written_at(half).items() if kept.get(name) == time_ns}
+    assert same == {"000003_malignant.png"}
+    assert not (half / "drawn.csv").exists()
+
+
+def test_an_image_that_is_not_listed_is_drawn_again(checkpoint: Path, half: Path) -> None:
+    Image.fromarray(np.zeros((16, 16), np.uint16)).save(half / "images" / "000006_benign.png")
+    (half / "images" / "000005_malignant.png.part").write_bytes(b"half a PNG")
+    generate(str(checkpoint), str(half), per_class=4, batch_size=2)
+    assert pixels(half).std(axis=(1, 2)).min() > 0
+    assert not list((half / "images").glob("*.part"))
+
+
+def test_a_whole_folder_is_left_alone(checkpoint: Path, tmp_path: Path) -> None:
+    generate(str(checkpoint), str(tmp_path), per_class=2)
+    before = written_at(tmp_path), (tmp_path / "crops.csv").stat().st_mtime_ns
+    generate(str(checkpoint), str(tmp_path), per_class=2)
+    assert (written_at(tmp_path), (tmp_path / "crops.csv").stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"per_class": 1}, "per_class: 4, now 1"),
+        ({"seed": 1}, "seed: 0, now 1"),
+        ({"guidance": 2.0}, r"guidance: 1.0, now 2.0"),
+        ({"truncation": 0.5}, r"truncation: 1.0, now 0.5"),
+        ({"attributes": {"view": "CC"}}, r"attributes: {}, now {'view': 'CC'}"),
+    ],
+)
+def test_a_folder_of_other_settings_is_refused(
+    checkpoint: Path, half: Path, settings: dict[str, Any], message: str
+) -> None:
+    before = written_at(half)
+    with pytest.raises(GenerationError, match=f"made with other settings .{message}"):
+        generate(str(checkpoint), str(half), **({"per_class": 4} | settings))
+    assert written_at(half) == before
 
 
 def test_folders_with_other_crops_are_refused(
     checkpoint: Path, tmp_path: Path, cohort: CropsManifest
 ) -> None:
-    with pytest.raises(ValueError, match=r"holds crops of phantom-archive. Choose another folder"):
+    with pytest.raises(GenerationError, match=r"holds crops, but no generate.json. Choose another"):
         generate(str(checkpoint), str(cohort.folder), per_class=1)
-    generate(str(checkpoint), str(tmp_path), per_class=2)
-    with pytest.raises(ValueError, match="holds 2 images of another run, such as images/000002_"):
-        generate(str(checkpoint), str(tmp_path), per_class=1)
+    other = save(tmp_path / "other.ckpt", MCGAN(image_size=16, channels=2, latent=8))
+    generate(str(other), str(tmp_path / "out"), per_class=1)
+    with pytest.raises(GenerationError, match=r"checkpoint: '[0-9a-f]{64}', now"):
+        generate(str(checkpoint), str(tmp_path / "out"), per_class=1)
 
 
 @pytest.mark.parametrize(
@@ -124,43 +213,43 @@ def test_folders_with_other_crops_are_refused(
         ({"seed": -1}, "seed=-1"),
         ({"truncation": 0.0}, "truncation=0.0. Give a number above 0, at most 1"),
         ({"truncation": 1.1}, "truncation=1.1"),
+        ({"guidance": -0.5}, "guidance=-0.5. Give 0 or more"),
+        ({"guidance": float("nan")}, "guidance=nan"),
+        ({"guidance": float("inf")}, "guidance=inf"),
+        (
+            {"attributes": {"density": "1"}},
+            r"\['density'\] cannot be asked for: the generator was trained with margin, view",
+        ),
+        ({"attributes": {"malignancy": "maybe"}}, r"\['malignancy'\] cannot be asked for"),
+        ({"attributes": {"margin": "SPIKY"}}, "margin='SPIKY' is unknown. Allowed: OTHER, CIRCUM"),
     ],
 )
-def test_arguments_out_of_range_are_refused(
+def test_what_cannot_be_asked_for_is_refused_before_anything_is_written(
     checkpoint: Path, tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((GenerationError, ConditionError), match=message):
         generate(str(checkpoint), str(tmp_path), **settings)
     assert list(tmp_path.iterdir()) == []
 
 
-class Classifier(lightning.LightningModule):
-    def __init__(self, image_size: int = 16) -> None:
-        super().__init__()
-        self.save_hyperparameters()
-        self.net = nn.Linear(2, 1)
+def test_a_full_disk_stops_the_run(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, _: Any) -> str:  # noqa: ANN401
+        raise OSError(28, "No space left on device", str(path))
 
-    def training_step(self, batch: CropBatch) -> None:
-        """Never called."""
+    monkeypatch.setattr("gan.drawn.save_crop_image", full)
+    with pytest.raises(OSError, match=r"No space left on device.*images/000000_benign.png"):
+        generate(str(checkpoint), str(tmp_path), per_class=1)
+    assert not (tmp_path / "crops.csv").exists()
 
 
-def test_files_that_hold_no_mcgan_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "last.ckpt"
-    with pytest.raises(ValueError, match=r"last.ckpt: is no file. Give the checkpoint of a fit"):
-        TrainedGenerator.read(path)
-    path.write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match=r"cannot be read as a checkpoint \(UnpicklingError\)"):
-        TrainedGenerator.read(path)
-    torch.save([1, 2], path)
-    with pytest.raises(ValueError, match="holds no MCGAN"):
-        TrainedGenerator.read(path)
-    other = Classifier()
-    torch.save({"state_dict": other.state_dict(), "hyper_parameters": dict(other.hparams)}, path)
-    with pytest.raises(ValueError, match=r"holds no MCGAN, .*'channels'.* unknown"):
-        TrainedGenerator.read(path)
-    save(path, MCGAN(image_size=16, channels=2, latent=8), state_dict=other.state_dict())
-    with pytest.raises(ValueError, match=r"tensors do not fit, such as"):
-        TrainedGenerator.read(path)
-    save(path, MCGAN(image_size=16, channels=2, latent=8), crop_rule="oval")
-    with pytest.raises(ValueError, match="crop_rule is 'oval'"):
-        TrainedGenerator.read(path)
+def test_a_wrong_request_is_one_sentence_on_the_command_line(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = ["generate", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")]
+    words = ["--attributes.margin", "SPICULATED", "--attributes.density", "1"]
+    assert main([*ask, *words]) == 1
+    assert "['density'] cannot be asked for" in capsys.readouterr().err
+    assert main([*ask[:-1], str(tmp_path / "none"), "--per_class", "0"]) == 1
+    assert "per_class=0" in capsys.readouterr().err

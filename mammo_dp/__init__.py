@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from gan.module import MCGAN
     from mammo_dp.privacy.classifier import DPCropClassifier
     from mammo_dp.privacy.datamodule import DPCropsDataModule
+    from mammo_dp.privacy.generator import DPMCGAN
     from mammo_dp.privacy.strategy import DPDDPStrategy
 
 __version__ = "0.1.0"
 __all__ = [
+    "DPMCGAN",
     "MCGAN",
     "CropClassifier",
     "CropsDataModule",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "DPMCGAN": "mammo_dp.privacy.generator",
     "MCGAN": "gan.module",
     "CropClassifier": "classifier.module",
     "CropsDataModule": "data_prep.datamodule",

@@ -197,7 +197,7 @@ class DPCropsDataModule(CropsDataModule):
         if not isinstance(model, DPTraining):
             raise PrivacyError(
                 f"data: DPCropsDataModule feeds {type(model).__name__}. Use it with a "
-                "DPCropClassifier; a model without DP takes mammo_dp.CropsDataModule."
+                "DPCropClassifier or DPMCGAN; a model without DP takes mammo_dp.CropsDataModule."
             )
         return model
 

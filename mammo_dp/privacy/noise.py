@@ -2,6 +2,7 @@
 """Opacus' optimizer on given clipped sums, with noise that cannot be searched for."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from mammo_dp.privacy.sampling import NOISE, draw
 class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
     """Turns clipped sums into noisy means and steps an ordinary optimizer with them.
 
-    The gradient is ``(S + noise_multiplier * clipping_norm * N(0, I)) / expected_units``, for every
-    parameter, also for those that the forward pass did not use, and also after an empty draw.
+    The gradient is ``(S + noise_multiplier * clipping_norm * N(0, I)) / expected_units + P``, for
+    every parameter, also for those that the forward pass did not use, and also after an empty draw.
+    ``P`` is a gradient that no unit has a part in; it is 0 for most models.
 
     The noise comes from numpy under a 128-bit key. Opacus draws from torch's CPU generator, which
     reduces every seed to 32 bits: all its noise can be tried out.
@@ -50,6 +52,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
         )
         self.key = key
         self.account = account
+        self._public: Mapping[nn.Parameter, Tensor] = {}
 
     @property
     def grad_samples(self) -> list[Tensor]:
@@ -61,11 +64,16 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
         """One: sums of a draw are complete before the step."""
         return 1
 
-    def take(self, sums: Mapping[nn.Parameter, Tensor]) -> None:
+    def take(
+        self,
+        sums: Mapping[nn.Parameter, Tensor],
+        public: Mapping[nn.Parameter, Tensor] = MappingProxyType({}),
+    ) -> None:
         """Hands over the clipped sums of one draw.
 
         Args:
             sums: One per parameter; zeros after an empty draw.
+            public: ``P``, for some or all parameters: a gradient that no unit has a part in.
 
         Raises:
             PrivacyError: If they are not those of the parameters that this optimizer steps.
@@ -77,6 +85,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
             )
         for p, total in sums.items():
             p.summed_grad = total  # type: ignore[attr-defined]  # where Opacus keeps it
+        self._public = public
 
     def clip_and_accumulate(self) -> None:
         """Only checks that sums were handed over: they come clipped.
@@ -96,3 +105,12 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
             noise = torch.from_numpy(generator.standard_normal(p.shape, np.float32))
             p.grad = torch.add(p.summed_grad, noise.to(p.device), alpha=scale)
             p.summed_grad = None
+
+    @torch.no_grad()
+    def scale_grad(self) -> None:
+        """Divides the noisy sums by the expected units, then adds and drops what is public."""
+        super().scale_grad()
+        for p, gradient in self._public.items():
+            assert p.grad is not None
+            p.grad += gradient
+        self._public = {}

@@ -18,7 +18,7 @@ from torch.utils.data import Sampler
 from data_prep.manifest import CropsManifest, Split, Unit
 from mammo_dp.privacy.errors import PrivacyError
 
-UNITS, NOISE = 0, 1  # streams of one step
+UNITS, NOISE, VIEWS = 0, 1, 2  # streams of one step
 _KEY_BITS = 128
 
 
@@ -27,7 +27,7 @@ def new_key() -> int:
     return secrets.randbits(_KEY_BITS)
 
 
-def draw(key: int, step: int, stream: int) -> np.random.Generator:
+def draw(key: int, step: int, *stream: int) -> np.random.Generator:
     """Generator of one stream of one step.
 
     torch's CPU generator is not used: it reduces every seed to 32 bits, so that all its noise can
@@ -36,10 +36,10 @@ def draw(key: int, step: int, stream: int) -> np.random.Generator:
     Args:
         key: 128 bits, see :func:`new_key`.
         step: Accounted steps before this one, >= 0.
-        stream: ``UNITS`` or ``NOISE``.
+        stream: ``UNITS``, ``NOISE``, or ``VIEWS`` and a row.
     """
     return np.random.Generator(
-        np.random.SFC64(np.random.SeedSequence(key, spawn_key=(step, stream)))
+        np.random.SFC64(np.random.SeedSequence(key, spawn_key=(step, *stream)))
     )
 
 

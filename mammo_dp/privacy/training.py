@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``DPTraining``: differentially private training on Lightning; one batch is one accounted step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 import lightning
@@ -244,7 +244,10 @@ class DPTraining(lightning.LightningModule):
         return shape
 
     def privatise(self, optimizer: Optimizer) -> PrivateOptimizer:
-        """Wraps an optimizer of all trainable parameters; its steps are noisy and booked."""
+        """Wraps an optimizer of all trainable parameters; its steps are noisy and booked.
+
+        It is the first optimizer; others are for post-processing, past Lightning's step counter.
+        """
         return PrivateOptimizer(
             optimizer,
             noise_multiplier=self.noise_multiplier,
@@ -254,10 +257,19 @@ class DPTraining(lightning.LightningModule):
             account=self._account_step,
         )
 
+    def public_gradients(self) -> Mapping[nn.Parameter, Tensor]:
+        """Gradients that no unit has a part in, by parameter, added to the noisy mean.
+
+        They may depend on released weights, public seeds and the step; the same on all ranks.
+        """
+        return {}
+
     def training_step(self, batch: CropBatch, batch_idx: int) -> None:
         """One draw: clipped sums of its units, noise, one step of optimizer and schedule."""
         self._require_budget()
-        counted = self.optimizers()
+        public = self.public_gradients()
+        configured = self.optimizers()
+        counted = configured[0] if isinstance(configured, list) else configured
         assert isinstance(counted, LightningOptimizer)
         private = counted.optimizer  # attributes set on Lightning's wrapper are lost
         assert isinstance(private, PrivateOptimizer)
@@ -267,7 +279,7 @@ class DPTraining(lightning.LightningModule):
             self.clipped_sums.accumulate(self.losses, batch, list(sums.values()), self.clip)
         if isinstance(self.trainer.strategy, DPDDPStrategy):
             self.trainer.strategy.sum_over_ranks(list(sums.values()))
-        private.take(sums)
+        private.take(sums, public)
         with torch.autocast(self.device.type, enabled=False):
             counted.step()
         private.zero_grad(set_to_none=True)

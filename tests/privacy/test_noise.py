@@ -43,6 +43,16 @@ def test_sums_are_divided_by_the_expected_number_of_units() -> None:
     assert torch.allclose(change, torch.full_like(change, -2.0))
 
 
+def test_a_public_gradient_is_added_once_as_it_is() -> None:
+    layer = nn.Linear(10, 10)
+    private, public = optimizer(layer, noise=1e-9), torch.randn(10, 10)
+    start = layer.weight.detach().clone()
+    private.take({p: torch.full_like(p, 8.0) for p in private.params}, {layer.weight: public})
+    private.step()
+    assert torch.allclose(start - layer.weight, 2.0 + public, atol=1e-5)
+    assert torch.allclose(step(private, value=8.0), torch.tensor(-2.0))
+
+
 def test_noise_of_steps_and_parameters_is_unrelated() -> None:
     private = optimizer(nn.Linear(1000, 2))
     first, second = step(private).numpy(), step(private).numpy()

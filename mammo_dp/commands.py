@@ -92,8 +92,9 @@ def _functions(command: str) -> Function | dict[str, Any]:
             return recorded(evolve, "evolve")
         case "attack":
             from mammo_dp.attacks.membership import membership
+            from mammo_dp.attacks.synthetic import synthetic
 
-            return {"membership": membership}
+            return {"membership": membership, "synthetic": synthetic}
         case "privacy":
             from mammo_dp.privacy import calculator, review
 

@@ -11,9 +11,6 @@ arXiv 2112.03570, averaged over the crops of a patient, since the patient is wha
 
 import inspect
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,24 +20,31 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from classifier.evaluate import Estimate
 from classifier.module import CropClassifier
 from data_prep.datamodule import CropsDataset, collate_crops
-from data_prep.manifest import FILE_NAME, CropsManifest, Split, Unit
-from mammo_dp.attacks.audit import LEVEL, Audit, Bounds, audit, exceeds
+from data_prep.manifest import CropsManifest, Split
+from mammo_dp.attacks.scoring import (
+    Attack,
+    bounds_of,
+    require_patients,
+    score,
+    statement_about,
+)
 from mammo_dp.attacks.signals import AttackError, Signals, read_signals, write_signals
 from mammo_dp.runs import close_run, open_run, write_text_atomically
 
-THREAT_MODEL = (
-    "Black-box membership: the adversary holds labelled crops of one person, queries the released "
-    "classifier and reads its probabilities; it sees no update and no other patient and trains no "
-    "model of its own."
+LOSS_THRESHOLD = Attack(
+    name="loss-threshold",
+    threat_model=(
+        "Black-box membership: the adversary holds labelled crops of one person, queries the "
+        "released classifier and reads its probabilities; it sees no update and no other patient "
+        "and trains no model of its own."
+    ),
+    score=(
+        "Mean over the crops of a unit of log(p_y / (1 - p_y)), the logit-scaled confidence of the "
+        "true label; high means member."
+    ),
 )
-SCORE = (
-    "Mean over the crops of a unit of log(p_y / (1 - p_y)), the logit-scaled confidence of the "
-    "true label; high means member."
-)
-FPRS = (0.01, 0.001)
 SCORES = "scores.csv"
 ATTACK = "attack.json"
 _CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -99,7 +103,7 @@ def membership(
     if record.is_finished:
         return
     manifest = CropsManifest.read(crops)
-    statement = _statement(folder / "privacy.json", manifest, member_split, nonmember_split)
+    statement = statement_about(folder / "privacy.json", manifest, member_split, nonmember_split)
     if (target / SCORES).exists():
         signals = read_signals(target / SCORES)
     else:
@@ -107,7 +111,12 @@ def membership(
         signals = query(model, manifest, member_split, nonmember_split)
         write_signals(target / SCORES, signals)
     result = score(
-        signals, unit=statement["unit"], bounds=_bounds(statement), resamples=resamples, seed=seed
+        signals,
+        LOSS_THRESHOLD,
+        unit=statement["unit"],
+        bounds=bounds_of(statement),
+        resamples=resamples,
+        seed=seed,
     )
     result |= {
         "cohort": manifest.sha256,
@@ -150,7 +159,7 @@ def query(
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in Signals.__slots__}
     for split in (member_split, nonmember_split):
         rows = manifest.rows(split)
-        _require_patients(manifest, rows, split)
+        require_patients(manifest, rows, split)
         dataset = CropsDataset(manifest, rows, image_size=model.hparams["image_size"])
         collate = partial(collate_crops, image_size=dataset.image_size)
         with torch.inference_mode():
@@ -169,124 +178,3 @@ def query(
                 # log(p_y / (1 - p_y)) of a sigmoid is the logit with the label's sign
                 columns["signal"].append(np.where(malignant == 1, logit, -logit))
     return Signals(**{name: np.concatenate(parts) for name, parts in columns.items()})
-
-
-def score(
-    signals: Signals, *, unit: Unit, bounds: Bounds, resamples: int = 2000, seed: int = 0
-) -> dict[str, Any]:
-    """Signals into the content of ``attack.json``; runs no model.
-
-    The blind baselines pass through the same code: a random score, and the share of malignant
-    crops, which does not ask the model. Where the second succeeds, members and non-members differ
-    in the labels, and the attack's area is no evidence that the model leaks.
-
-    Args:
-        signals: Result of :func:`query` or :func:`read_signals`.
-        unit: Unit of the statement.
-        bounds: What the statement allows.
-        resamples: Bootstrap resamples.
-        seed: Seed of the bootstrap and of the random baseline.
-    """
-    members, nonmembers = signals.scores(signals.signal, unit)
-    found = audit(members, nonmembers, fprs=FPRS, resamples=resamples, seed=seed)
-    random = np.random.default_rng(seed).standard_normal(len(signals.row))
-    blind = {"random": random, "label-only": signals.malignant}
-    return {
-        "schema": 1,
-        "attack": "loss-threshold",
-        "threat_model": THREAT_MODEL,
-        "score": SCORE,
-        "unit": unit,
-        "members": found.members,
-        "nonmembers": found.nonmembers,
-        "level": LEVEL,
-        "resamples": resamples,
-        "bound_from": {
-            "epsilon": "infinity" if math.isinf(bounds.epsilon) else bounds.epsilon,
-            "delta": bounds.delta,
-            "unit": unit,
-        },
-        **_measured(found, bounds),
-        "exceeds_bound": exceeds(members, nonmembers, bounds, fprs=FPRS),
-        "blind": {
-            name: _measured(
-                audit(*signals.scores(of, unit), fprs=FPRS, resamples=resamples, seed=seed)
-            )
-            for name, of in blind.items()
-        },
-    }
-
-
-def _measured(found: Audit, bounds: Bounds | None = None) -> dict[str, Any]:
-    """Area, advantage and rates with intervals, and beside each the bound if there is one."""
-
-    def cell(estimate: Estimate, bound: float | None) -> dict[str, float]:
-        return asdict(estimate) | ({} if bound is None else {"bound": bound})
-
-    return {
-        "auc": cell(found.auc, bounds.auc if bounds else None),
-        "advantage": cell(found.advantage, bounds.advantage if bounds else None),
-        "tpr_at_fpr": {
-            f"{fpr:g}": cell(rate.tpr, bounds.tpr(fpr) if bounds else None)
-            | {
-                "false_positives": rate.false_positives,
-                "false_positives_allowed": rate.allowed,
-                "at_this_threshold": cell(rate.above, bounds.tpr(rate.fpr_high) if bounds else None)
-                | {"fpr_high": rate.fpr_high},
-            }
-            for fpr, rate in found.tpr_at_fpr.items()
-        },
-    }
-
-
-def _statement(
-    path: Path, manifest: CropsManifest, member_split: Split, nonmember_split: Split
-) -> dict[str, Any]:
-    """The statement about the members.
-
-    Raises:
-        AttackError: If the run says nothing about them, so that nobody is a known member, or some
-            stage was trained on the non-members too.
-    """
-    of_split = {
-        statement["cohort_name"].rpartition("/")[2]: statement
-        for statement in json.loads(path.read_text())["statements"]
-        if statement["cohort"] == manifest.sha256
-    }
-    where = f"{manifest.folder / FILE_NAME} ({manifest.sha256[:12]})"
-    if member_split not in of_split:
-        raise AttackError(
-            f"{path}: has no statement about split {member_split!r} of {where}, so nobody in it "
-            "is known as a member. Give the crops and the split that the run was trained on."
-        )
-    if nonmember_split in of_split:
-        raise AttackError(
-            f"{path}: some stage was trained on split {nonmember_split!r} of {where}, so its "
-            "patients are no non-members. Choose a split that no stage saw."
-        )
-    return dict(of_split[member_split])
-
-
-def _bounds(statement: Mapping[str, Any]) -> Bounds:
-    epsilon, delta = float(statement["epsilon"]), float(statement["delta"] or 0)
-    if math.isinf(epsilon):
-        return Bounds(epsilon=epsilon, delta=delta, advantage=1, tpr_at_fpr=dict.fromkeys(FPRS, 1))
-    risk = statement["risk"]
-    return Bounds(
-        epsilon=epsilon,
-        delta=delta,
-        advantage=risk["advantage"],
-        tpr_at_fpr={float(fpr): tpr for fpr, tpr in risk["tpr_at_fpr"].items()},
-    )
-
-
-def _require_patients(manifest: CropsManifest, rows: Sequence[int], split: str) -> None:
-    if not rows:
-        raise AttackError(
-            f"{manifest.folder / FILE_NAME}: split {split!r} holds no crop. Choose another split."
-        )
-    if synthetic := sum(manifest.crops[row].is_synthetic for row in rows):
-        raise AttackError(
-            f"{manifest.folder / FILE_NAME}: {synthetic} crops of split {split!r} are synthetic "
-            "and belong to no patient. Give the crops of a cohort."
-        )

@@ -15,7 +15,8 @@ from classifier.module import CropClassifier
 from data_prep.datamodule import CropsDataset, collate_crops
 from data_prep.manifest import Crop, CropsManifest, save_crop_image
 from mammo_dp.attacks.audit import Bounds
-from mammo_dp.attacks.membership import load_classifier, membership, query, score
+from mammo_dp.attacks.membership import LOSS_THRESHOLD, load_classifier, membership, query
+from mammo_dp.attacks.scoring import score
 from mammo_dp.attacks.signals import AttackError, Signals, read_signals, write_signals
 from mammo_dp.main import main
 from mammo_dp.runs import read_run
@@ -114,13 +115,14 @@ def test_an_overfitted_model_gives_its_members_away(
     noise: CropsManifest, overfitted: CropClassifier
 ) -> None:
     signals = query(overfitted, noise, "train", "val")
-    result = score(signals, unit="patient", bounds=NO_BOUND, seed=1)
+    result = score(signals, LOSS_THRESHOLD, unit="patient", bounds=NO_BOUND, seed=1)
     assert result["auc"]["low"] > 0.6
     assert all(abs(blind["auc"]["value"] - 0.5) < 0.2 for blind in result["blind"].values())
 
 
 def test_an_untrained_model_gives_nobody_away(noise: CropsManifest) -> None:
-    found = score(query(model(1).eval(), noise, "train", "val"), unit="patient", bounds=TIGHT)
+    signals = query(model(1).eval(), noise, "train", "val")
+    found = score(signals, LOSS_THRESHOLD, unit="patient", bounds=TIGHT)
     assert found["auc"]["low"] < 0.5 < found["auc"]["high"]
     assert not found["exceeds_bound"]
 
@@ -152,9 +154,13 @@ def test_score_of_a_patient_is_the_mean_over_its_crops(noise: CropsManifest) -> 
 
 
 def test_a_leak_beyond_the_bound_is_a_finding_and_the_null_is_not() -> None:
-    assert score(planted(2.0), unit="patient", bounds=TIGHT, resamples=100)["exceeds_bound"]
-    assert not score(planted(2.0), unit="patient", bounds=NO_BOUND, resamples=100)["exceeds_bound"]
-    null = score(planted(0.0), unit="patient", bounds=TIGHT, resamples=100)
+    assert score(planted(2.0), LOSS_THRESHOLD, unit="patient", bounds=TIGHT, resamples=100)[
+        "exceeds_bound"
+    ]
+    assert not score(planted(2.0), LOSS_THRESHOLD, unit="patient", bounds=NO_BOUND, resamples=100)[
+        "exceeds_bound"
+    ]
+    null = score(planted(0.0), LOSS_THRESHOLD, unit="patient", bounds=TIGHT, resamples=100)
     assert not null["exceeds_bound"]
     assert null["auc"]["low"] < 0.5 < null["auc"]["high"]
 
@@ -168,7 +174,7 @@ def test_labels_alone_succeed_where_the_splits_differ_in_labels() -> None:
         malignant=signals.member.astype(np.int64),
         signal=signals.signal,
     )
-    result = score(skewed, unit="patient", bounds=NO_BOUND, resamples=100)
+    result = score(skewed, LOSS_THRESHOLD, unit="patient", bounds=NO_BOUND, resamples=100)
     assert result["blind"]["label-only"]["auc"]["value"] == 1.0
     assert "bound" not in result["blind"]["label-only"]["auc"]
 

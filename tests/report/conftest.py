@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mammo_dp.attacks.audit import Bounds
-from mammo_dp.attacks.membership import score
+from mammo_dp.attacks.membership import LOSS_THRESHOLD
+from mammo_dp.attacks.scoring import score
 from mammo_dp.attacks.signals import Signals, write_signals
 from mammo_dp.runs import close_run, file_sha256, open_run
 from tests.conftest import write_cohort
@@ -182,7 +183,7 @@ class Tree:
             advantage=risk["advantage"],
             tpr_at_fpr={float(k): v for k, v in risk["tpr_at_fpr"].items()},
         )
-        result = score(signals, unit="patient", bounds=bounds, resamples=100)
+        result = score(signals, LOSS_THRESHOLD, unit="patient", bounds=bounds, resamples=100)
         (folder / "attack.json").write_text(json.dumps(result))
         close_run(record)
         return folder

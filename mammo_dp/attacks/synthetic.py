@@ -5,8 +5,8 @@ Threat model: the adversary holds crops of one person and the released synthetic
 else: no generator, no other patient. It may own a second synthetic set whose makers never saw the
 cohort, such as phantoms, to tell rare from copied.
 
-Source: Chen et al. 2020, arXiv 1909.03935 (distance to the nearest sample, calibrated by a reference),
-with the patient as unit.
+Source: Chen et al. 2020, arXiv 1909.03935: distance to the nearest sample, calibrated by a
+reference; with the patient as unit.
 """
 
 import json
@@ -24,8 +24,8 @@ from mammo_dp.attacks.signals import AttackError, Signals, read_signals, write_s
 from mammo_dp.runs import close_run, open_run, write_text_atomically
 
 _THREAT = (
-    "Released samples only: the adversary holds crops of one person and the synthetic set{}; it has "
-    "no generator and no other patient."
+    "Released samples only: the adversary holds crops of one person and the synthetic set{}; it "
+    "has no generator and no other patient."
 )
 NEAREST = Attack(
     name="nearest-sample",

@@ -120,8 +120,12 @@ def test_what_would_measure_nothing_is_refused(cohort: CropsManifest, tmp_path: 
     released = write(tmp_path / "fresh", noise(4, 5), patients=False, labels=LABELS)
     with pytest.raises(AttackError, match="split 'test' holds no crop"):
         distances(cohort, released, None, "train", "test")
-    common = {"synthetic": str(released.folder), "crops": str(cohort.folder)}
+
+    def attack(**settings: Any) -> None:
+        folders = {"synthetic": str(released.folder), "crops": str(cohort.folder)}
+        synthetic(**folders, out=str(tmp_path / "attack"), **settings)
+
     with pytest.raises(AttackError, match="must be different patients"):
-        synthetic(**common, out=str(tmp_path / "a"), nonmember_split="train")
+        attack(nonmember_split="train")
     with pytest.raises(AttackError, match="resamples=5"):
-        synthetic(**common, out=str(tmp_path / "a"), resamples=5)
+        attack(resamples=5)

@@ -122,8 +122,8 @@ def test_what_would_measure_nothing_is_refused(cohort: CropsManifest, tmp_path: 
         distances(cohort, released, None, "train", "test")
 
     def attack(**settings: Any) -> None:
-        folders = {"synthetic": str(released.folder), "crops": str(cohort.folder)}
-        synthetic(**folders, out=str(tmp_path / "attack"), **settings)
+        folders = str(released.folder), str(cohort.folder)
+        synthetic(synthetic=folders[0], crops=folders[1], out=str(tmp_path / "attack"), **settings)
 
     with pytest.raises(AttackError, match="must be different patients"):
         attack(nonmember_split="train")

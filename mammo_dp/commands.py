@@ -90,6 +90,14 @@ def _functions(command: str) -> Function | dict[str, Any]:
             from mammo_dp.privacy.evolution.evolve import evolve
 
             return recorded(evolve, "evolve")
+        case "export":
+            from mammo_dp.exchange.medigan import medigan
+            from mammo_dp.exchange.synthetic_set import synthetic_set
+
+            return {
+                "medigan": recorded(medigan, "export medigan"),
+                "set": recorded(synthetic_set, "export set"),
+            }
         case "attack":
             from mammo_dp.attacks.membership import membership
             from mammo_dp.attacks.synthetic import synthetic

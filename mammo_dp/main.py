@@ -19,6 +19,7 @@ COMMANDS = {
     "generate": "generator checkpoint -> labelled synthetic crops",
     "evolve": "patients' noisy votes choose phantoms or generated crops -> labelled crops",
     "interpolate": "generator checkpoint -> sheets between crops and between classes",
+    "export": "generator -> medigan package; synthetic crops -> folder to pass on, DICOM",
     "attack": "attack a run -> scores and what an attacker achieved",
     "privacy": "epsilon <-> noise <-> risk; explain, verify and compose statements",
     "report": "run folders -> table, figures, one HTML page",

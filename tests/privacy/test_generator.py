@@ -1,13 +1,13 @@
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data_prep.datamodule import CropBatch, CropsDataModule, collate_crops
@@ -66,7 +66,7 @@ def silence(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Switches the noise off."""
 
     class Silent:
-        def standard_normal(self, shape: tuple[int, ...], dtype: type) -> Any:
+        def standard_normal(self, shape: tuple[int, ...], dtype: type) -> NDArray[np.float32]:
             return np.zeros(shape, dtype)
 
     return lambda: monkeypatch.setattr(noise, "draw", lambda *_: Silent())
@@ -85,7 +85,8 @@ def naive_gradient(net: DPMCGAN, module: DPCropsDataModule, units: list[int]) ->
 
     for unit in units:
         own = module.sampling.rows_of[unit]
-        batch = collate_crops(list(module.dataset(own)))  # type: ignore[arg-type]
+        hers = module.dataset(own)
+        batch = collate_crops([hers[i] for i in range(len(hers))])
         mean = torch.zeros_like(total)
         for image, malignant in zip(batch.image, batch.malignant, strict=True):
             asked = torch.tensor([[0.0, 1.0]] if malignant else [[1.0, 0.0]])
@@ -187,19 +188,21 @@ class Calls(Callback):
         self.asked: list[Tensor] = []
         self.public: list[Tensor] = []
 
-    def on_train_start(self, _: Trainer, net: Any) -> None:
+    def on_train_start(self, _: Trainer, net: LightningModule) -> None:
+        assert isinstance(net, DPMCGAN)
+
         def keep(_: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> None:
             self.asked.append(torch.cat([inputs[0], inputs[2]], dim=1))
 
         net.generator.register_forward_hook(keep)
         gradients = net.public_gradients
 
-        def public() -> dict[nn.Parameter, Tensor]:
-            found: dict[nn.Parameter, Tensor] = gradients()
+        def public() -> Mapping[nn.Parameter, Tensor]:
+            found = gradients()
             self.public.append(torch.cat([g.flatten() for g in found.values()]))
             return found
 
-        net.public_gradients = public
+        net.public_gradients = public  # type: ignore[method-assign]
 
 
 def test_fakes_their_number_and_conditions_are_the_same_whoever_is_drawn(
@@ -227,22 +230,19 @@ def test_fakes_their_number_and_conditions_are_the_same_whoever_is_drawn(
 def test_gradients_on_fakes_are_taken_before_the_draw_is_looked_at(
     cohort: CropsManifest, tmp_path: Path
 ) -> None:
-    class Nothing:
-        """In place of a batch: any look at it fails."""
-
-    class Taken(Exception):  # noqa: N818
+    class TakenError(Exception):
         pass
 
-    def taken() -> dict[nn.Parameter, Tensor]:
-        raise Taken
+    def taken() -> Mapping[nn.Parameter, Tensor]:
+        raise TakenError
 
     net = gan()
     run = trainer(tmp_path, max_steps=2)
     run.fit(net, crops(cohort))
     net.accountant.history.clear()
     net.public_gradients = taken  # type: ignore[method-assign]
-    with pytest.raises(Taken):
-        net.training_step(Nothing(), 0)  # type: ignore[arg-type]
+    with pytest.raises(TakenError):
+        net.training_step(None, 0)  # type: ignore[arg-type]  # any look at the batch would fail
 
 
 def test_the_generator_moves_after_every_few_private_steps(

@@ -46,10 +46,11 @@ def test_sums_are_divided_by_the_expected_number_of_units() -> None:
 def test_a_public_gradient_is_added_once_as_it_is() -> None:
     layer = nn.Linear(10, 10)
     private, public = optimizer(layer, noise=1e-9), torch.randn(10, 10)
-    start = layer.weight.detach().clone()
-    private.take({p: torch.full_like(p, 8.0) for p in private.params}, {layer.weight: public})
+    weight, _ = layer.parameters()
+    start = weight.detach().clone()
+    private.take({p: torch.full_like(p, 8.0) for p in private.params}, {weight: public})
     private.step()
-    assert torch.allclose(start - layer.weight, 2.0 + public, atol=1e-5)
+    assert torch.allclose(start - weight, 2.0 + public, atol=1e-5)
     assert torch.allclose(step(private, value=8.0), torch.tensor(-2.0))
 
 

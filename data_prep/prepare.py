@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data_prep.crop_set import CropSet, print_counts, read_8_bit, watched
 from data_prep.cropping import GreyRange, crop_side, crop_square, grey_range, to_16_bit
-from data_prep.errors import ArchiveError, GeometryRejected, RecordRejected
+from data_prep.errors import ArchiveError, GeometryRejected, ManifestError, RecordRejected
 from data_prep.manifest import CropRule, CropsManifest, Split
 from data_prep.phantom_parameters import PhantomParameters
 from data_prep.readers.cbis_ddsm import CbisDdsm
@@ -155,7 +155,7 @@ def synthetic_folder(
         strict: Stop at the first file that cannot become a crop, instead of listing it.
     """
     if not name or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise ValueError(f"{name=}. Give a name of letters, digits, '-', '_' and '.'.")
+        raise ManifestError(f"{name=}. Give a name of letters, digits, '-', '_' and '.'.")
     rule = LabelRule(malignant=malignant_word, benign=benign_word)
     images = read_synthetic_folder(Path(root), rule)
     if provenance is not None:

@@ -11,7 +11,7 @@ from mammo_dp.pipeline import Pipeline
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 PIPELINES = [ROOT / "mammo_dp" / "demo.yaml", *sorted((ROOT / "configs/pipeline").glob("*.yaml"))]
-BASE = ROOT / "configs" / "classifier" / "baseline.yaml"
+BASES = {"classifier": "baseline.yaml", "gan": "mcgan_cpu.yaml"}  # others are laid over them
 
 
 def shown(path: Path) -> str:
@@ -29,9 +29,12 @@ def test_configuration_parses(path: Path, capsys: pytest.CaptureFixture[str]) ->
     if path in PIPELINES:
         assert Pipeline.read(path).stages
         return
+    if path.parent.name == "evolution":
+        parses(["evolve", "--config", str(path), "--crops", "x", "--out", "y"], capsys)
+        return
     content = yaml.safe_load(path.read_text())
-    whole = "class_path" in content.get("model", {})  # others are laid over a whole one
-    base = [] if whole else ["--config", str(BASE)]
+    whole = "class_path" in content.get("model", {})
+    base = [] if whole else ["--config", str(path.with_name(BASES[path.parent.name]))]
     parses(
         ["fit", *base, "--config", str(path), "--data.init_args.crops", "x", "--run_dir", "y"],
         capsys,

@@ -61,7 +61,7 @@ def test_a_crop_is_described_alike_alone_and_among_others() -> None:
 def test_numbers_are_those_of_a_double_loop() -> None:
     image = disc(size=RASTER, spikes=3)
     grey, ratio = describe(image[None])[0, 6 : 6 + RINGS], describe(image[None])[0, 6 + RINGS :]
-    down, right = np.gradient(image)
+    down, right = np.asarray(np.gradient(image))
     rings: list[list[tuple[float, float, float]]] = [[] for _ in range(RINGS)]
     for i in range(RASTER):
         for j in range(RASTER):

@@ -1,4 +1,5 @@
 from typing import Any
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -110,11 +111,9 @@ def test_places_are_fair_on_average() -> None:
 def test_candidates_without_a_share_get_no_place_even_by_rounding() -> None:
     shares = np.array([0.1] * 10 + [0.0])
 
-    class Last(np.random.Generator):
-        def random(self, *args: Any, **kwargs: Any) -> Any:
-            return np.nextafter(1.0, 0)
-
-    places = in_proportion(shares, 10, Last(np.random.PCG64(0)))
+    rng = create_autospec(np.random.Generator, instance=True)
+    rng.random.return_value = np.nextafter(1.0, 0)
+    places = in_proportion(shares, 10, rng)
     assert max(places) == 9
 
 

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ Patient = list[tuple[bool, list[float]]]  # class and description of each crop
 
 def electorate(patients: list[Patient]) -> Electorate:
     ends = np.cumsum([0, *map(len, patients)]).tolist()
-    rows = tuple(tuple(range(a, b)) for a, b in zip(ends, ends[1:], strict=False))
+    rows = tuple(tuple(range(a, b)) for a, b in pairwise(ends))
     crops = [crop for patient in patients for crop in patient]
     return Electorate(
         crops=np.array([description for _, description in crops], np.float32),

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether synthetic crops lie nearer to the training patients than to patients never seen.
+
+Distances are taken within a class, to whole patients (the nearest of their crops), in the nearest
+of the four mirror images, since generators are trained on mirrored crops.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classifier.evaluate import Estimate
+from mammo_dp.fidelity.halves import estimate
+from mammo_dp.fidelity.manifold import squared_distances
+from mammo_dp.fidelity.samples import FidelityError, Images
+
+LOW = 0.01  # quantile of the ratio that shows a few copies among many crops
+PERMUTATIONS = 1999
+FALSE_ALARM = 0.01
+Distances = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copying:
+    """How much nearer synthetic crops lie to training patients than to held-out ones.
+
+    Attributes:
+        ratio: Median over crops of the distance to the nearest training patient over that to the
+            nearest held-out one, equal numbers of patients on both sides; 1 without copying.
+        low_ratio: The same at the quantile ``LOW`` of the crops. It is below 1 without copying too.
+        low_ratio_reversed: The quantile ``LOW`` of the inverse ratio: what ``low_ratio`` would be
+            without copying.
+        p_value: Chance of an excess of closeness to the training patients as large as this one, if
+            training and held-out patients were interchangeable.
+        crops: Synthetic crops compared.
+        patients: Training patients and held-out patients.
+    """
+
+    ratio: Estimate
+    low_ratio: Estimate
+    low_ratio_reversed: Estimate
+    p_value: float
+    crops: int
+    patients: tuple[int, int]
+
+
+def mirrors(images: Images) -> tuple[Images, Images, Images, Images]:
+    """The images as they are, left-right, upside down, and both."""
+    return images, images[..., ::-1], images[..., ::-1, :], images[..., ::-1, ::-1]
+
+
+def to_patients(
+    synthetic: NDArray[np.float64], views: Sequence[NDArray[np.float64]], patient: NDArray[np.int64]
+) -> Distances:
+    """Distance of each synthetic crop to each patient.
+
+    Args:
+        synthetic: Features of the synthetic crops, shape ``(n, d)``.
+        views: Features of the real crops in each mirror image, each of shape ``(m, d)``.
+        patient: Patient of each real crop, shape ``(m,)``, in ``[0, patients)``.
+
+    Returns:
+        Shape ``(n, patients)``, infinite for a patient without crops here.
+    """
+    nearest = np.minimum.reduce([squared_distances(synthetic, view) for view in views])
+    found = np.full((patient.max() + 1, len(synthetic)), np.inf)
+    np.minimum.at(found, patient, nearest.T)
+    return np.sqrt(found).T
+
+
+def copying(
+    distances: Sequence[Distances],
+    is_training: NDArray[np.bool_],
+    *,
+    draws: int,
+    seed: int,
+) -> Copying:
+    """Compares closeness to training patients with closeness to held-out patients.
+
+    The test: each synthetic crop is near its nearest patient by ``1 - d1 / d2``, where d1 and d2
+    are its distances to the nearest and second-nearest of all patients; 1 is an exact copy. A
+    patient's attraction is the sum over the crops that it is nearest to. If the generator saw no
+    patient, training and held-out ones are interchangeable, so the difference of mean attractions
+    is compared with its values under random exchanges of patients: whatever the data, the chance of
+    a false alarm at level p is at most p.
+
+    Args:
+        distances: For each class, distances of its synthetic crops to all patients, ``(n_c, P)``.
+        is_training: Which patients the generator was trained on, shape ``(P,)``.
+        draws: Draws of patients and crops for the ratios.
+        seed: Start of draws and exchanges.
+
+    Raises:
+        FidelityError: If there are fewer than four patients on either side.
+    """
+    training, held_out = np.flatnonzero(is_training), np.flatnonzero(~is_training)
+    if min(len(training), len(held_out)) < 4:
+        raise FidelityError(
+            f"Copying needs training and held-out patients; there are {len(training)} and "
+            f"{len(held_out)}. Choose other splits, or more crops."
+        )
+    rng = np.random.default_rng(seed)
+    ratios = np.array([_ratios(distances, training, held_out, rng) for _ in range(draws)])
+    attraction = np.sum([_attraction(part) for part in distances], axis=0)
+    return Copying(
+        ratio=estimate(np.exp(ratios[:, 0])),
+        low_ratio=estimate(np.exp(ratios[:, 1])),
+        low_ratio_reversed=estimate(np.exp(-ratios[:, 2])),
+        p_value=_exchange_p(attraction, is_training, rng),
+        crops=sum(len(part) for part in distances),
+        patients=(len(training), len(held_out)),
+    )
+
+
+def _ratios(
+    distances: Sequence[Distances],
+    training: NDArray[np.int64],
+    held_out: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> tuple[float, float, float]:
+    """Median, low and high quantile of the log ratio, for half the crops and half the patients.
+
+    Of both sides equally many patients are drawn, among those with crops of the class.
+    """
+    logs = []
+    for part in distances:
+        has_crops = np.isfinite(part).any(0)
+        sides = [side[has_crops[side]] for side in (training, held_out)]
+        count = max(1, min(map(len, sides)) // 2)
+        crops = rng.choice(len(part), max(1, len(part) // 2), replace=False)
+        near = [
+            part[np.ix_(crops, rng.choice(side, count, replace=False))].min(1) for side in sides
+        ]
+        floor = 1e-6 * np.median(near[1])  # exact copies have no logarithm
+        logs.append(np.log(np.maximum(near[0], floor) / np.maximum(near[1], floor)))
+    low, middle, high = np.quantile(np.concatenate(logs), [LOW, 0.5, 1 - LOW])
+    return float(middle), float(low), float(high)
+
+
+def _attraction(distances: Distances) -> NDArray[np.float64]:
+    """Sum over crops of ``1 - d1 / d2``, booked to the nearest patient; shape ``(P,)``."""
+    nearest = distances.argmin(1)
+    first, second = np.partition(distances, 1, axis=1)[:, :2].T
+    closeness = 1 - first / np.maximum(second, np.finfo(float).tiny)
+    return np.bincount(nearest, closeness, minlength=distances.shape[1])
+
+
+def _exchange_p(
+    attraction: NDArray[np.float64], is_training: NDArray[np.bool_], rng: np.random.Generator
+) -> float:
+    """Share of random exchanges of patients with at least this sum over the training patients."""
+    observed = attraction[is_training].sum()
+    exchanged = np.array(
+        [attraction[rng.permutation(is_training)].sum() for _ in range(PERMUTATIONS)]
+    )
+    at_least = (exchanged >= observed - 1e-9 * abs(observed)).sum()
+    return float((1 + at_least) / (1 + PERMUTATIONS))

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from data_prep.phantom_film import Film
 from data_prep.phantom_masses import MARGINS, SHAPES, Mass
-from data_prep.phantom_parameters import PhantomParameters, class_shares
+from data_prep.phantom_parameters import PhantomError, PhantomParameters, class_shares
 from data_prep.phantom_texture import Texture
 from data_prep.phantom_tissue import Tissue
 
-NORMALS = 59  # values of a case that are drawn
+NORMALS = 61  # values of a case that are drawn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +98,12 @@ def vary_case(
         parameters: Population, as of the other phantom.
 
     Raises:
-        ValueError: For a degree outside its range.
+        PhantomError: For a degree outside its range.
     """
     if not 0 < degree <= 1:
-        raise ValueError(f"{degree=}. Give more than 0 (the same phantom) and at most 1 (another).")
+        raise PhantomError(
+            "degree", degree, "Give more than 0 (the same phantom) and at most 1 (another one)."
+        )
     kept = math.sqrt(1 - degree**2)
     normals = kept * np.array(case.normals) + degree * rng.standard_normal(NORMALS)
     return _read(normals, case.texture.varied(rng, degree), case.malignant, parameters)
@@ -174,6 +176,8 @@ def _read(
 def _read_tissue(values: _Values, density: int, known: PhantomParameters) -> Tissue:
     return Tissue(
         level=values.normal(known.level_mean, known.level_sd),
+        slant=values.uniform(*known.slant_range),
+        slant_side=values.angle(),
         contrast=values.uniform(*known.contrast_range),
         beta=values.uniform(*known.beta_range),
         stretch=values.uniform(1.0, 1.6),
@@ -214,8 +218,8 @@ def _read_mass(
         raggedness=values.uniform(*edge.raggedness),
         grain=values.uniform(0.05, 0.2),
         spicules=round(values.uniform(*edge.spicules)),
-        spicule_level=values.uniform(0.2, 0.6),
-        spicule_reach=values.uniform(0.5, 1.3),
+        spicule_level=values.uniform(0.15, 0.55),
+        spicule_reach=values.uniform(0.4, 1.3),
         obscured=values.uniform(*edge.obscured),
         obscured_side=values.angle(),
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_prep.crop_set import watched
 from data_prep.manifest import Crop, CropsManifest, save_crop_image
-from data_prep.phantom_parameters import PhantomParameters
+from data_prep.phantom_parameters import PhantomError, PhantomParameters
 from data_prep.phantoms import CHUNK, phantom_cases, render
 
 
@@ -33,10 +33,11 @@ def write_phantom_crops(
         workers: Threads, as many as processors if not given; they change the time, not the crops.
 
     Raises:
-        ValueError: For a number of crops or a size below the stated ones.
+        PhantomError: For a number of crops or a size below the stated ones.
     """
-    if per_class < 1 or size < 16:
-        raise ValueError(f"{per_class=}, {size=}. Give at least 1 crop a class and 16 pixels.")
+    for name, value, least in (("per_class", per_class, 1), ("size", size, 16)):
+        if value < least:
+            raise PhantomError(name, value, f"Give at least {least}.")
     known = parameters or PhantomParameters()
     total = 2 * per_class
 

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from scipy.special import ndtr
 
-from data_prep.phantom_lines import SUBPIXEL_BITS, blurred
-from data_prep.phantom_texture import FloatImage, Layer, Texture
+from data_prep.phantom_lines import SUBPIXEL_BITS
+from data_prep.phantom_texture import Details, FloatImage, Layer
 from data_prep.phantom_tissue import column, logistic
 
 AIR = -0.5  # attenuation at which the film is black
@@ -87,49 +87,49 @@ def behind_skin(attenuation: FloatImage, inside: FloatImage, *, rim: float) -> F
 
 
 def expose(
-    attenuation: FloatImage, cases: Sequence[Film], textures: Sequence[Texture], *, edge: float
+    attenuation: FloatImage, cases: Sequence[Film], details: Sequence[Details], *, edge: float
 ) -> FloatImage:
     """Scanned films of attenuation images.
 
     Args:
         attenuation: Shape ``(N, H, W)``; around 0.5 the display follows it with slope ``slope``.
         cases: One per picture.
-        textures: One per picture.
+        details: One per picture.
         edge: Pixels per edge of a crop.
 
     Returns:
         Shape ``(N, H, W)``, values in ``[0, 1]``, bright where much is absorbed.
 
     Photons are Poisson: the relative noise of the exposure grows as the root of the attenuation
-    factor. The characteristic curve of film (Hurter and Driffield 1890) is sigmoid in log exposure;
-    a logistic one is used.
+    factor. The light of the screen blurs image and noise alike. The characteristic curve of film
+    (Hurter and Driffield 1890) is sigmoid in log exposure; a logistic one is used.
     """
     seen = np.empty_like(attenuation)
-    for i, (case, texture) in enumerate(zip(cases, textures, strict=True)):
-        seen[i] = blurred(attenuation[i], edge * case.blur)
-        if case.grain:
-            noise = texture.normals(Layer.GRAIN, *seen.shape[1:])
-            # Grain of a scan is correlated over about a pixel; the factor restores its size.
-            noise = np.float32(1.8 * case.grain) * blurred(noise, 0.5)
-            seen[i] += noise * np.exp(np.float32(LATITUDE) * np.clip(seen[i] - 0.5, -1, 0.6))
-    return np.asarray(0.5 + 0.5 * np.tanh(2 * column(cases, "slope") * (seen - 0.5)), np.float32)
+    for i, (case, source) in enumerate(zip(cases, details, strict=True)):
+        kernel = cv2.getGaussianKernel(2 * math.ceil(3 * edge * case.blur) + 1, edge * case.blur)
+        noise = source.noise(Layer.GRAIN, *seen.shape[1:])
+        noise *= case.grain / np.square(kernel).sum()  # what the blur leaves of it
+        noise *= np.exp(np.float32(LATITUDE) * np.clip(attenuation[i] - 0.5, -1, 0.6))
+        noise += attenuation[i]
+        seen[i] = cv2.sepFilter2D(noise, -1, kernel, kernel)
+    return logistic(4 * column(cases, "slope") * (seen - np.float32(0.5)))
 
 
 def add_film_artefact(
-    film: FloatImage, artefact: str, texture: Texture, *, edge: float
+    film: FloatImage, artefact: str, source: Details, *, edge: float
 ) -> FloatImage:
     """Lays one thing on a film that is not breast.
 
     Args:
         film: Shape ``(H, W)``, values in ``[0, 1]``.
         artefact: ``"dust"`` or ``"marker"``, a lead ball on the skin.
-        texture: Source of its place and size.
+        source: Source of its place and size.
         edge: Pixels per edge of a crop.
 
     Returns:
         A new image, values in ``[0, 1]``.
     """
-    chance = ndtr(texture.normals(Layer.ARTEFACT, 5, 6)).astype(np.float64)
+    chance = ndtr(source.normals(Layer.ARTEFACT, 5, 6)).astype(np.float64)
     count, smallest, largest = (1, 1.5, 3.0) if artefact == "marker" else (4, 0.3, 1.3)
     one = 2**SUBPIXEL_BITS
     layer = np.zeros(film.shape, np.uint8)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Long bent lines, drawn finer than they are shown: ducts, ligaments, vessels."""
+"""Long bent lines: ducts, ligaments, vessels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from data_prep.phantom_texture import FloatImage, Layer, Texture
+from data_prep.phantom_texture import Details, FloatImage, Layer
 
-SUPERSAMPLING = 2  # lines are drawn finer than they are shown
 SUBPIXEL_BITS = 4  # fixed-point digits of OpenCV's drawing
-_STEPS = 14  # of a path
+FULL = 127  # brightest line in an 8-bit drawing; two that cross fit in, too
+_STEPS = 12  # of a path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Lines:
     Attributes:
         turn: Standard deviation of the heading about the common direction.
         bend: Standard deviation of half the turn from end to end.
-        wander: Standard deviation of the turn at each of 14 steps.
+        wander: Standard deviation of the turn at each of 12 steps.
         length: Range.
         width: Range.
     """
@@ -36,7 +36,7 @@ class Lines:
 
 
 def draw_lines(
-    textures: Sequence[Texture],
+    details: Sequence[Details],
     layer: Layer,
     shape: tuple[int, int],
     *,
@@ -48,7 +48,7 @@ def draw_lines(
     """Draws lines at random places.
 
     Args:
-        textures: One per picture.
+        details: One per picture.
         layer: Which of their normals.
         shape: ``(H, W)``.
         edge: Pixels per edge of a crop.
@@ -59,32 +59,48 @@ def draw_lines(
     Returns:
         Shape ``(N, H, W)``, 0 where no line runs, up to about 1 on a single one, 2 where two cross.
     """
-    result = np.zeros((len(textures), *shape), np.float32)
-    for i, texture in enumerate(textures):
-        count = round(per_area[i] * shape[0] * shape[1] / edge**2)
-        if not count:
-            continue
-        normals = texture.normals(layer, count, 7 + _STEPS)
-        path = _paths(normals, look, direction[i]) * edge
-        path += ndtr(normals[:, None, 4:6]) * (shape[1], shape[0])
-        width = np.exp(np.interp(ndtr(normals[:, 2]), (0, 1), np.log(look.width)))
-        # Their share of a pixel's area makes lines thinner than a pixel faint instead of wide.
-        wide = np.maximum(SUPERSAMPLING * edge * width, 1)
-        level = (0.25 + 0.75 * ndtr(normals[:, 3])) * np.sqrt(look.width[0] / width)
-        level *= SUPERSAMPLING * edge * width / wide
-        canvas = polylines(path, wide, level, shape)
-        result[i] = blurred(canvas, edge * (0.002 + 0.15 * look.width[0]))
+    counts = [round(wanted * shape[0] * shape[1] / edge**2) for wanted in per_area]
+    drawn = [
+        source.normals(layer, count, 7 + _STEPS)
+        for source, count in zip(details, counts, strict=True)
+    ]
+    normals = np.concatenate(drawn)
+    chance = ndtr(normals[:, :6])
+    path = _paths(normals, chance[:, 0], look, np.repeat(direction, counts)) * edge
+    path += chance[:, None, 4:6] * (shape[1], shape[0])
+    width = look.width[0] * (look.width[1] / look.width[0]) ** chance[:, 2]
+    level = (0.25 + 0.75 * chance[:, 3]) * np.sqrt(look.width[0] / width)
+    # A line thinner than a pixel is drawn one pixel wide, and fainter.
+    level *= np.minimum(edge * width, 1)
+    result = np.zeros((len(details), *shape), np.float32)
+    ends = np.cumsum(counts)
+    for i, (end, count) in enumerate(zip(ends, counts, strict=True)):
+        if count:
+            here = slice(end - count, end)
+            result[i] = polylines(path[here], edge * width[here], level[here], shape)
     return result
 
 
-def _paths(normals: FloatImage, look: Lines, direction: float) -> NDArray[np.float64]:
-    """Paths ``(count, steps, 2)`` through 0 at their middle, in edges of a crop."""
+def _paths(
+    normals: FloatImage,
+    length: NDArray[np.float64],
+    look: Lines,
+    direction: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Paths ``(count, steps, 2)`` through 0 at their middle, in edges of a crop.
+
+    Args:
+        normals: Shape ``(count, 7 + steps)``.
+        length: Within the range of the look, as a share.
+        look: Kind of line.
+        direction: Of each line, before it turns.
+    """
     low, high = look.length
-    length = low + (high - low) * ndtr(normals[:, 0])
-    heading = direction + look.turn * normals[:, 1:2]
+    step = (low + (high - low) * length) / _STEPS
     bend = look.bend * normals[:, 6:7] * np.linspace(-1, 1, _STEPS)
-    turn = heading + bend + np.cumsum(look.wander * normals[:, 7:], axis=1)
-    walk = np.stack([np.cos(turn), np.sin(turn)], axis=-1) * (length / _STEPS)[:, None, None]
+    wander = np.cumsum(look.wander * normals[:, 7:], axis=1)
+    turn = direction[:, None] + look.turn * normals[:, 1:2] + bend + wander
+    walk = np.stack([np.cos(turn), np.sin(turn)], axis=-1) * step[:, None, None]
     path = np.cumsum(walk, axis=1)
     return np.asarray(path - path[:, _STEPS // 2, None], np.float64)
 
@@ -99,30 +115,23 @@ def polylines(
 
     Args:
         paths: ``(count, steps, 2)`` of x and y, in pixels.
-        widths: In pixels of the finer canvas.
+        widths: In pixels.
         levels: Brightness, up to 1.
-        shape: ``(H, W)`` of the result.
+        shape: ``(H, W)`` of the result, values in ``[0, 2]``.
     """
-    fine = (2, SUPERSAMPLING * shape[0], SUPERSAMPLING * shape[1])
-    layers = np.zeros(fine, np.uint8)
-    points = np.round(paths * SUPERSAMPLING * 2**SUBPIXEL_BITS).astype(np.int32)
-    for i in range(len(points)):
+    layers = np.zeros((2, *shape), np.uint8)
+    points = np.round((paths - 0.5) * 2**SUBPIXEL_BITS).astype(np.int32)
+    thick = np.maximum(np.round(widths), 1).astype(int).tolist()
+    for i, level in enumerate((FULL * levels).tolist()):
         cv2.polylines(
-            layers[i % 2],
-            [points[i]],
-            isClosed=False,
-            color=255 * float(levels[i]),
-            thickness=round(float(widths[i])),
-            lineType=cv2.LINE_AA,
-            shift=SUBPIXEL_BITS,
+            layers[i % 2], [points[i]], False, level, thick[i], cv2.LINE_AA, SUBPIXEL_BITS
         )
-    return shrunk(layers[0], shape) + shrunk(layers[1], shape)
+    return added(layers)
 
 
-def shrunk(canvas: NDArray[np.uint8], shape: tuple[int, int]) -> FloatImage:
-    """Area average of a finer 8-bit drawing, shape ``shape``, values in ``[0, 1]``."""
-    small = cv2.resize(canvas, (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
-    return np.asarray(small, np.float32) / np.float32(255)
+def added(layers: NDArray[np.uint8]) -> FloatImage:
+    """Sum of two 8-bit drawings, shape ``(2, H, W)``, each from 0 to ``FULL``."""
+    return np.asarray(cv2.add(*layers) * np.float32(1 / FULL), np.float32)
 
 
 def blurred(image: FloatImage, sigma: float) -> FloatImage:

@@ -14,7 +14,7 @@ from data_prep.phantom_case import PhantomCase, draw_case
 from data_prep.phantom_film import behind_skin, expose
 from data_prep.phantom_masses import draw_masses
 from data_prep.phantom_parameters import PhantomParameters
-from data_prep.phantom_texture import FloatImage, Layer, power_law_fields
+from data_prep.phantom_texture import Details, FloatImage, Layer, power_law_fields
 from data_prep.phantom_tissue import logistic, tissue
 
 EDGE = 128  # pixels of a mammogram that show what one edge of a crop does
@@ -73,6 +73,7 @@ def draw_mammogram(
     alone = replace(parameters, densities=tuple(float(density == i) for i in range(1, 5)))
     ground = draw_case(rng, malignant=False, parameters=alone)
     height, width = shape
+    details = [Details(ground.texture)]
     deep, wide = width * rng.uniform(0.62, 0.78), height * rng.uniform(0.38, 0.44)
     middle = height * (0.5 if view == "CC" else 0.54) + rng.normal(0, 0.01 * height)
     y = np.arange(height, dtype=np.float32)[:, None]
@@ -83,12 +84,12 @@ def draw_mammogram(
     nipple = np.exp(-np.square(across * wide / 11)) * np.exp(-np.square((ahead - 1) * deep / 16))
     inside += np.asarray(9 * nipple, np.float32)
 
-    (lobes,) = power_law_fields([ground.texture], Layer.BREAST, (height // 8, width // 8), beta=3.6)
+    (lobes,) = power_law_fields(details, Layer.BREAST, (height // 8, width // 8), beta=3.6)
     lobes = cv2.resize(lobes, (width, height))
     centred = np.hypot((ahead - 0.5) / 0.55, across / 0.85)
     glandular = logistic(6 * (0.5 + 0.1 * density - centred + 0.25 * lobes))
-    within = replace(ground.tissue, level=0.0, direction=0.0 if view == "CC" else 0.3)
-    (image,) = tissue([within], [ground.texture], shape, edge=EDGE)
+    within = replace(ground.tissue, level=0.0, slant=0.0, direction=0.0 if view == "CC" else 0.3)
+    (image,) = tissue([within], details, shape, edge=EDGE)
     image *= 0.35 + 0.65 * glandular
     image += 0.30 + (0.06 + 0.03 * density) * glandular
     if view == "MLO":
@@ -99,7 +100,7 @@ def draw_mammogram(
         centre = (middle + lesion.side * wide, lesion.depth * deep)
         masks.append(_add_lesion(image, lesion.case, centre))
     image = behind_skin(image, inside, rim=0.28 * min(deep, wide))
-    (film,) = expose(image[None], [ground.film], [ground.texture], edge=EDGE)
+    (film,) = expose(image[None], [ground.film], details, edge=EDGE)
     turned = film if laterality == "L" else np.ascontiguousarray(film[:, ::-1])
     _add_film_label(turned, f"{laterality} {view}", on_the_left=laterality == "R")
     if rng.random() < 0.25:
@@ -119,7 +120,7 @@ def _add_lesion(
     patch = image[top : round(centre[0]) + half, left : round(centre[1]) + half]
     at = ((centre[0] - top) / EDGE, (centre[1] - left) / EDGE)
     masses, covered = draw_masses(
-        [replace(case.mass, centre=at)], [case.texture], patch.shape, edge=EDGE
+        [replace(case.mass, centre=at)], [Details(case.texture)], patch.shape, edge=EDGE
     )
     patch += masses[0]
     mask = np.zeros(image.shape, np.bool_)

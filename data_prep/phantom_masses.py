@@ -14,11 +14,16 @@ from numpy.typing import NDArray
 
 from data_prep.phantom_lines import blurred
 from data_prep.phantom_spicules import draw_spicules
-from data_prep.phantom_texture import FloatImage, Layer, Texture, power_law_fields
-from data_prep.phantom_tissue import column, logistic
+from data_prep.phantom_texture import Details, FloatImage, Layer, power_law_fields
+from data_prep.phantom_tissue import SMOOTH, column, logistic
 
 ANGLES = 512  # samples of an outline
 ORDERS = np.arange(2, 17)  # of the waves that bend it
+RIPPLES = 9  # lowest of those that make small lobes
+_ANGLE = np.linspace(0, 2 * np.pi, ANGLES, endpoint=False)
+_COS, _SIN = np.cos(_ANGLE), np.sin(_ANGLE)
+_WAVES = np.stack([np.cos(ORDERS[:, None] * _ANGLE), np.sin(ORDERS[:, None] * _ANGLE)])
+_WAVES /= np.sqrt(ORDERS)[:, None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,79 +98,97 @@ MARGINS = {
 }
 
 
-def draw_outline(mass: Mass, texture: Texture) -> FloatImage:
-    """Radius of a mass by angle, in units of half the longer edge of its bounding box.
+def draw_outlines(
+    cases: Sequence[Mass], details: Sequence[Details]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Radii of masses by angle, in units of half the longer edge of the bounding box.
 
     Returns:
-        Shape ``(ANGLES,)``, from angle 0 counter-clockwise; the bounding box is centred on 0.
+        Radii about the origin, shape ``(N, ANGLES)``, from angle 0 counter-clockwise; middles of
+        the bounding boxes, shape ``(N, 2)``, x and y.
     """
-    angle = np.linspace(0, 2 * np.pi, ANGLES, endpoint=False)
-    axis = math.sqrt(mass.elongation)
-    radius = 1 / np.hypot(np.cos(angle - mass.tilt) / axis, np.sin(angle - mass.tilt) * axis)
-    normals = texture.normals(Layer.OUTLINE, len(ORDERS), 2).astype(np.float64)
-    normals /= np.sqrt(ORDERS)[:, None]
-    for (lowest, highest), waviness in ((mass.orders, mass.waviness), ((9, 16), mass.ripple)):
-        here = (lowest <= ORDERS) & (highest >= ORDERS)
-        turn = ORDERS[here, None] * angle
-        wave = normals[here, 0] @ np.cos(turn) + normals[here, 1] @ np.sin(turn)
-        radius *= np.exp(waviness * wave / wave.std())
-    x, y = radius * np.cos(angle), radius * np.sin(angle)
-    x, y = x - (x.max() + x.min()) / 2, y - (y.max() + y.min()) / 2
-    half = max(float(x.max()), float(y.max()))
-    around = np.mod(np.arctan2(y, x), 2 * np.pi)
-    order = np.argsort(around)
-    distance = np.hypot(x, y)[order] / half
-    return np.asarray(np.interp(angle, around[order], distance, period=2 * np.pi), np.float32)
+
+    def of(name: str) -> NDArray[np.float64]:
+        return np.array([[getattr(case, name)] for case in cases], np.float64)
+
+    tilt, axis = of("tilt"), np.sqrt(of("elongation"))
+    along = (_COS * np.cos(tilt) + _SIN * np.sin(tilt)) / axis
+    across = (_SIN * np.cos(tilt) - _COS * np.sin(tilt)) * axis
+    normals = np.stack([source.normals(Layer.OUTLINE, 2, len(ORDERS)) for source in details])
+    lowest, highest = np.array([case.orders for case in cases]).T[..., None]
+    stretch = np.zeros_like(along)
+    for band, size in (
+        ((lowest <= ORDERS) & (highest >= ORDERS), of("waviness")),
+        (ORDERS[None] >= RIPPLES, of("ripple")),
+    ):
+        wave = ((normals * band[:, None])[..., None] * _WAVES).sum(axis=(1, 2))
+        stretch += size * wave / wave.std(axis=1, keepdims=True)
+    radius = np.exp(stretch) / np.hypot(along, across)
+    x, y = radius * _COS, radius * _SIN
+    middle = np.stack([(z.max(axis=1) + z.min(axis=1)) / 2 for z in (x, y)], axis=-1)
+    half = np.maximum(np.ptp(x, axis=1), np.ptp(y, axis=1))[:, None] / 2
+    return radius / half, middle / half
 
 
 def draw_masses(
-    cases: Sequence[Mass], textures: Sequence[Texture], shape: tuple[int, int], *, edge: float
+    cases: Sequence[Mass], details: Sequence[Details], shape: tuple[int, int], *, edge: float
 ) -> tuple[FloatImage, NDArray[np.bool_]]:
     """Attenuation of masses, and the outlines an annotator would draw.
 
     Args:
         cases: One per picture.
-        textures: One per picture.
+        details: One per picture.
         shape: ``(H, W)``.
         edge: Pixels per edge of a crop.
 
     Returns:
         Attenuation and masks, both of shape ``(N, H, W)``.
     """
-    outlines = [draw_outline(case, texture) for case, texture in zip(cases, textures, strict=True)]
-    half = column(cases, "size") * np.float32(edge / 2)
-    centre = np.array([case.centre for case in cases], np.float32) * np.float32(edge)
-    y, x = np.ogrid[: shape[0], : shape[1]]
-    full = (len(cases), *shape)
-    dy = np.broadcast_to((y + np.float32(0.5)) - centre[:, 0, None, None], full)
-    dx = np.broadcast_to((x + np.float32(0.5)) - centre[:, 1, None, None], full)
-    flat = (len(cases) * shape[0], shape[1])
-    distance, angle = (
-        polar.reshape(full) for polar in cv2.cartToPolar(dx.reshape(flat), dy.reshape(flat))
+    half = np.array([case.size for case in cases]) * edge / 2
+    outlines, middles = draw_outlines(cases, details)
+    # Outlines are about a point that is not quite the middle of their bounding boxes.
+    origin = edge * np.array([case.centre[::-1] for case in cases]) - half[:, None] * middles
+    outlines *= half[:, None]
+    x, y = (
+        (np.arange(n) + 0.5 - origin[:, axis, None]).astype(np.float32)
+        for axis, n in enumerate(shape[::-1])
     )
-    which = (angle * (ANGLES / (2 * np.pi))).astype(np.int32) % ANGLES
-    which += ANGLES * np.arange(len(cases), dtype=np.int32)[:, None, None]
-    rho = distance / (half * np.concatenate(outlines)[which])
+    rho = np.empty((len(cases), *shape), np.float32)
+    for i, reciprocal in enumerate((1 / outlines).astype(np.float32)):
+        distance, angle = cv2.cartToPolar(*np.meshgrid(x[i], y[i]))
+        angle *= ANGLES / (2 * np.pi)
+        # Rounding can make a full turn of an angle just below it: that is angle 0.
+        np.multiply(distance, reciprocal.take(angle.astype(np.int32), mode="wrap"), out=rho[i])
     inner = power_law_fields(
-        textures, Layer.MASS, shape, beta=3.0, outer_scale=0.5 * edge, finest=None
+        details,
+        Layer.MASS,
+        shape,
+        beta=3.6,
+        outer_scale=0.5 * edge,
+        finest=math.ceil(SMOOTH * max(shape) / edge),
     )
     ragged = rho * (1 + column(cases, "raggedness") * inner)
-    inside = np.clip(1 - np.square(ragged), 1e-9, 1)
-    body = np.exp(column(cases, "exponent") * np.log(inside))
+    body = np.square(ragged, out=ragged)
+    np.subtract(1, body, out=body)
+    np.clip(body, 1e-9, 1, out=body)
+    np.log(body, out=body)
+    body *= column(cases, "exponent")
+    np.exp(body, out=body)
     body *= 1 + column(cases, "grain") * inner
+    spicules = draw_spicules(
+        details,
+        shape,
+        base=outlines,
+        origin=origin,
+        count=[case.spicules for case in cases],
+        reach=[case.spicule_reach for case in cases],
+    )
+    body += column(cases, "spicule_level") * spicules
     for i, case in enumerate(cases):
-        if case.spicules:
-            body[i] += case.spicule_level * draw_spicules(
-                textures[i],
-                shape,
-                base=float(half[i, 0, 0]) * outlines[i],
-                centre=(float(centre[i, 0]), float(centre[i, 1])),
-                count=case.spicules,
-                reach=case.spicule_reach,
-            )
         if case.obscured:
-            side = dx[i] * math.cos(case.obscured_side) + dy[i] * math.sin(case.obscured_side)
-            veil = _veil(side / half[i], rho[i], inner[i], 0.12 * float(half[i, 0, 0]))
+            side = x[i] * math.cos(case.obscured_side)
+            side = side + y[i][:, None] * math.sin(case.obscured_side)
+            veil = _veil((side / half[i]).astype(np.float32), rho[i], inner[i], 0.12 * half[i])
             body[i] = np.maximum(body[i], case.obscured * veil)
     return column(cases, "contrast") * body, rho < 1
 

@@ -11,6 +11,13 @@ from dataclasses import dataclass, field
 Pair = tuple[float, float]
 
 
+class PhantomError(ValueError):
+    """A value that no phantoms can be drawn with."""
+
+    def __init__(self, name: str, value: object, remedy: str) -> None:
+        super().__init__(f"phantoms, {name}: {value}. {remedy}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShapeShares:
     """Shares of each BI-RADS shape among benign and among malignant masses.
@@ -59,6 +66,7 @@ class PhantomParameters:
         contrast_range: Standard deviation of the tissue.
         level_mean: Mean attenuation of the tissue.
         level_sd: Its standard deviation between crops.
+        slant_range: Difference of attenuation across a crop, where the breast gets thicker.
         lumpy_probability: Chance that glands are clustered lumps (Bochud 1999, Opt. Express 4:33)
             in place of power-law lobes.
         strands_range: Ducts and ligaments that start in a crop.
@@ -80,17 +88,18 @@ class PhantomParameters:
     densities: tuple[float, float, float, float] = (0.15, 0.40, 0.32, 0.13)
     subtleties: tuple[float, float, float, float, float] = (0.05, 0.12, 0.23, 0.30, 0.30)
     beta_range: Pair = (2.5, 3.4)
-    contrast_range: Pair = (0.02, 0.08)
+    contrast_range: Pair = (0.02, 0.09)
     level_mean: float = 0.50
-    level_sd: float = 0.11
+    level_sd: float = 0.12
+    slant_range: Pair = (0.0, 0.2)
     lumpy_probability: float = 0.3
-    strands_range: Pair = (8.0, 36.0)
+    strands_range: Pair = (6.0, 30.0)
     vessels_range: Pair = (0.0, 2.5)
     muscle_probability: float = 0.15
     skin_probability: float = 0.13
-    mass_contrast_range: Pair = (0.06, 0.26)
-    size_range: Pair = (0.34, 0.72)
-    offset: float = 0.05
+    mass_contrast_range: Pair = (0.06, 0.28)
+    size_range: Pair = (0.34, 0.78)
+    offset: float = 0.06
     calcification_probability: Pair = (0.05, 0.10)
     artefact_probability: float = 0.04
     slope_range: Pair = (0.8, 1.2)
@@ -101,36 +110,26 @@ class PhantomParameters:
         """Refuses shares that are no distribution, and numbers outside their range.
 
         Raises:
-            ValueError: Naming the field.
+            PhantomError: Naming the field.
         """
         for name, shares in self._tables():
             if min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
-                raise ValueError(
-                    f"PhantomParameters, {name}: {shares}. Give shares, at least 0, with sum 1."
-                )
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if item.name.endswith("_range") and not 0 <= value[0] <= value[1] < math.inf:
-                raise ValueError(
-                    f"PhantomParameters, {item.name}: {value}. Give two numbers, at least 0, the "
-                    "smaller one first."
-                )
-            if item.name.endswith("_probability"):
+                raise PhantomError(name, shares, "Give shares, at least 0, with sum 1.")
+        for name in (item.name for item in dataclasses.fields(self)):
+            value = getattr(self, name)
+            if name.endswith("_range"):
+                # A mass without contrast or size is none.
+                least = 1e-3 if name in ("mass_contrast_range", "size_range") else 0
+                if not least <= value[0] <= value[1] < math.inf:
+                    raise PhantomError(
+                        name, value, f"Give two numbers, at least {least}, the smaller one first."
+                    )
+            elif name.endswith("_probability"):
                 chances = value if isinstance(value, tuple) else (value,)
                 if not all(0 <= chance <= 1 for chance in chances):
-                    raise ValueError(
-                        f"PhantomParameters, {item.name}: {value}. Give chances from 0 to 1."
-                    )
-        for name in ("level_sd", "offset"):
-            if not 0 <= getattr(self, name) <= 0.25:
-                raise ValueError(
-                    f"PhantomParameters, {name}: {getattr(self, name)}. Give 0 to 0.25."
-                )
-        if not self.mass_contrast_range[0] > 0 or not self.size_range[0] > 0:
-            raise ValueError(
-                f"PhantomParameters, mass_contrast_range: {self.mass_contrast_range}, size_range: "
-                f"{self.size_range}. A mass without contrast or size is none; give more than 0."
-            )
+                    raise PhantomError(name, value, "Give chances from 0 to 1.")
+            elif name in ("level_sd", "offset") and not 0 <= value <= 0.25:
+                raise PhantomError(name, value, "Give 0 to 0.25.")
 
     def _tables(self) -> list[tuple[str, tuple[float, ...]]]:
         """Names and values of all shares."""

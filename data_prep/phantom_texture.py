@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a phantom's details come from: standard normals by seed, and Gaussian fields made of them.
+"""Where a phantom's details come from: random numbers by seed, and Gaussian fields made of them.
 
 Whatever is random in a picture is a smooth function of standard normals. Two sets of normals, mixed
 with weights whose squares sum to 1, are standard normals again: so phantoms vary gradually, and a
@@ -8,7 +8,7 @@ variation is as typical as a fresh draw.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -41,7 +41,7 @@ class Layer(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Texture:
-    """Any number of standard normals, the same at each call.
+    """Source of all details of a picture: any number of standard normals, by layer.
 
     Attributes:
         seeds: Seeds of the parts.
@@ -55,21 +55,6 @@ class Texture:
     def draw(cls, rng: np.random.Generator) -> "Texture":
         """A fresh texture."""
         return cls((int(rng.integers(2**63)),))
-
-    def normals(self, layer: Layer, *shape: int) -> FloatImage:
-        """Standard normals of one layer; more of them start like fewer.
-
-        Args:
-            layer: Part of the picture.
-            shape: Shape of the result.
-        """
-        mixed = np.zeros(shape, np.float32)
-        for seed, weight in zip(self.seeds, self.weights, strict=True):
-            part = np.random.default_rng((seed, layer)).standard_normal(shape, np.float32)
-            if weight == 1:
-                return part
-            mixed += np.float32(weight) * part
-        return mixed
 
     def varied(self, rng: np.random.Generator, degree: float) -> "Texture":
         """Mixes in a fresh texture: ``sqrt(1 - degree**2) * self + degree * fresh``.
@@ -87,8 +72,58 @@ class Texture:
         return Texture(tuple(s for _, s in parts), tuple(w / norm for w, _ in parts))
 
 
+class Details:
+    """Reads the numbers of a texture; the same ones at each call.
+
+    One generator per seed serves all layers, each at its own place in the sequence: making
+    generators would take a tenth of the time of a picture. Not to be shared between threads.
+    """
+
+    def __init__(self, texture: Texture) -> None:
+        self._weights = texture.weights
+        self._sources = [np.random.PCG64(seed) for seed in texture.seeds]
+        self._starts = [source.state for source in self._sources]
+
+    def normals(self, layer: Layer, *shape: int) -> FloatImage:
+        """Standard normals of one layer; more of them start like fewer.
+
+        Args:
+            layer: Part of the picture.
+            shape: Shape of the result.
+        """
+        return self._mixed([rng.standard_normal(shape, np.float32) for rng in self._at(layer)])
+
+    def noise(self, layer: Layer, *shape: int) -> FloatImage:
+        """As :meth:`normals`, five times as fast and not quite normal: sums of two random bytes.
+
+        Mean 0, standard deviation 1, at most 2.45. Sums of many, as in a field or a blurred image,
+        are normal in good approximation.
+        """
+        parts = []
+        for rng in self._at(layer):
+            pairs = np.frombuffer(rng.bytes(2 * math.prod(shape)), "<u2")
+            total = ((pairs & 255) + (pairs >> 8)).astype(np.float32)
+            # Two bytes have mean 255 and variance (256**2 - 1) / 6.
+            total -= np.float32(255)
+            total *= np.float32(math.sqrt(6 / (256**2 - 1)))
+            parts.append(total.reshape(shape))
+        return self._mixed(parts)
+
+    def _at(self, layer: Layer) -> Iterator[np.random.Generator]:
+        for source, start in zip(self._sources, self._starts, strict=True):
+            source.state = start
+            source.advance(layer << 64)
+            yield np.random.Generator(source)
+
+    def _mixed(self, parts: Sequence[FloatImage]) -> FloatImage:
+        if len(parts) == 1:
+            return parts[0]
+        weighted = zip(self._weights, parts, strict=True)
+        return np.sum([np.float32(weight) * part for weight, part in weighted], axis=0)
+
+
 def power_law_fields(
-    textures: Sequence[Texture],
+    details: Sequence[Details],
     layer: Layer,
     shape: tuple[int, int],
     *,
@@ -103,7 +138,7 @@ def power_law_fields(
     The coarse structure of a field depends on its texture alone, the size only adds detail.
 
     Args:
-        textures: One per field.
+        details: One per field.
         layer: Which of their normals.
         shape: ``(H, W)``.
         beta: Exponents of the power spectra; mammograms have 1.5 to 3.5, on average 2.8.
@@ -121,20 +156,25 @@ def power_law_fields(
     padding = PADDING if outer_scale > min(shape) / 2 else 1.0
     height, width = (fft.next_fast_len(math.ceil(padding * n), real=True) for n in shape)
     fy, fx, where, doubled = _waves(height, width, finest)
-    column = (np.asarray(value, np.float32).reshape(-1, 1) for value in (beta, stretch, angle))
-    beta, stretch, angle = column
-    along, across = (
-        fx * np.cos(turn) + fy * np.sin(turn) for turn in (angle, angle + np.float32(np.pi / 2))
+    beta, stretch, angle = (
+        np.asarray(value, np.float32).reshape(-1, 1) for value in (beta, stretch, angle)
     )
-    squared = np.square(along) * stretch + np.square(across) / stretch
+    along, across = np.cos(angle), np.sin(angle)
+    squared = fx**2 * (along**2 * stretch + across**2 / stretch)
+    squared += fy**2 * (across**2 * stretch + along**2 / stretch)
+    squared += fx * fy * (2 * along * across * (stretch - 1 / stretch))
     squared += np.float32(outer_scale**-2.0)
-    amplitude = np.exp(-beta / 4 * np.log(squared)) * doubled
-    noise = np.stack([texture.normals(layer, 2 * len(where)) for texture in textures])
-    spectrum = np.zeros((len(textures), height * (width // 2 + 1)), np.complex64)
+    amplitude = np.log(squared, out=squared)
+    amplitude *= -beta / 4
+    np.exp(amplitude, out=amplitude)
+    amplitude *= doubled
+    noise = np.stack([source.noise(layer, 2 * len(where)) for source in details])
+    columns = width // 2 + 1 if finest is None else min(width // 2, finest) + 1
+    spectrum = np.zeros((len(details), height * columns), np.complex64)
     spectrum[:, where] = amplitude * noise.view(np.complex64)
-    half = spectrum.reshape(len(textures), height, width // 2 + 1)
-    whole = fft.irfft2(half, (height, width), overwrite_x=True)
-    return standardised(whole[:, : shape[0], : shape[1]])
+    # One axis after the other: the second transform leaves out rows that are cut off.
+    waves = fft.ifft(spectrum.reshape(-1, height, columns), axis=1, overwrite_x=True)
+    return standardised(fft.irfft(waves[:, : shape[0]], width, axis=2)[:, :, : shape[1]])
 
 
 def standardised(fields: FloatImage) -> FloatImage:
@@ -152,15 +192,13 @@ def _waves(
     """Waves of a real transform from coarse to fine, without the constant.
 
     Returns:
-        Frequencies in y and in x, in cycles per pixel; positions in the flat half spectrum; factors
-        for amplitudes. A wave stands in the half spectrum once and counts twice, but those with
-        ``fx == 0`` stand there twice and count once.
+        Frequencies in y and in x, in cycles per pixel; positions in the flat half spectrum, up to
+        column ``finest``; factors for amplitudes. A wave stands in the half spectrum once and
+        counts twice, but those with ``fx == 0`` stand there twice and count once.
     """
-    ky, kx = np.meshgrid(
-        np.fft.fftfreq(height, 1 / height).astype(np.int64),
-        np.arange(width // 2 + 1),
-        indexing="ij",
-    )
+    columns = width // 2 + 1 if finest is None else min(width // 2, finest) + 1
+    rows = np.fft.fftfreq(height, 1 / height).astype(np.int64)
+    ky, kx = np.meshgrid(rows, np.arange(columns), indexing="ij")
     ring = np.maximum(np.abs(ky), kx).ravel()
     order = np.lexsort((ky.ravel(), kx.ravel(), ring))[1:]
     if finest is not None:

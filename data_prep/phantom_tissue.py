@@ -13,10 +13,11 @@ import numpy as np
 
 from data_prep.phantom_lines import Lines, draw_lines
 from data_prep.phantom_lumps import clustered_lumps
-from data_prep.phantom_texture import FloatImage, Layer, Texture, power_law_fields
+from data_prep.phantom_texture import Details, FloatImage, Layer, power_law_fields
 
 OUTER_SCALE = 1.25  # longest wave of tissue, in edges of a crop
-SMOOTH = 40  # waves along an axis beyond which lobes and sheets have nothing to show
+FINE = 64  # waves along an axis beyond which the background drowns in grain
+SMOOTH = 32  # waves along an axis beyond which lobes and sheets have nothing to show
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,8 @@ class Tissue:
 
     Attributes:
         level: Mean attenuation.
+        slant: Difference of attenuation across the crop, where the breast gets thicker.
+        slant_side: Where it is thickest, as an angle.
         contrast: Standard deviation of the attenuation, roughly.
         beta: Exponent of the background's power spectrum.
         stretch: Ratio of its correlation lengths along and across ``direction``.
@@ -45,6 +48,8 @@ class Tissue:
     """
 
     level: float
+    slant: float
+    slant_side: float
     contrast: float
     beta: float
     stretch: float
@@ -70,13 +75,13 @@ def column(cases: Sequence[object], name: str) -> FloatImage:
 
 
 def tissue(
-    cases: Sequence[Tissue], textures: Sequence[Texture], shape: tuple[int, int], *, edge: float
+    cases: Sequence[Tissue], details: Sequence[Details], shape: tuple[int, int], *, edge: float
 ) -> FloatImage:
     """Attenuation of breast tissue.
 
     Args:
         cases: One per picture.
-        textures: One per picture.
+        details: One per picture.
         shape: ``(H, W)``.
         edge: Pixels per edge of a crop.
 
@@ -87,17 +92,18 @@ def tissue(
     longest = OUTER_SCALE * edge
     finest = math.ceil(SMOOTH * max(shape) / edge)
     background = power_law_fields(
-        textures,
+        details,
         Layer.BACKGROUND,
         shape,
         beta=column(cases, "beta"),
         stretch=column(cases, "stretch"),
         angle=direction,
         outer_scale=longest,
+        finest=math.ceil(FINE * max(shape) / edge),
     )
     # Thin sheets seen edge-on are bright lines: the zero lines of a smooth field.
     sheets = power_law_fields(
-        textures,
+        details,
         Layer.SHEETS,
         shape,
         beta=4.4,
@@ -109,18 +115,21 @@ def tissue(
     fibres = np.exp(-np.square(sheets * column(cases, "sheet_fineness")))
     visible = 0.25 + logistic(2 * background)  # where fat leaves them free
     lines = column(cases, "sheet_strength") * fibres
-    lines += column(cases, "strand_strength") * _strands(cases, textures, shape, edge)
+    lines += column(cases, "strand_strength") * _strands(cases, details, shape, edge)
     result = 0.6 * background + visible * lines
-    result += column(cases, "gland") * _glands(cases, textures, shape, edge, finest)
-    result += column(cases, "vessel_strength") * _vessels(cases, textures, shape, edge)
+    result += column(cases, "gland") * _glands(cases, details, shape, edge, finest)
+    result += column(cases, "vessel_strength") * _vessels(cases, details, shape, edge)
     result *= column(cases, "contrast")
-    result += column(cases, "level")
+    side = column(cases, "slant_side")
+    y, x = (np.linspace(-0.5, 0.5, n, dtype=np.float32) for n in shape)
+    across = x * np.cos(side) + y[:, None] * np.sin(side)
+    result += column(cases, "level") + column(cases, "slant") * across
     return result
 
 
 def _glands(
     cases: Sequence[Tissue],
-    textures: Sequence[Texture],
+    details: Sequence[Details],
     shape: tuple[int, int],
     edge: float,
     finest: int,
@@ -130,20 +139,20 @@ def _glands(
     lumpy = np.array([case.lumpy for case in cases])
     for rows, draw in ((np.flatnonzero(~lumpy), _lobes), (np.flatnonzero(lumpy), _lumps)):
         if len(rows):
-            chosen = [cases[i] for i in rows], [textures[i] for i in rows]
+            chosen = [cases[i] for i in rows], [details[i] for i in rows]
             result[rows] = draw(*chosen, shape, edge, finest)
     return result - result.mean(axis=(1, 2), keepdims=True)
 
 
 def _lobes(
     cases: Sequence[Tissue],
-    textures: Sequence[Texture],
+    details: Sequence[Details],
     shape: tuple[int, int],
     edge: float,
     finest: int,
 ) -> FloatImage:
     field = power_law_fields(
-        textures,
+        details,
         Layer.LOBES,
         shape,
         beta=column(cases, "beta") + 1,
@@ -157,24 +166,22 @@ def _lobes(
 
 def _lumps(
     cases: Sequence[Tissue],
-    textures: Sequence[Texture],
+    details: Sequence[Details],
     shape: tuple[int, int],
     edge: float,
     finest: int,
 ) -> FloatImage:
-    field = clustered_lumps(
-        textures, shape, edge=edge, direction=[case.direction for case in cases]
-    )
+    field = clustered_lumps(details, shape, edge=edge, direction=[case.direction for case in cases])
     return logistic(field + column(cases, "covered"))
 
 
 def _strands(
-    cases: Sequence[Tissue], textures: Sequence[Texture], shape: tuple[int, int], edge: float
+    cases: Sequence[Tissue], details: Sequence[Details], shape: tuple[int, int], edge: float
 ) -> FloatImage:
     """Ducts and ligaments: thin, gently bent, nearly along the common direction."""
     thin = Lines(turn=0.4, bend=0.3, wander=0.09, length=(0.5, 2.0), width=(0.006, 0.028))
     return draw_lines(
-        textures,
+        details,
         Layer.STRANDS,
         shape,
         edge=edge,
@@ -185,12 +192,12 @@ def _strands(
 
 
 def _vessels(
-    cases: Sequence[Tissue], textures: Sequence[Texture], shape: tuple[int, int], edge: float
+    cases: Sequence[Tissue], details: Sequence[Details], shape: tuple[int, int], edge: float
 ) -> FloatImage:
     """Vessels: wider than ducts, winding, in any direction."""
     wide = Lines(turn=1.2, bend=0.5, wander=0.2, length=(1.0, 3.0), width=(0.018, 0.04))
     return draw_lines(
-        textures,
+        details,
         Layer.VESSELS,
         shape,
         edge=edge,
@@ -202,4 +209,7 @@ def _vessels(
 
 def logistic(value: FloatImage) -> FloatImage:
     """Smooth step from 0 to 1."""
-    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * value), np.float32)
+    result = np.clip(-value, -60, 60)  # exp stays within single precision
+    np.exp(result, out=result)
+    result += 1
+    return np.reciprocal(result, out=result)

@@ -18,7 +18,7 @@ from data_prep.phantom_film import add_film_artefact, add_surroundings, expose
 from data_prep.phantom_masses import draw_masses
 from data_prep.phantom_parameters import PhantomParameters
 from data_prep.phantom_spicules import draw_calcifications
-from data_prep.phantom_texture import FloatImage
+from data_prep.phantom_texture import Details, FloatImage
 from data_prep.phantom_tissue import tissue
 
 CHUNK = 16  # cases rendered together; more would leave the processor's cache
@@ -77,14 +77,14 @@ def render_with_masks(
 
 
 def _render_chunk(cases: Sequence[PhantomCase], size: int) -> tuple[FloatImage, NDArray[np.bool_]]:
-    shape, textures = (size, size), [case.texture for case in cases]
-    image = tissue([case.tissue for case in cases], textures, shape, edge=size)
-    masses, masks = draw_masses([case.mass for case in cases], textures, shape, edge=size)
+    shape, details = (size, size), [Details(case.texture) for case in cases]
+    image = tissue([case.tissue for case in cases], details, shape, edge=size)
+    masses, masks = draw_masses([case.mass for case in cases], details, shape, edge=size)
     image += masses
-    for attenuation, case in zip(image, cases, strict=True):
+    for attenuation, source, case in zip(image, details, cases, strict=True):
         if case.calcifications:
             attenuation += case.calcification_level * draw_calcifications(
-                case.texture,
+                source,
                 shape,
                 centre=(size * case.mass.centre[0], size * case.mass.centre[1]),
                 half=size * case.mass.size / 2,
@@ -92,10 +92,10 @@ def _render_chunk(cases: Sequence[PhantomCase], size: int) -> tuple[FloatImage, 
                 radius=size * case.calcification_radius,
             )
         add_surroundings(attenuation, case.film, edge=size)
-    films = expose(image, [case.film for case in cases], textures, edge=size)
+    films = expose(image, [case.film for case in cases], details, edge=size)
     for i, case in enumerate(cases):
         if case.film.artefact:
-            films[i] = add_film_artefact(films[i], case.film.artefact, case.texture, edge=size)
+            films[i] = add_film_artefact(films[i], case.film.artefact, details[i], edge=size)
     return films, masks
 
 

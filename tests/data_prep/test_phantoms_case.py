@@ -1,0 +1,220 @@
+from collections import Counter
+from dataclasses import asdict, fields, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from numpy.typing import NDArray
+from scipy.stats import kstest
+
+from data_prep import phantom_case
+from data_prep.manifest import CropsManifest
+from data_prep.phantom_case import NORMALS, PhantomCase, draw_case, vary_case
+from data_prep.phantom_parameters import (
+    MarginShares,
+    PhantomError,
+    PhantomParameters,
+    ShapeShares,
+    class_shares,
+)
+from data_prep.phantom_texture import MOST_SEEDS, Details, Layer, Texture
+from data_prep.phantoms import phantom_cases, render
+from mammo_dp.main import run
+
+DEFAULT = Path(__file__).parents[2] / "configs" / "phantoms" / "default.yaml"
+KNOWN = PhantomParameters()
+
+
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def draws(count: int, *, malignant: bool = True) -> list[PhantomCase]:
+    rng = generator(1)
+    return [draw_case(rng, malignant=malignant, parameters=KNOWN) for _ in range(count)]
+
+
+def correlations(a: NDArray[np.float32], b: NDArray[np.float32]) -> list[float]:
+    return [float(np.corrcoef(x.ravel(), y.ravel())[0, 1]) for x, y in zip(a, b, strict=True)]
+
+
+def test_equal_cases_give_equal_pictures_whatever_stands_beside_them() -> None:
+    cases = phantom_cases(0, 21, parameters=KNOWN)
+    together = render(cases, size=32)
+    assert np.array_equal(together, np.concatenate([render([case], size=32) for case in cases]))
+    assert np.array_equal(together[3:], render(cases[3:], size=32))
+    assert not np.array_equal(together[4], together[6])
+    assert render([], size=32).shape == (0, 32, 32)
+
+
+def test_a_case_shows_one_phantom_at_every_size() -> None:
+    smooth = replace(KNOWN, grain_range=(0.0, 0.0), artefact_probability=0.0)
+    cases = phantom_cases(0, 8, parameters=smooth)
+    small, large = render(cases, size=32), render(cases, size=64)
+    shrunk = large.reshape(8, 32, 2, 32, 2).mean(axis=(2, 4))
+    assert min(correlations(small, shrunk)) > 0.9
+    assert max(correlations(small, shrunk[::-1])) < 0.9
+
+
+def test_equal_seeds_draw_equal_cases_and_others_do_not() -> None:
+    first, again, other = (
+        draw_case(generator(seed), malignant=True, parameters=KNOWN) for seed in (4, 4, 5)
+    )
+    assert first == again
+    assert first != other
+    assert hash(first) == hash(again)
+    assert phantom_cases(6, 9, parameters=KNOWN) == phantom_cases(0, 9, parameters=KNOWN)[6:]
+
+
+def test_a_case_reads_each_of_its_normals(monkeypatch: pytest.MonkeyPatch) -> None:
+    rest: list[int] = []
+
+    class Counted(phantom_case._Values):
+        def __init__(self, normals: list[float]) -> None:
+            super().__init__(normals)
+            rest.append(len(normals))
+
+        def chance(self) -> float:
+            rest[-1] -= 1
+            return super().chance()
+
+        def normal(self, *values: float, **within: float) -> float:
+            rest[-1] -= 1
+            return super().normal(*values, **within)
+
+    monkeypatch.setattr(phantom_case, "_Values", Counted)
+    cases = [case for malignant in (True, False) for case in draws(20, malignant=malignant)]
+    assert rest == [0] * 40
+    assert all(len(case.normals) == NORMALS for case in cases)
+
+
+def test_variations_drift_away_with_their_degree() -> None:
+    cases = draws(12)
+    pictures = render(cases, size=32)
+    distance = []
+    for degree in (0.02, 0.1, 0.3, 0.6, 1.0):
+        rng = generator(2)
+        varied = [vary_case(rng, case, degree=degree, parameters=KNOWN) for case in cases]
+        assert all(case.malignant for case in varied)
+        distance.append(float(np.abs(render(varied, size=32) - pictures).mean()))
+    assert all(near < far for near, far in pairwise(distance))
+    assert distance[0] < 0.1 * distance[-1]
+
+
+def test_variations_follow_the_population() -> None:
+    rng = generator(3)
+    low, high = KNOWN.size_range
+    cases = draws(500)
+    naive = sizes = np.array([case.mass.size for case in cases])
+    for _ in range(3):
+        cases = [vary_case(rng, case, degree=0.5, parameters=KNOWN) for case in cases]
+        sizes = np.array([case.mass.size for case in cases])
+        naive = 0.5 * naive + 0.5 * rng.uniform(low, high, 500)
+    assert kstest((sizes - low) / (high - low), "uniform").pvalue > 1e-3
+    # Mixing values in place of normals would lose spread.
+    assert kstest((naive - low) / (high - low), "uniform").pvalue < 1e-3
+    found = Counter(case.margin for case in cases)
+    for word, share in class_shares(KNOWN.margins, malignant=True).items():
+        assert found[word] / 500 == pytest.approx(share, abs=0.07)
+
+
+@pytest.mark.parametrize("degree", [0.0, -0.1, 1.1])
+def test_degrees_outside_the_range_are_refused(degree: float) -> None:
+    with pytest.raises(PhantomError, match=r"degree: .*more than 0"):
+        vary_case(generator(), draws(1)[0], degree=degree, parameters=KNOWN)
+
+
+def test_a_varied_texture_is_the_stated_mixture_and_standard_normal() -> None:
+    texture = Texture.draw(generator())
+    varied = texture.varied(generator(1), 0.6)
+    (fresh,) = set(varied.seeds) - set(texture.seeds)
+    old, new, mixed = (
+        Details(t).normals(Layer.MASS, 20_000) for t in (texture, Texture((fresh,)), varied)
+    )
+    assert np.allclose(mixed, 0.8 * old + 0.6 * new, atol=1e-5)
+    assert kstest(mixed, "norm").pvalue > 1e-3
+    assert kstest(1.05 * mixed, "norm").pvalue < 1e-3
+    assert texture.varied(generator(1), 1.0) == Texture((fresh,))
+
+
+def test_a_texture_forgets_its_lightest_part() -> None:
+    rng = generator()
+    texture = Texture.draw(rng)
+    for _ in range(10):
+        texture = texture.varied(rng, 0.3)
+        assert len(texture.seeds) <= MOST_SEEDS
+        assert sum(weight**2 for weight in texture.weights) == pytest.approx(1)
+
+
+def test_layers_are_independent_and_longer_draws_start_like_shorter_ones() -> None:
+    source = Details(Texture((7,)))
+    for draw in (source.normals, source.noise):
+        first = draw(Layer.GRAIN, 10_000)
+        assert np.array_equal(draw(Layer.GRAIN, 500), first[:500])
+        assert abs(np.corrcoef(first, draw(Layer.MASS, 10_000))[0, 1]) < 0.04
+        assert first.mean() == pytest.approx(0, abs=0.04)
+        assert first.std() == pytest.approx(1, abs=0.03)
+
+
+def test_the_default_file_holds_the_defaults() -> None:
+    assert flat(yaml.safe_load(DEFAULT.read_text())) == flat(asdict(KNOWN))
+
+
+def flat(values: dict[str, Any]) -> dict[str, Any]:
+    pairs: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            pairs |= {f"{name}.{key}": list(pair) for key, pair in value.items()}
+        else:
+            pairs[name] = list(value) if isinstance(value, tuple) else value
+    return pairs
+
+
+def test_parameters_come_from_a_file_and_from_single_flags(tmp_path: Path) -> None:
+    line = ["prepare", "phantoms", "--per_class", "1", "--size", "16"]
+    lines = {
+        "plain": line,
+        "file": [*line, "--parameters", str(DEFAULT)],
+        "flag": [*line, "--parameters.level_mean", "0.9"],
+        "share": [*line, "--parameters.margins.spiculated", "[0.03, 0.39]"],
+        "both": [*line, "--parameters", str(DEFAULT), "--parameters.level_mean", "0.9"],
+    }
+    hashes, level = {}, {}
+    for name in ("plain", "file", "flag", "both"):
+        run([*lines[name], "--out", str(tmp_path / name)])
+        manifest = CropsManifest.read(tmp_path / name)
+        hashes[name], level[name] = manifest.sha256, manifest.images([0, 1]).mean()
+    assert hashes["plain"] == hashes["file"] != hashes["flag"] == hashes["both"]
+    assert level["flag"] > 1.2 * level["plain"]
+    with pytest.raises(PhantomError, match=r"margins, benign: .*sum 1"):
+        run([*lines["share"], "--out", str(tmp_path / "share")])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("densities", (0.5, 0.5, 0.5, 0.5), "densities: .*sum 1"),
+        ("subtleties", (1.5, -0.5, 0, 0, 0), "subtleties: .*at least 0"),
+        ("margins", MarginShares(spiculated=(0.08, 0.5)), "margins, malignant: .*sum 1"),
+        ("shapes", ShapeShares(round=(0.3, 0.09)), "shapes, benign: .*sum 1"),
+        ("size_range", (0.6, 0.3), "size_range: .*smaller one first"),
+        ("size_range", (0.0, 0.3), "size_range: .*at least 0.001"),
+        ("mass_contrast_range", (0.0, 0.3), "mass_contrast_range: .*at least 0.001"),
+        ("grain_range", (-0.1, 0.3), "grain_range: .*at least 0"),
+        ("skin_probability", 1.5, "skin_probability: 1.5.*0 to 1"),
+        ("calcification_probability", (0.1, -0.1), "calcification_probability: .*0 to 1"),
+        ("offset", 0.4, "offset: 0.4.*0 to 0.25"),
+        ("level_sd", -0.1, "level_sd: -0.1.*0 to 0.25"),
+    ],
+)
+def test_bad_values_are_refused_by_name(name: str, value: Any, message: str) -> None:
+    with pytest.raises(PhantomError, match=f"phantoms, {message}"):
+        replace(KNOWN, **{name: value})
+
+
+def test_every_parameter_is_described() -> None:
+    described = PhantomParameters.__doc__ or ""
+    assert all(f"        {item.name}: " in described for item in fields(KNOWN))

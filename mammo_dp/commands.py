@@ -98,6 +98,10 @@ def _functions(command: str) -> Function | dict[str, Any]:
                 "medigan": recorded(medigan, "export medigan"),
                 "set": recorded(synthetic_set, "export set"),
             }
+        case "fidelity":
+            from mammo_dp.fidelity.comparison import fidelity
+
+            return fidelity
         case "attack":
             from mammo_dp.attacks.membership import membership
             from mammo_dp.attacks.synthetic import synthetic

@@ -20,6 +20,7 @@ COMMANDS = {
     "evolve": "patients' noisy votes choose phantoms or generated crops -> labelled crops",
     "interpolate": "generator checkpoint -> sheets between crops and between classes",
     "export": "generator -> medigan package; synthetic crops -> folder to pass on, DICOM",
+    "fidelity": "synthetic crops against real ones -> distances, agreement, copies",
     "attack": "attack a run -> scores and what an attacker achieved",
     "privacy": "epsilon <-> noise <-> risk; explain, verify and compose statements",
     "report": "run folders -> table, figures, one HTML page",

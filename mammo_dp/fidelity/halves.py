@@ -9,7 +9,7 @@ A half and the other half are disjoint by patient, so they also give the real-ve
 the very same number of crops.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,28 +85,29 @@ def real_halves(
     )
 
 
-def synthetic_halves(malignant: Rows, halves: Halves, *, seed: int) -> tuple[Rows, ...]:
-    """As many draws of as many crops of each class, out of twice as many.
+def matched(source: Samples, halves: Halves, *, seed: int) -> Samples:
+    """Twice as many crops of each class as a half has, drawn from a source.
 
     Args:
-        malignant: Shape ``(N,)``, labels of a source with at least ``2 * halves.per_class`` crops.
+        source: At least so many crops of each class.
+        halves: Draws of the real side.
+        seed: Seed of the draw.
+    """
+    benign, ill = halves.per_class
+    rows = draw(source.malignant, (2 * benign, 2 * ill), np.random.default_rng(seed))
+    return source.take(rows)
+
+
+def synthetic_halves(source: Samples, halves: Halves, *, seed: int) -> tuple[Rows, ...]:
+    """As many draws of as many crops of each class as on the real side.
+
+    Args:
+        source: Result of :func:`matched`.
         halves: Draws of the real side.
         seed: Start of the draws.
     """
     rng = np.random.default_rng(seed)
-    benign, ill = halves.per_class
-    pool = draw(malignant, (2 * benign, 2 * ill), rng)
-    return tuple(pool[draw(malignant[pool], halves.per_class, rng)] for _ in halves.one)
-
-
-def over_draws(statistic: Callable[[int], float], draws: int) -> Estimate:
-    """Mean of a statistic over draws of halves, and the interval that the draws give.
-
-    Args:
-        statistic: Value for the draw of that number.
-        draws: Number of draws.
-    """
-    return estimate(np.array([statistic(number) for number in range(draws)]))
+    return tuple(draw(source.malignant, halves.per_class, rng) for _ in halves.one)
 
 
 def estimate(values: NDArray[np.float64]) -> Estimate:

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One figure of a comparison: a panel per measure, a row per source, the bound as a band."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mammo_dp.fidelity.tables import NAMES
+
+_INK, _MUTED, _BAND = "#333a44", "#87909c", "#b9c0c9"
+_SERIES = ("#2f7fc1", "#d0762a", "#2b9a77", "#ab5aa0", "#b8912a", "#c25563")
+_BETTER = {
+    "frechet": "lower",
+    "kernel": "lower",
+    "precision": "higher",
+    "recall": "higher",
+    "density": "higher",
+    "coverage": "higher",
+    "ms_ssim": "as real",
+    "grid": "lower",
+    "slope": "as real",
+    "tstr": "higher",
+    "trts": "as real",
+}
+_RC: dict[Any, Any] = {  # matplotlib types each key
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "xtick.color": _MUTED,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "ytick.major.size": 0,
+}
+
+
+def draw_figure(result: Mapping[str, Any], path: Path) -> None:
+    """Draws all measures of a comparison as PNG.
+
+    Args:
+        result: Content of ``fidelity.json``.
+        path: Target.
+    """
+    sources: Mapping[str, Any] = result["sources"]
+    with mpl.rc_context(_RC):
+        figure = Figure(figsize=(10.5, 1.6 + 3 * (0.85 + 0.2 * len(sources))), layout="constrained")
+        axes = list(figure.subplots(3, 4, sharey=True).flat)
+        for panel, (measure, name) in zip(axes, NAMES.items(), strict=False):
+            scores = [source["scores"][measure] for source in sources.values()]
+            _panel(panel, [score["found"] for score in scores], scores[0]["bound"])
+            panel.set_title(f"{name}\n{_BETTER[measure]} is better", fontsize=9)
+            if measure == "grid" and max(score["found"]["value"] for score in scores) > 10:
+                panel.set_xscale("log")
+        ratios = [source["copying"]["features"]["all"]["ratio"] for source in sources.values()]
+        _panel(axes[-1], ratios, result["real"]["copying"]["features"]["all"]["ratio"])
+        axes[-1].set_title("copying ratio in features\nbelow 1: nearer to training", fontsize=9)
+        axes[0].set_yticks(range(len(sources)), list(sources))
+        axes[0].set_ylim(len(sources) - 0.5, -0.5)
+        half = sum(result["crops_of_a_half"].values())
+        figure.supxlabel(
+            f"Band: real against real crops of other patients. {half} crops on each side; bars are "
+            f"{result['level']:.0%} intervals.\n{result['extractor']['name']}, sha256 "
+            f"{result['extractor']['sha256'][:12]}.\nComputed from private crops; no epsilon "
+            "covers this figure.",
+            fontsize=8,
+            color=_MUTED,
+        )
+        figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def _panel(
+    axes: Axes, found: Sequence[Mapping[str, float | None]], bound: Mapping[str, float | None]
+) -> None:
+    if bound["value"] is not None and bound["low"] is not None and bound["high"] is not None:
+        axes.axvspan(bound["low"], bound["high"], color=_BAND, alpha=0.5, linewidth=0)
+        axes.axvline(bound["value"], color=_MUTED, linewidth=1)
+    for place, value in enumerate(found):
+        if value["value"] is None or value["low"] is None or value["high"] is None:
+            continue
+        colour = _SERIES[place % len(_SERIES)]
+        axes.plot([value["low"], value["high"]], [place, place], color=colour, linewidth=1.8)
+        axes.plot(value["value"], place, "o", color=colour, markersize=5)

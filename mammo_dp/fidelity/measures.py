@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All measures of all sources, each at the same numbers of crops and beside its bound."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classifier.evaluate import Estimate
+from mammo_dp.fidelity.agreement import resampled_aurocs, scores, with_interval
+from mammo_dp.fidelity.descriptor import describe
+from mammo_dp.fidelity.distances import Features, frechet, kernel_distance
+from mammo_dp.fidelity.diversity import pair_similarity
+from mammo_dp.fidelity.halves import Halves, estimate
+from mammo_dp.fidelity.manifold import Overlap, overlap
+from mammo_dp.fidelity.samples import PerClass, Rows, Samples, draw, smallest
+from mammo_dp.fidelity.spectrum import GRID, spectra
+
+Scores = dict[str, "Score"]
+Floats = NDArray[np.float64]
+OVERLAP = tuple(field.name for field in fields(Overlap))
+IN_FEATURES = ("frechet", "kernel", *OVERLAP)
+_RESAMPLES = 2000  # of cheap statistics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One number of one source.
+
+    Attributes:
+        found: Value and interval.
+        bound: The same of real against real crops of other patients, at the same numbers.
+        crops: Crops on each side of the comparison.
+    """
+
+    found: Estimate
+    bound: Estimate
+    crops: int
+
+
+def in_features(
+    real: Features,
+    sources: Mapping[str, Features],
+    halves: Halves,
+    drawn: Mapping[str, Sequence[Rows]],
+) -> dict[str, Scores]:
+    """Fréchet and kernel distance, precision, recall, density and coverage.
+
+    Args:
+        real: Features of the real crops.
+        sources: Features of each source, see :func:`~mammo_dp.fidelity.halves.matched`.
+        halves: Draws of the real side.
+        drawn: Draws of each source.
+    """
+
+    def over_draws(rows_of: Sequence[Rows], features: Features) -> list[Estimate]:
+        values = []
+        for one, other in zip(halves.one, rows_of, strict=True):
+            a, b = real[one], features[other]
+            values.append((frechet(a, b), kernel_distance(a, b), *astuple(overlap(a, b))))
+        return [estimate(column) for column in np.array(values).T]
+
+    bounds = over_draws(halves.other, real)
+    return {
+        name: {
+            measure: Score(found=found, bound=bound, crops=halves.crops)
+            for measure, found, bound in zip(
+                IN_FEATURES, over_draws(drawn[name], features), bounds, strict=True
+            )
+        }
+        for name, features in sources.items()
+    }
+
+
+def in_spectrum(
+    real: Samples,
+    sources: Mapping[str, Samples],
+    halves: Halves,
+    drawn: Mapping[str, Sequence[Rows]],
+) -> dict[str, Scores]:
+    """Index of a grid at each frequency, the largest of them, and the slope of the spectrum."""
+
+    def over_draws(samples: Samples, rows_of: Sequence[Rows]) -> list[Estimate]:
+        found = spectra(samples.images)
+        index = np.array([found.grid_index(rows) for rows in rows_of])
+        slope = np.array([found.slope[rows].mean() for rows in rows_of])
+        return [estimate(values) for values in (index.max(1), slope, *index.T)]
+
+    names = ("grid", "slope", *(f"grid {frequency}" for frequency in GRID))
+    bounds = over_draws(real, halves.one)
+    return {
+        name: {
+            measure: Score(found=found, bound=bound, crops=halves.crops)
+            for measure, found, bound in zip(
+                names, over_draws(samples, drawn[name]), bounds, strict=True
+            )
+        }
+        for name, samples in sources.items()
+    }
+
+
+def in_pairs(real: Samples, sources: Mapping[str, Samples], *, seed: int) -> dict[str, Scores]:
+    """MS-SSIM of pairs of one class; the real pairs, of different patients, are the bound."""
+    most = min(len(np.unique(real.patient[real.malignant == c])) for c in (0, 1)) // 2
+
+    def mean(samples: Samples) -> tuple[Estimate, int]:
+        values = pair_similarity(samples, pairs=most, seed=seed)
+        rng = np.random.default_rng(seed)
+        means = values[rng.integers(len(values), size=(_RESAMPLES, len(values)))].mean(1)
+        return with_interval(np.concatenate([[values.mean()], means])), len(values)
+
+    bound, _ = mean(real)
+    found = {name: mean(samples) for name, samples in sources.items()}
+    return {
+        name: {"ms_ssim": Score(found=value, bound=bound, crops=2 * pairs)}
+        for name, (value, pairs) in found.items()
+    }
+
+
+def in_labels(
+    train: Samples, test: Samples, sources: Mapping[str, Samples], *, seeds: int, seed: int
+) -> tuple[dict[str, Scores], dict[str, Estimate], dict[str, int]]:
+    """Train on synthetic and test on real crops, and the reverse; real on real is the ceiling.
+
+    Each seed draws the training crops anew, as many of each class as every source has; a source
+    that has no more gives one fit.
+
+    Returns:
+        Scores ``tstr`` and ``trts``; paired differences of ``tstr``, by ``"A - B"``; and numbers
+        of crops.
+    """
+    counts = smallest([one.per_class for one in (train, *sources.values())])
+    rng = np.random.default_rng(seed)
+    described = {name: _described(samples, counts, seeds, rng) for name, samples in sources.items()}
+    real_fits, real_test = _described(train, counts, seeds, rng), describe(test.images)
+
+    by_seed = {
+        name: [scores(fit, real_test) for fit in fits]
+        for name, fits in ({"": real_fits} | described).items()
+    }
+    values = resampled_aurocs(test.malignant, test.patient, by_seed, draws=_RESAMPLES, seed=seed)
+    ceiling = with_interval(values[""])
+    crops = {"train": sum(counts), "test": len(test), "patients of test": test.patients}
+    found: dict[str, Scores] = {}
+    for name, fits in described.items():
+        descriptions, malignant = fits[0]
+        reverse = [scores(fit, descriptions) for fit in real_fits]
+        area = resampled_aurocs(
+            malignant, np.arange(len(malignant)), {"": reverse}, draws=_RESAMPLES, seed=seed
+        )
+        tstr, trts = with_interval(values[name]), with_interval(area[""])
+        found[name] = {
+            "tstr": Score(found=tstr, bound=ceiling, crops=sum(counts)),
+            "trts": Score(found=trts, bound=ceiling, crops=sum(counts)),
+        }
+    names = list(sources)
+    differences = {
+        f"{a} - {b}": with_interval(values[a] - values[b])
+        for place, a in enumerate(names)
+        for b in names[place + 1 :]
+    }
+    return found, differences, crops
+
+
+def _described(
+    samples: Samples, counts: PerClass, seeds: int, rng: np.random.Generator
+) -> list[tuple[Floats, Rows]]:
+    """Descriptions and labels of the training crops of each seed; each crop described once."""
+    fits = 1 if samples.per_class == counts else seeds
+    rows_of = [draw(samples.malignant, counts, rng) for _ in range(fits)]
+    used = np.unique(np.concatenate(rows_of))
+    descriptions = describe(samples.images[used])
+    return [
+        (descriptions[np.searchsorted(used, rows)], samples.malignant[rows]) for rows in rows_of
+    ]

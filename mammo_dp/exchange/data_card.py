@@ -28,6 +28,8 @@ _LIMITS = """\
 - What the generator learned wrong, or from few patients, is in every crop. A score on this set is
   not a score on patients.
 - Crops of one generator are not independent patients: intervals over crops are too narrow."""
+_UNPROTECTED = """\
+- Some patients behind the generator have no guarantee (see Privacy): a crop may resemble theirs."""
 
 
 def data_card(
@@ -59,7 +61,7 @@ def data_card(
     lines = [
         f"# {len(crops):,} synthetic breast mass crops",
         "",
-        "No crop shows a patient. Each was made by a program or a generator, named below.",
+        "No crop was cut from a mammogram: each was made by a program or a generator, named below.",
         "",
         "## What it holds",
         "",
@@ -95,6 +97,7 @@ def data_card(
         "## Limits",
         "",
         _LIMITS,
+        *([] if lineage.protects else [_UNPROTECTED]),
     ]
     return "\n".join(lines) + "\n"
 

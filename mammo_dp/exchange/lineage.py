@@ -68,18 +68,23 @@ class Lineage:
         return file_sha256(self.folder / FILE_NAME)
 
     @property
+    def protects(self) -> bool:
+        """Whether each patient has a finite epsilon; a patient's number counts, not a crop's."""
+        statements = self.stored["statements"]
+        of_patients = [one.get("epsilon_patient", one["epsilon"]) for one in statements]
+        return math.inf not in map(float, of_patients)
+
+    @property
     def sentence(self) -> str:
         """What protects the patients, for a field that has room for a few sentences.
 
         It begins with ``none`` if some patients have no guarantee, with ``no private data`` if
-        there are none, and with ``differential privacy`` otherwise. A patient's number decides, not
-        a crop's.
+        there are none, and with ``differential privacy`` otherwise.
         """
         statements, summary = self.stored["statements"], str(self.stored["summary"])
         if not statements:
             return " ".join(["no private data.", *self.stored["lineage_exclusions"]])
-        of_patients = [one.get("epsilon_patient", one["epsilon"]) for one in statements]
-        if math.inf in map(float, of_patients):
+        if not self.protects:
             return f"none: {summary}"
         how = " ".join(one.get("because_patient", one["because"]) for one in statements)
         return f"differential privacy: {summary} {how}"

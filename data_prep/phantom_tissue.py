@@ -18,6 +18,10 @@ from data_prep.phantom_texture import Details, FloatImage, Layer, power_law_fiel
 OUTER_SCALE = 1.25  # longest wave of tissue, in edges of a crop
 FINE = 64  # waves along an axis beyond which the background drowns in grain
 SMOOTH = 32  # waves along an axis beyond which lobes and sheets have nothing to show
+# Ducts and ligaments are thin, gently bent and nearly along a common direction; vessels are wider,
+# winding, and run anywhere.
+STRANDS = Lines(turn=0.4, bend=0.3, wander=0.09, length=(0.5, 2.0), width=(0.006, 0.028))
+VESSELS = Lines(turn=1.2, bend=0.5, wander=0.2, length=(1.0, 3.0), width=(0.018, 0.04))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,17 +118,32 @@ def tissue(
     )
     fibres = np.exp(-np.square(sheets * column(cases, "sheet_fineness")))
     visible = 0.25 + logistic(2 * background)  # where fat leaves them free
+    strands, vessels = (
+        draw_lines(
+            details,
+            layer,
+            shape,
+            edge=edge,
+            look=look,
+            per_area=[getattr(case, name) for case in cases],
+            direction=[case.direction for case in cases],
+        )
+        for layer, look, name in (
+            (Layer.STRANDS, STRANDS, "strands"),
+            (Layer.VESSELS, VESSELS, "vessels"),
+        )
+    )
     lines = column(cases, "sheet_strength") * fibres
-    lines += column(cases, "strand_strength") * _strands(cases, details, shape, edge)
-    result = 0.6 * background + visible * lines
+    lines += column(cases, "strand_strength") * strands
+    result = np.float32(0.6) * background + visible * lines
     result += column(cases, "gland") * _glands(cases, details, shape, edge, finest)
-    result += column(cases, "vessel_strength") * _vessels(cases, details, shape, edge)
+    result += column(cases, "vessel_strength") * vessels
     result *= column(cases, "contrast")
     side = column(cases, "slant_side")
     y, x = (np.linspace(-0.5, 0.5, n, dtype=np.float32) for n in shape)
     across = x * np.cos(side) + y[:, None] * np.sin(side)
     result += column(cases, "level") + column(cases, "slant") * across
-    return result
+    return np.asarray(result, np.float32)
 
 
 def _glands(
@@ -136,80 +155,40 @@ def _glands(
 ) -> FloatImage:
     """Glandular tissue around its mean: lobes with an edge, or clustered lumps."""
     result = np.empty((len(cases), *shape), np.float32)
-    lumpy = np.array([case.lumpy for case in cases])
-    for rows, draw in ((np.flatnonzero(~lumpy), _lobes), (np.flatnonzero(lumpy), _lumps)):
-        if len(rows):
-            chosen = [cases[i] for i in rows], [details[i] for i in rows]
-            result[rows] = draw(*chosen, shape, edge, finest)
-    return result - result.mean(axis=(1, 2), keepdims=True)
-
-
-def _lobes(
-    cases: Sequence[Tissue],
-    details: Sequence[Details],
-    shape: tuple[int, int],
-    edge: float,
-    finest: int,
-) -> FloatImage:
-    field = power_law_fields(
-        details,
-        Layer.LOBES,
-        shape,
-        beta=column(cases, "beta") + 1,
-        stretch=column(cases, "lobe_stretch"),
-        angle=column(cases, "direction"),
-        outer_scale=OUTER_SCALE * edge,
-        finest=finest,
+    lobes, lumps = (
+        [i for i, case in enumerate(cases) if case.lumpy is lumpy] for lumpy in (False, True)
     )
-    return logistic((field + column(cases, "covered")) * column(cases, "sharpness"))
-
-
-def _lumps(
-    cases: Sequence[Tissue],
-    details: Sequence[Details],
-    shape: tuple[int, int],
-    edge: float,
-    finest: int,
-) -> FloatImage:
-    field = clustered_lumps(details, shape, edge=edge, direction=[case.direction for case in cases])
-    return logistic(field + column(cases, "covered"))
-
-
-def _strands(
-    cases: Sequence[Tissue], details: Sequence[Details], shape: tuple[int, int], edge: float
-) -> FloatImage:
-    """Ducts and ligaments: thin, gently bent, nearly along the common direction."""
-    thin = Lines(turn=0.4, bend=0.3, wander=0.09, length=(0.5, 2.0), width=(0.006, 0.028))
-    return draw_lines(
-        details,
-        Layer.STRANDS,
-        shape,
-        edge=edge,
-        look=thin,
-        per_area=[case.strands for case in cases],
-        direction=[case.direction for case in cases],
-    )
-
-
-def _vessels(
-    cases: Sequence[Tissue], details: Sequence[Details], shape: tuple[int, int], edge: float
-) -> FloatImage:
-    """Vessels: wider than ducts, winding, in any direction."""
-    wide = Lines(turn=1.2, bend=0.5, wander=0.2, length=(1.0, 3.0), width=(0.018, 0.04))
-    return draw_lines(
-        details,
-        Layer.VESSELS,
-        shape,
-        edge=edge,
-        look=wide,
-        per_area=[case.vessels for case in cases],
-        direction=[case.direction for case in cases],
-    )
+    if lobes:
+        chosen = [cases[i] for i in lobes]
+        field = power_law_fields(
+            [details[i] for i in lobes],
+            Layer.LOBES,
+            shape,
+            beta=column(chosen, "beta") + 1,
+            stretch=column(chosen, "lobe_stretch"),
+            angle=column(chosen, "direction"),
+            outer_scale=OUTER_SCALE * edge,
+            finest=finest,
+        )
+        field += column(chosen, "covered")
+        result[lobes] = logistic(field * column(chosen, "sharpness"))
+    if lumps:
+        chosen = [cases[i] for i in lumps]
+        field = clustered_lumps(
+            [details[i] for i in lumps],
+            shape,
+            edge=edge,
+            direction=[case.direction for case in chosen],
+        )
+        result[lumps] = logistic(field + column(chosen, "covered"))
+    result -= result.mean(axis=(1, 2), keepdims=True)
+    return result
 
 
 def logistic(value: FloatImage) -> FloatImage:
     """Smooth step from 0 to 1."""
-    result = np.clip(-value, -60, 60)  # exp stays within single precision
+    result: FloatImage = np.clip(-value, -60, 60)  # exp stays within single precision
     np.exp(result, out=result)
     result += 1
-    return np.reciprocal(result, out=result)
+    np.reciprocal(result, out=result)
+    return result

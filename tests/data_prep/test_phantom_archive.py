@@ -1,5 +1,6 @@
 import csv
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,9 @@ import pydicom
 import pytest
 
 from data_prep.phantom_archive import COLUMNS, write_phantom_archive
+from data_prep.phantom_case import draw_case
 from data_prep.phantom_mammogram import Lesion, draw_mammogram
-from data_prep.phantoms import PhantomParameters
+from data_prep.phantom_parameters import MarginShares, PhantomParameters
 
 SIZE = (320, 256)
 IDENTIFYING = (
@@ -200,9 +202,20 @@ def test_too_few_patients_or_pixels_are_refused(
 
 
 def test_right_breasts_face_left_and_oblique_views_show_muscle() -> None:
-    lesion = Lesion(
-        shape="OVAL", margin="CIRCUMSCRIBED", subtlety=5, longer_edge=40, depth=0.5, side=0.2
+    plain = replace(
+        PhantomParameters(),
+        subtleties=(0.0, 0.0, 0.0, 0.0, 1.0),
+        size_range=(0.31, 0.31),
+        margins=MarginShares(
+            circumscribed=(1.0, 1.0),
+            obscured=(0.0, 0.0),
+            ill_defined=(0.0, 0.0),
+            microlobulated=(0.0, 0.0),
+            spiculated=(0.0, 0.0),
+        ),
     )
+    case = draw_case(np.random.default_rng(0), malignant=False, parameters=plain)
+    lesion = Lesion(case=case, depth=0.5, side=0.2)
 
     def draw(view: str, laterality: str) -> tuple[np.ndarray, np.ndarray]:
         mammogram = draw_mammogram(

@@ -15,6 +15,7 @@ import data_prep  # noqa: F401  declares what torchvision lacks before lightning
 # isort: split
 from jsonargparse import SUPPRESS, ArgumentParser, auto_cli
 
+from mammo_dp.runs import FILE_NAME as RUN
 from mammo_dp.runs import close_run, open_run
 
 Function = Callable[..., None]
@@ -132,7 +133,8 @@ def recorded(function: Function, command: str) -> Function:
         command: Name to be written into ``run.json``.
 
     Returns:
-        The same signature. A finished folder is left alone, an unfinished one is filled again.
+        The same signature. A finished folder is left alone, an unfinished one is filled again. A
+        call that was refused before it wrote anything leaves the folder free for the right flags.
     """
 
     @functools.wraps(function)
@@ -147,7 +149,11 @@ def recorded(function: Function, command: str) -> Function:
         if record.is_finished:
             print(f"{record.folder}: already finished; nothing to do.")
             return
-        function(**values)
+        try:
+            function(**values)
+        except Exception:
+            _forget_empty(record.folder)
+            raise
         if (record.folder / "crops.csv").exists():
             # Imports lightning, which takes seconds; commands that write no crops do without.
             from mammo_dp.privacy.release import write_data_statement
@@ -156,3 +162,9 @@ def recorded(function: Function, command: str) -> Function:
         close_run(record)
 
     return run
+
+
+def _forget_empty(folder: Path) -> None:
+    """Removes the record of a run that has written nothing else."""
+    if [path.name for path in folder.iterdir()] == [RUN]:
+        (folder / RUN).unlink()

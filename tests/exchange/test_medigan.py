@@ -245,3 +245,14 @@ def test_what_is_no_generator_is_refused(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").write_bytes(b"no checkpoint")
     with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
         medigan(checkpoint=str(tmp_path / "last.ckpt"), out=str(tmp_path / "out"), name="M")
+
+
+def test_a_refused_export_leaves_its_folder_free_for_the_right_flags(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")]
+    assert main(["export", "medigan", *out, "--name", "a b"]) == 1
+    assert "Give letters, digits and '_'" in capsys.readouterr().err
+    assert main(["export", "medigan", *out, "--name", "A_B"]) == 0
+    assert main(["export", "medigan", *out, "--name", "C"]) == 1
+    assert "nothing is overwritten" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
@@ -150,6 +151,21 @@ class DPMCGAN(DPTraining):
         """Crops of the averaged generator, see :meth:`gan.networks.Generator.forward`."""
         crops: Tensor = self.average(latent, noise, condition)
         return crops
+
+    def configure_callbacks(self) -> Sequence[Callback] | Callback:
+        """Checks the trainer before anything else.
+
+        Raises:
+            PrivacyError: Naming every setting that would break the guarantee.
+            ValueError: For several devices.
+        """
+        callbacks = super().configure_callbacks()
+        if self.trainer.training and self.trainer.world_size > 1:
+            raise ValueError(
+                f"DPMCGAN: {self.trainer.world_size} devices. Each would train a generator of its "
+                "own, and rounding would drive them apart. Use --trainer.devices 1."
+            )
+        return callbacks
 
     def setup(self, stage: str) -> None:
         """Checks data and layers, and calibrates the noise, before compute is spent.

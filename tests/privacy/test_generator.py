@@ -401,6 +401,27 @@ def test_data_without_units_are_refused(cohort: CropsManifest, tmp_path: Path) -
         trainer(tmp_path).fit(gan(), CropsDataModule(str(cohort.folder), image_size=16))
 
 
+def test_several_devices_are_refused(
+    cohort: CropsManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")  # Lightning then starts no further process
+    run = trainer(tmp_path, devices=2, strategy="dp_ddp", use_distributed_sampler=False)
+    with pytest.raises(ValueError, match=r"2 devices\. .*--trainer\.devices 1"):
+        run.fit(gan(), crops(cohort))
+
+
+def test_mixed_precision_accounts_the_same_and_keeps_weights_whole(
+    cohort: CropsManifest, tmp_path: Path
+) -> None:
+    half, exact = gan(), gan()
+    trainer(tmp_path, precision="bf16-mixed").fit(half, crops(cohort))
+    trainer(tmp_path).fit(exact, crops(cohort))
+    assert half.mechanisms == exact.mechanisms
+    assert {p.dtype for p in half.parameters()} == {torch.float32}
+    assert not torch.equal(weights(half.generator), weights(exact.generator))
+    assert torch.allclose(weights(half.generator), weights(exact.generator), atol=1e-3)
+
+
 def test_the_released_file_is_read_as_a_generator(cohort: CropsManifest, tmp_path: Path) -> None:
     net = gan()
     run = trainer(tmp_path)

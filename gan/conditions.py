@@ -170,3 +170,12 @@ def level_of(crop: Crop, name: str) -> str | None:
     if found:
         return LEVELS[name][max(found)]
     return OTHER if OTHER in LEVELS[name] else None
+
+
+def other_class(condition: Tensor) -> Tensor:
+    """The same attributes under the other malignancy, shape ``(B, width)``.
+
+    >>> other_class(torch.tensor([[1.0, 0.0, 1.0]]))
+    tensor([[0., 1., 1.]])
+    """
+    return torch.cat([condition[:, :2].flip(1), condition[:, 2:]], dim=1)

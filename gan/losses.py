@@ -23,9 +23,22 @@ def discriminator_loss(real: Tensor, fake: Tensor, loss: Loss) -> Tensor:
     Returns:
         Scalar, ``>= 0``; the sum of the mean over real and the mean over generated crops.
     """
-    if loss == "hinge":
-        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-    return F.softplus(-real).mean() + F.softplus(fake).mean()
+    accepted = F.relu(1 - real) if loss == "hinge" else F.softplus(-real)
+    return accepted.mean() + rejection_loss(fake, loss)
+
+
+def rejection_loss(logits: Tensor, loss: Loss) -> Tensor:
+    """How far the discriminator is from rejecting all of some crops.
+
+    Args:
+        logits: Of generated crops, or of real crops under a condition that is not theirs, shape
+            ``(N,)``.
+        loss: As for :func:`discriminator_loss`.
+
+    Returns:
+        Scalar, ``>= 0``.
+    """
+    return (F.relu(1 + logits) if loss == "hinge" else F.softplus(logits)).mean()
 
 
 def generator_loss(fake: Tensor, loss: Loss) -> Tensor:

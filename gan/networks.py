@@ -219,8 +219,16 @@ class Discriminator(nn.Module):
         Returns:
             Logits, shape ``(B,)``.
         """
+        return self.judge(self.describe(image), condition)
+
+    def describe(self, image: Tensor) -> Tensor:
+        """What is seen of a crop before the condition is known, shape ``(B, features)``."""
         seen = torch.cat([image, DETAIL_GAIN * detail(image)], dim=1)
-        features = self.features(seen).flatten(1)
+        features: Tensor = self.features(seen).flatten(1)
+        return features
+
+    def judge(self, features: Tensor, condition: Tensor) -> Tensor:
+        """Logits, shape ``(B,)``, of what :meth:`describe` gave under a condition."""
         unconditional: Tensor = self.real(features).squeeze(1)
         asked: Tensor = (self.projection(condition) * features).sum(dim=1)
         return unconditional + asked

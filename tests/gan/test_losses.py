@@ -5,7 +5,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan.losses import Loss, discriminator_loss, generator_loss, gradient_penalty, mode_seeking
+from gan.losses import (
+    Loss,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+    mode_seeking,
+    rejection_loss,
+)
 
 REAL = torch.tensor([-2.0, 0.3, 1.7])
 FAKE = torch.tensor([0.4, -3.0])
@@ -62,6 +69,13 @@ def test_gradient_penalty_has_a_gradient_for_the_judge() -> None:
     assert penalty.item() == pytest.approx(4 * 9)  # slope 3 at each of four pixels
     assert weight.grad is not None
     assert weight.grad.item() == pytest.approx(4 * 2 * 3)
+
+
+@pytest.mark.parametrize("loss", ["hinge", "non-saturating"])
+def test_rejection_is_the_fake_half_of_the_loss(loss: Loss) -> None:
+    logits, sure = torch.tensor([-2.0, 0.5, 3.0]), torch.full((3,), 1e3)
+    half = discriminator_loss(sure, logits, loss)
+    assert float(rejection_loss(logits, loss)) == pytest.approx(float(half))
 
 
 def test_mode_seeking_matches_a_plain_loop_over_pairs_under_one_condition() -> None:

@@ -11,7 +11,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from data_prep.datamodule import CropBatch, CropItem, CropsDataModule
+from data_prep.datamodule import (
+    CropBatch,
+    CropItem,
+    CropsDataModule,
+    CropsDataset,
+    collate_crops,
+)
 from data_prep.manifest import CropsManifest
 from gan.checkpoint import CheckpointError
 from gan.conditions import ConditionError
@@ -247,12 +253,32 @@ def test_samples_are_compared_with_real_crops(
     assert "the generator may be collapsing" in caplog.text
 
 
+def test_crops_under_the_wrong_class_teach_the_discriminator_the_class(
+    cohort: CropsManifest, tmp_path: Path
+) -> None:
+    gaps = []
+    for mismatch in (0.0, 2.0):
+        torch.manual_seed(0)
+        net = MCGAN(**TINY, mismatch=mismatch, augmentations="", discriminator_rate=2e-3)
+        trainer(tmp_path, max_steps=40).fit(net, data(cohort, batch_size=8))
+        dataset = CropsDataset(cohort, cohort.rows())
+        crops = collate_crops([dataset[i] for i in range(len(dataset))])
+        asked = torch.eye(2)[crops.malignant]
+        judge = net.discriminator.eval().requires_grad_(False)
+        gaps.append(float((judge(crops.image, asked) - judge(crops.image, asked.flip(1))).mean()))
+    assert gaps[1] > gaps[0] + 0.2
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"average_decay": 1.0}, "average_decay=1.0. Give a number from 0"),
-        ({"r1": -1.0}, "r1=-1.0, diversity=0.1, sample_every_epochs=10. Give weights >= 0"),
+        (
+            {"r1": -1.0},
+            "r1=-1.0, diversity=0.1, mismatch=0.5, sample_every_epochs=10. Give weights",
+        ),
         ({"sample_every_epochs": 0}, "sample_every_epochs=0. Give weights >= 0 and epochs >= 1"),
+        ({"mismatch": -0.1}, "mismatch=-0.1"),
         ({"augmentations": "flip,blur"}, r"\['blur'\] unknown"),
     ],
 )

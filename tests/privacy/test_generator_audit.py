@@ -71,7 +71,7 @@ class Trials(Callback):
         assert isinstance(net, DPMCGAN)
         asked = condition_of(self.canary.malignant)
         self.logits.append(float(net.discriminator(self.canary.image, asked).mean()))
-        _, _, crops = net._fakes(torch.Generator().manual_seed(0))
+        crops = net._fakes(torch.Generator().manual_seed(0))[-1]
         self.pictures.append(crops.flatten().double().numpy())
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From attenuation to a scanned film: skin, muscle, blur, grain, film curve, what lies on films."""
+"""From attenuation to a scanned film: muscle, skin line, grain, blur, film curve."""
 
 import math
 from collections.abc import Sequence
@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.special import ndtr
 
-from data_prep.phantom_lines import SUBPIXEL_BITS
 from data_prep.phantom_texture import Details, FloatImage, Layer
 from data_prep.phantom_tissue import column, logistic
 
@@ -113,32 +111,3 @@ def expose(
         noise += attenuation[i]
         seen[i] = cv2.sepFilter2D(noise, -1, kernel, kernel)
     return logistic(4 * column(cases, "slope") * (seen - np.float32(0.5)))
-
-
-def add_film_artefact(
-    film: FloatImage, artefact: str, source: Details, *, edge: float
-) -> FloatImage:
-    """Lays one thing on a film that is not breast.
-
-    Args:
-        film: Shape ``(H, W)``, values in ``[0, 1]``.
-        artefact: ``"dust"`` or ``"marker"``, a lead ball on the skin.
-        source: Source of its place and size.
-        edge: Pixels per edge of a crop.
-
-    Returns:
-        A new image, values in ``[0, 1]``.
-    """
-    chance = ndtr(source.normals(Layer.ARTEFACT, 5, 6)).astype(np.float64)
-    count, smallest, largest = (1, 1.5, 3.0) if artefact == "marker" else (4, 0.3, 1.3)
-    one = 2**SUBPIXEL_BITS
-    layer = np.zeros(film.shape, np.uint8)
-    for x, y, wide, tall, turn, level in chance[: max(1, round(count * chance[4, 0]))]:
-        at = (round(x * film.shape[1] * one), round(y * film.shape[0] * one))
-        tall = wide if artefact == "marker" else tall
-        sizes = np.array([wide, tall]) * (largest - smallest) + smallest
-        axes = np.round(sizes * edge / 128 * one).astype(int).tolist()
-        grey = 255.0 if artefact == "marker" else 60 + 160 * level
-        cv2.ellipse(layer, at, axes, 180 * turn, 0, 360, grey, -1, cv2.LINE_AA, SUBPIXEL_BITS)
-    cover = layer.astype(np.float32) / 255
-    return np.asarray(film + cover * (np.float32(0.97) - film), np.float32)

@@ -167,9 +167,10 @@ def draw_masses(
         outer_scale=0.5 * edge,
         finest=math.ceil(SMOOTH * max(shape) / edge),
     )
-    ragged = rho * (1 + column(cases, "raggedness") * inner)
-    body = np.square(ragged, out=ragged)
-    np.subtract(1, body, out=body)
+    body = column(cases, "raggedness") * inner
+    body += 1
+    body *= rho
+    np.subtract(1, np.square(body, out=body), out=body)
     np.clip(body, 1e-9, 1, out=body)
     np.log(body, out=body)
     body *= column(cases, "exponent")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies about a mass: spicules that branch, and specks of calcium."""
+"""Spicules: thin wedges that radiate from a mass and branch."""
 
 from collections.abc import Sequence
 
@@ -117,37 +117,3 @@ def _filled(
     for i, level in enumerate((FULL * levels).tolist()):
         cv2.fillPoly(layers[i % 2], [points[i]], level, cv2.LINE_AA, SUBPIXEL_BITS)
     return added(layers)
-
-
-def draw_calcifications(
-    source: Details,
-    shape: tuple[int, int],
-    *,
-    centre: tuple[float, float],
-    half: float,
-    count: int,
-    radius: float,
-) -> FloatImage:
-    """A few specks of calcium about a mass.
-
-    Args:
-        source: Source of normals.
-        shape: ``(H, W)``.
-        centre: ``(y, x)`` of the mass, in pixels.
-        half: Half the longer edge of the mass, in pixels.
-        count: Number of specks.
-        radius: Mean radius of a speck, in pixels.
-
-    Returns:
-        Shape ``(H, W)``, up to about 1 on a coarse speck.
-    """
-    normals = source.normals(Layer.CALCIFICATIONS, count, 4)
-    canvas = np.zeros((4 * shape[0], 4 * shape[1]), np.uint8)
-    one = 4 * 2**SUBPIXEL_BITS
-    where = np.round((centre + 0.45 * half * normals[:, :2]) * one).astype(int)
-    radii = np.round(radius * np.exp(0.25 * normals[:, 2]) * one).astype(int)
-    levels = 255 * (0.55 + 0.45 * ndtr(normals[:, 3]))
-    for (y, x), size, level in zip(where.tolist(), radii.tolist(), levels.tolist(), strict=True):
-        cv2.circle(canvas, (x, y), size, level, -1, cv2.LINE_AA, SUBPIXEL_BITS)
-    small = cv2.resize(canvas, (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
-    return np.asarray(small * np.float32(1 / 255), np.float32)

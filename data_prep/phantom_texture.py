@@ -116,10 +116,12 @@ class Details:
             yield np.random.Generator(source)
 
     def _mixed(self, parts: Sequence[FloatImage]) -> FloatImage:
-        if len(parts) == 1:
-            return parts[0]
-        weighted = zip(self._weights, parts, strict=True)
-        return np.sum(np.stack([np.float32(w) * part for w, part in weighted]), axis=0)
+        mixed = parts[0]
+        if len(parts) > 1:
+            mixed = mixed * np.float32(self._weights[0])
+        for weight, part in zip(self._weights[1:], parts[1:], strict=True):
+            mixed += np.float32(weight) * part
+        return mixed
 
 
 def power_law_fields(

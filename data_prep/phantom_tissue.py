@@ -19,9 +19,17 @@ OUTER_SCALE = 1.25  # longest wave of tissue, in edges of a crop
 FINE = 64  # waves along an axis beyond which the background drowns in grain
 SMOOTH = 32  # waves along an axis beyond which lobes and sheets have nothing to show
 # Ducts and ligaments are thin, gently bent and nearly along a common direction; vessels are wider,
-# winding, and run anywhere.
-STRANDS = Lines(turn=0.4, bend=0.3, wander=0.09, length=(0.5, 2.0), width=(0.006, 0.028))
-VESSELS = Lines(turn=1.2, bend=0.5, wander=0.2, length=(1.0, 3.0), width=(0.018, 0.04))
+# winding, and less bound to it.
+LINES = {
+    "strands": (
+        Layer.STRANDS,
+        Lines(turn=0.4, bend=0.3, wander=0.1, length=(0.5, 2.0), width=(0.006, 0.028)),
+    ),
+    "vessels": (
+        Layer.VESSELS,
+        Lines(turn=1.2, bend=0.5, wander=0.2, length=(1.0, 3.0), width=(0.018, 0.04)),
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,34 +124,48 @@ def tissue(
         outer_scale=longest,
         finest=finest,
     )
-    fibres = np.exp(-np.square(sheets * column(cases, "sheet_fineness")))
-    visible = 0.25 + logistic(2 * background)  # where fat leaves them free
     strands, vessels = (
-        draw_lines(
-            details,
-            layer,
-            shape,
-            edge=edge,
-            look=look,
-            per_area=[getattr(case, name) for case in cases],
-            direction=[case.direction for case in cases],
-        )
-        for layer, look, name in (
-            (Layer.STRANDS, STRANDS, "strands"),
-            (Layer.VESSELS, VESSELS, "vessels"),
-        )
+        _lines(cases, details, shape, edge, kind) for kind in ("strands", "vessels")
     )
-    lines = column(cases, "sheet_strength") * fibres
-    lines += column(cases, "strand_strength") * strands
-    result = np.float32(0.6) * background + visible * lines
-    result += column(cases, "gland") * _glands(cases, details, shape, edge, finest)
-    result += column(cases, "vessel_strength") * vessels
+    # In place: at this size of arrays, memory takes most of the time.
+    sheets *= column(cases, "sheet_fineness")
+    np.exp(-np.square(sheets, out=sheets), out=sheets)
+    sheets *= column(cases, "sheet_strength")
+    strands *= column(cases, "strand_strength")
+    strands += sheets
+    strands *= 0.25 + logistic(2 * background)  # where fat leaves them free
+    glands = _glands(cases, details, shape, edge, finest)
+    glands *= column(cases, "gland")
+    vessels *= column(cases, "vessel_strength")
+    result = background
+    result *= np.float32(0.6)
+    for layer in (strands, glands, vessels):
+        result += layer
     result *= column(cases, "contrast")
     side = column(cases, "slant_side")
     y, x = (np.linspace(-0.5, 0.5, n, dtype=np.float32) for n in shape)
     across = x * np.cos(side) + y[:, None] * np.sin(side)
     result += column(cases, "level") + column(cases, "slant") * across
-    return np.asarray(result, np.float32)
+    return result
+
+
+def _lines(
+    cases: Sequence[Tissue],
+    details: Sequence[Details],
+    shape: tuple[int, int],
+    edge: float,
+    kind: str,
+) -> FloatImage:
+    layer, look = LINES[kind]
+    return draw_lines(
+        details,
+        layer,
+        shape,
+        edge=edge,
+        look=look,
+        per_area=[getattr(case, kind) for case in cases],
+        direction=[case.direction for case in cases],
+    )
 
 
 def _glands(

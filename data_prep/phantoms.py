@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.phantom_case import PhantomCase, draw_case
-from data_prep.phantom_film import add_film_artefact, add_surroundings, expose
+from data_prep.phantom_film import add_surroundings, expose
 from data_prep.phantom_masses import draw_masses
 from data_prep.phantom_parameters import PhantomParameters
-from data_prep.phantom_spicules import draw_calcifications
+from data_prep.phantom_specks import add_film_artefact, draw_calcifications
 from data_prep.phantom_texture import Details, FloatImage
 from data_prep.phantom_tissue import tissue
 

@@ -7,12 +7,13 @@ from numpy.typing import NDArray
 from scipy.stats import kurtosis
 
 from data_prep.phantom_case import draw_case
-from data_prep.phantom_film import AIR, add_film_artefact, add_surroundings, behind_skin, expose
+from data_prep.phantom_film import AIR, add_surroundings, behind_skin, expose
 from data_prep.phantom_lines import Lines, draw_lines
 from data_prep.phantom_lumps import AXES, FALL, POWER, _blob, clustered_lumps
 from data_prep.phantom_masses import ANGLES, MARGINS, SHAPES, draw_masses, draw_outlines
 from data_prep.phantom_parameters import PhantomParameters
-from data_prep.phantom_spicules import draw_calcifications, draw_spicules
+from data_prep.phantom_specks import add_film_artefact, draw_calcifications, draw_ellipses
+from data_prep.phantom_spicules import draw_spicules
 from data_prep.phantom_texture import Details, Layer, Texture, power_law_fields
 from data_prep.phantom_tissue import logistic, tissue
 from tests.data_prep.spectra import spectral_slope
@@ -269,6 +270,16 @@ def test_calcifications_lie_near_the_mass_and_are_few() -> None:
         assert specks.max() <= 1
         rows, columns = np.nonzero(specks > 0.1)
         assert np.hypot(rows.mean() - 48, columns.mean() - 48) < 25
+
+
+def test_ellipses_cover_their_area() -> None:
+    drawn = draw_ellipses(
+        (40, 40), centres=np.array([[18.3, 21.0]]), axes=np.array([[4.0, 7.0]]), levels=np.ones(1)
+    )
+    assert drawn.sum() == pytest.approx(math.pi * 4 * 7, rel=0.03)
+    rows, columns = (np.flatnonzero(drawn.max(axis) > 0.5) for axis in (1, 0))
+    assert (len(rows), len(columns)) == (8, 14)
+    assert (drawn.sum(axis=1) @ (np.arange(40) + 0.5)) / drawn.sum() == pytest.approx(18.3, abs=0.1)
 
 
 def test_a_logistic_step_is_exact_and_never_overflows() -> None:

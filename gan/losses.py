@@ -23,22 +23,26 @@ def discriminator_loss(real: Tensor, fake: Tensor, loss: Loss) -> Tensor:
     Returns:
         Scalar, ``>= 0``; the sum of the mean over real and the mean over generated crops.
     """
-    accepted = F.relu(1 - real) if loss == "hinge" else F.softplus(-real)
-    return accepted.mean() + rejection_loss(fake, loss)
+    if loss == "hinge":
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
-def rejection_loss(logits: Tensor, loss: Loss) -> Tensor:
-    """How far the discriminator is from rejecting all of some crops.
+def class_loss(own: Tensor, other: Tensor) -> Tensor:
+    """How far the discriminator is from telling the classes of real crops apart.
+
+    The difference of two logits that share everything but the class is the projection's opinion of
+    the class; its cross-entropy teaches the class without lowering the logit of a crop that could
+    be either. After the auxiliary classifier of Odena et al. 2017, arXiv 1610.09585.
 
     Args:
-        logits: Of generated crops, or of real crops under a condition that is not theirs, shape
-            ``(N,)``.
-        loss: As for :func:`discriminator_loss`.
+        own: Logits of real crops under their own class, shape ``(R,)``.
+        other: Logits of the same crops under the other class, shape ``(R,)``.
 
     Returns:
-        Scalar, ``>= 0``.
+        Scalar, ``>= 0``; log 2 without an opinion.
     """
-    return (F.relu(1 + logits) if loss == "hinge" else F.softplus(logits)).mean()
+    return F.softplus(other - own).mean()
 
 
 def generator_loss(fake: Tensor, loss: Loss) -> Tensor:

@@ -19,11 +19,11 @@ from gan.checkpoint import Checkpoint
 from gan.conditions import Conditions, other_class
 from gan.losses import (
     Loss,
+    class_loss,
     discriminator_loss,
     generator_loss,
     gradient_penalty,
     mode_seeking,
-    rejection_loss,
 )
 from gan.monitor import Glance, Monitor
 from gan.networks import Discriminator, Generator, Normalisation
@@ -66,9 +66,9 @@ class MCGAN(lightning.LightningModule):
         r1: Weight ``gamma`` of the gradient penalty on real crops; 0 leaves it out.
         diversity: Weight of the penalty on equal pictures for different latent vectors; 0 leaves it
             out.
-        mismatch: Weight of the discriminator's loss on real crops under the other class, after Reed
-            et al. 2016, arXiv 1605.05396: without it the weak difference between benign and
-            malignant masses is learned late. It costs no pass.
+        class_weight: Weight of the discriminator's classification of real crops; 0 leaves it out.
+            Without it the weak difference between benign and malignant masses is learned late; too
+            much of it exaggerates the difference. It costs no pass.
         normalisation: Of the discriminator; per-row gradients need ``"group"`` or ``"none"``.
         augmentations: What the discriminator sees distorted, names separated by commas.
         generator_rate: Learning rate of the generator.
@@ -93,7 +93,7 @@ class MCGAN(lightning.LightningModule):
         loss: Loss = "hinge",
         r1: float = 0.0,
         diversity: float = 0.1,
-        mismatch: float = 0.5,
+        class_weight: float = 0.2,
         normalisation: Normalisation = "spectral",
         augmentations: str = "flip,translation,brightness,contrast,cutout",
         generator_rate: float = 1e-4,
@@ -106,10 +106,10 @@ class MCGAN(lightning.LightningModule):
         super().__init__()
         if not 0 <= average_decay < 1:
             raise ValueError(f"{average_decay=}. Give a number from 0 to below 1.")
-        if min(r1, diversity, mismatch) < 0 or sample_every_epochs < 1:
+        if min(r1, diversity, class_weight) < 0 or sample_every_epochs < 1:
             raise ValueError(
-                f"{r1=}, {diversity=}, {mismatch=}, {sample_every_epochs=}. Give weights >= 0 and "
-                "epochs >= 1."
+                f"{r1=}, {diversity=}, {class_weight=}, {sample_every_epochs=}. Give weights >= 0 "
+                "and epochs >= 1."
             )
         parse_policy(augmentations)
         self.conditions = Conditions(tuple(conditions))
@@ -120,7 +120,7 @@ class MCGAN(lightning.LightningModule):
         self.loss: Loss = loss
         self.r1 = r1
         self.diversity = diversity
-        self.mismatch = mismatch
+        self.class_weight = class_weight
         self.augmentations = augmentations
         self.rates = (generator_rate, discriminator_rate)
         self.momentum = momentum
@@ -282,8 +282,8 @@ class MCGAN(lightning.LightningModule):
         features = self.discriminator.describe(seen)
         logits = self.discriminator.judge(features, torch.cat([condition, condition]))
         loss = discriminator_loss(logits[: len(real)], logits[len(real) :], self.loss)
-        mistaken = self.discriminator.judge(features[: len(real)], other_class(condition))
-        penalised = loss + self.mismatch * rejection_loss(mistaken, self.loss)
+        other = self.discriminator.judge(features[: len(real)], other_class(condition))
+        penalised = loss + self.class_weight * class_loss(logits[: len(real)], other)
         if self.r1 and self.global_step % R1_EVERY == 0:
             slope = gradient_penalty(lambda crops: self.discriminator(crops, condition), real)
             penalised = penalised + self.r1 / 2 * R1_EVERY * slope

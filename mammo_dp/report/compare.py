@@ -318,7 +318,12 @@ def _start(model: RunRecord) -> str:
     if data is None or not Path(data.path).exists():
         return "given weights"
     origins = {crop.origin.partition(":")[0] for crop in CropsManifest.read(data.path).crops}
-    words = {"phantom": "phantom crops", "gan": "synthetic crops", "synthetic": "imported crops"}
+    words = {
+        "phantom": "phantom crops",
+        "gan": "synthetic crops",
+        "evolved": "evolved crops",
+        "synthetic": "imported crops",
+    }
     return " and ".join(sorted(words.get(origin, origin) for origin in origins))
 
 

@@ -15,6 +15,7 @@ NOTICES = {
     "phantom": "No patient: drawn by a procedure.",
     "phantom-archive": "No real patient: phantoms in the roles of patients.",
     "gan": "Drawn by a generator that may have learned from patients.",
+    "evolved": "Drawn by a simulator, chosen by patients' noisy votes; see privacy.json.",
     "synthetic": "Imported synthetic crops; their generator learned from patients elsewhere.",
 }
 REAL = "Shows images of the cohort: internal use only. No epsilon covers this picture."

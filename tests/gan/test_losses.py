@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from gan.losses import (
     Loss,
+    class_loss,
     discriminator_loss,
     generator_loss,
     gradient_penalty,
     mode_seeking,
-    rejection_loss,
 )
 
 REAL = torch.tensor([-2.0, 0.3, 1.7])
@@ -71,11 +71,13 @@ def test_gradient_penalty_has_a_gradient_for_the_judge() -> None:
     assert weight.grad.item() == pytest.approx(4 * 2 * 3)
 
 
-@pytest.mark.parametrize("loss", ["hinge", "non-saturating"])
-def test_rejection_is_the_fake_half_of_the_loss(loss: Loss) -> None:
-    logits, sure = torch.tensor([-2.0, 0.5, 3.0]), torch.full((3,), 1e3)
-    half = discriminator_loss(sure, logits, loss)
-    assert float(rejection_loss(logits, loss)) == pytest.approx(float(half))
+def test_class_loss_is_the_cross_entropy_of_the_difference() -> None:
+    own, other = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([1.0, 0.5, 3.0])
+    shares = [1 / (1 + math.exp(b - a)) for a, b in zip(own.tolist(), other.tolist(), strict=True)]
+    expected = -sum(map(math.log, shares)) / 3
+    assert float(class_loss(own, other)) == pytest.approx(expected, rel=1e-6)
+    shifted = class_loss(own + 5, other + 5)
+    assert float(shifted) == pytest.approx(expected, rel=1e-6)  # realness does not matter
 
 
 def test_mode_seeking_matches_a_plain_loop_over_pairs_under_one_condition() -> None:

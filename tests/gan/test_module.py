@@ -253,13 +253,13 @@ def test_samples_are_compared_with_real_crops(
     assert "the generator may be collapsing" in caplog.text
 
 
-def test_crops_under_the_wrong_class_teach_the_discriminator_the_class(
+def test_the_class_loss_teaches_the_discriminator_the_class(
     cohort: CropsManifest, tmp_path: Path
 ) -> None:
     gaps = []
-    for mismatch in (0.0, 2.0):
+    for weight in (0.0, 2.0):
         torch.manual_seed(0)
-        net = MCGAN(**TINY, mismatch=mismatch, augmentations="", discriminator_rate=2e-3)
+        net = MCGAN(**TINY, class_weight=weight, augmentations="", discriminator_rate=2e-3)
         trainer(tmp_path, max_steps=40).fit(net, data(cohort, batch_size=8))
         dataset = CropsDataset(cohort, cohort.rows())
         crops = collate_crops([dataset[i] for i in range(len(dataset))])
@@ -275,10 +275,10 @@ def test_crops_under_the_wrong_class_teach_the_discriminator_the_class(
         ({"average_decay": 1.0}, "average_decay=1.0. Give a number from 0"),
         (
             {"r1": -1.0},
-            "r1=-1.0, diversity=0.1, mismatch=0.5, sample_every_epochs=10. Give weights",
+            "r1=-1.0, diversity=0.1, class_weight=0.2, sample_every_epochs=10. Give",
         ),
         ({"sample_every_epochs": 0}, "sample_every_epochs=0. Give weights >= 0 and epochs >= 1"),
-        ({"mismatch": -0.1}, "mismatch=-0.1"),
+        ({"class_weight": -0.1}, "class_weight=-0.1"),
         ({"augmentations": "flip,blur"}, r"\['blur'\] unknown"),
     ],
 )

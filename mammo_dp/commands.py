@@ -100,7 +100,7 @@ def _functions(command: str) -> Function | dict[str, Any]:
                 "set": recorded(synthetic_set, "export set"),
             }
         case "fidelity":
-            from mammo_dp.fidelity.comparison import fidelity
+            from mammo_dp.fidelity.command import fidelity
 
             return fidelity
         case "attack":

@@ -126,7 +126,7 @@ def _ratios(
     """
     logs = []
     for part in distances:
-        has_crops = np.isfinite(part).any(0)
+        has_crops = np.isfinite(part.min(0))
         sides = [side[has_crops[side]] for side in (training, held_out)]
         count = max(1, min(map(len, sides)) // 2)
         crops = rng.choice(len(part), max(1, len(part) // 2), replace=False)
@@ -144,7 +144,9 @@ def _attraction(distances: Distances) -> NDArray[np.float64]:
     nearest = distances.argmin(1)
     first, second = np.partition(distances, 1, axis=1)[:, :2].T
     closeness = 1 - first / np.maximum(second, np.finfo(float).tiny)
-    return np.bincount(nearest, closeness, minlength=distances.shape[1])
+    found = np.zeros(distances.shape[1])
+    np.add.at(found, nearest, closeness)
+    return found
 
 
 def _exchange_p(

@@ -66,6 +66,6 @@ def pair_similarity(samples: Samples, *, pairs: int, seed: int) -> NDArray[np.fl
             betas=betas,
             normalize="relu",
         )
-        for x, y in zip(a.split(_BATCH), b.split(_BATCH), strict=True)
+        for x, y in zip(torch.split(a, _BATCH), torch.split(b, _BATCH), strict=True)
     ]
     return torch.cat([part.reshape(-1) for part in found]).double().numpy()

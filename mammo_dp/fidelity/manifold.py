@@ -64,8 +64,8 @@ def squared_distances(one: Features, other: Features) -> NDArray[np.float64]:
     """Squared Euclidean distances, shape ``(N, M)``, never negative."""
     centre = one.mean(0)  # distances of far-away clouds would cancel otherwise
     a, b = one - centre, other - centre
-    squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
-    return np.maximum(squares, 0)
+    squares: NDArray[np.float64] = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
+    return np.maximum(squares, 0, out=squares)
 
 
 def _reach(features: Features, k: int) -> NDArray[np.float64]:

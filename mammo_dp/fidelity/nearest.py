@@ -109,4 +109,5 @@ def pixels(images: Images) -> Features:
     )
     flat = small.reshape(len(small), -1).astype(np.float64)
     flat -= flat.mean(1, keepdims=True)
-    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
+    unit: Features = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
+    return unit

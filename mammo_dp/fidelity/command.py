@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`fidelity`: folders of synthetic crops against a folder of real ones, into a run folder."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from data_prep.manifest import CropsManifest, Split
+from mammo_dp.fidelity.comparison import compare
+from mammo_dp.fidelity.extractors import choose
+from mammo_dp.fidelity.figure import draw_figure
+from mammo_dp.fidelity.samples import FidelityError, Samples
+from mammo_dp.fidelity.tables import print_table
+from mammo_dp.runs import (
+    RunRecord,
+    close_run,
+    open_run,
+    read_run,
+    run_of,
+    write_text_atomically,
+)
+
+RESULT = "fidelity.json"
+
+
+def fidelity(
+    *,
+    real: str,
+    synthetic: str | dict[str, str],
+    out: str,
+    encoder: str | None = None,
+    timm: str | None = None,
+    weights: str | None = None,
+    train_split: Split = "train",
+    test_split: Split = "val",
+    draws: int = 100,
+    seeds: int = 5,
+    seed: int = 0,
+) -> None:
+    """Compares synthetic crops with real ones: distance, overlap, diversity, labels, copies.
+
+    Writes fidelity.json, fidelity.png and, for each source, a sheet of synthetic crops beside their
+    nearest training crops, and prints a table. All of it is computed from private crops without
+    noise, and no epsilon covers it.
+
+    Args:
+        real: Folder of the real crops.
+        synthetic: Folder of synthetic crops; or several by name, as --synthetic.MCGAN DIR
+            --synthetic.phantoms DIR, compared in one table at equal numbers of crops.
+        out: New folder of the result.
+        encoder: Checkpoint of a crop classifier whose body gives the features. It must be trained
+            on none of the crops compared. If neither it nor timm is given: a small network trained
+            on phantoms, made on first use in about a minute and kept in the user's cache
+            (MAMMO_DP_CACHE).
+        timm: Name of a timm model whose body gives the features.
+        weights: File with weights of the timm model; from the hub if not given.
+        train_split: Real crops that sources are compared with, and that a generator may have seen.
+        test_split: Real crops of other patients, never seen by a generator: they test agreement
+            and are the hold-out of the copying test.
+        draws: Draws of halves for values and intervals, at least 20.
+        seeds: Draws of the training crops for agreement, > 0.
+        seed: Start of all draws.
+    """
+    folders = {"synthetic": synthetic} if isinstance(synthetic, str) else dict(synthetic)
+    if not folders or draws < 20 or seeds < 1 or train_split == test_split:
+        raise FidelityError(
+            f"{len(folders)} sources, {draws=}, {seeds=}, {train_split=}, {test_split=}. Give a "
+            "source, at least 20 draws, at least 1 seed and two different splits."
+        )
+    manifests = {name: CropsManifest.read(folder) for name, folder in folders.items()}
+    record = open_run(
+        out,
+        command="fidelity",
+        config={
+            "real": real,
+            "synthetic": folders,
+            "encoder": encoder,
+            "timm": timm,
+            "weights": weights,
+            "train_split": train_split,
+            "test_split": test_split,
+            "draws": draws,
+            "seeds": seeds,
+        },
+        inputs={"real": Path(real)}
+        | {f"synthetic {name}": Path(folder) for name, folder in folders.items()}
+        | ({"encoder": Path(encoder)} if encoder else {})
+        | ({"weights": Path(weights)} if weights else {}),
+        seed=seed,
+    )
+    if not record.is_finished:
+        _fill(record, CropsManifest.read(real), manifests)
+        close_run(record)
+    print_table(json.loads((record.folder / RESULT).read_text()), record.folder)
+
+
+def _fill(record: RunRecord, cohort: CropsManifest, found: Mapping[str, CropsManifest]) -> None:
+    """Compares and writes the files of the run."""
+    asked, folder = record.config, record.folder
+    if asked["encoder"]:
+        compared = {cohort.sha256, *(manifest.sha256 for manifest in found.values())}
+        _require_foreign(asked["encoder"], compared)
+    train = Samples.of_manifest(cohort, asked["train_split"])
+    test = Samples.of_manifest(cohort, asked["test_split"])
+    sources = {name: Samples.of_manifest(manifest) for name, manifest in found.items()}
+    _require_one_size(train, sources)
+    spaces = {name: asked[name] for name in ("encoder", "timm", "weights")}
+    result = compare(
+        train,
+        test,
+        sources,
+        choose(train.images.shape[-1], **spaces),
+        draws=asked["draws"],
+        seeds=asked["seeds"],
+        seed=record.seed or 0,
+        folder=folder,
+    )
+    result["real"] |= {
+        "manifest": cohort.sha256,
+        "train": asked["train_split"],
+        "test": asked["test_split"],
+    }
+    for name, manifest in found.items():
+        result["sources"][name]["manifest"] = manifest.sha256
+    draw_figure(result, folder / "fidelity.png")
+    write_text_atomically(folder / RESULT, json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+
+def _require_foreign(encoder: str, compared: set[str]) -> None:
+    """Refuses features of a network that learned from the crops it would compare."""
+    folder = run_of(encoder)
+    read = {} if folder is None else {k: v.sha256 for k, v in read_run(folder).inputs.items()}
+    if seen := sorted(role for role, digest in read.items() if digest in compared):
+        raise FidelityError(
+            f"{encoder}: was trained on crops that are compared here ({', '.join(seen)}), so its "
+            "features are nearer to them than to others. Give an encoder of other crops."
+        )
+
+
+def _require_one_size(train: Samples, sources: Mapping[str, Samples]) -> None:
+    size = train.images.shape[-1]
+    if other := {k: v.images.shape[-1] for k, v in sources.items() if v.images.shape[-1] != size}:
+        raise FidelityError(
+            f"Real crops have {size} px, {other} have another size. Prepare all at one size: "
+            "resizing would change spectrum and distances."
+        )

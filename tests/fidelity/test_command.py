@@ -1,0 +1,148 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.manifest import Crop, CropsManifest, save_crop_image
+from data_prep.phantoms import phantom_stream
+from mammo_dp.fidelity.measures import IN_FEATURES
+from mammo_dp.main import main
+
+
+def write_phantoms(folder: Path, *, per_class: int, seed: int, origin: str, size: int = 32) -> None:
+    """Phantoms as patients with two crops each, a third held out; or as a synthetic set."""
+    rows = []
+    for i, phantom in enumerate(phantom_stream(per_class=per_class, size=size, seed=seed)):
+        synthetic = origin != "phantom-archive"
+        rows.append(
+            Crop(
+                file=f"images/{i}.png",
+                patient_id="" if synthetic else f"P{i // 4 * 2 + i % 2}",
+                lesion_id="1",
+                image_id=str(i),
+                malignant=phantom.malignant,
+                split="val" if not synthetic and i // 4 % 3 == 2 else "train",
+                origin=origin,
+                label_source="phantom",
+                crop_rule="centred",
+                sha256=save_crop_image(
+                    folder / f"images/{i}.png", np.round(phantom.image * 65535).astype(np.uint16)
+                ),
+            )
+        )
+    CropsManifest.write(folder, rows)
+
+
+def write_copies(real: Path, folder: Path) -> None:
+    """Training crops of a cohort, mirrored and with grain, as a generator that memorised them."""
+    manifest, rng = CropsManifest.read(real), np.random.default_rng(0)
+    rows = []
+    for row in manifest.rows("train"):
+        pixels = manifest.image(row)[:, ::-1] + rng.normal(0, 1000, (32, 32))
+        file = f"images/{row}.png"
+        digest = save_crop_image(folder / file, pixels.clip(0, 65535).astype(np.uint16))
+        values = {"file": file, "patient_id": "", "sha256": digest, "origin": "synthetic:copies"}
+        rows.append(replace(manifest.crops[row], **values))
+    CropsManifest.write(folder, rows)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fidelity")
+    write_phantoms(folder / "real", per_class=48, seed=1, origin="phantom-archive")
+    write_phantoms(folder / "good", per_class=40, seed=2, origin="phantom")
+    write_copies(folder / "real", folder / "copied")
+    write_phantoms(folder / "large", per_class=8, seed=3, origin="phantom", size=64)
+    return folder
+
+
+def run(data: Path, out: Path, *flags: str) -> int:
+    return main(
+        ["fidelity", "--real", str(data / "real"), "--out", str(out), "--draws", "20", *flags]
+    )
+
+
+SOURCES = ("good", "copied")
+
+
+@pytest.fixture(scope="module")
+def done(data: Path, tiny_encoder: Path) -> Path:
+    sources = [word for name in SOURCES for word in (f"--synthetic.{name}", str(data / name))]
+    assert run(data, data / "out", *sources, "--seeds", "2") == 0
+    return data / "out"
+
+
+@pytest.fixture
+def result(done: Path) -> dict[str, Any]:
+    return json.loads((done / "fidelity.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_each_number_has_interval_bound_and_crops_the_same_for_all_sources(
+    result: dict[str, Any],
+) -> None:
+    good, copied = (result["sources"][name]["scores"] for name in SOURCES)
+    assert set(good) == set(copied) >= {*IN_FEATURES, "ms_ssim", "grid", "slope", "tstr", "trts"}
+    for name, score in good.items():
+        assert score["found"]["low"] <= score["found"]["high"]
+        assert score["crops"] > 0
+        assert score["bound"] == copied[name]["bound"]
+        assert score["crops"] == copied[name]["crops"]
+    assert len(result["extractor"]["sha256"]) == 64
+    assert "no epsilon" in result["notice"]
+    assert "good - copied" in result["tstr_differences"]
+
+
+def test_copies_of_training_crops_are_flagged_and_fresh_ones_are_not(
+    result: dict[str, Any],
+) -> None:
+    assert not result["real"]["copying"]["copies"]
+    assert not result["sources"]["good"]["copying"]["copies"]
+    assert result["sources"]["copied"]["copying"]["copies"]
+
+
+def test_figure_and_sheets_are_drawn_and_no_patient_is_named(done: Path) -> None:
+    for picture in ("fidelity.png", "nearest_good.png", "nearest_copied.png"):
+        with Image.open(done / picture) as image:
+            assert min(image.size) > 100
+    assert '"P' not in (done / "fidelity.json").read_text()
+
+
+def test_one_folder_needs_no_name_and_a_finished_run_is_shown_again(
+    data: Path, tmp_path: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--synthetic", str(data / "copied"), "--seeds", "1")
+    assert run(data, tmp_path / "out", *flags) == 0
+    written = (tmp_path / "out" / "fidelity.json").stat().st_mtime_ns
+    capsys.readouterr()
+    assert run(data, tmp_path / "out", *flags) == 0
+    assert (tmp_path / "out" / "fidelity.json").stat().st_mtime_ns == written
+    shown = capsys.readouterr().out
+    assert "Fréchet distance" in shown
+    assert "no epsilon covers" in shown
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--synthetic", "large"), "64"),
+        (("--synthetic", "good", "--draws", "5"), "at least 20"),
+        (("--synthetic", "good", "--test_split", "test"), "Both classes are needed"),
+        (("--synthetic", "good", "--test_split", "train"), "two different splits"),
+        (("--synthetic", "absent"), "cannot be read"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(
+    flags: tuple[str, ...],
+    words: str,
+    data: Path,
+    tmp_path: Path,
+    tiny_encoder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    named = [str(data / flag) if flag in ("large", "good", "absent") else flag for flag in flags]
+    assert run(data, tmp_path / "out", *named) == 1
+    assert words in capsys.readouterr().err

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+
+from data_prep.phantoms import phantom_stream
+from mammo_dp.fidelity.copying import Copying, copying, mirrors, to_patients
+from mammo_dp.fidelity.nearest import Gallery, copying_of, gallery, nearest_training_crop, pixels
+from mammo_dp.fidelity.samples import FidelityError, Samples
+
+LAW = np.random.default_rng(99).standard_normal((12, 12)) / 3
+
+
+def crowd(rng: np.random.Generator, patients: int, dimension: int = 12) -> np.ndarray:
+    """Features of crops of patients, two each, alike within a patient."""
+    own = rng.standard_normal((patients, 1, dimension)) @ LAW[:dimension, :dimension]
+    return (own + 0.2 * rng.standard_normal((patients, 2, dimension))).reshape(-1, dimension)
+
+
+def tried(seed: int, share: float, *, training: int = 60, held_out: int = 20) -> Copying:
+    """A generator that copies this share of its samples and draws the others from the law."""
+    rng = np.random.default_rng(seed)
+    real = crowd(rng, training + held_out)
+    fresh = crowd(rng, 100)[::2]
+    copies = real[rng.integers(2 * training, size=round(share * 100))]
+    made = np.concatenate([fresh[: 100 - len(copies)], copies])
+    made = made + 0.05 * rng.standard_normal(made.shape)
+    patient = np.arange(training + held_out).repeat(2)
+    distances = to_patients(made, [real], patient)
+    return copying([distances], np.arange(training + held_out) < training, draws=20, seed=0)
+
+
+def test_a_memoriser_is_flagged_and_its_ratio_is_below_one() -> None:
+    found = tried(0, 1.0)
+    assert found.p_value <= 0.001
+    assert found.ratio.high < 1
+
+
+def test_ten_copies_in_a_hundred_are_flagged() -> None:
+    assert all(tried(seed, 0.1).p_value <= 0.005 for seed in range(5))
+
+
+def test_without_copies_the_ratio_is_one_and_chances_are_uniform() -> None:
+    found = [tried(seed, 0.0) for seed in range(60)]
+    chances = np.array([one.p_value for one in found])
+    assert np.mean([one.ratio.value for one in found]) == pytest.approx(1, abs=0.05)
+    assert np.mean([one.low_ratio.value for one in found]) == pytest.approx(
+        np.mean([one.low_ratio_reversed.value for one in found]), abs=0.05
+    )
+    assert (chances <= 0.05).sum() <= 9  # 3 expected; more than 9 has chance 1e-3
+    assert 0.3 < chances.mean() < 0.7
+
+
+def test_too_few_patients_are_refused() -> None:
+    with pytest.raises(FidelityError, match="3 "):
+        tried(0, 0.0, training=20, held_out=3)
+
+
+def test_distances_to_patients_agree_with_loops_over_mirrors_and_crops() -> None:
+    rng = np.random.default_rng(1)
+    made, views = rng.standard_normal((4, 3)), list(rng.standard_normal((2, 5, 3)))
+    patient = np.array([0, 2, 2, 0, 3])
+    found = to_patients(made, views, patient)
+    for i, j in np.ndindex(4, 4):
+        expected = [
+            np.linalg.norm(made[i] - view[crop])
+            for view in views
+            for crop in range(5)
+            if patient[crop] == j
+        ]
+        assert found[i, j] == pytest.approx(min(expected, default=np.inf))
+
+
+def phantoms(per_class: int, seed: int) -> Samples:
+    drawn = list(phantom_stream(per_class=per_class, size=32, seed=seed))
+    return Samples(
+        images=np.stack([phantom.image for phantom in drawn]).astype(np.float32),
+        malignant=np.array([int(phantom.malignant) for phantom in drawn]),
+        patient=np.arange(len(drawn)),
+    )
+
+
+@pytest.fixture(scope="module")
+def real() -> tuple[Samples, Gallery]:
+    everyone = phantoms(50, 1)
+    training, held_out = everyone.take(np.arange(72)), everyone.take(np.arange(72, 100))
+    return training, gallery(training, held_out, pixels)
+
+
+def test_mirrored_noisy_training_crops_are_flagged_and_fresh_phantoms_are_not(
+    real: tuple[Samples, Gallery],
+) -> None:
+    training, shown = real
+    noise = 0.03 * np.random.default_rng(0).standard_normal(training.images.shape)
+    copied = training.images[..., ::-1] + noise.astype(np.float32)
+    fresh = phantoms(40, 2)
+    flagged = copying_of(pixels(copied), training.malignant, shown, draws=20, seed=0)
+    clear = copying_of(pixels(fresh.images), fresh.malignant, shown, draws=20, seed=0)
+    assert flagged["all"].p_value <= 0.001
+    assert clear["all"].p_value > 0.01
+    assert flagged["benign"].crops + flagged["malignant"].crops == flagged["all"].crops == 72
+
+
+def test_the_nearest_training_crop_of_a_mirrored_copy_is_its_original(
+    real: tuple[Samples, Gallery],
+) -> None:
+    training, shown = real
+    own = np.flatnonzero(training.malignant == 1)
+    copied = mirrors(training.images[own])[3]
+    rows, mirror, distance = nearest_training_crop(pixels(copied), 1, shown)
+    assert np.array_equal(rows, own)
+    assert set(mirror.tolist()) == {3}
+    assert distance == pytest.approx(0, abs=1e-5)

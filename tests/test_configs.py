@@ -11,7 +11,8 @@ from mammo_dp.pipeline import Pipeline
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 PIPELINES = [ROOT / "mammo_dp" / "demo.yaml", *sorted((ROOT / "configs/pipeline").glob("*.yaml"))]
-BASES = {"classifier": "baseline.yaml", "gan": "mcgan_cpu.yaml"}  # others are laid over them
+BASES = {"gan": ROOT / "configs/gan/mcgan_cpu.yaml"}  # what a partial configuration is laid over
+BASE = ROOT / "configs/classifier/baseline.yaml"
 
 
 def shown(path: Path) -> str:
@@ -32,9 +33,12 @@ def test_configuration_parses(path: Path, capsys: pytest.CaptureFixture[str]) ->
     if path.parent.name == "evolution":
         parses(["evolve", "--config", str(path), "--crops", "x", "--out", "y"], capsys)
         return
+    if path.parent.name == "phantoms":
+        parses(["prepare", "phantoms", "--parameters", str(path), "--out", "y"], capsys)
+        return
     content = yaml.safe_load(path.read_text())
     whole = "class_path" in content.get("model", {})
-    base = [] if whole else ["--config", str(path.with_name(BASES[path.parent.name]))]
+    base = [] if whole else ["--config", str(BASES.get(path.parent.name, BASE))]
     parses(
         ["fit", *base, "--config", str(path), "--data.init_args.crops", "x", "--run_dir", "y"],
         capsys,

@@ -56,6 +56,8 @@ def add_surroundings(image: FloatImage, film: Film, *, edge: float) -> None:
         film: What shows.
         edge: Pixels per edge of a crop.
     """
+    if not film.muscle and math.isinf(film.skin):
+        return
     y, x = np.ogrid[: image.shape[0], : image.shape[1]]
     if film.muscle:
         ahead = x[:, ::-1] if film.muscle_mirrored else x
@@ -107,7 +109,7 @@ def expose(
         kernel = cv2.getGaussianKernel(2 * math.ceil(3 * edge * case.blur) + 1, edge * case.blur)
         noise = source.noise(Layer.GRAIN, *seen.shape[1:])
         noise *= case.grain / np.square(kernel).sum()  # what the blur leaves of it
-        noise *= np.exp(np.float32(LATITUDE) * np.clip(attenuation[i] - 0.5, -1, 0.6))
+        noise *= np.exp(np.float32(LATITUDE) * np.minimum(attenuation[i] - 0.5, 0.6))
         noise += attenuation[i]
         seen[i] = cv2.sepFilter2D(noise, -1, kernel, kernel)
     return logistic(4 * column(cases, "slope") * (seen - np.float32(0.5)))

@@ -154,8 +154,10 @@ def draw_masses(
         for axis, n in enumerate(shape[::-1])
     )
     rho = np.empty((len(cases), *shape), np.float32)
+    dx, dy = np.empty((2, *shape), np.float32)
     for i, reciprocal in enumerate((1 / outlines).astype(np.float32)):
-        distance, angle = cv2.cartToPolar(*np.meshgrid(x[i], y[i]))
+        dx[:], dy[:] = x[i], y[i, :, None]
+        distance, angle = cv2.cartToPolar(dx, dy)
         angle *= ANGLES / (2 * np.pi)
         # Rounding can make a full turn of an angle just below it: that is angle 0.
         np.multiply(distance, reciprocal.take(angle.astype(np.int32), mode="wrap"), out=rho[i])
@@ -171,7 +173,7 @@ def draw_masses(
     body += 1
     body *= rho
     np.subtract(1, np.square(body, out=body), out=body)
-    np.clip(body, 1e-9, 1, out=body)
+    np.maximum(body, 1e-9, out=body)  # outside, where the logarithm has no value
     np.log(body, out=body)
     body *= column(cases, "exponent")
     np.exp(body, out=body)

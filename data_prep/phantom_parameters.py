@@ -5,8 +5,11 @@ The dataclasses have no slots, because jsonargparse reads defaults by ``vars``.
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 Pair = tuple[float, float]
 
@@ -144,9 +147,8 @@ class PhantomParameters:
         return tables
 
 
-def class_shares(table: ShapeShares | MarginShares, *, malignant: bool) -> dict[str, float]:
+@functools.cache
+def class_shares(table: ShapeShares | MarginShares, *, malignant: bool) -> Mapping[str, float]:
     """Shares in one class, by the words of the CBIS-DDSM tables."""
-    return {
-        item.name.upper(): getattr(table, item.name)[malignant]
-        for item in dataclasses.fields(table)
-    }
+    names = [item.name for item in dataclasses.fields(table)]
+    return MappingProxyType({name.upper(): getattr(table, name)[malignant] for name in names})

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small bright bodies: calcium in the breast, a lead marker on the skin, dust on the film."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
@@ -81,10 +83,15 @@ def draw_ellipses(
         axes: Half axes along y and x, in pixels, shape ``(count, 2)``.
         levels: Brightness, shape ``(count,)``; where ellipses meet, the brightest counts.
     """
-    y, x = (np.arange(n, dtype=np.float32) + np.float32(0.5) for n in shape)
     canvas = np.zeros(shape, np.float32)
-    for (y0, x0), (tall, wide), level in zip(centres, axes, levels, strict=True):
-        rho = np.hypot((y[:, None] - y0) / tall, (x - x0) / wide)
-        cover = np.clip((1 - rho) * min(tall, wide) + 0.5, 0, 1)
-        np.maximum(canvas, level * cover, out=canvas)
+    for centre, axis, level in zip(centres, axes, levels, strict=True):
+        # Only where the ellipse is.
+        window = [
+            np.arange(max(0, math.floor(c - a - 1)), min(n, math.ceil(c + a + 1)))
+            for c, a, n in zip(centre, axis, shape, strict=True)
+        ]
+        y, x = ((w + 0.5 - c) / a for w, c, a in zip(window, centre, axis, strict=True))
+        cover = np.clip((1 - np.hypot(y[:, None], x)) * min(axis) + 0.5, 0, 1)
+        here = np.ix_(*window)
+        canvas[here] = np.maximum(canvas[here], level * cover)
     return canvas

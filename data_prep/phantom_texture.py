@@ -99,9 +99,11 @@ class Details:
         Mean 0, standard deviation 1, at most 2.45. Sums of many, as in a field or a blurred image,
         are normal in good approximation.
         """
+        count = math.prod(shape)
         parts = []
         for rng in self._at(layer):
-            pairs = np.frombuffer(rng.bytes(2 * math.prod(shape)), "<u2")
+            words = np.asarray(rng.bit_generator.random_raw((count + 3) // 4), "<u8")
+            pairs = words.view("<u2")[:count]
             total = ((pairs & 255) + (pairs >> 8)).astype(np.float32)
             # Two bytes have mean 255 and variance (256**2 - 1) / 6.
             total -= np.float32(255)

@@ -209,7 +209,8 @@ def _glands(
 
 def logistic(value: FloatImage) -> FloatImage:
     """Smooth step from 0 to 1."""
-    result: FloatImage = np.clip(-value, -60, 60)  # exp stays within single precision
+    result: FloatImage = np.negative(value)
+    np.minimum(result, 60, out=result)  # exp stays within single precision
     np.exp(result, out=result)
     result += 1
     np.reciprocal(result, out=result)

@@ -62,17 +62,31 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(data: Path, out: Path, *flags: str) -> int:
     return main(
-        ["fidelity", "--real", str(data / "real"), "--out", str(out), "--draws", "20", *flags]
+        [
+            "fidelity",
+            "--real",
+            str(data / "real"),
+            "--out",
+            str(out),
+            "--draws",
+            "20",
+            "--seeds",
+            "2",
+            *flags,
+        ]
     )
 
 
 SOURCES = ("good", "copied")
 
 
+def named(data: Path) -> list[str]:
+    return [word for name in SOURCES for word in (f"--synthetic.{name}", str(data / name))]
+
+
 @pytest.fixture(scope="module")
 def done(data: Path, tiny_encoder: Path) -> Path:
-    sources = [word for name in SOURCES for word in (f"--synthetic.{name}", str(data / name))]
-    assert run(data, data / "out", *sources, "--seeds", "2") == 0
+    assert run(data, data / "out", *named(data)) == 0
     return data / "out"
 
 
@@ -111,15 +125,12 @@ def test_figure_and_sheets_are_drawn_and_no_patient_is_named(done: Path) -> None
     assert '"P' not in (done / "fidelity.json").read_text()
 
 
-def test_one_folder_needs_no_name_and_a_finished_run_is_shown_again(
-    data: Path, tmp_path: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture[str]
+def test_a_finished_run_is_shown_again_and_not_computed(
+    done: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ("--synthetic", str(data / "copied"), "--seeds", "1")
-    assert run(data, tmp_path / "out", *flags) == 0
-    written = (tmp_path / "out" / "fidelity.json").stat().st_mtime_ns
-    capsys.readouterr()
-    assert run(data, tmp_path / "out", *flags) == 0
-    assert (tmp_path / "out" / "fidelity.json").stat().st_mtime_ns == written
+    written = (done / "fidelity.json").stat().st_mtime_ns
+    assert run(data, done, *named(data)) == 0
+    assert (done / "fidelity.json").stat().st_mtime_ns == written
     shown = capsys.readouterr().out
     assert "Fréchet distance" in shown
     assert "no epsilon covers" in shown
@@ -128,7 +139,7 @@ def test_one_folder_needs_no_name_and_a_finished_run_is_shown_again(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--synthetic", "large"), "64"),
+        (("--synthetic", "large"), "have another size"),
         (("--synthetic", "good", "--draws", "5"), "at least 20"),
         (("--synthetic", "good", "--test_split", "test"), "Both classes are needed"),
         (("--synthetic", "good", "--test_split", "train"), "two different splits"),
@@ -143,6 +154,8 @@ def test_what_cannot_be_compared_is_named(
     tiny_encoder: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    named = [str(data / flag) if flag in ("large", "good", "absent") else flag for flag in flags]
-    assert run(data, tmp_path / "out", *named) == 1
+    words_given = [
+        str(data / flag) if flag in ("large", "good", "absent") else flag for flag in flags
+    ]
+    assert run(data, tmp_path / "out", *words_given) == 1
     assert words in capsys.readouterr().err

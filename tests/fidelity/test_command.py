@@ -45,8 +45,10 @@ def write_copies(real: Path, folder: Path) -> None:
         pixels = manifest.image(row)[:, ::-1] + rng.normal(0, 1000, (32, 32))
         file = f"images/{row}.png"
         digest = save_crop_image(folder / file, pixels.clip(0, 65535).astype(np.uint16))
-        values = {"file": file, "patient_id": "", "sha256": digest, "origin": "synthetic:copies"}
-        rows.append(replace(manifest.crops[row], **values))
+        crop = manifest.crops[row]
+        rows.append(
+            replace(crop, file=file, sha256=digest, patient_id="", origin="synthetic:copies")
+        )
     CropsManifest.write(folder, rows)
 
 

@@ -25,8 +25,9 @@ if TYPE_CHECKING:  # lightning takes seconds to import; reading statements does 
     from lightning.pytorch import Trainer
 
 PHANTOMS = (
-    "Phantom crops hold no patient, but their brightness and contrast were set by hand beside "
-    "published CBIS-DDSM training crops. For patients of that data set this look is not counted."
+    "Phantom crops hold no patient, but their looks (brightness, contrast, texture, spicules) were "
+    "set by hand beside published CBIS-DDSM training crops. For patients of that data set this is "
+    "not counted."
 )
 SEEDED = (
     "Draws and noise come from a fixed seed (insecure_seed): whoever knows it can remove "

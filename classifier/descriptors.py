@@ -53,7 +53,8 @@ def _power(grey: Tensor) -> Tensor:
     inside = torch.stack([band == index for index in range(BANDS)]).to(power)
     # Each inner column stands for its mirror image too, so that turned crops measure alike.
     inside *= torch.tensor([1.0, *[2.0] * (size // 2 - 1), 1.0]).to(power).repeat(size)
-    return (power @ inside.T / inside.sum(1).clamp_min(1) + 1e-8).log()
+    mean: Tensor = power @ inside.T / inside.sum(1).clamp_min(1)
+    return (mean + 1e-8).log()
 
 
 def _rings(grey: Tensor, count: int) -> Tensor:

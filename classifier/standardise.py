@@ -29,7 +29,7 @@ def standardise(net: nn.Module, images: Tensor | Iterable[Tensor]) -> None:
     Raises:
         ValueError: If the features are no multiple of the affine part of a last norm.
     """
-    batches = iter(images.split(64) if isinstance(images, Tensor) else images)
+    batches = iter(torch.split(images, 64) if isinstance(images, Tensor) else images)
     some = next(batches, torch.empty(0))
     before = body_features(net, chain([some], batches))
     if len(before) < 2:
@@ -38,9 +38,9 @@ def standardise(net: nn.Module, images: Tensor | Iterable[Tensor]) -> None:
     norm, layer = _last_norm(net), head(net)
     kept = [(p, p.clone()) for p in (norm.weight, norm.bias, layer.weight, layer.bias)]
     mean, deviation = mean.to(layer.weight.device), deviation.to(layer.weight.device)
-    layer.bias += layer.weight[0] @ mean
-    layer.weight *= deviation
-    norm.weight /= deviation
+    layer.bias.add_(layer.weight[0] @ mean)
+    layer.weight.mul_(deviation)
+    norm.weight.div_(deviation)
     norm.bias.sub_(mean).div_(deviation)
     expected = (before[: len(some)] - mean.cpu()) / deviation.cpu()
     if not torch.allclose(body_features(net, some), expected, atol=1e-2, rtol=1e-2):

@@ -24,7 +24,7 @@ def distance(size: int = SIZE) -> Tensor:
 
 def edges(image: Tensor, sigma: int) -> dict[str, Tensor]:
     start = EDGES + 4 * EDGE_RINGS * EDGE_SIGMAS.index(sigma)
-    parts = describe(image)[:, start : start + 4 * EDGE_RINGS].split(EDGE_RINGS, 1)
+    parts = torch.split(describe(image)[:, start : start + 4 * EDGE_RINGS], EDGE_RINGS, 1)
     return dict(zip(("strength", "out", "radial", "spread"), parts, strict=True))
 
 

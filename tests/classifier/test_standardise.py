@@ -60,7 +60,7 @@ def test_features_get_mean_0_and_deviation_1_and_scores_stay(
 def test_batches_give_what_one_tensor_gives_and_twice_is_once() -> None:
     one, two = scored(averaged), scored(averaged)
     standardise(one, images())
-    standardise(two, iter(images().split(7)))
+    standardise(two, iter(torch.split(images(), 7)))
     standardise(two, images())
     for first, second in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(first, second, atol=1e-3, rtol=1e-3)

@@ -2,6 +2,7 @@
 """`fidelity`: folders of synthetic crops against a folder of real ones, into a run folder."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def fidelity(
     Writes fidelity.json, fidelity.png and, for each source, a sheet of synthetic crops beside their
     nearest training crops, and prints a table. All of it is computed from private crops without
     noise, and no epsilon covers it.
+    There is no radiomics distance, since pyradiomics has no release that builds on this Python;
+    texture counts in the features and in the description that agreement is learned from.
 
     Args:
         real: Folder of the real crops.
@@ -67,6 +70,8 @@ def fidelity(
             f"{len(folders)} sources, {draws=}, {seeds=}, {train_split=}, {test_split=}. Give a "
             "source, at least 20 draws, at least 1 seed and two different splits."
         )
+    if odd := [name for name in folders if not re.fullmatch(r"[\w.-]+", name)]:
+        raise FidelityError(f"Sources {odd}: a name becomes part of a file's; use letters, digits.")
     manifests = {name: CropsManifest.read(folder) for name, folder in folders.items()}
     record = open_run(
         out,

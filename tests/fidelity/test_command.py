@@ -146,6 +146,7 @@ def test_a_finished_run_is_shown_again_and_not_computed(
         (("--synthetic", "good", "--test_split", "test"), "Both classes are needed"),
         (("--synthetic", "good", "--test_split", "train"), "two different splits"),
         (("--synthetic", "absent"), "cannot be read"),
+        (("--synthetic.a/b", "good"), "part of a file's"),
     ],
 )
 def test_what_cannot_be_compared_is_named(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from classifier.module import CropClassifier
+    from classifier.pretraining import CropPretraining
     from data_prep.datamodule import CropsDataModule
     from data_prep.manifest import CropsManifest
     from gan.module import MCGAN
@@ -23,6 +24,7 @@ __all__ = [
     "DPMCGAN",
     "MCGAN",
     "CropClassifier",
+    "CropPretraining",
     "CropsDataModule",
     "CropsManifest",
     "DPCropClassifier",
@@ -34,6 +36,7 @@ _MODULES = {
     "DPMCGAN": "mammo_dp.privacy.generator",
     "MCGAN": "gan.module",
     "CropClassifier": "classifier.module",
+    "CropPretraining": "classifier.pretraining",
     "CropsDataModule": "data_prep.datamodule",
     "CropsManifest": "data_prep.manifest",
     "DPCropClassifier": "mammo_dp.privacy.classifier",

@@ -3,7 +3,8 @@
 
 The network learns class, shape, margin, density and subtlety of freshly drawn phantoms. Features
 are means and standard deviations of all its stages over the image, so that texture counts as well
-as shape, standardised and projected on the leading principal axes of the phantoms.
+as shape, standardised, clipped and projected on the leading principal axes of the phantoms, over
+which their mean square is 1.
 """
 
 import hashlib
@@ -28,6 +29,7 @@ from mammo_dp.fidelity.samples import Images
 CACHE_VARIABLE = "MAMMO_DP_CACHE"
 _WIDTHS = (24, 48, 96, 128)
 _BATCH = 64
+_CLIP = 5.0  # standard deviations: a few odd crops would else rule all moments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +88,7 @@ class PhantomEncoder:
         net: Trained network.
         mean: Mean of the pooled stages over the phantoms, shape ``(F,)``.
         scale: Their standard deviation, shape ``(F,)``.
-        axes: Principal axes of the standardised ones, shape ``(F, d)``.
+        axes: Principal axes of the standardised ones, scaled alike, shape ``(F, d)``.
         phantom_auroc: AUROC of malignancy on phantoms that it was not trained on.
     """
 
@@ -107,7 +109,7 @@ class PhantomEncoder:
         """Features of images in ``[0, 1]``, shape ``(N, d)``."""
         _, pooled = _run(self.net, np.ascontiguousarray(images))
         features: NDArray[np.float64] = (
-            ((pooled - self.mean) / self.scale @ self.axes).double().numpy()
+            (((pooled - self.mean) / self.scale).clip(-_CLIP, _CLIP) @ self.axes).double().numpy()
         )
         return features
 
@@ -137,7 +139,7 @@ def phantom_encoder(recipe: Recipe) -> PhantomEncoder:
     new encoder.
     """
     first = phantom_stream(per_class=2, size=recipe.size, seed=recipe.seed)
-    key = hashlib.sha256(json.dumps([asdict(recipe), _WIDTHS, torch.__version__]).encode())
+    key = hashlib.sha256(json.dumps([asdict(recipe), _WIDTHS, _CLIP, torch.__version__]).encode())
     for phantom in first:
         key.update(phantom.image.tobytes())
     path = cache_folder() / f"phantom-encoder-{key.hexdigest()[:16]}.pt"
@@ -173,12 +175,14 @@ def train_encoder(recipe: Recipe) -> PhantomEncoder:
     logits, _ = _run(net, images[count:])
     _, pooled = _run(net, images[:count])
     mean, scale = pooled.mean(0), pooled.std(0) + 1e-6
-    axes = torch.linalg.svd((pooled - mean) / scale, full_matrices=False)[2][: recipe.dimension]
+    standard = ((pooled - mean) / scale).clip(-_CLIP, _CLIP)
+    axes = torch.linalg.svd(standard, full_matrices=False)[2][: recipe.dimension].T
+    axes = axes / (standard @ axes).square().mean().sqrt()
     return PhantomEncoder(
         net,
         mean,
         scale,
-        axes.T.contiguous(),
+        axes.contiguous(),
         phantom_auroc=auroc(targets[count:, 0].numpy(), (logits[:, 1] - logits[:, 0]).numpy()),
     )
 

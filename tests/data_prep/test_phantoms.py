@@ -150,7 +150,7 @@ def test_predictive_values_are_those_of_liberman_1998(
     table: object, word: str, published: float
 ) -> None:
     benign, malignant = (
-        class_shares(table, malignant=m)[word]  # type: ignore[arg-type]
+        class_shares(table, malignant=m)[word]
         for m in (False, True)
     )
     prevalence = 225 / 492

@@ -149,10 +149,7 @@ def test_descriptors_alone_leave_some_masses_undecided() -> None:
 def test_predictive_values_are_those_of_liberman_1998(
     table: object, word: str, published: float
 ) -> None:
-    benign, malignant = (
-        class_shares(table, malignant=m)[word]
-        for m in (False, True)
-    )
+    benign, malignant = (class_shares(table, malignant=m)[word] for m in (False, True))
     prevalence = 225 / 492
     found = prevalence * malignant / (prevalence * malignant + (1 - prevalence) * benign)
     assert found == pytest.approx(published, abs=0.01)

@@ -25,10 +25,10 @@ NOTICE = (
     "them."
 )
 _COPY_RULE = (
-    f"copies is true if the chance of such an excess of closeness to training patients, were they "
-    f"interchangeable with held-out ones, is at most {FALSE_ALARM / 2:g} in features or in pixels. "
-    f"Of generators that copy nobody at most {FALSE_ALARM:g} are flagged, if patients were split "
-    "at random."
+    "copies is true if the chance of such an excess of closeness to training patients, were they "
+    "interchangeable with held-out ones of equally many crops, is at most "
+    f"{FALSE_ALARM / 2:g} in features or in pixels. Of generators that copy nobody at most "
+    f"{FALSE_ALARM:g} are flagged, if patients were split at random."
 )
 
 

@@ -73,6 +73,7 @@ def to_patients(
 def copying(
     distances: Sequence[Distances],
     is_training: NDArray[np.bool_],
+    group: NDArray[np.int64],
     *,
     draws: int,
     seed: int,
@@ -82,13 +83,16 @@ def copying(
     The test: each synthetic crop is near its nearest patient by ``1 - d1 / d2``, where d1 and d2
     are its distances to the nearest and second-nearest of all patients; 1 is an exact copy. A
     patient's attraction is the sum over the crops that it is nearest to. If the generator saw no
-    patient, training and held-out ones are interchangeable, so the difference of mean attractions
-    is compared with its values under random exchanges of patients: whatever the data, the chance of
-    a false alarm at level p is at most p.
+    patient, training and held-out ones with equally many crops are interchangeable, so the sum over
+    the training patients is compared with its values under random exchanges of such patients:
+    whatever the data, the chance of a false alarm at level p is at most p. The test can tell no
+    fewer copies than its groups allow: with a share s of training patients, k copied patients have
+    at least the chance ``s ** k``.
 
     Args:
         distances: For each class, distances of its synthetic crops to all patients, ``(n_c, P)``.
         is_training: Which patients the generator was trained on, shape ``(P,)``.
+        group: Patients with equal numbers are exchanged, shape ``(P,)``.
         draws: Draws of patients and crops for the ratios.
         seed: Start of draws and exchanges.
 
@@ -108,7 +112,7 @@ def copying(
         ratio=estimate(np.exp(ratios[:, 0])),
         low_ratio=estimate(np.exp(ratios[:, 1])),
         low_ratio_reversed=estimate(np.exp(-ratios[:, 2])),
-        p_value=_exchange_p(attraction, is_training, rng),
+        p_value=_exchange_p(attraction, is_training, group, rng),
         crops=sum(len(part) for part in distances),
         patients=(len(training), len(held_out)),
     )
@@ -150,12 +154,19 @@ def _attraction(distances: Distances) -> NDArray[np.float64]:
 
 
 def _exchange_p(
-    attraction: NDArray[np.float64], is_training: NDArray[np.bool_], rng: np.random.Generator
+    attraction: NDArray[np.float64],
+    is_training: NDArray[np.bool_],
+    group: NDArray[np.int64],
+    rng: np.random.Generator,
 ) -> float:
-    """Share of random exchanges of patients with at least this sum over the training patients."""
+    """Share of exchanges within groups with at least this sum over the training patients."""
     observed = attraction[is_training].sum()
+    grouped = attraction[np.argsort(group, kind="stable")]
     exchanged = np.array(
-        [attraction[rng.permutation(is_training)].sum() for _ in range(PERMUTATIONS)]
+        [
+            grouped[is_training[np.lexsort((rng.random(len(group)), group))]].sum()
+            for _ in range(PERMUTATIONS)
+        ]
     )
     at_least = (exchanged >= observed - 1e-9 * abs(observed)).sum()
     return float((1 + at_least) / (1 + PERMUTATIONS))

@@ -67,9 +67,12 @@ def copying_of(
         part = to_patients(features[malignant == label], views, real.patient[own])
         missing = len(real.is_training) - part.shape[1]
         classes[name] = np.pad(part, ((0, 0), (0, missing)), constant_values=np.inf)
+    patients = len(real.is_training)
+    counts = [np.bincount(real.patient, real.malignant == c, patients) for c in (0, 1)]
+    _, alike = np.unique(np.stack(counts, 1), axis=0, return_inverse=True)
     groups = {"all": list(classes.values())} | {name: [part] for name, part in classes.items()}
     return {
-        name: copying(parts, real.is_training, draws=draws, seed=seed)
+        name: copying(parts, real.is_training, alike.ravel(), draws=draws, seed=seed)
         for name, parts in groups.items()
     }
 

@@ -25,7 +25,8 @@ def tried(seed: int, share: float, *, training: int = 90, held_out: int = 45) ->
     made = made + 0.05 * rng.standard_normal(made.shape)
     patient = np.arange(training + held_out).repeat(2)
     distances = to_patients(made, [real], patient)
-    return copying([distances], np.arange(training + held_out) < training, draws=20, seed=0)
+    everyone = np.arange(training + held_out)
+    return copying([distances], everyone < training, 0 * everyone, draws=20, seed=0)
 
 
 def test_a_memoriser_is_flagged_and_its_ratio_is_below_one() -> None:
@@ -49,6 +50,16 @@ def test_without_copies_the_ratio_is_one_and_chances_are_uniform() -> None:
     )
     assert (chances <= 0.05).sum() <= 6  # 1.5 expected; more than 6 has chance 1e-3
     assert 0.3 < chances.mean() < 0.7
+
+
+def test_patients_are_exchanged_within_their_group_only() -> None:
+    # ten patients with many crops are near the synthetic ones, and nine of them are in training
+    distances = np.ones((10, 40))
+    distances[np.arange(10), np.arange(10)] = 0.5
+    is_training = np.isin(np.arange(40), [*range(9), *range(20, 31)])
+    many = (np.arange(40) < 10).astype(int)
+    assert copying([distances], is_training, many, draws=2, seed=0).p_value == 1
+    assert copying([distances], is_training, 0 * many, draws=2, seed=0).p_value < 0.02
 
 
 def test_too_few_patients_are_refused() -> None:

@@ -90,19 +90,18 @@ class Checkpoint:
             discriminator=plain_weights(judge.eval()),
         )
 
-    def start(self, generators: list[Generator], discriminator: Discriminator) -> None:
+    def start(self, generator: Generator, discriminator: Discriminator) -> None:
         """Copies the weights into networks that will train on.
 
         Args:
-            generators: Each gets the averaged generator.
+            generator: Gets the averaged weights.
             discriminator: Gets the plain weights, under its own normalisation.
 
         Raises:
             CheckpointError: Naming the first tensor that does not fit.
         """
-        for net in generators:
-            _match(net.state_dict(), self.generator.state_dict(), self.path)
-            net.load_state_dict(self.generator.state_dict())
+        _match(generator.state_dict(), self.generator.state_dict(), self.path)
+        generator.load_state_dict(self.generator.state_dict())
         _match(plain_weights(discriminator), self.discriminator, self.path)
         discriminator.take_plain(self.discriminator)
 

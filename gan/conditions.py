@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from data_prep.manifest import Crop
 
@@ -99,6 +100,21 @@ class Conditions:
                 )
             row += [float(value == level) for level in LEVELS[name]]
         return torch.tensor(row)
+
+    def of_classes(self, malignant: Tensor) -> Tensor:
+        """Conditions that ask for nothing but malignancy.
+
+        Args:
+            malignant: Shape ``(B,)``, 1 or 0.
+
+        Returns:
+            Shape ``(B, width)``, float32.
+
+        >>> Conditions().of_classes(torch.tensor([1, 0]))
+        tensor([[0., 1.],
+                [1., 0.]])
+        """
+        return one_hot(malignant.long(), self.width).float()
 
     def of_crops(self, crops: Sequence[Crop]) -> Tensor:
         """Conditions of the crops of a manifest.

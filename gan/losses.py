@@ -23,9 +23,20 @@ def discriminator_loss(real: Tensor, fake: Tensor, loss: Loss) -> Tensor:
     Returns:
         Scalar, ``>= 0``; the sum of the mean over real and the mean over generated crops.
     """
-    if loss == "hinge":
-        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-    return F.softplus(-real).mean() + F.softplus(fake).mean()
+    return surprise(real, loss).mean() + surprise(-fake, loss).mean()
+
+
+def surprise(logits: Tensor, loss: Loss) -> Tensor:
+    """Term of each crop in :func:`discriminator_loss`.
+
+    Args:
+        logits: Of real crops, or of generated ones with the sign changed, shape ``(N,)``.
+        loss: As for :func:`discriminator_loss`.
+
+    Returns:
+        Shape ``(N,)``, ``>= 0``.
+    """
+    return F.relu(1 - logits) if loss == "hinge" else F.softplus(-logits)
 
 
 def class_loss(own: Tensor, other: Tensor) -> Tensor:

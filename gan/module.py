@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from data_prep.datamodule import CropBatch, CropsDataModule
 from gan.augment import augment, parse_policy
+from gan.averaging import averaged
 from gan.checkpoint import Checkpoint
 from gan.conditions import Conditions, other_class
 from gan.losses import (
@@ -130,15 +130,10 @@ class MCGAN(lightning.LightningModule):
         self.generator = Generator(image_size, channels, latent, columns)
         self.discriminator = Discriminator(image_size, channels, normalisation, columns)
         if weights is not None:
-            Checkpoint.read(weights).start([self.generator], self.discriminator)
+            Checkpoint.read(weights).start(self.generator, self.discriminator)
         for net in (self.generator, self.discriminator):  # oneDNN and cuDNN are faster this way
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-        def average(averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-            return averaged.lerp(current, 1 - decay_of(int(updates), average_decay))
-
-        self.average = AveragedModel(self.generator, avg_fn=average)
-        self.average.requires_grad_(False)
+        self.average = averaged(self.generator, average_decay)
         rng = torch.Generator().manual_seed(seed)
         shape = (SAMPLE_COLUMNS, 1, image_size, image_size)
         self.register_buffer("fixed_latents", torch.randn(SAMPLE_COLUMNS, latent, generator=rng))
@@ -247,7 +242,7 @@ class MCGAN(lightning.LightningModule):
         """Compares fresh crops, under the conditions of training crops, with real ones."""
         rng = torch.Generator().manual_seed(self.seed)
         malignant = self._monitor.malignant
-        asked = torch.nn.functional.one_hot(malignant, self.conditions.width).float()
+        asked = self.conditions.of_classes(malignant)
         latents = torch.randn(len(asked), self.generator.latent, generator=rng)
         noise = torch.randn(len(asked), *self.fixed_noise.shape[1:], generator=rng)
         crops = [
@@ -263,8 +258,8 @@ class MCGAN(lightning.LightningModule):
         Returns:
             Shape ``(2 * SAMPLE_COLUMNS, 1, image_size, image_size)``, values in ``(-1, 1)``.
         """
-        asked = [self.conditions.vector(malignant=label, attributes={}) for label in (False, True)]
-        condition = torch.stack(asked).repeat_interleave(SAMPLE_COLUMNS, dim=0).to(self.device)
+        labels = torch.arange(2, device=self.device).repeat_interleave(SAMPLE_COLUMNS)
+        condition = self.conditions.of_classes(labels)
         latents, noise = (torch.cat([x, x]) for x in (self.fixed_latents, self.fixed_noise))
         crops: Tensor = self(latents, noise, condition)
         return crops
@@ -318,12 +313,3 @@ class MCGAN(lightning.LightningModule):
         if self.trainer.is_global_zero:
             folder = Path(self.trainer.default_root_dir) / "samples"
             write_sheet(folder / f"epoch_{epoch:04d}.png", self.samples(), SAMPLE_COLUMNS)
-
-
-def decay_of(updates: int, most: float) -> float:
-    """Decay of the average after some updates, from 0.1 up to ``most``.
-
-    >>> decay_of(0, 0.999), decay_of(90, 0.999), decay_of(10**6, 0.999)
-    (0.1, 0.91, 0.999)
-    """
-    return min(most, (1 + updates) / (10 + updates))

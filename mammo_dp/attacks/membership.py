@@ -10,7 +10,6 @@ arXiv 2112.03570, averaged over the crops of a patient, since the patient is wha
 """
 
 import inspect
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,13 @@ from mammo_dp.attacks.scoring import (
     Attack,
     bounds_of,
     require_patients,
+    require_two_groups,
     score,
     statement_about,
+    write_result,
 )
 from mammo_dp.attacks.signals import AttackError, Signals, read_signals, write_signals
-from mammo_dp.runs import close_run, open_run, write_text_atomically
+from mammo_dp.runs import close_run, open_run
 
 LOSS_THRESHOLD = Attack(
     name="loss-threshold",
@@ -74,13 +75,7 @@ def membership(
         resamples: Bootstrap resamples of patients, at least 100.
         seed: Seed of the bootstrap and of the random baseline.
     """
-    if resamples < 100:
-        raise AttackError(f"{resamples=}. Give at least 100, or the interval means nothing.")
-    if member_split == nonmember_split:
-        raise AttackError(
-            f"member_split and nonmember_split are both {member_split!r}. Members and non-members "
-            "must be different patients; choose two splits."
-        )
+    require_two_groups(member_split, nonmember_split, resamples)
     folder = Path(run)
     target = Path(out) if out else folder / "attack_membership"
     record = open_run(
@@ -118,12 +113,8 @@ def membership(
         resamples=resamples,
         seed=seed,
     )
-    result |= {
-        "cohort": manifest.sha256,
-        "member_split": member_split,
-        "nonmember_split": nonmember_split,
-    }
-    write_text_atomically(target / ATTACK, json.dumps(result, indent=2, allow_nan=False) + "\n")
+    result |= {"member_split": member_split, "nonmember_split": nonmember_split}
+    write_result(target / ATTACK, result, manifest)
     close_run(record)
 
 

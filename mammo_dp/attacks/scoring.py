@@ -17,6 +17,7 @@ from classifier.evaluate import Estimate
 from data_prep.manifest import FILE_NAME, CropsManifest, Split, Unit
 from mammo_dp.attacks.audit import LEVEL, Audit, Bounds, audit, exceeds
 from mammo_dp.attacks.signals import AttackError, Signals
+from mammo_dp.runs import write_text_atomically
 
 FPRS = (0.01, 0.001)
 
@@ -87,6 +88,33 @@ def score(
             for name, of in blind.items()
         },
     }
+
+
+def require_two_groups(member_split: Split, nonmember_split: Split, resamples: int) -> None:
+    """Checks the arguments that all membership attacks share.
+
+    Raises:
+        AttackError: For one split in both roles, or too few resamples.
+    """
+    if resamples < 100:
+        raise AttackError(f"{resamples=}. Give at least 100, or the interval means nothing.")
+    if member_split == nonmember_split:
+        raise AttackError(
+            f"member_split and nonmember_split are both {member_split!r}. Members and non-members "
+            "must be different patients; choose two splits."
+        )
+
+
+def write_result(path: Path, result: Mapping[str, Any], manifest: CropsManifest) -> None:
+    """Writes ``attack.json`` in one move.
+
+    Args:
+        path: The file.
+        result: Result of :func:`score`, with whatever else a reader should know.
+        manifest: Crops of members and non-members.
+    """
+    text = json.dumps({**result, "cohort": manifest.sha256}, indent=2, allow_nan=False)
+    write_text_atomically(path, text + "\n")
 
 
 def _measured(found: Audit, bounds: Bounds | None = None) -> dict[str, Any]:

@@ -9,7 +9,6 @@ Source: Chen et al. 2020, arXiv 1909.03935: distance to the nearest sample, cali
 reference; with the patient as unit.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,9 +18,17 @@ from numpy.typing import NDArray
 from data_prep.datamodule import CropsDataset
 from data_prep.duplicates import thumbnail
 from data_prep.manifest import FILE_NAME, CropsManifest, Split
-from mammo_dp.attacks.scoring import Attack, bounds_of, require_patients, score, statement_about
+from mammo_dp.attacks.scoring import (
+    Attack,
+    bounds_of,
+    require_patients,
+    require_two_groups,
+    score,
+    statement_about,
+    write_result,
+)
 from mammo_dp.attacks.signals import AttackError, Signals, read_signals, write_signals
-from mammo_dp.runs import close_run, open_run, write_text_atomically
+from mammo_dp.runs import close_run, open_run
 
 _THREAT = (
     "Released samples only: the adversary holds crops of one person and the synthetic set{}; it "
@@ -76,13 +83,7 @@ def synthetic(
     Raises:
         AttackError: If the attack would not measure what it claims.
     """
-    if resamples < 100:
-        raise AttackError(f"{resamples=}. Give at least 100, or the interval means nothing.")
-    if member_split == nonmember_split:
-        raise AttackError(
-            f"member_split and nonmember_split are both {member_split!r}. Members and non-members "
-            "must be different patients; choose two splits."
-        )
+    require_two_groups(member_split, nonmember_split, resamples)
     privacy = Path(synthetic) / "privacy.json"
     record = open_run(
         out,
@@ -116,13 +117,8 @@ def synthetic(
         resamples=resamples,
         seed=seed,
     )
-    result |= {
-        "cohort": manifest.sha256,
-        "member_split": member_split,
-        "nonmember_split": nonmember_split,
-    }
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    write_text_atomically(record.folder / ATTACK, text)
+    result |= {"member_split": member_split, "nonmember_split": nonmember_split}
+    write_result(record.folder / ATTACK, result, manifest)
     close_run(record)
     area, advantage = result["auc"], result["advantage"]
     print(

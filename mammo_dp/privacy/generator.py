@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from data_prep.datamodule import CropBatch
 from gan.augment import augment, parse_policy
+from gan.averaging import averaged
 from gan.checkpoint import Checkpoint
-from gan.losses import Loss, generator_loss, mode_seeking
-from gan.module import SAMPLE_COLUMNS, decay_of
+from gan.conditions import Conditions
+from gan.losses import Loss, generator_loss, mode_seeking, surprise
+from gan.module import SAMPLE_COLUMNS
 from gan.networks import Discriminator, Generator, Normalisation
 from gan.samples import write_sheet
 from mammo_dp.privacy.budget import PrivacyBudget
@@ -27,6 +27,7 @@ from mammo_dp.privacy.training import DPTraining
 
 MALIGNANT_PRIOR = 0.5  # of generated crops; fixed, so that the classes of a draw stay unknown
 LARGEST = 1_000_000  # parameters; beyond, noise of eps 8 is longer than the signal of 578 patients
+CLASSES = Conditions()  # malignancy alone
 JUDGING, MAKING = 0, 1  # streams of public randomness
 
 
@@ -126,16 +127,11 @@ class DPMCGAN(DPTraining):
         self.generator = Generator(image_size, channels, latent)
         self.discriminator = Discriminator(image_size, channels, normalisation)
         if weights is not None:
-            Checkpoint.read(weights).start([self.generator], self.discriminator)
+            Checkpoint.read(weights).start(self.generator, self.discriminator)
         freeze(self.discriminator, frozen_layers)
         for net in (self.generator, self.discriminator):  # oneDNN and cuDNN are faster this way
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-        def average(averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-            return averaged.lerp(current, 1 - decay_of(int(updates), average_decay))
-
-        self.average = AveragedModel(self.generator, avg_fn=average)
-        self.average.requires_grad_(False)
+        self.average = averaged(self.generator, average_decay)
         self.promise(
             PrivacyBudget(delta=delta, epsilon=target_epsilon),
             clipping_norm=clipping_norm,
@@ -202,8 +198,8 @@ class DPMCGAN(DPTraining):
             seed = int(draw(key, step, VIEWS, row).integers(2**63))
             rng = torch.Generator(device).manual_seed(seed)
             seen.append(augment(crop, self.augmentations, rng))
-        logits = self.discriminator(torch.cat(seen), condition_of(batch.malignant))
-        return self._surprise(logits)
+        logits = self.discriminator(torch.cat(seen), CLASSES.of_classes(batch.malignant))
+        return surprise(logits, self.loss)
 
     def public_gradients(self) -> Mapping[nn.Parameter, Tensor]:
         """Mean gradient of the discriminator's loss on generated crops."""
@@ -211,7 +207,7 @@ class DPMCGAN(DPTraining):
         with torch.no_grad():
             _, condition, fakes = self._fakes(rng)
             seen = augment(fakes, self.augmentations, rng)
-        loss = self._surprise(-self.discriminator(seen, condition)).mean()
+        loss = surprise(-self.discriminator(seen, condition), self.loss).mean()
         trained = [p for p in self.discriminator.parameters() if p.requires_grad]
         return dict(zip(trained, torch.autograd.grad(loss, trained), strict=True))
 
@@ -256,16 +252,8 @@ class DPMCGAN(DPTraining):
         latents = torch.randn(self.fakes, self.generator.latent, generator=rng, device=self.device)
         noise = torch.randn(self.fakes, 1, size, size, generator=rng, device=self.device)
         chance = torch.rand(self.fakes, generator=rng, device=self.device)
-        condition = condition_of(chance < MALIGNANT_PRIOR)
+        condition = CLASSES.of_classes(chance < MALIGNANT_PRIOR)
         return latents, condition, self.generator(latents, noise, condition)
-
-    def _surprise(self, logits: Tensor) -> Tensor:
-        """Row by row, the terms of :func:`gan.losses.discriminator_loss`.
-
-        Args:
-            logits: Of real crops; of generated ones with the sign changed.
-        """
-        return F.relu(1 - logits) if self.loss == "hinge" else F.softplus(-logits)
 
     def _public_rng(self, stream: int) -> torch.Generator:
         """Randomness of this step that holds no secret; the same on all ranks."""
@@ -281,7 +269,7 @@ class DPMCGAN(DPTraining):
         size = self.image_size
         latents = torch.randn(SAMPLE_COLUMNS, self.generator.latent, generator=rng)
         noise = torch.randn(SAMPLE_COLUMNS, 1, size, size, generator=rng)
-        condition = condition_of(torch.arange(2).repeat_interleave(SAMPLE_COLUMNS))
+        condition = CLASSES.of_classes(torch.arange(2).repeat_interleave(SAMPLE_COLUMNS))
         parts = (torch.cat([latents, latents]), torch.cat([noise, noise]), condition)
         folder = Path(self.trainer.default_root_dir) / "samples"
         write_sheet(
@@ -289,16 +277,6 @@ class DPMCGAN(DPTraining):
             self(*(part.to(self.device) for part in parts)),
             SAMPLE_COLUMNS,
         )
-
-
-def condition_of(malignant: Tensor) -> Tensor:
-    """Conditions without attributes, shape ``(B, 2)``, see :mod:`gan.conditions`.
-
-    >>> condition_of(torch.tensor([1, 0]))
-    tensor([[0., 1.],
-            [1., 0.]])
-    """
-    return F.one_hot(malignant.long(), 2).float()
 
 
 def refuse_settings(normalisation: Normalisation, conditions: Sequence[str]) -> None:

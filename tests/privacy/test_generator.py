@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from data_prep.datamodule import CropBatch, CropsDataModule, collate_crops
 from data_prep.manifest import CropsManifest
 from gan.checkpoint import Checkpoint, CheckpointError
-from gan.losses import Loss, discriminator_loss
+from gan.losses import Loss, discriminator_loss, surprise
 from gan.module import MCGAN
 from mammo_dp.privacy import noise
 from mammo_dp.privacy.datamodule import DPCropsDataModule
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.generator import DPMCGAN, condition_of
+from mammo_dp.privacy.generator import CLASSES, DPMCGAN
 from mammo_dp.privacy.gradients.choice import build
 from mammo_dp.privacy.gradients.units import rows
 from tests.privacy.fits import data, quiet, trainer
@@ -172,10 +172,13 @@ def test_how_a_crop_is_distorted_depends_on_key_step_and_itself_only(
 
 @pytest.mark.parametrize("loss", ["hinge", "non-saturating"])
 def test_terms_are_those_of_the_plain_discriminator(loss: Loss) -> None:
-    net = gan(loss=loss)
     real, fake = torch.randn(5), torch.randn(4)
-    terms = net._surprise(real).mean() + net._surprise(-fake).mean()
+    terms = surprise(real, loss).mean() + surprise(-fake, loss).mean()
     assert torch.allclose(terms, discriminator_loss(real, fake, loss))
+    plain = torch.relu if loss == "hinge" else torch.nn.functional.softplus
+    shift = 1 if loss == "hinge" else 0
+    expected = plain(shift - real).mean() + plain(shift + fake).mean()
+    assert torch.allclose(terms, expected)
 
 
 # What is generated.
@@ -305,7 +308,7 @@ def test_a_fit_starts_from_a_spectral_discriminator_and_the_average(
     run.fit(plain, CropsDataModule(str(cohort.folder), image_size=16, augment="none"))
     run.save_checkpoint(tmp_path / "plain.ckpt", weights_only=True)
     net, plain = gan(weights=str(tmp_path / "plain.ckpt")), plain.eval()
-    image, condition = torch.randn(3, 1, 16, 16), condition_of(torch.tensor([0, 1, 1]))
+    image, condition = torch.randn(3, 1, 16, 16), CLASSES.of_classes(torch.tensor([0, 1, 1]))
     judged = plain.discriminator(image, condition)
     assert torch.allclose(net.discriminator(image, condition), judged, atol=1e-5)
     for latent in (torch.randn(3, 4), torch.randn(3, 4)):

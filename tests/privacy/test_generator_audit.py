@@ -21,7 +21,7 @@ from mammo_dp.attacks.lower_bounds import many_run
 from mammo_dp.privacy import noise
 from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.privacy.budget import PrivacyBudget
-from mammo_dp.privacy.generator import DPMCGAN, condition_of
+from mammo_dp.privacy.generator import CLASSES, DPMCGAN
 from mammo_dp.privacy.sampling import draw
 from tests.privacy.fits import data, quiet, trainer
 
@@ -69,7 +69,7 @@ class Trials(Callback):
     @torch.no_grad()
     def on_train_batch_end(self, run: Trainer, net: LightningModule, *_: object) -> None:
         assert isinstance(net, DPMCGAN)
-        asked = condition_of(self.canary.malignant)
+        asked = CLASSES.of_classes(self.canary.malignant)
         self.logits.append(float(net.discriminator(self.canary.image, asked).mean()))
         crops = net._fakes(torch.Generator().manual_seed(0))[-1]
         self.pictures.append(crops.flatten().double().numpy())

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data_prep.datamodule import CropsDataModule
+from data_prep.symmetries import SYMMETRIES, symmetric
 from gan.networks import detail
 
 LOOKED_AT = 256  # crops of each kind, at most
@@ -159,14 +160,10 @@ def _nearest(samples: Tensor, crops: Tensor) -> Tensor:
 
     Patterns are compared without mean and contrast, so that copies with another exposure count.
     """
-    patterns = _standardised(F.adaptive_avg_pool2d(crops, COARSE))
-    best = torch.full((len(samples),), torch.inf)
-    for turns in range(4):
-        for mirrored in (samples, samples.flip(3)):
-            turned = torch.rot90(mirrored, turns, (2, 3))
-            own = _standardised(F.adaptive_avg_pool2d(turned, COARSE))
-            best = torch.minimum(best, torch.cdist(own, patterns).min(1).values)
-    return best
+    grey, known = (F.adaptive_avg_pool2d(images, COARSE) for images in (samples, crops))
+    turned = (_standardised(symmetric(grey, number)) for number in range(SYMMETRIES))
+    patterns = _standardised(known)
+    return torch.stack([torch.cdist(own, patterns).min(1).values for own in turned]).amin(0)
 
 
 def _standardised(grey: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 """Whether synthetic crops lie nearer to the training patients than to patients never seen.
 
 Distances are taken within a class, to whole patients (the nearest of their crops), in the nearest
-of the four mirror images, since generators are trained on mirrored crops.
+of the eight symmetries of the square, since generators are trained on crops turned and mirrored.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from classifier.evaluate import Estimate
 from mammo_dp.fidelity.halves import estimate
 from mammo_dp.fidelity.manifold import squared_distances
-from mammo_dp.fidelity.samples import FidelityError, Images
+from mammo_dp.fidelity.samples import FidelityError
 
 LOW = 0.01  # quantile of the ratio that shows a few copies among many crops
 PERMUTATIONS = 1999
@@ -46,11 +46,6 @@ class Copying:
     patients: tuple[int, int]
 
 
-def mirrors(images: Images) -> tuple[Images, Images, Images, Images]:
-    """The images as they are, left-right, upside down, and both."""
-    return images, images[..., ::-1], images[..., ::-1, :], images[..., ::-1, ::-1]
-
-
 def to_patients(
     synthetic: NDArray[np.float64], views: Sequence[NDArray[np.float64]], patient: NDArray[np.int64]
 ) -> Distances:
@@ -58,7 +53,7 @@ def to_patients(
 
     Args:
         synthetic: Features of the synthetic crops, shape ``(n, d)``.
-        views: Features of the real crops in each mirror image, each of shape ``(m, d)``.
+        views: Features of the real crops under each symmetry, each of shape ``(m, d)``.
         patient: Patient of each real crop, shape ``(m,)``, in ``[0, patients)``.
 
     Returns:

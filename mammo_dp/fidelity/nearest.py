@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mammo_dp.fidelity.copying import Copying, copying, mirrors, to_patients
+from data_prep.symmetries import SYMMETRIES, symmetric
+from mammo_dp.fidelity.copying import Copying, copying, to_patients
 from mammo_dp.fidelity.manifold import squared_distances
 from mammo_dp.fidelity.samples import Images, Rows, Samples
 
@@ -19,10 +20,10 @@ _PIXELS = 32  # edge in pixel space: copies with grain or small shifts stay near
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gallery:
-    """Real crops in one space, in their four mirror images.
+    """Real crops in one space, under the eight symmetries of the square.
 
     Attributes:
-        views: Features of each mirror image, each of shape ``(m, d)``.
+        views: Features under each symmetry, each of shape ``(m, d)``, as they are first.
         malignant: Shape ``(m,)``.
         patient: Position of each crop's patient, shape ``(m,)``.
         is_training: Which patients are training patients, shape ``(patients,)``.
@@ -41,7 +42,7 @@ def gallery(training: Samples, held_out: Samples, space: Space) -> Gallery:
         np.concatenate([training.patient, held_out.patient]), return_inverse=True
     )
     return Gallery(
-        views=tuple(space(view) for view in mirrors(images)),
+        views=tuple(space(symmetric(images, number)) for number in range(SYMMETRIES)),
         malignant=np.concatenate([training.malignant, held_out.malignant]),
         patient=patient,
         is_training=np.isin(ids, training.patient),
@@ -88,7 +89,7 @@ def nearest_training_crop(
         real: Training and held-out crops.
 
     Returns:
-        Row in the gallery, number of the mirror image and distance, each of shape ``(n,)``.
+        Row in the gallery, number of the symmetry and distance, each of shape ``(n,)``.
     """
     rows = np.flatnonzero(real.is_training[real.patient] & (real.malignant == malignant))
     squares = np.stack([squared_distances(features, view[rows]) for view in real.views])

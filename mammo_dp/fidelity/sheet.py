@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from mammo_dp.fidelity.copying import mirrors
+from data_prep.symmetries import symmetric
 from mammo_dp.fidelity.nearest import Gallery, nearest_training_crop
 from mammo_dp.fidelity.samples import Images, Samples
 
@@ -24,7 +24,7 @@ def draw_sheet(
     *,
     title: str,
 ) -> None:
-    """Draws pairs, synthetic left and its nearest training crop right, mirrored to match.
+    """Draws pairs, synthetic left and its nearest training crop right, turned to match.
 
     For each class one line holds the pairs that are nearest of all, where copies would show, and
     one holds pairs spread evenly over the order of distances, which no eye has chosen.
@@ -37,16 +37,16 @@ def draw_sheet(
         real: Training and held-out crops.
         title: Name of the source.
     """
-    turned = mirrors(real_images)
     lines, names = [], []
     for label, name in enumerate(("benign", "malignant")):
         own = np.flatnonzero(synthetic.malignant == label)
-        rows, mirror, distance = nearest_training_crop(features[own], label, real)
+        rows, number, distance = nearest_training_crop(features[own], label, real)
         order = np.argsort(distance, kind="stable")
         spread = np.linspace(0, len(order) - 1, min(PAIRS, len(order))).round().astype(int)
         for chosen, what in ((order[:PAIRS], "nearest"), (order[spread], "evenly spread")):
             pairs = [
-                np.hstack([synthetic.images[own[i]], turned[mirror[i]][rows[i]]]) for i in chosen
+                np.hstack([synthetic.images[own[i]], symmetric(real_images[rows[i]], number[i])])
+                for i in chosen
             ]
             lines.append(np.hstack([np.pad(pair, _GAP, constant_values=1.0) for pair in pairs]))
             names.append(f"{name}\n{what}")

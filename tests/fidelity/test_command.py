@@ -9,6 +9,7 @@ from PIL import Image
 
 from data_prep.manifest import Crop, CropsManifest, save_crop_image
 from data_prep.phantoms import phantom_stream
+from data_prep.symmetries import symmetric
 from mammo_dp.fidelity.measures import IN_FEATURES
 from mammo_dp.main import main
 
@@ -38,11 +39,11 @@ def write_phantoms(folder: Path, *, per_class: int, seed: int, origin: str, size
 
 
 def write_copies(real: Path, folder: Path) -> None:
-    """Training crops of a cohort, mirrored and with grain, as a generator that memorised them."""
+    """Training crops of a cohort, turned and with grain, as a generator that memorised them."""
     manifest, rng = CropsManifest.read(real), np.random.default_rng(0)
     rows = []
     for row in manifest.rows("train"):
-        pixels = manifest.image(row)[:, ::-1] + rng.normal(0, 1000, (32, 32))
+        pixels = symmetric(manifest.image(row), 5) + rng.normal(0, 1000, (32, 32))
         file = f"images/{row}.png"
         digest = save_crop_image(folder / file, pixels.clip(0, 65535).astype(np.uint16))
         crop = manifest.crops[row]

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from data_prep.phantoms import phantom_stream
-from mammo_dp.fidelity.copying import Copying, copying, mirrors, to_patients
+from data_prep.symmetries import SYMMETRIES, symmetric
+from mammo_dp.fidelity.copying import Copying, copying, to_patients
 from mammo_dp.fidelity.nearest import Gallery, copying_of, gallery, nearest_training_crop, pixels
 from mammo_dp.fidelity.samples import FidelityError, Samples
 
@@ -67,7 +68,7 @@ def test_too_few_patients_are_refused() -> None:
         tried(0, 0.0, training=20, held_out=3)
 
 
-def test_distances_to_patients_agree_with_loops_over_mirrors_and_crops() -> None:
+def test_distances_to_patients_agree_with_loops_over_symmetries_and_crops() -> None:
     rng = np.random.default_rng(1)
     made, views = rng.standard_normal((4, 3)), list(rng.standard_normal((2, 5, 3)))
     patient = np.array([0, 2, 2, 0, 3])
@@ -98,27 +99,28 @@ def real() -> tuple[Samples, Gallery]:
     return training, gallery(training, held_out, pixels)
 
 
-def test_mirrored_noisy_training_crops_are_flagged_and_fresh_phantoms_are_not(
+def test_turned_noisy_training_crops_are_flagged_and_fresh_phantoms_are_not(
     real: tuple[Samples, Gallery],
 ) -> None:
     training, shown = real
     noise = 0.03 * np.random.default_rng(0).standard_normal(training.images.shape)
-    copied = training.images[..., ::-1] + noise.astype(np.float32)
+    copied = np.stack([symmetric(one, i % SYMMETRIES) for i, one in enumerate(training.images)])
     fresh = phantoms(40, 2)
-    flagged = copying_of(pixels(copied), training.malignant, shown, draws=20, seed=0)
+    flagged = copying_of(pixels(copied + noise), training.malignant, shown, draws=20, seed=0)
     clear = copying_of(pixels(fresh.images), fresh.malignant, shown, draws=20, seed=0)
     assert flagged["all"].p_value <= 0.001
     assert clear["all"].p_value > 0.01
     assert flagged["benign"].crops + flagged["malignant"].crops == flagged["all"].crops == 72
 
 
-def test_the_nearest_training_crop_of_a_mirrored_copy_is_its_original(
-    real: tuple[Samples, Gallery],
+@pytest.mark.parametrize("number", range(SYMMETRIES))
+def test_the_nearest_training_crop_of_a_turned_copy_is_its_original(
+    number: int, real: tuple[Samples, Gallery]
 ) -> None:
     training, shown = real
     own = np.flatnonzero(training.malignant == 1)
-    copied = mirrors(training.images[own])[3]
-    rows, mirror, distance = nearest_training_crop(pixels(copied), 1, shown)
+    copied = symmetric(training.images[own], number)
+    rows, found, distance = nearest_training_crop(pixels(copied), 1, shown)
     assert np.array_equal(rows, own)
-    assert set(mirror.tolist()) == {3}
+    assert set(found.tolist()) == {number}
     assert distance == pytest.approx(0, abs=1e-5)

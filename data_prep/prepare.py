@@ -8,17 +8,13 @@ Every function gives the same files when it runs again, so an interrupted one is
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from data_prep.crop_set import CropSet, print_counts, read_8_bit, watched
-from data_prep.cropping import GreyRange, crop_side, crop_square, grey_range, to_16_bit
-from data_prep.errors import ArchiveError, GeometryRejected, ManifestError, RecordRejected
+from data_prep.cutting import Cutter, Cutting
+from data_prep.errors import ManifestError, RecordRejected
 from data_prep.manifest import CropRule, CropsManifest, Split
 from data_prep.phantom_parameters import PhantomParameters
 from data_prep.readers.cbis_ddsm import CbisDdsm
 from data_prep.readers.crop_folder import read_crop_folder
-from data_prep.readers.lesion import Lesion, Record
 from data_prep.readers.synthetic_folder import LabelRule, read_synthetic_folder
 from data_prep.splits import refine_split
 
@@ -55,11 +51,9 @@ def cbis_ddsm(
         strict: Stop at the first record that cannot become a crop, instead of listing it.
     """
     source = Path(root)
-    if size < 8 or margin_mm < 0 or minimum_mm < 0 or (spacing_mm is not None and spacing_mm <= 0):
-        raise ValueError(
-            f"{size=}, {margin_mm=}, {minimum_mm=}, {spacing_mm=}. Give a size of 8 or more, "
-            "lengths of 0 or more and a spacing above 0."
-        )
+    cutter = Cutter(
+        Cutting(size=size, margin_mm=margin_mm, minimum_mm=minimum_mm, spacing_mm=spacing_mm)
+    )
     phantom = (source / PHANTOM_MARK).is_file()
     archive = CbisDdsm(source, watch=lambda paths: watched(paths, "Reading headers"))
     splits = {  # before any pixel is read, so that a bad fraction costs nothing
@@ -67,11 +61,10 @@ def cbis_ddsm(
         for r in archive.records
     }
     origin = origin or ("phantom-archive" if phantom else "cbis-ddsm")
-    cutter = _Cutter(size, margin_mm, minimum_mm, spacing_mm)
     crops = CropSet(Path(out), strict=strict)
     for record in watched(archive.records, "Cutting masses"):
         try:
-            pixels, crop_spacing = cutter.cut(record, archive.lesion(record))
+            pixels, crop_spacing = cutter.cut(archive.lesion(record), record.where)
         except RecordRejected as error:
             crops.reject(record.key, error)
             continue
@@ -225,49 +218,3 @@ def phantom_archive(
     from data_prep.phantom_archive import write_phantom_archive
 
     write_phantom_archive(Path(out), patients=patients, image_size=(height, width), seed=seed)
-
-
-class _Cutter:
-    """Cuts lesions; holds the grey range of the image at hand and the unit of the set."""
-
-    def __init__(
-        self, size: int, margin_mm: float, minimum_mm: float, spacing_mm: float | None
-    ) -> None:
-        self._size = size
-        self._spacing_mm = spacing_mm
-        self._margin_mm = margin_mm
-        self._minimum_mm = minimum_mm
-        self._unit: tuple[bool, str] | None = None
-        self._last: tuple[object, GreyRange] | None = None
-
-    def cut(self, record: Record, lesion: Lesion) -> tuple[NDArray[np.uint16], float | None]:
-        """Returns the crop and its millimetres per pixel."""
-        mammogram = lesion.mammogram
-        mm = mammogram.spacing_mm or self._spacing_mm
-        unit = self._unit = self._unit or (mm is not None, record.where)
-        if unit[0] != (mm is not None):
-            raise ArchiveError(
-                f"{record.where} and {unit[1]}: only one of the mammograms states its pixel "
-                "spacing, so margins would have two units. Give --spacing_mm."
-            )
-        try:
-            if self._last is None or self._last[0] is not mammogram:
-                self._last = (mammogram, grey_range(mammogram.pixels))
-            grey = self._last[1]
-            crop = crop_square(
-                mammogram.pixels,
-                lesion.box,
-                margin_mm=self._margin_mm,
-                minimum_mm=self._minimum_mm,
-                mm_per_px=mm,
-                size=self._size,
-                background=grey.background,
-            )
-        except GeometryRejected as error:
-            raise GeometryRejected(
-                error.reason, f"{record.where}: {error}. Correct the mask, or leave the row out."
-            ) from error
-        side = crop_side(
-            lesion.box, margin_mm=self._margin_mm, minimum_mm=self._minimum_mm, mm_per_px=mm
-        )
-        return to_16_bit(crop, grey), None if mm is None else round(mm * side / self._size, 6)

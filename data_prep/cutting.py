@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How crops are cut out of mammograms: the settings, and what applies them to lesion after lesion.
+
+Whoever scores new mammograms cuts with the settings of the training crops, by the same code.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.cropping import GreyRange, crop_side, crop_square, grey_range, to_16_bit
+from data_prep.errors import ArchiveError, DataError, GeometryRejected
+from data_prep.readers.lesion import Lesion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cutting:
+    """Settings of crops that are centred on their mass.
+
+    Attributes:
+        size: Edge of a crop, in pixels, ``>= 8``.
+        margin_mm: Tissue kept on each side of the mass, in millimetres, ``>= 0``.
+        minimum_mm: Smallest edge of the window that is cut, in millimetres, ``>= 0``.
+        spacing_mm: Millimetres per pixel of mammograms whose headers do not say so, ``> 0``.
+            Without any, 60 px stand for 3 mm.
+    """
+
+    size: int = 128
+    margin_mm: float = 3.0
+    minimum_mm: float = 6.4
+    spacing_mm: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what cuts nothing.
+
+        Raises:
+            DataError: For a value outside its range.
+        """
+        if (
+            self.size < 8
+            or self.margin_mm < 0
+            or self.minimum_mm < 0
+            or (self.spacing_mm is not None and self.spacing_mm <= 0)
+        ):
+            raise DataError(
+                f"{self.size=}, {self.margin_mm=}, {self.minimum_mm=}, {self.spacing_mm=}. Give a "
+                "size of 8 or more, lengths of 0 or more and a spacing above 0."
+            )
+
+
+class Cutter:
+    """Cuts lesions; holds the grey range of the image at hand and the unit of the set.
+
+    Args:
+        cutting: Settings.
+    """
+
+    def __init__(self, cutting: Cutting) -> None:
+        self.cutting = cutting
+        self._unit: tuple[bool, str] | None = None
+        self._last: tuple[object, GreyRange] | None = None
+
+    def cut(self, lesion: Lesion, where: str) -> tuple[NDArray[np.uint16], float | None]:
+        """Cuts one lesion out.
+
+        Args:
+            lesion: The lesion; those of one image share the mammogram object.
+            where: Start of every message.
+
+        Returns:
+            Crop, shape ``(size, size)``, and its millimetres per pixel, if known.
+
+        Raises:
+            GeometryRejected: If the lesion cannot be cut out.
+            ArchiveError: If only some of the mammograms state their pixel spacing.
+        """
+        mammogram, cutting = lesion.mammogram, self.cutting
+        mm = mammogram.spacing_mm or cutting.spacing_mm
+        unit = self._unit = self._unit or (mm is not None, where)
+        if unit[0] != (mm is not None):
+            raise ArchiveError(
+                f"{where} and {unit[1]}: only one of the mammograms states its pixel "
+                "spacing, so margins would have two units. Give --spacing_mm."
+            )
+        lengths = {"margin_mm": cutting.margin_mm, "minimum_mm": cutting.minimum_mm}
+        try:
+            if self._last is None or self._last[0] is not mammogram:
+                self._last = (mammogram, grey_range(mammogram.pixels))
+            grey = self._last[1]
+            crop = crop_square(
+                mammogram.pixels,
+                lesion.box,
+                **lengths,
+                mm_per_px=mm,
+                size=cutting.size,
+                background=grey.background,
+            )
+        except GeometryRejected as error:
+            raise GeometryRejected(
+                error.reason, f"{where}: {error}. Correct the outline, or leave the row out."
+            ) from error
+        side = crop_side(lesion.box, **lengths, mm_per_px=mm)
+        return to_16_bit(crop, grey), None if mm is None else round(mm * side / cutting.size, 6)

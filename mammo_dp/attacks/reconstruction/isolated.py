@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A malicious server that isolates each target: rungs 3 and 4 of the ladder.
+
+Threat model: the server chooses model, loss and weights, sends the same ones in every round and
+sees every noisy update. Its first layer averages an image down to a resolution that it chose in
+advance, its second has rows that answer to one target and to nobody else. It knows in which rounds
+the target took part, and the norm of what the target sends, which the clip takes out. Clipping and
+noise are the client's. Without a prior it knows nothing about mammograms (rung 3); with one it
+holds images of others (rung 4). Several crops or views of a patient would only blur the target, so
+each has one.
+
+Source: Ziller, Riess et al. 2024, arXiv 2402.12861, with several rounds, centring and the prior
+derived in this project.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from data_prep.datamodule import CropBatch
+from mammo_dp.attacks.reconstruction.engine import mean_update
+from mammo_dp.attacks.reconstruction.prior import GaussianPrior, Vectors
+from mammo_dp.attacks.reconstruction.quality import Images, Quality, ncc
+from mammo_dp.attacks.signals import AttackError
+from mammo_dp.privacy.sampling import draw
+
+Attacker = Literal["from_scratch", "centred", "prior"]
+Blind = Literal["blank", "mean", "nearest"]
+ATTACKERS: Mapping[Attacker, str] = {
+    "from_scratch": "no prior: what was seen, unbiased; follows the closed forms",
+    "centred": "no prior: grey mean taken out by the server, shrunk to the least error",
+    "prior": "Gaussian prior from images of others: posterior mean",
+}
+BLIND: Mapping[Blind, str] = {
+    "blank": "a black image",
+    "mean": "mean of the reference images, the best guess of the prior before any update",
+    "nearest": "reference image that correlates most with the original, chosen with the original",
+}
+_LOUD = 1e3  # scale of the first layer: every gradient is far above the clipping norm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOut:
+    """What the server saw of each target, rescaled; private data.
+
+    Attributes:
+        seen: Image that went through the first layer, plus noise, shape ``(targets, pixels)``.
+        noise: Variance of the noise of each pixel, shape ``(targets,)``: ``sigma^2 ||x||^2 / K``.
+    """
+
+    seen: Vectors
+    noise: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observations:
+    """Read-outs of the servers, at one resolution and one noise; private data.
+
+    Attributes:
+        resolution: Edge of the images, in pixels.
+        noise_multiplier: Standard deviation of the noise / clipping norm, >= 0.
+        rounds: Observations of each target, > 0.
+        plain: Of a server that sends images through as they are.
+        centred: Of one that takes out the mean of each image.
+        offset: Of one that takes out the mean of the prior; none without a prior.
+    """
+
+    resolution: int
+    noise_multiplier: float
+    rounds: int
+    plain: ReadOut
+    centred: ReadOut
+    offset: ReadOut | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guess:
+    """Reconstructions of one attacker, one per target.
+
+    Attributes:
+        images: Shape ``(targets, edge, edge)``, any range: unbiased ones leave ``[0, 1]``.
+        quality: Against the originals at the same resolution.
+    """
+
+    images: Images
+    quality: Quality
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconstruction:
+    """Attackers at one resolution and one noise, beside guesses that saw no update.
+
+    Attributes:
+        resolution: Edge of the images, in pixels.
+        noise_multiplier: Standard deviation of the noise / clipping norm, >= 0.
+        rounds: Observations of each target.
+        originals: Shape ``(targets, edge, edge)``, in ``[0, 1]``.
+        attacks: By attacker; ``prior`` only with one.
+        blind: By guess; ``mean`` and ``nearest`` only with reference images.
+    """
+
+    resolution: int
+    noise_multiplier: float
+    rounds: int
+    originals: Images
+    attacks: Mapping[Attacker, Guess]
+    blind: Mapping[Blind, Guess]
+
+
+def reconstruct(
+    images: Images,
+    *,
+    noise_multiplier: float,
+    rounds: int,
+    resolution: int,
+    reference: Images | None = None,
+    key: int,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Reconstruction:
+    """Attacks images with every attacker: :func:`observe`, then :func:`score`.
+
+    Args:
+        images: One image per patient, shape ``(targets, edge, edge)``, in ``[0, 1]``.
+        noise_multiplier: Standard deviation of the noise / clipping norm, >= 0; 0 is no noise.
+        rounds: Rounds in which each target took part, > 0; ``round(q T)`` for a server that
+            recognises every step of the target.
+        resolution: Edge that the server averages images down to, in pixels; divides ``edge``.
+        reference: Images of nobody under attack that the prior is fitted on and blind guesses are
+            taken from, shape ``(references, edge, edge)``, in ``[0, 1]``; none for no prior.
+        key: 128 bits of the clients' noise, see :func:`mammo_dp.privacy.sampling.new_key`.
+        resamples: Bootstrap resamples of patients.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        AttackError: If the images cannot be averaged down to the resolution.
+    """
+    known = None if reference is None else pooled(reference, resolution)
+    prior = None if known is None else GaussianPrior.fit(known)
+    seen = observe(
+        images,
+        noise_multiplier=noise_multiplier,
+        rounds=rounds,
+        resolution=resolution,
+        prior=prior,
+        key=key,
+    )
+    return score(
+        seen,
+        pooled(images, resolution),
+        prior=prior,
+        reference=known,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def pooled(images: NDArray[np.float64], resolution: int) -> Images:
+    """Images averaged down to a resolution, as the server's first layer does.
+
+    Raises:
+        AttackError: If the resolution does not divide the edge.
+    """
+    edge = images.shape[-1]
+    if resolution < 2 or edge % resolution:
+        raise AttackError(
+            f"resolution={resolution}: images of {edge} px cannot be averaged to it. Give a "
+            f"divisor of {edge}, at least 2."
+        )
+    side = edge // resolution
+    blocks = images.reshape(len(images), resolution, side, resolution, side)
+    return np.asarray(blocks.mean(axis=(2, 4)), np.float64)
+
+
+def observe(
+    images: Images,
+    *,
+    noise_multiplier: float,
+    rounds: int,
+    resolution: int,
+    prior: GaussianPrior | None = None,
+    rows: int = 1,
+    clipping_norm: float = 1.0,
+    key: int,
+) -> Observations:
+    """Sends malicious models to clients and reads the targets out of the noisy updates.
+
+    Args:
+        images: One image per patient, shape ``(targets, edge, edge)``, in ``[0, 1]``.
+        noise_multiplier: Standard deviation of the noise / clipping norm, >= 0.
+        rounds: Rounds in which each target took part, > 0.
+        resolution: Edge that the server averages images down to, in pixels.
+        prior: Its mean is taken out by one of the servers; none for no such server.
+        rows: Rows of the malicious layer per target, > 0; the noise of their mean is the same for
+            any number.
+        clipping_norm: Largest L2 norm of one patient's gradient, > 0; changes nothing either.
+        key: 128 bits of the clients' noise.
+
+    Raises:
+        AttackError: If the images cannot be averaged down to the resolution.
+    """
+    nothing = np.zeros((len(images), resolution**2))
+    small = pooled(images, resolution).reshape(nothing.shape)
+    grey = np.broadcast_to(small.mean(axis=1, keepdims=True), small.shape)
+    servers: dict[str, Vectors] = {"plain": nothing, "centred": grey}
+    if prior is not None:
+        servers["offset"] = np.broadcast_to(prior.mean, small.shape)
+
+    def read(name: str, taken_out: Vectors) -> ReadOut:
+        layer = _FirstLayer(
+            resolution, name == "centred", torch.tensor(taken_out[0], dtype=torch.float32)
+        )
+        net = IsolatingNet(layer, targets=len(images), rows=rows)
+        update = mean_update(
+            net,
+            net.losses,
+            _batch(images),
+            noise_multiplier=noise_multiplier,
+            steps=rounds if noise_multiplier > 0 else 1,  # without noise all rounds are alike
+            clipping_norm=clipping_norm,
+            key=_subkey(key, name, resolution),
+        )["rows.weight"]
+        per_row = update.double().numpy().reshape(len(images), rows, -1).mean(axis=1)
+        norms = np.sqrt(rows) * _LOUD * np.linalg.norm(small - taken_out, axis=1)
+        scale = np.maximum(1.0, norms / clipping_norm) / _LOUD
+        return ReadOut(
+            seen=per_row * scale[:, None],
+            noise=(noise_multiplier * clipping_norm * scale) ** 2 / (rows * rounds),
+        )
+
+    read_outs = {name: read(name, taken_out) for name, taken_out in servers.items()}
+    return Observations(
+        resolution=resolution, noise_multiplier=noise_multiplier, rounds=rounds, **read_outs
+    )
+
+
+def score(
+    seen: Observations,
+    originals: Images,
+    *,
+    prior: GaussianPrior | None = None,
+    reference: Images | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Reconstruction:
+    """Turns read-outs into images and compares them with the originals; runs no model.
+
+    Args:
+        seen: What the servers saw.
+        originals: At the resolution of the read-outs, in ``[0, 1]``.
+        prior: The one whose mean was taken out; used if the read-out is there.
+        reference: Images for blind guesses, at the same resolution.
+        resamples: Bootstrap resamples of patients.
+        seed: Seed of the bootstrap.
+    """
+
+    def guess(images: NDArray[np.float64]) -> Guess:
+        shown = np.broadcast_to(images.reshape(-1, *originals.shape[1:]), originals.shape)
+        quality = Quality.of(originals, shown, resamples=resamples, seed=seed)
+        return Guess(images=shown, quality=quality)
+
+    shrink = 1 / (1 + seen.resolution**2 * seen.noise_multiplier**2 / seen.rounds)
+    attacks: dict[Attacker, Guess] = {
+        "from_scratch": guess(seen.plain.seen),
+        "centred": guess(0.5 + shrink * seen.centred.seen),
+    }
+    if prior is not None and seen.offset is not None:
+        attacks["prior"] = guess(
+            prior.most_likely(prior.mean + seen.offset.seen, seen.offset.noise)
+        )
+    blind: dict[Blind, Guess] = {"blank": guess(np.zeros_like(originals[:1]))}
+    if reference is not None:
+        blind["mean"] = guess(reference.mean(axis=0))
+        blind["nearest"] = guess(reference[_nearest(originals, reference)])
+    return Reconstruction(
+        resolution=seen.resolution,
+        noise_multiplier=seen.noise_multiplier,
+        rounds=seen.rounds,
+        originals=originals,
+        attacks=attacks,
+        blind=blind,
+    )
+
+
+class _FirstLayer(nn.Module):
+    """Averages images down and takes out what the server does not want to pay for."""
+
+    def __init__(self, resolution: int, centre: bool, offset: Tensor) -> None:
+        super().__init__()
+        self.resolution, self.centre = resolution, centre
+        self.register_buffer("offset", torch.zeros_like(offset) if centre else offset)
+
+    def forward(self, image: Tensor) -> Tensor:
+        grey = (image + 1) / 2  # crops come in [-1, 1]
+        small = nn.functional.avg_pool2d(grey, image.shape[-1] // self.resolution).flatten(1)
+        if self.centre:
+            small = small - small.mean(dim=1, keepdim=True)
+        offset = self.get_buffer("offset")
+        return _LOUD * (small - offset)
+
+
+class IsolatingNet(nn.Module):
+    """A model whose gradient is the image of each target, on rows of its own.
+
+    Args:
+        first: Layer without weights that images pass first.
+        targets: Patients that are told apart.
+        rows: Rows that answer to one target.
+    """
+
+    def __init__(self, first: _FirstLayer, *, targets: int, rows: int) -> None:
+        super().__init__()
+        self.first = first
+        self.targets = targets
+        self.rows = nn.Linear(first.resolution**2, targets * rows, bias=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Answers of each target's rows, added up, shape ``(B, targets)``."""
+        answers: Tensor = self.rows(self.first(image))
+        return answers.unflatten(1, (self.targets, -1)).sum(dim=2)
+
+    def losses(self, batch: CropBatch) -> Tensor:
+        """The answer to the target of each row."""
+        answers: Tensor = self(batch.image)
+        return answers.gather(1, batch.unit[:, None]).squeeze(1)
+
+
+def _batch(images: Images) -> CropBatch:
+    rows = torch.arange(len(images))
+    pixels = torch.from_numpy(images).float()[:, None] * 2 - 1
+    return CropBatch(pixels, torch.zeros_like(rows), rows, rows)
+
+
+def _subkey(key: int, name: str, resolution: int) -> int:
+    """A key of its own for each server and resolution."""
+    stream = draw(key, resolution, *name.encode())
+    return int.from_bytes(stream.bytes(16), "little")
+
+
+def _nearest(originals: Images, reference: Images) -> NDArray[np.int64]:
+    def best(one: Images) -> int:
+        return int(ncc(np.broadcast_to(one, reference.shape), reference).argmax())
+
+    return np.array([best(one) for one in originals])

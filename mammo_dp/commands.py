@@ -104,10 +104,11 @@ def _functions(command: str) -> Function | dict[str, Any]:
 
             return fidelity
         case "attack":
-            from mammo_dp.attacks.membership import membership
+            from mammo_dp.attacks.bounds.command import bounds
+            from mammo_dp.attacks.membership.command import membership
             from mammo_dp.attacks.synthetic import synthetic
 
-            return {"membership": membership, "synthetic": synthetic}
+            return {"bounds": bounds, "membership": membership, "synthetic": synthetic}
         case "privacy":
             from mammo_dp.privacy import calculator, review
 

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from classifier.evaluate import Estimate
 from data_prep.manifest import FILE_NAME, CropsManifest, Split, Unit
 from mammo_dp.attacks.audit import LEVEL, Audit, Bounds, audit, exceeds
-from mammo_dp.attacks.signals import AttackError, Signals
+from mammo_dp.attacks.signals import AttackError, Combine, Signals
 from mammo_dp.runs import write_text_atomically
 
 FPRS = (0.01, 0.001)
+SCHEMA = 2  # 1 held one attack, and no value per crop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,67 +29,183 @@ class Attack:
     """What kind of attack a signal belongs to.
 
     Attributes:
-        name: For tables.
+        name: For tables; also the column of its signals, see :class:`Signals`.
         threat_model: What the adversary sees, controls and knows, in a sentence.
         score: What the score of a unit is; high means member.
+        combine: How the crops of a patient become one score: the mean of a quantity, or the sum of
+            log-likelihood ratios.
     """
 
     name: str
     threat_model: str
     score: str
+    combine: Combine = "mean"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one attack achieved.
+
+    Attributes:
+        attack: Which attack.
+        found: Rates with intervals, per unit of the statement.
+        per_crop: The same signals with each crop on its own, for comparison; only its values mean
+            something, since crops of one patient are not independent.
+        exceeds_bound: Whether the scores refute the bound; all attacks on a release share the
+            error.
+    """
+
+    attack: Attack
+    found: Audit
+    per_crop: Audit
+    exceeds_bound: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What several attacks on one release achieved, beside what its statement allows.
+
+    Attributes:
+        unit: Unit of the statement.
+        bounds: What the statement allows.
+        resamples: Bootstrap resamples behind the intervals of areas.
+        outcomes: One per attack, at least one.
+        blind: Baselines that ask the release nothing, through the same code: a random score, and
+            the share of malignant crops. Where the second succeeds, members and non-members
+            differ in the labels, and an attack's area is no evidence of a leak.
+    """
+
+    unit: Unit
+    bounds: Bounds
+    resamples: int
+    outcomes: tuple[Outcome, ...]
+    blind: Mapping[str, Audit]
+
+    @property
+    def strongest(self) -> Outcome:
+        """The attack with the largest area under its curve."""
+        return max(self.outcomes, key=lambda outcome: outcome.found.auc.value)
+
+    @property
+    def exceeds_bound(self) -> bool:
+        """Whether any attack refutes the bound."""
+        return any(outcome.exceeds_bound for outcome in self.outcomes)
+
+    def lines(self) -> list[str]:
+        """One line per attack, for the screen."""
+        shown = []
+        for outcome in self.outcomes:
+            area, best = outcome.found.auc, outcome.found.advantage
+            shown.append(
+                f"{outcome.attack.name}: AUC {area.value:.3f} [{area.low:.3f}, {area.high:.3f}], "
+                f"advantage {best.value:.3f} (bound {self.bounds.advantage:.3f}), per {self.unit}, "
+                f"{outcome.found.members} members, {outcome.found.nonmembers} others"
+                + ("; EXCEEDS THE BOUND" if outcome.exceeds_bound else "")
+            )
+        return shown
+
+    def as_json(self) -> dict[str, Any]:
+        """Content of ``attack.json``: what all attacks share once, then each by name."""
+        first, bounds = self.outcomes[0].found, self.bounds
+        return {
+            "schema": SCHEMA,
+            "unit": self.unit,
+            "members": first.members,
+            "nonmembers": first.nonmembers,
+            "level": LEVEL,
+            "level_of_each_test": _shared_level(len(self.outcomes)),
+            "resamples": self.resamples,
+            "bound_from": {
+                "epsilon": "infinity" if math.isinf(bounds.epsilon) else bounds.epsilon,
+                "delta": bounds.delta,
+                "unit": self.unit,
+            },
+            "strongest": self.strongest.attack.name,
+            "exceeds_bound": self.exceeds_bound,
+            "attacks": {
+                outcome.attack.name: {
+                    "threat_model": outcome.attack.threat_model,
+                    "score": outcome.attack.score,
+                    "combine": outcome.attack.combine,
+                    **_measured(outcome.found, bounds),
+                    "per_crop": _values(outcome.per_crop),
+                    "exceeds_bound": outcome.exceeds_bound,
+                }
+                for outcome in self.outcomes
+            },
+            "blind": {name: _measured(found) for name, found in self.blind.items()},
+        }
 
 
 def score(
     signals: Signals,
-    attack: Attack,
+    attacks: Sequence[Attack],
     *,
     unit: Unit,
     bounds: Bounds,
     resamples: int = 2000,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Signals into the content of ``attack.json``; runs no model.
+) -> Result:
+    """Scores the saved signals of attacks on one release; runs no model.
 
-    The blind baselines pass through the same code: a random score, and the share of malignant
-    crops, which asks nothing. Where the second succeeds, members and non-members differ
-    in the labels, and the attack's area is no evidence of a leak.
+    The more attacks are tried, the more is needed to call one a finding: together they err with
+    probability ``1 - LEVEL``.
 
     Args:
-        signals: One per crop.
-        attack: What they are.
+        signals: One column per attack, one entry per crop.
+        attacks: At least one, each with its column.
         unit: Unit of the statement.
         bounds: What the statement allows.
         resamples: Bootstrap resamples.
         seed: Seed of the bootstrap and of the random baseline.
+
+    Raises:
+        AttackError: If an attack has no signals.
     """
-    members, nonmembers = signals.scores(signals.signal, unit)
-    found = audit(members, nonmembers, fprs=FPRS, resamples=resamples, seed=seed)
-    random = np.random.default_rng(seed).standard_normal(len(signals.row))
-    blind = {"random": random, "label-only": signals.malignant}
-    return {
-        "schema": 1,
-        "attack": attack.name,
-        "threat_model": attack.threat_model,
-        "score": attack.score,
-        "unit": unit,
-        "members": found.members,
-        "nonmembers": found.nonmembers,
-        "level": LEVEL,
-        "resamples": resamples,
-        "bound_from": {
-            "epsilon": "infinity" if math.isinf(bounds.epsilon) else bounds.epsilon,
-            "delta": bounds.delta,
-            "unit": unit,
-        },
-        **_measured(found, bounds),
-        "exceeds_bound": exceeds(members, nonmembers, bounds, fprs=FPRS),
-        "blind": {
-            name: _measured(
-                audit(*signals.scores(of, unit), fprs=FPRS, resamples=resamples, seed=seed)
+    level = _shared_level(len(attacks))
+
+    def found(of: NDArray[Any], unit: Unit, combine: Combine = "mean", draws: int = 0) -> Audit:
+        groups = signals.scores(of, unit, combine)
+        return audit(*groups, fprs=FPRS, resamples=draws or resamples, seed=seed)
+
+    outcomes = []
+    for attack in attacks:
+        of = signals.of(attack.name)
+        groups = signals.scores(of, unit, attack.combine)
+        outcomes.append(
+            Outcome(
+                attack=attack,
+                found=found(of, unit, attack.combine),
+                per_crop=found(of, "crop", draws=1),
+                exceeds_bound=exceeds(*groups, bounds, fprs=FPRS, level=level),
             )
-            for name, of in blind.items()
-        },
-    }
+        )
+    random = np.random.default_rng(seed).standard_normal(len(signals.row))
+    return Result(
+        unit=unit,
+        bounds=bounds,
+        resamples=resamples,
+        outcomes=tuple(outcomes),
+        blind={"random": found(random, unit), "label-only": found(signals.malignant, unit)},
+    )
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Reads ``attack.json``.
+
+    Raises:
+        AttackError: If it is unreadable or of another schema.
+    """
+    try:
+        result: dict[str, Any] = json.loads(path.read_text())
+        if result["schema"] != SCHEMA:
+            raise ValueError(f"schema {result['schema']}, known is {SCHEMA}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AttackError(
+            f"{path}: is no readable result of an attack ({error}). Run the attack again, into a "
+            "new folder."
+        ) from error
+    return result
 
 
 def require_two_groups(member_split: Split, nonmember_split: Split, resamples: int) -> None:
@@ -105,16 +223,34 @@ def require_two_groups(member_split: Split, nonmember_split: Split, resamples: i
         )
 
 
-def write_result(path: Path, result: Mapping[str, Any], manifest: CropsManifest) -> None:
+def write_result(
+    path: Path,
+    result: Result,
+    manifest: CropsManifest,
+    member_split: Split,
+    nonmember_split: Split,
+) -> None:
     """Writes ``attack.json`` in one move.
 
     Args:
         path: The file.
-        result: Result of :func:`score`, with whatever else a reader should know.
+        result: Result of :func:`score`.
         manifest: Crops of members and non-members.
+        member_split: Split of the members.
+        nonmember_split: Split of the others.
     """
-    text = json.dumps({**result, "cohort": manifest.sha256}, indent=2, allow_nan=False)
+    groups = {
+        "cohort": manifest.sha256,
+        "member_split": member_split,
+        "nonmember_split": nonmember_split,
+    }
+    text = json.dumps(result.as_json() | groups, indent=2, allow_nan=False)
     write_text_atomically(path, text + "\n")
+
+
+def _shared_level(attacks: int) -> float:
+    """Level of each of several tests that together err as seldom as one (Bonferroni)."""
+    return 1 - (1 - LEVEL) / attacks
 
 
 def _measured(found: Audit, bounds: Bounds | None = None) -> dict[str, Any]:
@@ -136,6 +272,15 @@ def _measured(found: Audit, bounds: Bounds | None = None) -> dict[str, Any]:
             }
             for fpr, rate in found.tpr_at_fpr.items()
         },
+    }
+
+
+def _values(found: Audit) -> dict[str, Any]:
+    """Area and rates without intervals."""
+    return {
+        "auc": found.auc.value,
+        "advantage": found.advantage.value,
+        "tpr_at_fpr": {f"{fpr:g}": rate.tpr.value for fpr, rate in found.tpr_at_fpr.items()},
     }
 
 

@@ -111,21 +111,15 @@ def synthetic(
         write_signals(saved, signals)
     result = score(
         signals,
-        NEAREST if reference is None else CALIBRATED,
+        [NEAREST if reference is None else CALIBRATED],
         unit=statement["unit"],
         bounds=bounds_of(statement),
         resamples=resamples,
         seed=seed,
     )
-    result |= {"member_split": member_split, "nonmember_split": nonmember_split}
-    write_result(record.folder / ATTACK, result, manifest)
+    write_result(record.folder / ATTACK, result, manifest, member_split, nonmember_split)
     close_run(record)
-    area, advantage = result["auc"], result["advantage"]
-    print(
-        f"{result['attack']}: AUC {area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}], "
-        f"advantage {advantage['value']:.3f} (bound {advantage['bound']:.3f}), per "
-        f"{result['unit']}, {result['members']} members, {result['nonmembers']} others"
-    )
+    print("\n".join(result.lines()))
 
 
 def distances(
@@ -168,7 +162,7 @@ def distances(
         patient=unit[rows],
         member=np.array([manifest.crops[row].split == member_split for row in rows]),
         malignant=malignant.astype(np.int64),
-        signal=signal,
+        columns={(NEAREST if reference is None else CALIBRATED).name: signal},
     )
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from classifier.backbones import build, hub_weights, load_weights
 from classifier.features import body_features
-from mammo_dp.attacks.membership.query import load_classifier
+from classifier.released import load_classifier
 from mammo_dp.fidelity.encoder import Recipe, phantom_encoder
 from mammo_dp.fidelity.samples import FidelityError, Images
 from mammo_dp.runs import file_sha256

@@ -16,6 +16,8 @@ from typing import Any, Self
 
 from classifier.evaluate import Estimate
 from data_prep.manifest import CropsManifest
+from mammo_dp.attacks.scoring import read_result
+from mammo_dp.attacks.signals import AttackError
 from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.privacy.statement import SCHEMA
 from mammo_dp.runs import FILE_NAME, RunInput, RunRecord, read_run, run_of
@@ -143,7 +145,15 @@ class Row:
         """Content of ``attack.json``, if the model was attacked."""
         if self.attacker is None:
             return None
-        return _json(self.attacker.folder / "attack.json", "Run the attack again.")
+        try:
+            return read_result(self.attacker.folder / "attack.json")
+        except AttackError as error:
+            raise ReportError(str(error)) from error
+
+    @property
+    def strongest(self) -> Mapping[str, Any] | None:
+        """What the attack with the largest area achieved, if the model was attacked."""
+        return self.attack and self.attack["attacks"][self.attack["strongest"]]
 
     @property
     def split(self) -> str:

@@ -137,7 +137,7 @@ def risk(rows: Sequence[Row]) -> str | None:
         figure = Figure(figsize=(7.4, 1.35 + 0.36 * len(attacked)), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         for place, row in enumerate(attacked):
-            attack = row.attack or {}
+            attack = row.strongest or {}
             for axes, found in (
                 (left, attack["advantage"]),
                 (right, attack["tpr_at_fpr"]["0.01"]),
@@ -190,7 +190,10 @@ def attack_curves(rows: Sequence[Row]) -> str | None:
         path = row.attacker and row.attacker.folder / "scores.csv"
         if path and path.is_file() and row.attack:
             signals = read_signals(path)
-            curves.append((row, *signals.scores(signals.signal, row.attack["unit"])))
+            name = row.attack["strongest"]
+            combine = row.attack["attacks"][name]["combine"]
+            scores = signals.scores(signals.of(name), row.attack["unit"], combine)
+            curves.append((row, *scores))
     if not curves:
         return None
     with mpl.rc_context({**_RC, "svg.hashsalt": "curves"}):

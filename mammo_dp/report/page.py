@@ -101,12 +101,13 @@ def render(
         main_rows=[tables.main_cells(row) for row in rows],
         risk=tables.RISK,
         risk_rows=[tables.risk_cells(row) for row in rows],
+        attacks=tables.ATTACKS[:-1],
+        attack_rows=[cells[:-1] for row in rows for cells in tables.attack_cells(row)],
         figures={name: Markup(svg) for name, svg in drawn.items() if svg},
         sheets=[_sheet(label, Path(folder)) for label, folder in sheets.items()],
         models=[_model(row, common, root) for row in _distinct(rows)],
         exclusions=common,
-        threat_models=list(dict.fromkeys(row.attack["threat_model"] for row in rows if row.attack)),
-        scores=list(dict.fromkeys(row.attack["score"] for row in rows if row.attack)),
+        threat_models=words.threat_models(rows),
         versions=_versions(rows),
     )
 
@@ -117,7 +118,7 @@ def _model(row: Row, common: Sequence[str], root: Path) -> dict[str, Any]:
         "name": row.name,
         "summary": row.privacy["summary"],
         "statements": [words.in_words(s, own=s is row.own) for s in row.statements],
-        "attacker": words.attacker(row)[1:],
+        "attacker": words.attacker(row),
         "exclusions": [item for item in row.privacy["exclusions"] if item not in common],
         "lineage": [
             {"depth": depth, "role": role} | _origin(source, root)

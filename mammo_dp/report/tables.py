@@ -39,12 +39,23 @@ RISK = (
     "Noise multiplier",
     "Sampling rate",
     "Steps",
+    "Strongest attack",
     "Attack AUC [95 %]",
     "Advantage [95 %]",
     "bound",
     "TPR at 1 % FPR [95 %]",
     "bound",
     "Named among all, bound",
+)
+ATTACKS = (
+    "Run",
+    "Attack",
+    "AUC [95 %]",
+    "AUC per crop",
+    "Advantage [95 %]",
+    "TPR at 1 % FPR [95 %]",
+    "Exceeds a bound",
+    "The adversary",
 )
 _SCREEN = (0, 3, 4, 5, 6, 7)  # columns of MAIN that fit a terminal
 
@@ -68,12 +79,13 @@ def main_cells(row: Row) -> tuple[str, ...]:
 def risk_cells(row: Row) -> tuple[str, ...]:
     """Noise, attack and bounds of one row, in the order of ``RISK``."""
     stage = row.own.stored if row.own and row.is_private else {}
-    attack = row.attack
+    attack = row.strongest
     return (
         row.name,
         plain(stage.get("noise_multiplier")),
         plain(stage.get("sampling_rate")),
         str(stage.get("steps") or NONE),
+        row.attack["strongest"] if row.attack else NONE,
         interval(estimate(attack["auc"])) if attack else NONE,
         interval(estimate(attack["advantage"])) if attack else NONE,
         _per_cohort(row, lambda s: number(s.advantage)) or NONE,
@@ -81,6 +93,25 @@ def risk_cells(row: Row) -> tuple[str, ...]:
         _per_cohort(row, lambda s: number(s.tpr)) or NONE,
         _per_cohort(row, lambda s: number(s.reconstruction)) or NONE,
     )
+
+
+def attack_cells(row: Row) -> list[tuple[str, ...]]:
+    """What each attack on one model achieved, in the order of ``ATTACKS``."""
+    if row.attack is None:
+        return []
+    return [
+        (
+            row.name,
+            name,
+            interval(estimate(found["auc"])),
+            number(found["per_crop"]["auc"]),
+            interval(estimate(found["advantage"])),
+            interval(estimate(found["tpr_at_fpr"]["0.01"])),
+            "yes" if found["exceeds_bound"] else "no",
+            found["threat_model"],
+        )
+        for name, found in row.attack["attacks"].items()
+    ]
 
 
 def caption(rows: Sequence[Row]) -> str:
@@ -107,7 +138,7 @@ def caption(rows: Sequence[Row]) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Both halves of the table with their caption, as Markdown."""
+    """All parts of the table with their caption, as Markdown."""
 
     def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
         shown = [head, ["---"] * len(head), *lines]
@@ -117,6 +148,7 @@ def markdown(rows: Sequence[Row]) -> str:
         (
             table(MAIN, map(main_cells, rows)),
             table(RISK, map(risk_cells, rows)),
+            table(ATTACKS, [cells for row in rows for cells in attack_cells(row)]),
             caption(rows) + "\n",
         )
     )
@@ -204,11 +236,12 @@ def _lines(row: Row) -> list[dict[str, object]]:
     for name, measured in row.metrics.items():
         shared |= _spread(name, measured)
     if row.attack:
-        shared |= {"attack": row.attack["attack"], "attack_unit": row.attack["unit"]}
-        shared |= _spread("attack_auc", estimate(row.attack["auc"]))
-        shared |= _spread("attack_advantage", estimate(row.attack["advantage"]))
-        for fpr, rate in row.attack["tpr_at_fpr"].items():
-            shared |= _spread(f"attack_tpr_at_fpr_{fpr}", estimate(rate))
+        shared |= {"attack_unit": row.attack["unit"], "strongest_attack": row.attack["strongest"]}
+        for name, found in row.attack["attacks"].items():
+            shared |= _spread(f"{name}_auc", estimate(found["auc"]))
+            shared |= _spread(f"{name}_advantage", estimate(found["advantage"]))
+            for fpr, rate in found["tpr_at_fpr"].items():
+                shared |= _spread(f"{name}_tpr_at_fpr_{fpr}", estimate(rate))
         shared["attack_exceeds_bound"] = int(row.attack["exceeds_bound"])
     return [shared | _statement_line(statement, row) for statement in row.statements] or [shared]
 

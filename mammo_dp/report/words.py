@@ -54,13 +54,13 @@ def summary(rows: Sequence[Row]) -> list[str]:
     attacked = [row for row in rows if row.attack]
     if broken := [row.name for row in attacked if row.attack and row.attack["exceeds_bound"]]:
         sentences.append(
-            f"Finding: the membership attack on {', '.join(broken)} exceeds the bound of the "
+            f"Finding: a membership attack on {', '.join(broken)} exceeds the bound of the "
             "privacy statement. Do not release; the claimed guarantee does not hold."
         )
     elif attacked:
         sentences.append(
-            f"The membership attack exceeded no bound on {_count(len(attacked), 'model', 'models')}"
-            "; that a weak attack fails is no proof of safety, the bounds are."
+            f"No membership attack exceeded a bound on {_count(len(attacked), 'model', 'models')}"
+            "; that weak attacks fail is no proof of safety, the bounds are."
         )
     return sentences
 
@@ -119,16 +119,27 @@ def _whose(statement: Statement) -> str:
     )
 
 
+def threat_models(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """What each kind of attack sees, controls and knows: name, threat model, score."""
+    found = {
+        name: {"name": name, "threat_model": attack["threat_model"], "score": attack["score"]}
+        for row in rows
+        if row.attack
+        for name, attack in row.attack["attacks"].items()
+    }
+    return list(found.values())
+
+
 def attacker(row: Row) -> list[str]:
     """What an attacker achieved on one model; empty if it was not attacked."""
-    if row.attack is None:
+    if row.attack is None or row.strongest is None:
         return []
     found, blind = row.attack, row.attack["blind"]
     return [
-        found["threat_model"],
-        f"Tried on {found['members']} members and {found['nonmembers']} others (unit "
-        f"{found['unit']}): AUC {_shown(found['auc'])}; blind guesses through the same code: "
-        f"random {_shown(blind['random']['auc'])}, label only "
+        f"{_count(len(found['attacks']), 'attack was', 'attacks were')} tried on "
+        f"{found['members']} members and {found['nonmembers']} others (unit {found['unit']}). "
+        f"Strongest: {found['strongest']}, AUC {_shown(row.strongest['auc'])}; blind guesses "
+        f"through the same code: random {_shown(blind['random']['auc'])}, label only "
         f"{_shown(blind['label-only']['auc'])}.",
     ]
 

@@ -2,6 +2,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from classifier.module import CropClassifier
 from data_prep.datamodule import CropsDataset, collate_crops
 from data_prep.manifest import Crop, CropsManifest, save_crop_image
 from mammo_dp.attacks.audit import Bounds
-from mammo_dp.attacks.membership import LOSS_THRESHOLD, load_classifier, membership, query
-from mammo_dp.attacks.scoring import score
+from mammo_dp.attacks.membership.command import membership
+from mammo_dp.attacks.membership.query import LOSS_THRESHOLD, query
+from mammo_dp.attacks.scoring import Result, read_result, score
 from mammo_dp.attacks.signals import AttackError, Signals, read_signals, write_signals
 from mammo_dp.main import main
 from mammo_dp.runs import read_run
 
+NAME = LOSS_THRESHOLD.name
 BACKBONE = {"depth": 1, "embed_dim": 24, "num_heads": 2, "patch_size": 8}
 NO_BOUND = Bounds(epsilon=math.inf, delta=1e-4, advantage=1, tpr_at_fpr={0.01: 1, 0.001: 1})
 TIGHT = Bounds(epsilon=1, delta=1e-4, advantage=0.1, tpr_at_fpr={0.01: 0.02, 0.001: 0.003})
@@ -107,24 +110,28 @@ def planted(shift: float, units: int = 600, others: int = 200) -> Signals:
         patient=np.arange(units + others),
         member=member,
         malignant=rng.integers(0, 2, units + others),
-        signal=rng.standard_normal(units + others) + shift * member,
+        columns={NAME: rng.standard_normal(units + others) + shift * member},
     )
+
+
+def scored(signals: Signals, bounds: Bounds, seed: int = 0) -> Result:
+    return score(signals, [LOSS_THRESHOLD], unit="patient", bounds=bounds, resamples=100, seed=seed)
 
 
 def test_an_overfitted_model_gives_its_members_away(
     noise: CropsManifest, overfitted: CropClassifier
 ) -> None:
     signals = query(overfitted, noise, "train", "val")
-    result = score(signals, LOSS_THRESHOLD, unit="patient", bounds=NO_BOUND, seed=1)
-    assert result["auc"]["low"] > 0.6
-    assert all(abs(blind["auc"]["value"] - 0.5) < 0.2 for blind in result["blind"].values())
+    result = scored(signals, NO_BOUND, seed=1)
+    assert result.strongest.found.auc.low > 0.6
+    assert all(abs(blind.auc.value - 0.5) < 0.2 for blind in result.blind.values())
 
 
 def test_an_untrained_model_gives_nobody_away(noise: CropsManifest) -> None:
     signals = query(model(1).eval(), noise, "train", "val")
-    found = score(signals, LOSS_THRESHOLD, unit="patient", bounds=TIGHT)
-    assert found["auc"]["low"] < 0.5 < found["auc"]["high"]
-    assert not found["exceeds_bound"]
+    result = scored(signals, TIGHT)
+    assert result.strongest.found.auc.low < 0.5 < result.strongest.found.auc.high
+    assert not result.exceeds_bound
 
 
 def test_signal_is_the_logit_scaled_confidence_of_the_true_label(
@@ -137,32 +144,73 @@ def test_signal_is_the_logit_scaled_confidence_of_the_true_label(
             p = torch.sigmoid(overfitted(image).double()).item()
         p = p if noise.crops[row].malignant else 1 - p
         (at,) = np.flatnonzero(signals.row == row)
-        assert signals.signal[at] == pytest.approx(math.log(p / (1 - p)), rel=1e-3)
+        assert signals.of(NAME)[at] == pytest.approx(math.log(p / (1 - p)), rel=1e-3)
         assert not signals.member[at]
 
 
 def test_score_of_a_patient_is_the_mean_over_its_crops(noise: CropsManifest) -> None:
     signals = query(model(2).eval(), noise, "train", "val")
     naive: dict[bool, dict[str, list[float]]] = {True: {}, False: {}}
-    for row, member, value in zip(signals.row, signals.member, signals.signal, strict=True):
+    for row, member, value in zip(signals.row, signals.member, signals.of(NAME), strict=True):
         patient = noise.crops[row].patient_id
         naive[bool(member)].setdefault(patient, []).append(float(value))
-    members, others = signals.scores(signals.signal, "patient")
+    members, others = signals.scores(signals.of(NAME), "patient")
     assert sorted(members) == pytest.approx(sorted(np.mean(v) for v in naive[True].values()))
     assert sorted(others) == pytest.approx(sorted(np.mean(v) for v in naive[False].values()))
-    assert len(signals.scores(signals.signal, "crop")[0]) == len(noise.rows("train"))
+    assert len(signals.scores(signals.of(NAME), "crop")[0]) == len(noise.rows("train"))
 
 
 def test_a_leak_beyond_the_bound_is_a_finding_and_the_null_is_not() -> None:
-    assert score(planted(2.0), LOSS_THRESHOLD, unit="patient", bounds=TIGHT, resamples=100)[
-        "exceeds_bound"
-    ]
-    assert not score(planted(2.0), LOSS_THRESHOLD, unit="patient", bounds=NO_BOUND, resamples=100)[
-        "exceeds_bound"
-    ]
-    null = score(planted(0.0), LOSS_THRESHOLD, unit="patient", bounds=TIGHT, resamples=100)
-    assert not null["exceeds_bound"]
-    assert null["auc"]["low"] < 0.5 < null["auc"]["high"]
+    assert scored(planted(2.0), TIGHT).exceeds_bound
+    assert not scored(planted(2.0), NO_BOUND).exceeds_bound
+    null = scored(planted(0.0), TIGHT)
+    assert not null.exceeds_bound
+    assert null.strongest.found.auc.low < 0.5 < null.strongest.found.auc.high
+
+
+def test_several_attacks_share_the_error_and_the_strongest_is_named() -> None:
+    null, leak = planted(0.0), planted(2.0)
+    attacks = [replace(LOSS_THRESHOLD, name=name) for name in ("weak", "strong")]
+    columns = {"weak": null.of(NAME), "strong": leak.of(NAME)}
+    result = score(
+        replace(null, columns=columns), attacks, unit="patient", bounds=TIGHT, resamples=100
+    )
+    stored = result.as_json()
+    assert (stored["strongest"], stored["exceeds_bound"]) == ("strong", True)
+    assert stored["level_of_each_test"] == pytest.approx(0.975)
+    assert not stored["attacks"]["weak"]["exceeds_bound"]
+    with pytest.raises(AttackError, match="none of attack 'other', only weak, strong"):
+        replace(null, columns=columns).of("other")
+
+
+def test_a_finding_of_one_attack_may_be_none_of_one_attack_among_twenty() -> None:
+    shifts = np.linspace(0.5, 1.2, 15)
+
+    def found(attacks: int) -> list[bool]:
+        copies = [replace(LOSS_THRESHOLD, name=str(i)) for i in range(attacks)]
+        results = []
+        for shift in shifts:
+            signals = planted(float(shift))
+            columns = dict.fromkeys(map(str, range(attacks)), signals.of(NAME))
+            shared = replace(signals, columns=columns)
+            results.append(
+                score(shared, copies, unit="patient", bounds=TIGHT, resamples=100).exceeds_bound
+            )
+        return results
+
+    alone, among = found(1), found(20)
+    assert sum(among) < sum(alone) < len(shifts)
+
+
+def test_crops_of_a_patient_add_up_where_they_are_log_likelihood_ratios(
+    noise: CropsManifest,
+) -> None:
+    signals = query(model(2).eval(), noise, "train", "val")
+    summed, _ = signals.scores(signals.of(NAME), "patient", "sum")
+    mean, _ = signals.scores(signals.of(NAME), "patient")
+    crops, _ = signals.scores(np.ones(len(signals.row)), "patient", "sum")
+    assert set(crops) == {1, 2}
+    np.testing.assert_allclose(summed, mean * crops)
 
 
 def test_labels_alone_succeed_where_the_splits_differ_in_labels() -> None:
@@ -172,18 +220,19 @@ def test_labels_alone_succeed_where_the_splits_differ_in_labels() -> None:
         patient=signals.patient,
         member=signals.member,
         malignant=signals.member.astype(np.int64),
-        signal=signals.signal,
+        columns=signals.columns,
     )
-    result = score(skewed, LOSS_THRESHOLD, unit="patient", bounds=NO_BOUND, resamples=100)
-    assert result["blind"]["label-only"]["auc"]["value"] == 1.0
-    assert "bound" not in result["blind"]["label-only"]["auc"]
+    result = scored(skewed, NO_BOUND)
+    assert result.blind["label-only"].auc.value == 1.0
+    assert "bound" not in result.as_json()["blind"]["label-only"]["auc"]
 
 
 def test_signals_survive_the_file_bit_by_bit(tmp_path: Path) -> None:
     signals = planted(0.3, 20, 10)
     write_signals(tmp_path / "scores.csv", signals)
     back = read_signals(tmp_path / "scores.csv")
-    for name in Signals.__slots__:
+    np.testing.assert_array_equal(back.of(NAME), signals.of(NAME))
+    for name in ("row", "patient", "member", "malignant"):
         np.testing.assert_array_equal(getattr(back, name), getattr(signals, name))
     (tmp_path / "scores.csv").write_text("row,patient\n1,2\n")
     with pytest.raises(AttackError, match="is no table of signals"):
@@ -197,12 +246,14 @@ def test_command_writes_scores_without_identifiers_and_aggregates_with_the_bound
     arguments = ["attack", "membership", "--run", str(run), "--crops", str(noise.folder)]
     assert main([*arguments, "--resamples", "100"]) == 0
     out = run / "attack_membership"
-    result = json.loads((out / "attack.json").read_text())
-    assert (result["attack"], result["unit"]) == ("loss-threshold", "patient")
+    result = read_result(out / "attack.json")
+    assert result["unit"] == "patient"
     assert (result["members"], result["nonmembers"]) == (24, 24)
-    assert result["advantage"]["bound"] == result["tpr_at_fpr"]["0.01"]["bound"] == 1
+    found = result["attacks"]["loss-threshold"]
+    assert found["advantage"]["bound"] == found["tpr_at_fpr"]["0.01"]["bound"] == 1
+    assert 0.5 < found["per_crop"]["auc"] <= 1
     assert result["bound_from"] == {"epsilon": "infinity", "delta": 1e-4, "unit": "patient"}
-    assert "probabilities" in result["threat_model"]
+    assert "probabilities" in found["threat_model"]
     assert "P1" not in (out / "scores.csv").read_text()
     assert read_run(out).is_finished
     before = (out / "attack.json").stat().st_mtime_ns
@@ -217,13 +268,13 @@ def test_an_interrupted_attack_scores_the_saved_signals_again(
     run = write_run(tmp_path / "run", overfitted, noise)
     membership(run=str(run), crops=str(noise.folder), resamples=100)
     out = run / "attack_membership"
-    first = json.loads((out / "attack.json").read_text())
+    first = read_result(out / "attack.json")["attacks"][NAME]
     record = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps(record | {"finished": None, "outputs": {}}))
     (out / "attack.json").unlink()
     write_signals(out / "scores.csv", planted(0.0, 24, 24))
     membership(run=str(run), crops=str(noise.folder), resamples=100)
-    second = json.loads((out / "attack.json").read_text())
+    second = read_result(out / "attack.json")["attacks"][NAME]
     assert second["auc"]["value"] < 0.8 < first["auc"]["value"]
 
 
@@ -233,7 +284,7 @@ def test_the_bounds_come_from_the_statement_of_the_cohort(
     risk = {"advantage": 0.11, "tpr_at_fpr": {"0.01": 0.02, "0.001": 0.002}}
     run = write_run(tmp_path / "run", overfitted, noise, epsilon=0.9, risk=risk)
     membership(run=str(run), crops=str(noise.folder), resamples=100, out=str(tmp_path / "out"))
-    result = json.loads((tmp_path / "out" / "attack.json").read_text())
+    result = read_result(tmp_path / "out" / "attack.json")["attacks"][NAME]
     assert result["advantage"]["bound"] == 0.11
     assert result["tpr_at_fpr"]["0.001"]["bound"] == 0.002
     assert result["auc"]["bound"] == pytest.approx(0.5 + 0.11 - 0.11**2 / 2)
@@ -283,14 +334,6 @@ def test_synthetic_crops_are_refused(
     phantoms = make_cohort(origin="phantom")
     with pytest.raises(AttackError, match="24 crops of split 'train' are synthetic"):
         query(model(), phantoms, "train", "val")
-
-
-def test_another_kind_of_checkpoint_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "last.ckpt"
-    hyper = {"backbone_args": BACKBONE, "image_size": 32, "target_epsilon": 3}
-    torch.save({"state_dict": {"generator.w": torch.ones(1)}, "hyper_parameters": hyper}, path)
-    with pytest.raises(AttackError, match="is no crop classifier"):
-        load_classifier(path)
 
 
 def test_a_model_that_diverged_is_refused(noise: CropsManifest) -> None:

@@ -8,8 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from data_prep.manifest import Crop, CropsManifest, save_crop_image
+from mammo_dp.attacks.scoring import read_result
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.attacks.synthetic import distances, synthetic
+from mammo_dp.attacks.synthetic import CALIBRATED, distances, synthetic
 from mammo_dp.runs import read_run
 
 Pixels = NDArray[np.uint16]
@@ -64,8 +65,7 @@ def attacked(folder: Path, released: CropsManifest, cohort: CropsManifest) -> di
         synthetic=str(released.folder), crops=str(cohort.folder), out=str(folder), resamples=200
     )
     assert read_run(folder).is_finished
-    result: dict[str, Any] = json.loads((folder / "attack.json").read_text())
-    return result
+    return read_result(folder / "attack.json")
 
 
 def test_turned_copies_give_their_patients_away(cohort: CropsManifest, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_turned_copies_give_their_patients_away(cohort: CropsManifest, tmp_path:
     released = write(tmp_path / "copies", copies, patients=False, labels=LABELS)
     state(released.folder, cohort)
     result = attacked(tmp_path / "attack", released, cohort)
-    assert result["auc"]["value"] == 1
+    assert result["attacks"]["nearest-sample"]["auc"]["value"] == 1
     assert not result["exceeds_bound"]  # nothing was promised
 
 
@@ -89,7 +89,8 @@ def test_independent_crops_give_nobody_away(cohort: CropsManifest, tmp_path: Pat
     released = write(tmp_path / "fresh", noise(60, 5), patients=False, labels=LABELS)
     state(released.folder, cohort)
     result = attacked(tmp_path / "attack", released, cohort)
-    assert result["auc"]["low"] < 0.5 < result["auc"]["high"]
+    area = result["attacks"]["nearest-sample"]["auc"]
+    assert area["low"] < 0.5 < area["high"]
 
 
 def test_signals_match_a_loop_over_pairs_and_symmetries(
@@ -111,7 +112,7 @@ def test_signals_match_a_loop_over_pairs_and_symmetries(
                 for symmetric in (turned, turned[:, ::-1])
             ]
             best.append(max(pairs))
-        assert found.signal[index] == pytest.approx(best[0] - best[1], abs=1e-5)
+        assert found.of(CALIBRATED.name)[index] == pytest.approx(best[0] - best[1], abs=1e-5)
 
 
 def test_what_would_measure_nothing_is_refused(cohort: CropsManifest, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mammo_dp.attacks.audit import Bounds
-from mammo_dp.attacks.membership import LOSS_THRESHOLD
+from mammo_dp.attacks.membership.query import LOSS_THRESHOLD
 from mammo_dp.attacks.scoring import score
 from mammo_dp.attacks.signals import Signals, write_signals
 from mammo_dp.runs import close_run, file_sha256, open_run
@@ -172,7 +172,7 @@ class Tree:
             patient=np.arange(680),
             member=member,
             malignant=rng.integers(0, 2, 680),
-            signal=rng.normal(0, 1, 680) + shift * member,
+            columns={LOSS_THRESHOLD.name: rng.normal(0, 1, 680) + shift * member},
         )
         write_signals(folder / "scores.csv", signals)
         stored = json.loads((run / "privacy.json").read_text())["statements"][0]
@@ -183,8 +183,8 @@ class Tree:
             advantage=risk["advantage"],
             tpr_at_fpr={float(k): v for k, v in risk["tpr_at_fpr"].items()},
         )
-        result = score(signals, LOSS_THRESHOLD, unit="patient", bounds=bounds, resamples=100)
-        (folder / "attack.json").write_text(json.dumps(result))
+        result = score(signals, [LOSS_THRESHOLD], unit="patient", bounds=bounds, resamples=100)
+        (folder / "attack.json").write_text(json.dumps(result.as_json()))
         close_run(record)
         return folder
 

@@ -322,7 +322,7 @@ class IsolatingNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Answers of each target's rows, added up, shape ``(B, targets)``."""
         answers: Tensor = self.rows(self.first(image))
-        return answers.unflatten(1, (self.targets, -1)).sum(dim=2)
+        return answers.view(len(image), self.targets, -1).sum(dim=2)
 
     def losses(self, batch: CropBatch) -> Tensor:
         """The answer to the target of each row."""

@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mammo_dp.attacks.bounds.gaussian_prior import expected_mse
 from mammo_dp.attacks.signals import AttackError
 
 Vectors = NDArray[np.float64]  # shape (images, pixels)
@@ -92,12 +93,11 @@ class GaussianPrior:
         """``E[MSE]`` of :meth:`most_likely` for images that the prior is right about.
 
         Args:
-            noise: Variance of the noise of each pixel, >= 0.
+            noise: Variance of the noise of each pixel, > 0; infinite for no observation.
         """
-        pixels, known = self.directions.shape
-        along = float((self.variances * (1 - _kept(self.variances, noise))).sum())
-        outside = (pixels - known) * self.rest * (1 - float(_kept(np.array(self.rest), noise)))
-        return (along + outside) / pixels
+        return expected_mse(
+            self.variances, residual=self.rest, pixels=len(self.mean), variance=noise
+        )
 
 
 def _kept(variance: NDArray[np.float64], noise: NDArray[np.float64] | float) -> Vectors:

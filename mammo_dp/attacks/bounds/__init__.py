@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an adversary of a stated strength achieves at most, along a list of privacy budgets."""

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose bounds are computed: budgets along one schedule, or the account of a finished run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mammo_dp.attacks.signals import AttackError
+from mammo_dp.privacy.accounting import Mechanism
+from mammo_dp.privacy.budget import PrivacyBudget, calibrate
+from mammo_dp.privacy.guarantee import PrivacyStatement
+from mammo_dp.privacy.statement import ledger_of, read_statement
+
+Target = float | str  # an epsilon, or "none"
+NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Noisy steps under a name.
+
+    Attributes:
+        name: For people, such as ``"6"`` for a budget.
+        mechanism: Steps as they act on one patient; none for training without privacy.
+        patients: How many there are, if known.
+        delta: Of the statement; none for a budget.
+        end_to_end: What all stages together cost, in a sentence; empty for a budget.
+    """
+
+    name: str
+    mechanism: Mechanism | None
+    patients: int | None = None
+    delta: float | None = None
+    end_to_end: str = ""
+
+
+def of_budgets(
+    budgets: Sequence[Target], *, sampling_rate: float, steps: int, delta: float
+) -> list[Schedule]:
+    """The least noise for each epsilon.
+
+    Args:
+        budgets: Epsilons, > 0, and ``"none"`` for training without privacy.
+        sampling_rate: Chance that a patient joins a step, in ``(0, 1]``.
+        steps: Number of steps.
+        delta: Of each epsilon.
+
+    Raises:
+        PrivacyError: For a budget that no noise can keep.
+    """
+    if not budgets:
+        raise AttackError("budgets: is empty. Give epsilons, or none for training without DP.")
+    return [
+        Schedule(name=named(budget), mechanism=_mechanism(budget, sampling_rate, steps, delta))
+        for budget in budgets
+    ]
+
+
+def of_run(folder: str | Path) -> list[Schedule]:
+    """The last stage of a run, as its statement has it: one entry per cohort that it touched.
+
+    Raises:
+        PrivacyError: If there is no readable statement.
+        AttackError: If no stage of its own touched patients.
+    """
+    stored = read_statement(folder)
+    ledger, artefact = ledger_of(stored), stored["artefact"] or {"sha256": None}
+    own = {a.cohort for a in ledger.accesses if a.released and a.released == artefact["sha256"]}
+    statements = ledger.statements(stored["delta"], artefact["sha256"])
+    found = [
+        Schedule(
+            name=Path(folder).name,
+            mechanism=_on_patient(statement),
+            patients=statement.cohort.units("patient"),
+            delta=statement.delta,
+            end_to_end=statement.sentence,
+        )
+        for statement in statements
+        if statement.cohort in own
+    ]
+    if not found:
+        raise AttackError(
+            f"{folder}: its last stage touched no patient, so there is nobody to attack. Give the "
+            "run of a fit on patients."
+        )
+    return found
+
+
+def named(budget: Target) -> str:
+    """``"6"``, ``"1e+06"`` or ``"none"``."""
+    return budget if isinstance(budget, str) else f"{budget:g}"
+
+
+def _mechanism(budget: Target, rate: float, steps: int, delta: float) -> Mechanism | None:
+    if isinstance(budget, str):
+        if budget != NONE:
+            raise AttackError(f"budget {budget!r}. Give an epsilon above 0, or {NONE}.")
+        return None
+    noise = calibrate(PrivacyBudget(epsilon=budget, delta=delta), sampling_rate=rate, steps=steps)
+    return Mechanism(noise_multiplier=noise, sampling_rate=rate, steps=steps)
+
+
+def _on_patient(statement: PrivacyStatement) -> Mechanism | None:
+    """The stage's own steps as they act on the patient with the most crops."""
+    own = statement.own
+    if own is None or statement.unit == "patient":
+        return own
+    return replace(own, crops_of_unit=statement.cohort.most_crops("patient") or 1)

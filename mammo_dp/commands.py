@@ -92,10 +92,12 @@ def _functions(command: str) -> Function | dict[str, Any]:
 
             return recorded(evolve, "evolve")
         case "export":
+            from mammo_dp.exchange.classifier import classifier
             from mammo_dp.exchange.medigan import medigan
             from mammo_dp.exchange.synthetic_set import synthetic_set
 
             return {
+                "classifier": classifier,
                 "medigan": recorded(medigan, "export medigan"),
                 "set": recorded(synthetic_set, "export set"),
             }
@@ -106,7 +108,7 @@ def _functions(command: str) -> Function | dict[str, Any]:
         case "attack":
             from mammo_dp.attacks.bounds.command import bounds
             from mammo_dp.attacks.membership.command import membership
-            from mammo_dp.attacks.synthetic import synthetic
+            from mammo_dp.attacks.synthetic.command import synthetic
 
             return {"bounds": bounds, "membership": membership, "synthetic": synthetic}
         case "privacy":
@@ -119,6 +121,10 @@ def _functions(command: str) -> Function | dict[str, Any]:
                 "verify": review.verify,
                 "compose": review.compose,
             }
+        case "predict":
+            from mammo_dp.predict.command import predict
+
+            return predict
         case "report":
             from mammo_dp.report.page import report
 

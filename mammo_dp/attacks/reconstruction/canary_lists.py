@@ -17,6 +17,8 @@ from mammo_dp.privacy.accounting import Mechanism
 from mammo_dp.privacy.noise import PrivateOptimizer
 from mammo_dp.privacy.sampling import PoissonSampling
 
+_OUTSIDERS = 20_000  # enough to know a chance of 1/100 to a tenth of itself
+
 
 def canary_lists(
     mechanism: Mechanism, *, targets: int, candidates: int, key: int
@@ -30,7 +32,7 @@ def canary_lists(
         key: 128 bits of draws and noise, see :func:`mammo_dp.privacy.sampling.new_key`.
 
     Returns:
-        Scores; the outsiders are all canaries on lists that took no part.
+        Scores; the outsiders are canaries on lists, none of whom took part.
 
     Raises:
         AttackError: For a list that holds nobody but the target.
@@ -70,5 +72,5 @@ def canary_lists(
         )
     others = scores[targets:]
     return CandidateScores(
-        targets=scores[:targets], lists=others.reshape(targets, -1), outsiders=others
+        targets=scores[:targets], lists=others.reshape(targets, -1), outsiders=others[:_OUTSIDERS]
     )

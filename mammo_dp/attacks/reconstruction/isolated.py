@@ -20,12 +20,12 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from data_prep.datamodule import CropBatch
 from mammo_dp.attacks.reconstruction.engine import mean_update
 from mammo_dp.attacks.reconstruction.prior import GaussianPrior, Vectors
 from mammo_dp.attacks.reconstruction.quality import Images, Quality, ncc
+from mammo_dp.attacks.reconstruction.server import FirstLayer, IsolatingNet
 from mammo_dp.attacks.signals import AttackError
 from mammo_dp.privacy.sampling import draw
 
@@ -212,14 +212,14 @@ def observe(
         servers["offset"] = np.broadcast_to(prior.mean, small.shape)
 
     def read(name: str, taken_out: Vectors) -> ReadOut:
-        layer = _FirstLayer(
-            resolution, name == "centred", torch.tensor(taken_out[0], dtype=torch.float32)
-        )
+        centre = name == "centred"
+        offset = None if centre else torch.tensor(taken_out[0], dtype=torch.float32)
+        layer = FirstLayer(resolution, centre=centre, offset=offset, gain=_LOUD)
         net = IsolatingNet(layer, targets=len(images), rows=rows)
         update = mean_update(
             net,
             net.losses,
-            _batch(images),
+            one_crop_each(images),
             noise_multiplier=noise_multiplier,
             steps=rounds if noise_multiplier > 0 else 1,  # without noise all rounds are alike
             clipping_norm=clipping_norm,
@@ -287,50 +287,8 @@ def score(
     )
 
 
-class _FirstLayer(nn.Module):
-    """Averages images down and takes out what the server does not want to pay for."""
-
-    def __init__(self, resolution: int, centre: bool, offset: Tensor) -> None:
-        super().__init__()
-        self.resolution, self.centre = resolution, centre
-        self.register_buffer("offset", torch.zeros_like(offset) if centre else offset)
-
-    def forward(self, image: Tensor) -> Tensor:
-        grey = (image + 1) / 2  # crops come in [-1, 1]
-        small = nn.functional.avg_pool2d(grey, image.shape[-1] // self.resolution).flatten(1)
-        if self.centre:
-            small = small - small.mean(dim=1, keepdim=True)
-        offset = self.get_buffer("offset")
-        return _LOUD * (small - offset)
-
-
-class IsolatingNet(nn.Module):
-    """A model whose gradient is the image of each target, on rows of its own.
-
-    Args:
-        first: Layer without weights that images pass first.
-        targets: Patients that are told apart.
-        rows: Rows that answer to one target.
-    """
-
-    def __init__(self, first: _FirstLayer, *, targets: int, rows: int) -> None:
-        super().__init__()
-        self.first = first
-        self.targets = targets
-        self.rows = nn.Linear(first.resolution**2, targets * rows, bias=False)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Answers of each target's rows, added up, shape ``(B, targets)``."""
-        answers: Tensor = self.rows(self.first(image))
-        return answers.view(len(image), self.targets, -1).sum(dim=2)
-
-    def losses(self, batch: CropBatch) -> Tensor:
-        """The answer to the target of each row."""
-        answers: Tensor = self(batch.image)
-        return answers.gather(1, batch.unit[:, None]).squeeze(1)
-
-
-def _batch(images: Images) -> CropBatch:
+def one_crop_each(images: Images) -> CropBatch:
+    """A batch of as many patients as images, in order."""
     rows = torch.arange(len(images))
     pixels = torch.from_numpy(images).float()[:, None] * 2 - 1
     return CropBatch(pixels, torch.zeros_like(rows), rows, rows)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Traps in a classifier that a batch of patients passes, as published; here with the DP engine.
+
+Threat model: the server chooses the weights of a classifier and sees one update of a batch. It has
+images of others, which tell it how bright images are, but does not know who is in the batch; loss,
+clip and noise are the client's. It divides rows, or differences of rows, by those of their biases,
+which undoes any clip, and gets one candidate per row.
+
+Each original is compared with its best candidate. That flatters: the same number of images of
+others, matched in the same way, says how much.
+
+Source: Fowl et al. 2021, arXiv 2110.13057; Boenisch et al. 2021, arXiv 2112.02918; the caveat,
+Ziller et al. 2024, arXiv 2312.04590, who match the same way.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from data_prep.datamodule import CropBatch
+from mammo_dp.attacks.reconstruction.engine import Losses, mean_update
+from mammo_dp.attacks.reconstruction.isolated import one_crop_each
+from mammo_dp.attacks.reconstruction.quality import Images, Quality, ncc, psnr
+from mammo_dp.attacks.reconstruction.server import Trap, plant, small_classifier
+
+_CERTAIN_DB = 40.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trapped:
+    """What one batch gave away.
+
+    Attributes:
+        images: Best candidate for each original, shape ``(batch, edge, edge)``.
+        quality: Of these.
+        recovered: Share of originals whose best candidate has a PSNR of at least 40 dB.
+        blind: Quality of the best among as many images of others.
+        candidates: Rows that were read.
+    """
+
+    images: Images
+    quality: Quality
+    recovered: float
+    blind: Quality
+    candidates: int
+
+
+def trap(
+    images: Images,
+    malignant: NDArray[np.int64],
+    reference: Images,
+    kind: Trap,
+    *,
+    noise_multiplier: float,
+    rows: int,
+    clipping_norm: float = 1.0,
+    key: int,
+    seed: int = 0,
+) -> Trapped:
+    """Sends a trap, reads one update of a batch and matches what comes out.
+
+    Args:
+        images: One image per patient of the batch, shape ``(batch, edge, edge)``, in ``[0, 1]``.
+        malignant: Labels, shape ``(batch,)``.
+        reference: Images of others at the same size, at least ``rows``.
+        kind: Which trap.
+        noise_multiplier: Standard deviation of the noise / clipping norm, >= 0.
+        rows: Rows of the trap; twice the batch is usual.
+        clipping_norm: Largest L2 norm of one patient's gradient, > 0.
+        key: 128 bits of the client's noise.
+        seed: Seed of the trap.
+
+    Raises:
+        AttackError: If the model is not imprintable.
+    """
+    net = small_classifier(images.shape[-1], rows)
+    plant(net, reference, kind, batch=len(images), seed=seed)
+    update = mean_update(
+        net,
+        _cross_entropy(net),
+        one_crop_each(images)._replace(malignant=torch.from_numpy(malignant)),
+        noise_multiplier=noise_multiplier,
+        clipping_norm=clipping_norm,
+        key=key,
+    )
+    weight, bias = (update[f"1.{name}"].double().numpy() for name in ("weight", "bias"))
+    if kind == "imprint":
+        weight, bias = -np.diff(weight, axis=0, append=0), -np.diff(bias, append=0)
+    fired = np.abs(bias) > 1e-6 * max(1e-300, np.abs(bias).max())
+    candidates = (weight[fired] / bias[fired, None]).reshape(-1, *images.shape[1:])
+    best = _best(images, candidates)
+    others = _best(images, reference[:rows])
+    return Trapped(
+        images=best,
+        quality=Quality.of(images, best),
+        recovered=float((psnr(images, best) >= _CERTAIN_DB).mean()),
+        blind=Quality.of(images, others),
+        candidates=int(fired.sum()),
+    )
+
+
+def _cross_entropy(net: nn.Module) -> Losses:
+    def losses(batch: CropBatch) -> Tensor:
+        logits = net(batch.image).squeeze(1)
+        return nn.functional.binary_cross_entropy_with_logits(
+            logits, batch.malignant.to(logits.dtype), reduction="none"
+        )
+
+    return losses
+
+
+def _best(originals: Images, candidates: Images) -> Images:
+    """The candidate that correlates most with each original; black ones if there is none."""
+    if not len(candidates):
+        return np.zeros_like(originals)
+    chosen = [
+        candidates[ncc(np.broadcast_to(one, candidates.shape), candidates).argmax()]
+        for one in originals
+    ]
+    return np.stack(chosen)

@@ -83,6 +83,10 @@ def _functions(command: str) -> Function | dict[str, Any]:
             from gan.generate import generate
 
             return recorded(generate, "generate")
+        case "relabel":
+            from classifier.relabel import relabel
+
+            return recorded(relabel, "relabel")
         case "interpolate":
             from gan.interpolate import interpolate
 
@@ -109,8 +113,14 @@ def _functions(command: str) -> Function | dict[str, Any]:
             from mammo_dp.attacks.bounds.command import bounds
             from mammo_dp.attacks.membership.command import membership
             from mammo_dp.attacks.synthetic.command import synthetic
+            from mammo_dp.ladder import ladder
 
-            return {"bounds": bounds, "membership": membership, "synthetic": synthetic}
+            return {
+                "bounds": bounds,
+                "ladder": ladder,
+                "membership": membership,
+                "synthetic": synthetic,
+            }
         case "privacy":
             from mammo_dp.privacy import calculator, review
 
@@ -121,6 +131,10 @@ def _functions(command: str) -> Function | dict[str, Any]:
                 "verify": review.verify,
                 "compose": review.compose,
             }
+        case "calibrate":
+            from mammo_dp.predict.calibrate import calibrate
+
+            return calibrate
         case "predict":
             from mammo_dp.predict.command import predict
 

@@ -17,13 +17,17 @@ LAYERS = {
 # Within mammo_dp: each may import those to its left.
 ORDER = (
     "runs",
+    "crop_rule",
     "privacy",
     "attacks",
     "fidelity",
     "report",
     "exchange",
+    "benchmark",
     "pipeline",
     "training_cli",
+    "ladder",
+    "predict",
     "commands",
     "main",
 )

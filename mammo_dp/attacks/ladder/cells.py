@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one attack achieved at one budget, beside its bound and a blind guess."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from classifier.evaluate import Estimate
+
+Bound = Literal["guarantee", "assumption", "prediction", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One measurement.
+
+    Attributes:
+        rung: Of the ladder of threat models, 1 to 6.
+        attack: Name of the attack.
+        metric: What was measured, such as ``"TPR at FPR 0.01"``.
+        value: Of the attack.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        bound: What theory allows or predicts; none if it says nothing.
+        kind: What the bound is: a guarantee, holds only for an adversary as weak as assumed, is the
+            prediction of a model, or none.
+        blind: The same metric for a guess that saw nothing; none if it has no value.
+        exceeds: Whether the attack refutes a guarantee, with the error shared by all attacks.
+    """
+
+    rung: int
+    attack: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    bound: float | None = None
+    kind: Bound = "none"
+    blind: float | None = None
+    exceeds: bool = False
+
+    @classmethod
+    def of(cls, estimate: Estimate, **facts: Any) -> Self:
+        """A measurement with an interval."""
+        return cls(value=estimate.value, low=estimate.low, high=estimate.high, **facts)
+
+    @property
+    def text(self) -> str:
+        """``attack [interval] / bound / blind``."""
+        digits = 1 if self.metric.startswith(("PSNR", "epsilon")) else 3
+        interval = f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        values = [f"{self.value:.{digits}f}" + (interval if self.low < self.high else "")]
+        values += ["-" if v is None else f"{v:.{digits}f}" for v in (self.bound, self.blind)]
+        return " / ".join(values) + (" EXCEEDS" if self.exceeds else "")
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """One budget: what was promised, what the model is worth, what attacks achieved.
+
+    Attributes:
+        name: ``"6"`` or ``"none"``.
+        noise_multiplier: Of the fit; 0 without privacy.
+        epsilon: Of the fit, as executed, per patient; infinite without privacy.
+        accountant: Where epsilon comes from; empty without privacy.
+        auroc: Utility, with a 95 % interval over patients.
+        bounds: All bounds, see :mod:`mammo_dp.attacks.bounds`.
+        cells: What attacks achieved.
+    """
+
+    name: str
+    noise_multiplier: float
+    epsilon: float
+    accountant: str
+    auroc: Estimate
+    bounds: Mapping[str, Any]
+    cells: tuple[Cell, ...]
+
+    @property
+    def shown_epsilon(self) -> str:
+        """``"5.999"``, or ``"infinity"``."""
+        return "infinity" if math.isinf(self.epsilon) else f"{self.epsilon:.4g}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name,
+            "noise_multiplier": self.noise_multiplier,
+            "epsilon": "infinity" if math.isinf(self.epsilon) else self.epsilon,
+            "accountant": self.accountant,
+            "auroc": {
+                "value": self.auroc.value,
+                "low": self.auroc.low,
+                "high": self.auroc.high,
+            },
+            "bounds": dict(self.bounds),
+            "attacks": [cell.as_json() for cell in self.cells],
+        }
+
+
+def findings(rungs: Iterable[Rung]) -> list[str]:
+    """A sentence for each attack that refutes a guarantee: the release is to be blocked."""
+    return [
+        f"budget {rung.name}: {cell.attack} reaches {cell.metric} {cell.text}, rung {cell.rung}"
+        for rung in rungs
+        for cell in rung.cells
+        if cell.exceeds
+    ]
+
+
+def membership_cells(path: Path, fpr: str = "0.01") -> list[Cell]:
+    """Every attack in an ``attack.json``: area, and true positive rate at a false positive rate.
+
+    Args:
+        path: The file.
+        fpr: False positive rate, as the file spells it.
+    """
+    stored = json.loads(path.read_text())
+    kind: Bound = "none" if stored["bound_from"]["epsilon"] == "infinity" else "guarantee"
+    blind = stored["blind"]["label-only"]
+    cells = []
+    for name, attack in stored["attacks"].items():
+        rate = attack["tpr_at_fpr"][fpr]
+        for metric, found, guess in (
+            ("AUC", attack["auc"], blind["auc"]["value"]),
+            (f"TPR at FPR {fpr}", rate, blind["tpr_at_fpr"][fpr]["value"]),
+        ):
+            cells.append(
+                Cell(
+                    rung=5,
+                    attack=name,
+                    metric=metric,
+                    value=found["value"],
+                    low=found["low"],
+                    high=found["high"],
+                    bound=None if kind == "none" else found["bound"],
+                    kind=kind,
+                    blind=guess,
+                    exceeds=bool(attack["exceeds_bound"]) and kind == "guarantee",
+                )
+            )
+    return cells

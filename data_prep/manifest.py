@@ -20,7 +20,7 @@ Split = Literal["train", "val", "test"]
 Unit = Literal["patient", "crop"]
 View = Literal["CC", "MLO", "other"]
 Laterality = Literal["L", "R"]
-LabelSource = Literal["pathology", "birads", "image", "generator", "phantom"]
+LabelSource = Literal["pathology", "birads", "image", "generator", "phantom", "classifier"]
 CropRule = Literal["centred", "reference-2024", "as-is"]
 
 ATTRIBUTES = ("density", "shape", "margin", "subtlety")

@@ -15,18 +15,21 @@ COMMANDS = {
     "fit": "train a model on crops -> run folder with privacy statement",
     "validate": "measure a run",
     "test": "measure a run -> predictions.csv, metrics.json",
-    "predict": "score crops with a run",
+    "calibrate": "a run's probabilities, fitted to a cohort with privacy -> run folder",
+    "predict": "a run scores crops, or boxes in DICOM mammograms -> predictions.csv",
     "generate": "generator checkpoint -> labelled synthetic crops",
     "evolve": "patients' noisy votes choose phantoms or generated crops -> labelled crops",
+    "relabel": "synthetic crops + classifier -> the same crops, labelled by it",
     "interpolate": "generator checkpoint -> sheets between crops and between classes",
-    "export": "generator -> medigan package; synthetic crops -> folder to pass on, DICOM",
+    "export": "classifier -> ONNX, Hugging Face; generator -> medigan; crops -> folder, DICOM",
     "fidelity": "synthetic crops against real ones -> distances, agreement, copies",
     "attack": "attack a run -> scores and what an attacker achieved",
     "privacy": "epsilon <-> noise <-> risk; explain, verify and compose statements",
     "report": "run folders -> table, figures, one HTML page",
+    "benchmark": "regimes x budgets x units x seeds on any workers -> one table",
     "pipeline": "the stages of one YAML file, resumable",
 }
-_TRAINING = ("fit", "validate", "test", "predict")
+_TRAINING = ("fit", "validate", "test")
 _PACKAGES = ("data_prep", "gan", "classifier", "mammo_dp")
 
 
@@ -90,6 +93,8 @@ def run(arguments: Sequence[str]) -> None:
         _load("mammo_dp.training_cli", "train")(arguments)
     elif command in ("pipeline", "demo"):
         _load("mammo_dp.pipeline", command)(rest, run)
+    elif command == "benchmark":
+        _load("mammo_dp.benchmark.command", command)(rest, run)
     else:
         _load("mammo_dp.commands", "run_command")(command, rest)
 

@@ -24,6 +24,7 @@ from mammo_dp.privacy.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.release import (
     EVOLVE,
     FROM_THE_HUB,
+    RELABEL,
     SEEDED,
     data_ledger,
     loose_delta,
@@ -251,7 +252,7 @@ class Evidence:
             for role, path in self.inputs.items()
         }
         manifest = CropsManifest.read(self.record.folder)
-        if "checkpoint" in located and self.record.command != EVOLVE:
+        if "checkpoint" in located and self.record.command not in (EVOLVE, RELABEL):
             origins = sorted({crop.origin for crop in manifest.crops})
             made_by = [f"gan:{located['checkpoint'].sha256}"]
             self.findings.compare(manifest.folder / CROPS, "origins", made_by, origins)

@@ -35,6 +35,7 @@ SEEDED = (
 )
 FROM_THE_HUB = "Initial weights from the hub"
 EVOLVE = "evolve"  # the command whose crops were chosen by patients' votes
+RELABEL = "relabel"  # the command whose labels are a classifier's
 _FRESH = "the operating system's entropy, a fresh 128-bit key at each start"
 _WITHOUT_DP = 1e-4  # delta of a stage that promised none; its parents may have promised something
 
@@ -147,6 +148,8 @@ def data_ledger(record: RunRecord, manifest: CropsManifest) -> PrivacyLedger:
         if "checkpoint" in record.inputs:
             return parents
         return replace(parents, exclusions=(*parents.exclusions, PHANTOMS))
+    if record.command == RELABEL:  # whose data made the crops, and whose data labelled them
+        return collect_parents(entry.path for entry in record.inputs.values())
     if "checkpoint" in record.inputs:
         return collect_parents([record.inputs["checkpoint"].path])
     if any(crop.origin.startswith("synthetic:") for crop in manifest.crops):

@@ -29,6 +29,21 @@ def test_an_untouched_chain_agrees(verify: Verify, capsys: pytest.CaptureFixture
     assert "Note: archive: was not read" in text
 
 
+@pytest.mark.parametrize(
+    ("crops", "infinite"), [("phantoms", False), ("generated", True)], ids=["phantoms", "gan"]
+)
+def test_labels_of_a_private_classifier_cost_what_it_cost(
+    verify: Verify, crops: str, infinite: bool
+) -> None:
+    run(f"relabel --crops {crops} --checkpoint dp/checkpoints/last.ckpt --out new".split())
+    assert verify("new")["findings"] == []
+    (statement,) = json.loads(Path("new/privacy.json").read_text())["statements"]
+    (labels,) = json.loads(Path("dp/privacy.json").read_text())["statements"]
+    assert statement["cohort"] == labels["cohort"]
+    assert (statement["epsilon"] == "infinity") == infinite
+    assert infinite or statement["risk"]["advantage"] == labels["risk"]["advantage"]
+
+
 def test_nothing_is_written(here: Path, verify: Verify) -> None:
     before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
     verify("dp")

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``relabel``: the class of each synthetic crop is what a trained classifier says.
+
+A generator that learned from few patients draws convincing masses long before it knows which of
+them are malignant. A classifier of the same patients knows more; labelled by it, the crops pass its
+knowledge on to whoever trains on them. Classes are halves of the ranking, so a classifier that is
+too sure or too careful labels as well as a calibrated one.
+
+Source: knowledge distillation, Hinton et al. 2015, arXiv 1503.02531, with generated crops as the
+transfer set.
+"""
+
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from classifier.module import CropClassifier
+from classifier.released import load_classifier
+from data_prep.crop_set import print_counts, watched
+from data_prep.datamodule import CropsDataset, collate_crops
+from data_prep.errors import LabelError
+from data_prep.manifest import FILE_NAME, CropsManifest
+
+_BATCH = 64
+
+
+def relabel(*, crops: str, checkpoint: str, out: str, malignant_share: float = 0.5) -> None:
+    """Copies synthetic crops; those that a classifier finds most suspicious become malignant.
+
+    Whose data trained the classifier stands in the statement of the new crops, beside whose data
+    trained the generator.
+
+    Args:
+        crops: Folder of synthetic crops.
+        checkpoint: Checkpoint of a classifier, in its run folder.
+        out: Folder of the relabelled crops.
+        malignant_share: Share of crops that become malignant, in ``(0, 1)``.
+
+    Raises:
+        LabelError: If crops belong to patients, whose labels are known, or a share or a logit makes
+            no labels.
+    """
+    manifest = CropsManifest.read(crops)
+    if not 0 < malignant_share < 1:
+        raise LabelError(f"{malignant_share=}. Give a share between 0 and 1.")
+    if own := sum(not crop.is_synthetic for crop in manifest.crops):
+        raise LabelError(
+            f"{manifest.folder / FILE_NAME}: {own} crops belong to patients, whose labels are "
+            "known. Give a folder of synthetic crops."
+        )
+    malignant = most_suspicious(logits(load_classifier(checkpoint), manifest), malignant_share)
+    folder = Path(out)
+    for crop in watched(manifest.crops, "copying"):
+        (folder / crop.file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(manifest.folder / crop.file, folder / crop.file)
+    relabelled = CropsManifest.write(
+        folder,
+        [
+            replace(crop, malignant=bool(label), label_source="classifier")
+            for crop, label in zip(manifest.crops, malignant, strict=True)
+        ],
+    )
+    changed = sum(
+        old.malignant != new.malignant
+        for old, new in zip(manifest.crops, relabelled.crops, strict=True)
+    )
+    print(f"{changed:,} of {len(malignant):,} labels changed")
+    print_counts(relabelled, Counter(), merged=0)
+
+
+def most_suspicious(logits: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
+    """Marks the share of crops with the largest logits, at least one and not all.
+
+    Raises:
+        LabelError: If there are fewer than two crops or a logit is not finite.
+
+    >>> most_suspicious(np.array([0.1, 2.0, -1.0, 0.5]), 0.5)
+    array([False,  True, False,  True])
+    """
+    if len(logits) < 2 or not np.isfinite(logits).all():
+        raise LabelError(
+            f"{len(logits)} crops, {np.isfinite(logits).sum()} with a finite logit. Give at least "
+            "two crops, and a classifier that has not diverged."
+        )
+    count = min(max(round(share * len(logits)), 1), len(logits) - 1)
+    marked = np.zeros(len(logits), dtype=bool)
+    marked[np.argsort(-logits, kind="stable")[:count]] = True
+    return marked
+
+
+@torch.inference_mode()
+def logits(model: CropClassifier, manifest: CropsManifest) -> NDArray[np.float64]:
+    """What a classifier says of each crop, shape ``(len(manifest.crops),)``, in their order."""
+    rows = range(len(manifest.crops))
+    scored = []
+    for start in watched(rows[::_BATCH], "labelling"):  # never all crops in memory
+        part = CropsDataset(
+            manifest, rows[start : start + _BATCH], image_size=model.hparams["image_size"]
+        )
+        scored.append(model(collate_crops(list(part)).image).double().numpy())
+    return np.concatenate(scored)

@@ -78,17 +78,27 @@ class ReleasedClassifier:
                 f"{path}: is no crop classifier; it holds {', '.join(parts) or 'no tensor'}. "
                 f"{ADVICE}."
             )
-        return cls.of(own, settings, where=str(path))
+        slope, intercept = (own.pop(f"{CALIBRATION}{name}", None) for name in ("weight", "bias"))
+        calibration = None
+        if slope is not None and intercept is not None:
+            calibration = Calibration(slope=float(slope), intercept=float(intercept))
+        return cls.of(own, settings, calibration=calibration, where=str(path))
 
     @classmethod
     def of(
-        cls, state: Mapping[str, Tensor], settings: Mapping[str, Any], *, where: str
+        cls,
+        state: Mapping[str, Tensor],
+        settings: Mapping[str, Any],
+        *,
+        calibration: Calibration | None,
+        where: str,
     ) -> "ReleasedClassifier":
         """Builds a classifier around its tensors.
 
         Args:
-            state: Tensors of the net, with or without those of a calibration.
+            state: Tensors of the net.
             settings: Hyper-parameters; those that are not of a ``CropClassifier`` are not used.
+            calibration: Of its logits, if one was fitted.
             where: Start of every message.
 
         Raises:
@@ -99,16 +109,15 @@ class ReleasedClassifier:
             model = CropClassifier(**(known | {"pretrained": False, "weights": None}))
         except (TypeError, ValueError) as error:
             raise ReleasedError(f"{where}: its settings build no model ({error}).") from error
-        net = {key: value for key, value in state.items() if not key.startswith(CALIBRATION)}
         own = model.net.state_dict()
-        odd = sorted(set(net) ^ set(own)) or [k for k in own if net[k].shape != own[k].shape]
+        odd = sorted(set(state) ^ set(own)) or [k for k in own if state[k].shape != own[k].shape]
         if odd:
             raise ReleasedError(
                 f"{where}: is no crop classifier of this version: {', '.join(odd[:3])} missing, "
                 f"unexpected or of another shape. {ADVICE}."
             )
-        model.net.load_state_dict(net)
-        return cls(model=model.eval().requires_grad_(False), calibration=_calibration(state))
+        model.net.load_state_dict(state)
+        return cls(model=model.eval(), calibration=calibration)
 
 
 def load_classifier(checkpoint: str | Path) -> CropClassifier:
@@ -127,11 +136,3 @@ def settings_of(model: CropClassifier) -> dict[str, Any]:
 
 def _parameters() -> set[str]:
     return set(inspect.signature(CropClassifier.__init__).parameters)
-
-
-def _calibration(state: Mapping[str, Tensor]) -> Calibration | None:
-    if f"{CALIBRATION}weight" not in state:
-        return None
-    return Calibration(
-        slope=float(state[f"{CALIBRATION}weight"]), intercept=float(state[f"{CALIBRATION}bias"])
-    )

@@ -86,8 +86,13 @@ class CropSet:
         (self.folder / REJECTED_FILE).write_text(buffer.getvalue(), encoding="utf-8")
 
 
-def read_8_bit(path: Path, where: str) -> NDArray[np.uint16]:
-    """Reads a square 8-bit grey PNG; 255 becomes 65535, exactly.
+def read_grey(path: Path, where: str, *, deep: bool = False) -> NDArray[np.uint16]:
+    """Reads a square grey PNG of 8 bits, of which 255 becomes 65535, exactly.
+
+    Args:
+        path: The file.
+        where: Start of every message.
+        deep: Whether 16 bits are read too, as they are.
 
     Raises:
         RecordRejected: ``unreadable``, ``not_grey`` or ``not_square``.
@@ -99,11 +104,12 @@ def read_8_bit(path: Path, where: str) -> NDArray[np.uint16]:
         raise RecordRejected(
             "unreadable", f"{where}: not a whole PNG ({type(error).__name__}). Copy it again."
         ) from error
-    if mode != "L":
-        raise RecordRejected("not_grey", f"{where}: mode {mode}. Crops are 8-bit grey PNG.")
+    if mode != "L" and not (deep and mode == "I;16"):
+        bits = "8- or 16-bit" if deep else "8-bit"
+        raise RecordRejected("not_grey", f"{where}: mode {mode}. Crops are {bits} grey PNG.")
     if pixels.shape[0] != pixels.shape[1]:
         raise RecordRejected("not_square", f"{where}: shape {pixels.shape}. Crops are square.")
-    return pixels.astype(np.uint16) * np.uint16(257)
+    return pixels.astype(np.uint16) * np.uint16(257 if mode == "L" else 1)
 
 
 def watched(items: Sequence[T], what: str) -> Iterable[T]:

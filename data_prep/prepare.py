@@ -8,7 +8,7 @@ Every function gives the same files when it runs again, so an interrupted one is
 from collections import Counter
 from pathlib import Path
 
-from data_prep.crop_set import CropSet, print_counts, read_8_bit, watched
+from data_prep.crop_set import CropSet, print_counts, read_grey, watched
 from data_prep.cutting import Cutter, Cutting
 from data_prep.errors import ManifestError, RecordRejected
 from data_prep.manifest import CropRule, CropsManifest, Split
@@ -100,7 +100,7 @@ def crop_folder(*, root: str, out: str, strict: bool = False) -> CropsManifest:
     crops = CropSet(Path(out), strict=strict)
     for published in watched(read_crop_folder(Path(root)), "Importing crops"):
         try:
-            pixels = read_8_bit(published.path, f"crop {published.key}")
+            pixels = read_grey(published.path, f"crop {published.key}")
         except RecordRejected as error:
             crops.reject(published.key, error)
             continue
@@ -158,7 +158,7 @@ def synthetic_folder(
     crops = CropSet(Path(out), strict=strict)
     for image in watched(images, "Importing crops"):
         try:
-            pixels = read_8_bit(image.path, str(image.path))
+            pixels = read_grey(image.path, str(image.path))
         except RecordRejected as error:
             crops.reject(image.key, error)
             continue

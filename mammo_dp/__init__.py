@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from data_prep.datamodule import CropsDataModule
     from data_prep.manifest import CropsManifest
     from gan.module import MCGAN
+    from mammo_dp.privacy.calibration import DPCalibration
     from mammo_dp.privacy.classifier import DPCropClassifier
     from mammo_dp.privacy.datamodule import DPCropsDataModule
     from mammo_dp.privacy.generator import DPMCGAN
@@ -27,6 +28,7 @@ __all__ = [
     "CropPretraining",
     "CropsDataModule",
     "CropsManifest",
+    "DPCalibration",
     "DPCropClassifier",
     "DPCropsDataModule",
     "DPDDPStrategy",
@@ -39,6 +41,7 @@ _MODULES = {
     "CropPretraining": "classifier.pretraining",
     "CropsDataModule": "data_prep.datamodule",
     "CropsManifest": "data_prep.manifest",
+    "DPCalibration": "mammo_dp.privacy.calibration",
     "DPCropClassifier": "mammo_dp.privacy.classifier",
     "DPCropsDataModule": "mammo_dp.privacy.datamodule",
     "DPDDPStrategy": "mammo_dp.privacy.strategy",

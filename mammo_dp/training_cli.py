@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``fit``, ``validate``, ``test`` and ``predict``: Lightning's command line on write-once folders.
+"""``fit``, ``validate`` and ``test``: Lightning's command line on write-once folders.
 
 A fit writes one run folder and goes on from ``checkpoints/resume.ckpt`` when it was killed; at its
 end it releases ``checkpoints/last.ckpt``, weights only. The other commands take ``--run RUN``:
@@ -26,6 +26,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from mammo_dp.crop_rule import TrainedCrops
 from mammo_dp.privacy.refusals import refuse_trainer
 from mammo_dp.privacy.release import write_fit_statement
 from mammo_dp.privacy.statement import collect_parents
@@ -67,7 +68,7 @@ class TrainingCLI(LightningCLI):
             type=str | None,
             default=None,
             help="Run folder of a fit whose configuration and weights are used "
-            "(validate, test and predict).",
+            "(validate and test).",
         )
         parser.link_arguments("run_dir", "trainer.default_root_dir")
 
@@ -82,7 +83,7 @@ class TrainingCLI(LightningCLI):
                 "take --run."
             )
         if fitting and config.run:
-            raise RunError("--run: belongs to validate, test and predict. A fit takes --run_dir.")
+            raise RunError("--run: belongs to validate and test. A fit takes --run_dir.")
         if fitting and not config.run_dir:
             raise RunError("--run_dir: is missing. Give the folder that the fit shall write.")
         if not fitting and not config.run:
@@ -202,6 +203,7 @@ class TrainingCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         write_fit_statement(self.record, self.trainer, folder / RELEASED)
+        TrainedCrops.of_folder(self.datamodule.manifest.folder).write(folder)
         (folder / RESUME).unlink(missing_ok=True)
         close_run(self.record)
 
@@ -209,7 +211,7 @@ class TrainingCLI(LightningCLI):
         """Closes the folder."""
         close_run(self.record)
 
-    after_test = after_predict = after_validate
+    after_test = after_validate
 
 
 def _keep(path: Path, model: LightningModule, max_steps: int) -> ModelCheckpoint:
@@ -225,7 +227,7 @@ def _keep(path: Path, model: LightningModule, max_steps: int) -> ModelCheckpoint
 
 
 def train(arguments: Sequence[str]) -> None:
-    """Runs ``fit``, ``validate``, ``test`` or ``predict``.
+    """Runs ``fit``, ``validate`` or ``test``.
 
     Args:
         arguments: Name of the command and its flags.
@@ -279,7 +281,6 @@ _DESCRIPTIONS = {
     "fit": "Trains a model on crops and writes a run folder with its privacy statement.",
     "validate": "Measures a run on the evaluation split, without writing predictions.",
     "test": "Writes predictions.csv and metrics.json of a run on the evaluation split.",
-    "predict": "Writes predictions of a run on the evaluation split.",
 }
 
 

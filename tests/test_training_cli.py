@@ -190,7 +190,7 @@ def test_weights_without_their_lineage_are_refused_before_training(
     ("words", "message"),
     [
         (["fit"], "--run_dir: is missing"),
-        (["fit", "--run", "x", "--run_dir", "y"], "belongs to validate, test and predict"),
+        (["fit", "--run", "x", "--run_dir", "y"], "belongs to validate and test"),
         (["fit", "--run_dir", "y", "--ckpt_path", "z"], "would override the configuration"),
         (["test", "--run_dir", "y"], "--run: is missing"),
         (["test", "--run", "nowhere"], "holds no config.yaml"),

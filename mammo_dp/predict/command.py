@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``predict``: a released classifier scores crops, or boxes in mammograms."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from data_prep.crop_set import REJECTED_FILE
+from data_prep.cutting import Cutting
+from data_prep.manifest import FILE_NAME as CROPS
+from data_prep.manifest import CropsManifest
+from data_prep.readers.boxes import BoxedMammograms
+from mammo_dp.exchange.shared_classifier import SharedClassifier
+from mammo_dp.predict.candidates import Candidates, CutOut, PlainCrops, PreparedCrops
+from mammo_dp.predict.errors import PredictError
+from mammo_dp.predict.scores import Refusal, rejected, score, table
+from mammo_dp.privacy.statement import read_statement
+from mammo_dp.runs import FILE_NAME as RUN
+from mammo_dp.runs import close_run, input_sha256, open_run, write_text_atomically
+
+FILE_NAME = "predictions.csv"
+_SHOWN = 3  # refusals in a message
+
+
+def predict(
+    *,
+    run: str,
+    out: str,
+    crops: str | None = None,
+    dicom: str | None = None,
+    boxes: str | None = None,
+    spacing_mm: float | None = None,
+    margin_mm: float | None = None,
+    minimum_mm: float | None = None,
+) -> None:
+    """Scores crops, or boxes in DICOM mammograms, with a released classifier.
+
+    Writes predictions.csv: file, box, probability of malignancy, calibrated probability where the
+    run was calibrated, logit, and the hashes of the privacy statement and of the checkpoint. What
+    cannot be scored stands in rejected.csv with its reason. Mammograms are cut as those that the
+    run was trained on.
+
+    Args:
+        run: Run folder of a fit, or folder of `export classifier --format huggingface`.
+        out: Folder to write; nothing is overwritten.
+        crops: Folder of crops: prepared (crops.csv), or square grey PNG files.
+        dicom: DICOM file, or folder of them; needs --boxes.
+        boxes: CSV with file,x0,y0,x1,y1 and, if boxes have names, box: the DICOM file below the
+            folder, and a half-open box in pixels of the image as it is stored.
+        spacing_mm: Millimetres per pixel of mammograms whose headers do not say so; as in training
+            if not given.
+        margin_mm: Tissue around the box, only for runs that do not say how their crops were cut.
+        minimum_mm: Smallest edge that is cut, only for such runs.
+    """
+    if (crops is None) == (dicom is None) or (dicom is None) != (boxes is None):
+        raise PredictError(
+            f"{crops=}, {dicom=}, {boxes=}. Give --crops FOLDER, or --dicom FOLDER with "
+            "--boxes TABLE.csv: boxes are needed for mammograms, and only for them."
+        )
+    shared = SharedClassifier.read(run)
+    inputs = {"classifier": shared.path}
+    candidates: Candidates
+    if dicom is not None:
+        assert boxes is not None
+        inputs["boxes"] = Path(boxes)
+        cutting = _cutting(run, shared, spacing_mm, margin_mm, minimum_mm)
+        candidates = CutOut(BoxedMammograms(Path(dicom), Path(boxes)), cutting)
+    else:
+        assert crops is not None
+        candidates = _crops(Path(crops), shared)
+    record = open_run(
+        out,
+        command="predict",
+        config={
+            "run": run,
+            "source": dicom or crops,
+            "source_sha256": input_sha256(dicom or crops or ""),
+            "spacing_mm": spacing_mm,
+            "margin_mm": margin_mm,
+            "minimum_mm": minimum_mm,
+        },
+        inputs=inputs,
+    )
+    if record.is_finished:
+        print(f"{record.folder}: already finished; nothing to do.")
+        return
+    try:
+        scores, refusals = score(shared.released.model, candidates)
+        if not scores:
+            raise PredictError(f"nothing could be scored. {_listed(refusals, _SHOWN)}")
+    except Exception:
+        (record.folder / RUN).unlink()  # nothing is written yet: the folder is free again
+        raise
+    write_text_atomically(record.folder / REJECTED_FILE, rejected(refusals))
+    write_text_atomically(record.folder / FILE_NAME, table(scores, shared))
+    close_run(record)
+    print(f"{record.folder / FILE_NAME}: {len(scores):,} scored.")
+    if refusals:
+        print(f"{record.folder / REJECTED_FILE}: not scored: {_counted(refusals)}.")
+    if shared.released.calibration is None:
+        print(
+            "Probabilities are not calibrated; `mammo-dp calibrate` does it for patients of a "
+            "cohort, at a stated privacy cost."
+        )
+    print(f"Statement {shared.statement_sha256[:12]}: {read_statement(run)['summary']}")
+
+
+def _crops(folder: Path, shared: SharedClassifier) -> Candidates:
+    """A prepared folder or one of plain files; says so where crops were cut in another way."""
+    trained = shared.crops
+    if not (folder / CROPS).is_file():
+        smallest = min(shared.image_size, trained.size if trained else shared.image_size)
+        return PlainCrops(folder, smallest)
+    manifest = CropsManifest.read(folder)
+    rule = manifest.crops[0].crop_rule
+    if trained is not None and rule != trained.rule:
+        print(
+            f"{folder}: crops were cut by the rule {rule!r}, those of training by "
+            f"{trained.rule!r}. Scores may be off."
+        )
+    return PreparedCrops(manifest)
+
+
+def _cutting(
+    run: str,
+    shared: SharedClassifier,
+    spacing_mm: float | None,
+    margin_mm: float | None,
+    minimum_mm: float | None,
+) -> Cutting:
+    """How the run's crops were cut, or what the user says where the run cannot."""
+    trained = shared.crops
+    if trained is not None and trained.cutting is not None:
+        if margin_mm is not None or minimum_mm is not None:
+            raise PredictError(
+                f"{margin_mm=}, {minimum_mm=}: {run} says how its crops were cut "
+                f"({trained.cutting.margin_mm:g} and {trained.cutting.minimum_mm:g} mm). Leave "
+                "both out."
+            )
+        return replace(trained.cutting, spacing_mm=spacing_mm or trained.cutting.spacing_mm)
+    if margin_mm is None or minimum_mm is None:
+        why = "does not say how its crops were cut"
+        if trained is not None:
+            why = f"was trained on crops that were not cut here (rule {trained.rule!r})"
+        raise PredictError(
+            f"{run}: {why}, so mammograms cannot be cut in the same way. Give crops cut like those "
+            "with --crops; or --margin_mm and --minimum_mm (prepare takes 3 and 6.4), and then "
+            "scores may be off."
+        )
+    return Cutting(
+        size=trained.size if trained else shared.image_size,
+        margin_mm=margin_mm,
+        minimum_mm=minimum_mm,
+        spacing_mm=spacing_mm,
+    )
+
+
+def _listed(refusals: list[Refusal], most: int) -> str:
+    """The first messages, and how many there are in all."""
+    shown = " ".join(one.message for one in refusals[:most])
+    more = len(refusals) - most
+    return shown + (f" And {more} more: {_counted(refusals)} in all." if more > 0 else "")
+
+
+def _counted(refusals: list[Refusal]) -> str:
+    reasons = Counter(one.reason for one in refusals)
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))

@@ -102,5 +102,6 @@ def logits(model: CropClassifier, manifest: CropsManifest) -> NDArray[np.float64
         part = CropsDataset(
             manifest, rows[start : start + _BATCH], image_size=model.hparams["image_size"]
         )
-        scored.append(model(collate_crops(list(part)).image).double().numpy())
+        batch = collate_crops([part[index] for index in range(len(part))])
+        scored.append(model(batch.image).double().numpy())
     return np.concatenate(scored)

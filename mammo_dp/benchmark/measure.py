@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Statistics of one evaluation on many resamples of its patients.
+
+The resamples are drawn from the patients alone, by one seed, so they are the same for all models
+that scored the same crops: means over seeds and paired differences need no second bootstrap.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classifier.evaluate import Floats, calibration_slope
+from classifier.evaluate import _statistics as statistics
+from classifier.predictions import FILE_NAME as PREDICTIONS
+from classifier.predictions import Predictions, read_predictions
+from data_prep.manifest import Crop, CropsManifest
+from mammo_dp.runs import read_run
+
+MEASURED = "resamples.npz"
+METRICS = ("auroc", "auprc", "brier", "calibration_slope")
+RESAMPLES = 1000
+LEAST = 5  # crops of each class that a subgroup must hold to be measured
+_EDGES_MM = (20.0, 40.0)  # of the crop's edge: small, medium and large masses with their margin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Statistics of one evaluation.
+
+    Attributes:
+        values: Statistic on the crops as they are, then on each resample of the patients, shape
+            ``(1 + RESAMPLES,)``, by name; NaN where it is undefined. Subgroups are named as
+            ``"auroc, view CC"``.
+        counts: Patients, crops and malignant crops behind each statistic.
+    """
+
+    values: dict[str, Floats]
+    counts: dict[str, tuple[int, int, int]]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Reads what :func:`measure` wrote."""
+        with np.load(folder / MEASURED) as file:
+            names = json.loads(str(file["names"]))
+            values = dict(zip(names, file["values"].astype(np.float64), strict=True))
+            counts = {
+                name: (int(row[0]), int(row[1]), int(row[2]))
+                for name, row in zip(names, file["counts"], strict=True)
+            }
+        return cls(values=values, counts=counts)
+
+
+def measure(folder: Path) -> None:
+    """Computes the statistics of an evaluation and writes them beside its predictions.
+
+    Args:
+        folder: Run folder of ``mammo-dp test``.
+    """
+    record = read_run(folder)
+    predictions = read_predictions(folder / PREDICTIONS)
+    manifest = CropsManifest.read(record.inputs["data"].path)
+    crops = [manifest.crops[row] for row in predictions.row]
+    found = compute(predictions, crops, edge_px=len(manifest.image(int(predictions.row[0]))))
+    temporary = folder / f"{MEASURED}.part.npz"
+    np.savez_compressed(
+        temporary,
+        names=json.dumps(list(found.values)),
+        values=np.stack(list(found.values.values())).astype(np.float32),
+        counts=np.array(list(found.counts.values())),
+    )
+    temporary.replace(folder / MEASURED)
+
+
+def compute(
+    predictions: Predictions, crops: list[Crop], *, edge_px: int, resamples: int = RESAMPLES
+) -> Measured:
+    """Statistics on the crops as they are and on resampled patients.
+
+    Args:
+        predictions: Scores of ``N`` crops.
+        crops: Their rows of the manifest, in the same order.
+        edge_px: Edge of the crops on disk, in pixels.
+        resamples: Number of draws of as many patients as there are.
+    """
+    label = predictions.malignant.astype(np.float64)
+    _, unit = np.unique(predictions.patient, return_inverse=True)
+    patients = int(unit.max()) + 1
+    drawn = np.random.default_rng(0).multinomial(
+        patients, np.full(patients, 1 / patients), size=resamples
+    )
+    weights = np.vstack([np.ones(len(label)), drawn[:, unit]])
+    values: dict[str, Floats] = {}
+    counts: dict[str, tuple[int, int, int]] = {}
+
+    def add(name: str, rows: NDArray[np.bool_], statistic: Callable[[Floats], Floats]) -> None:
+        part, target = weights[:, rows], label[rows]
+        both = (part @ target > 0) & (part @ (1 - target) > 0)
+        result = np.full(len(weights), np.nan)
+        result[both] = statistic(part[both])
+        values[name] = result
+        counts[name] = (len(set(unit[rows].tolist())), int(rows.sum()), int(target.sum()))
+
+    everything = np.ones(len(label), bool)
+    on_all = statistics(label, predictions.probability)
+    for name in METRICS[:-1]:
+        add(name, everything, on_all[name])
+    add(METRICS[-1], everything, lambda w: calibration_slope(label, predictions.logit, w))
+    for name, rows in subgroups(crops, edge_px):
+        if min(label[rows].sum(), (1 - label[rows]).sum()) >= LEAST:
+            within = statistics(label[rows], predictions.logit[rows])
+            add(f"auroc, {name}", rows, within["auroc"])
+    return Measured(values=values, counts=counts)
+
+
+def subgroups(crops: list[Crop], edge_px: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Named parts of the crops, where the manifest tells them apart.
+
+    A mass is as large as the edge of its crop, which is cut around it with a fixed margin.
+
+    Args:
+        crops: Rows of a manifest.
+        edge_px: Edge of the crops on disk, in pixels.
+
+    Yields:
+        Name, such as ``"density 2"``, and which crops belong to it.
+    """
+    columns: dict[str, list[str]] = {
+        "density": [crop.attributes.get("density", "") for crop in crops],
+        "view": [str(crop.view or "") for crop in crops],
+        "shape": [crop.attributes.get("shape", "") for crop in crops],
+        "size": [_size(crop, edge_px) for crop in crops],
+    }
+    for column, found in columns.items():
+        kinds = sorted(set(found) - {""})
+        for kind in kinds if len(kinds) > 1 else ():
+            yield f"{column} {kind}", np.array([value == kind for value in found])
+
+
+def _size(crop: Crop, edge_px: int) -> str:
+    """Class of the crop's edge; empty where its scale is not known."""
+    if crop.pixel_spacing_mm is None:
+        return ""
+    edge_mm = crop.pixel_spacing_mm * edge_px
+    small, large = _EDGES_MM
+    if edge_mm < small:
+        return f"below {small:g} mm"
+    return f"from {large:g} mm" if edge_mm >= large else f"{small:g} to {large:g} mm"

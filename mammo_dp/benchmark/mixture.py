@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Patients' training crops and as many synthetic ones in one manifest."""
+
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from data_prep.manifest import Crop, CropsManifest
+from mammo_dp.benchmark.errors import BenchmarkError
+from mammo_dp.privacy.release import loose_delta
+from mammo_dp.privacy.statement import collect_parents, write_statement
+from mammo_dp.runs import close_run, open_run
+
+
+def mix(real: str, synthetic: str, out: str) -> None:
+    """Writes a folder of crops: the training crops of patients, and synthetic ones beside them.
+
+    Of each class as many synthetic crops are taken as there are real ones, the first of the table.
+    Pixels are linked, not copied. The statement carries what stands behind the synthetic crops.
+
+    Args:
+        real: Folder of crops of patients.
+        synthetic: Folder of synthetic crops, with its statement.
+        out: New folder.
+
+    Raises:
+        BenchmarkError: If there are fewer synthetic crops than real ones, or they are cut in
+            another way.
+    """
+    record = open_run(
+        out, command="mix", config={}, inputs={"crops": Path(real), "synthetic": Path(synthetic)}
+    )
+    if record.is_finished:
+        return
+    patients, made = CropsManifest.read(real), CropsManifest.read(synthetic)
+    own = [patients.crops[row] for row in patients.rows("train")]
+    wanted = Counter(crop.malignant for crop in own)
+    chosen = []
+    for crop in (made.crops[row] for row in made.rows("train")):
+        if crop.is_synthetic and wanted[crop.malignant] > 0:
+            wanted[crop.malignant] -= 1
+            chosen.append(crop)
+    if missing := +wanted:
+        raise BenchmarkError(
+            f"{synthetic}: lacks {sum(missing.values())} synthetic training crops to match those "
+            f"of {real}. Give a larger set."
+        )
+    if len(rules := {crop.crop_rule for crop in (*own, *chosen)}) > 1:
+        raise BenchmarkError(
+            f"{synthetic}: its crops and those of {real} are cut by different rules "
+            f"({', '.join(sorted(rules))}). Prepare both in the same way."
+        )
+    rows = [
+        *(_linked(crop, patients.folder, record.folder, "real") for crop in own),
+        *(_linked(crop, made.folder, record.folder, "synthetic") for crop in chosen),
+    ]
+    written = CropsManifest.write(record.folder, rows)
+    ledger = collect_parents([made.folder])
+    write_statement(
+        record.folder,
+        ledger,
+        delta=loose_delta(ledger),
+        artefact=written.folder / "crops.csv",
+        run=record,
+    )
+    close_run(record)
+
+
+def _linked(crop: Crop, source: Path, target: Path, part: str) -> Crop:
+    """The row of a crop whose file lies in another folder now."""
+    moved = replace(crop, file=f"{part}/{crop.file}")
+    path = target / moved.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(os.path.relpath(source / crop.file, path.parent))
+    return moved

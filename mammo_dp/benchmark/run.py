@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A benchmark from its file to its tables: train, measure on val, open test sets, compare."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from mammo_dp.benchmark import sheets
+from mammo_dp.benchmark.cluster import prepare, workers
+from mammo_dp.benchmark.cost import Cost
+from mammo_dp.benchmark.errors import BenchmarkError
+from mammo_dp.benchmark.figure import draw
+from mammo_dp.benchmark.jobs import Command, Job, Outcome
+from mammo_dp.benchmark.plan import Plan
+from mammo_dp.benchmark.protocol import (
+    EvaluationSet,
+    evaluation_sets,
+    open_set,
+    openings,
+    said_of,
+)
+from mammo_dp.benchmark.published import read_published
+from mammo_dp.benchmark.results import Row, differences, rows
+from mammo_dp.benchmark.schedule import run_jobs
+from mammo_dp.benchmark.spec import Benchmark
+from mammo_dp.benchmark.write import as_json, comma_separated
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.runs import write_text_atomically
+
+Run = Callable[[Sequence[Job], str], dict[str, Outcome]]
+
+
+@dataclass(slots=True)
+class _Results:
+    """What has become of a plan."""
+
+    plan: Plan
+    evaluated: Sequence[EvaluationSet]
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> list[str]:
+        """Distinct jobs of the cells."""
+        return list(dict.fromkeys(cell.key for cell in self.plan.cells))
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Error by label of the job."""
+        known = dict(self.plan.jobs)
+        for key in self.keys:
+            known |= {job.key: job for s in self.evaluated for job in [self.plan.measuring(key, s)]}
+        failed = [outcome for outcome in self.outcomes.values() if outcome.error]
+        return {f"{known[o.key].label} [{o.key}]": o.error for o in failed}
+
+
+def run_benchmark(options: argparse.Namespace, command: Command) -> None:
+    """Runs what is missing, then writes all tables.
+
+    Args:
+        options: Flags, see :mod:`mammo_dp.benchmark.command`.
+        command: Runs one command line of ``mammo-dp`` on a worker.
+
+    Raises:
+        BenchmarkError: If the file, the crops or the scheduler do not allow it.
+    """
+    console, out = Console(), Path(options.out).resolve()
+    benchmark = Benchmark.read(options.config).part(
+        regimes=options.regimes,
+        budgets=options.budgets,
+        units=options.units,
+        seeds=options.seeds,
+    )
+    read_published(benchmark.published)  # a malformed file is refused before compute is spent
+    crops = Path(options.crops).resolve()
+    external = [Path(folder) for folder in options.external]
+    evaluated = evaluation_sets(crops, external, open_test=options.open_test)
+    given = {"real": crops}
+    if options.synthetic:
+        given["synthetic"] = Path(options.synthetic).resolve()
+    plan = Plan.of(benchmark, out=out, given=given)
+    if not plan.cells:
+        raise BenchmarkError(
+            f"{options.config}: nothing is left to run ({plan.skipped}). Choose other regimes, or "
+            "give the crops that they need."
+        )
+    if options.threads < 1 or options.workers < 0:
+        raise BenchmarkError(
+            f"--threads {options.threads}, --workers {options.workers}: give at least 1 thread, "
+            "and 0 or more workers."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    found = _Results(plan=plan, evaluated=evaluated)
+    console.print(
+        f"{len(plan.cells)} cells of {len(found.keys)} different contents, {len(plan.jobs)} fits "
+        f"and sets of crops; {len(plan.skipped)} regimes skipped.",
+        highlight=False,
+    )
+    if _waiting(found):
+        with workers(options.scheduler, count=options.workers) as client:
+            prepare(client, out, options.threads)
+
+            def run(jobs: Sequence[Job], title: str) -> dict[str, Outcome]:
+                return run_jobs(client, jobs, command, title=title, console=console)
+
+            _run_all(found, run)
+    else:
+        _run_all(found, lambda jobs, _: {job.key: Outcome(key=job.key) for job in jobs})
+    _write(found, console)
+    console.print(f"Tables: {out / 'benchmark.md'}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _waiting(found: _Results) -> bool:
+    """Whether anything is left to compute."""
+    measuring = [found.plan.measuring(key, s) for key in found.keys for s in found.evaluated]
+    return not all(job.is_done for job in (*found.plan.jobs.values(), *measuring))
+
+
+def _run_all(found: _Results, run: Run) -> None:
+    """Trains, measures on val, and only then opens the test sets, for all models at once."""
+    plan = found.plan
+    research = [s for s in found.evaluated if s.purpose == "research"]
+    measuring = [plan.measuring(key, s) for key in found.keys for s in research]
+    found.outcomes |= run([*plan.jobs.values(), *measuring], "train and measure on val")
+    trained = [key for key in found.keys if not found.outcomes[key].error]
+    for evaluated in found.evaluated:
+        if evaluated.purpose == "test" and trained:
+            open_set(plan.out, evaluated, trained)
+            jobs = [plan.measuring(key, evaluated) for key in trained]
+            found.outcomes |= run(jobs, f"open {evaluated.name}")
+
+
+def _write(found: _Results, console: Console) -> None:
+    """Writes tables and figures, and prints the first table's place and all failures."""
+    plan, book = found.plan, openings(found.plan.out)
+    costs, failures = {}, found.failures
+    for key in found.keys:
+        if not found.outcomes[key].error:
+            try:
+                costs[key] = Cost.read(plan.run_folder(key))
+            except (BenchmarkError, PrivacyError) as error:
+                failures[f"{plan.jobs[key].label} [{key}]"] = str(error)
+    table: list[Row] = []
+    for evaluated in found.evaluated:
+        measured = [
+            key
+            for key in costs
+            if (job := plan.measuring(key, evaluated)).is_done
+            and not found.outcomes.get(job.key, Outcome(key="")).error
+        ]
+        table += rows(
+            plan.cells,
+            evaluated.name,
+            run_folders={key: plan.run_folder(key) for key in costs},
+            evaluations={key: plan.evaluation(key, evaluated) for key in measured},
+            costs=costs,
+        )
+    compared = list(differences(table))
+    said = {evaluated: said_of(evaluated, book) for evaluated in found.evaluated}
+    published = read_published(plan.benchmark.published)
+    titles = {regime.name: regime.title for regime in plan.benchmark.regimes}
+    figures = {}
+    for evaluated in found.evaluated:
+        name = f"utility_{evaluated.name}.png"
+        own = [row for row in table if row.evaluated == evaluated.name]
+        draw(plan.out / name, own, titles, published)
+        figures[f"AUROC on {evaluated.name} against the budget"] = name
+    written = sheets.sheets(
+        plan.benchmark,
+        table,
+        compared,
+        said={evaluated.name: words for evaluated, words in said.items()},
+        published=published,
+        failures=failures,
+        skipped=plan.skipped,
+    )
+    texts = {
+        "benchmark.md": sheets.markdown(written),
+        "benchmark.html": sheets.html(written, figures),
+        "benchmark.csv": comma_separated(table),
+        "benchmark.json": as_json(
+            plan,
+            table,
+            compared,
+            evaluated=said,
+            book=book,
+            published=published,
+            outcomes=found.outcomes,
+            failures=failures,
+        ),
+    }
+    for name, text in texts.items():
+        write_text_atomically(plan.out / name, text)
+    for label, reason in failures.items():
+        console.print(f"failed: {label}: {reason.splitlines()[0]}", style="red", markup=False)
+    for name, reason in plan.skipped.items():
+        console.print(f"skipped: {name} {reason}", style="yellow", markup=False)

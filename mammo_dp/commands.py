@@ -112,6 +112,7 @@ def _functions(command: str) -> Function | dict[str, Any]:
         case "attack":
             from mammo_dp.attacks.bounds.command import bounds
             from mammo_dp.attacks.membership.command import membership
+            from mammo_dp.attacks.reconstruction.command import reconstruction
             from mammo_dp.attacks.synthetic.command import synthetic
             from mammo_dp.ladder import ladder
 
@@ -119,6 +120,7 @@ def _functions(command: str) -> Function | dict[str, Any]:
                 "bounds": bounds,
                 "ladder": ladder,
                 "membership": membership,
+                "reconstruction": reconstruction,
                 "synthetic": synthetic,
             }
         case "privacy":

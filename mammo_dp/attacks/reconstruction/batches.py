@@ -38,7 +38,7 @@ class Trapped:
         quality: Of these.
         recovered: Share of originals whose best candidate has a PSNR of at least 40 dB.
         blind: Quality of the best among as many images of others.
-        candidates: Rows that were read.
+        candidates: How many there were to choose from.
     """
 
     images: Images
@@ -48,7 +48,7 @@ class Trapped:
     candidates: int
 
 
-def trap(
+def spring(
     images: Images,
     malignant: NDArray[np.int64],
     reference: Images,
@@ -59,19 +59,22 @@ def trap(
     clipping_norm: float = 1.0,
     key: int,
     seed: int = 0,
-) -> Trapped:
-    """Sends a trap, reads one update of a batch and matches what comes out.
+) -> Images:
+    """Sends a trap and reads one update of a batch.
 
     Args:
         images: One image per patient of the batch, shape ``(batch, edge, edge)``, in ``[0, 1]``.
         malignant: Labels, shape ``(batch,)``.
-        reference: Images of others at the same size, at least ``rows``.
+        reference: Images of others at the same size.
         kind: Which trap.
         noise_multiplier: Standard deviation of the noise / clipping norm, >= 0.
         rows: Rows of the trap; twice the batch is usual.
         clipping_norm: Largest L2 norm of one patient's gradient, > 0.
         key: 128 bits of the client's noise.
         seed: Seed of the trap.
+
+    Returns:
+        Candidates, one per row that fired, shape ``(candidates, edge, edge)``, any range.
 
     Raises:
         AttackError: If the model is not imprintable.
@@ -80,7 +83,7 @@ def trap(
     plant(net, reference, kind, batch=len(images), seed=seed)
     update = mean_update(
         net,
-        _cross_entropy(net),
+        cross_entropy(net),
         one_crop_each(images)._replace(malignant=torch.from_numpy(malignant)),
         noise_multiplier=noise_multiplier,
         clipping_norm=clipping_norm,
@@ -89,20 +92,32 @@ def trap(
     weight, bias = (update[f"1.{name}"].double().numpy() for name in ("weight", "bias"))
     if kind == "imprint":
         weight, bias = -np.diff(weight, axis=0, append=0), -np.diff(bias, append=0)
-    fired = np.abs(bias) > 1e-6 * max(1e-300, np.abs(bias).max())
-    candidates = (weight[fired] / bias[fired, None]).reshape(-1, *images.shape[1:])
-    best = _best(images, candidates)
-    others = _best(images, reference[:rows])
+    fired = np.abs(bias) > 1e-6 * np.abs(bias).max()
+    return np.asarray((weight[fired] / bias[fired, None]).reshape(-1, *images.shape[1:]))
+
+
+def match(originals: Images, candidates: Images, others: Images, *, seed: int = 0) -> Trapped:
+    """Compares each original with its best candidate, and with the best of images of others.
+
+    Args:
+        originals: Shape ``(batch, edge, edge)``, in ``[0, 1]``.
+        candidates: What was read, shape ``(candidates, edge, edge)``; may be empty.
+        others: Images of nobody in the batch, as many as rows were read.
+        seed: Seed of the bootstrap.
+    """
+    best, blind = _best(originals, candidates), _best(originals, others)
     return Trapped(
         images=best,
-        quality=Quality.of(images, best),
-        recovered=float((psnr(images, best) >= _CERTAIN_DB).mean()),
-        blind=Quality.of(images, others),
-        candidates=int(fired.sum()),
+        quality=Quality.of(originals, best, seed=seed),
+        recovered=float((psnr(originals, best) >= _CERTAIN_DB).mean()),
+        blind=Quality.of(originals, blind, seed=seed),
+        candidates=len(candidates),
     )
 
 
-def _cross_entropy(net: nn.Module) -> Losses:
+def cross_entropy(net: nn.Module) -> Losses:
+    """The loss that a client trains a classifier with."""
+
     def losses(batch: CropBatch) -> Tensor:
         logits = net(batch.image).squeeze(1)
         return nn.functional.binary_cross_entropy_with_logits(

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``attack reconstruction``: images of patients out of noisy updates, along budgets."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from data_prep.crop_set import watched
+from data_prep.manifest import CropsManifest, Split
+from mammo_dp.attacks.bounds.command import BUDGETS
+from mammo_dp.attacks.bounds.corridor import RESOLUTIONS
+from mammo_dp.attacks.bounds.schedules import of_budgets, of_run
+from mammo_dp.attacks.reconstruction.candidates import LEVEL
+from mammo_dp.attacks.reconstruction.collect import Targets, collect, noise_of, targets_of
+from mammo_dp.attacks.reconstruction.isolated import ATTACKERS, BLIND
+from mammo_dp.attacks.reconstruction.judge import Judged, judge
+from mammo_dp.attacks.reconstruction.lines import lines_of
+from mammo_dp.attacks.reconstruction.sheet import draw_sheet
+from mammo_dp.attacks.signals import AttackError
+from mammo_dp.privacy.accounting import compose
+from mammo_dp.runs import RunRecord, close_run, open_run, write_text_atomically
+
+RESULT, SHEET, SIGNALS = "reconstruction.json", "sheet.png", "signals"
+THREATS = {
+    "isolated": (
+        "A malicious server chooses model, loss and weights, sends the same in every round, sees "
+        "every noisy update, knows in which rounds the target took part and the norm of what it "
+        "sent, and has rows that answer to this target alone. Clip and noise are the client's. "
+        "`prior` also holds images of others. An assumption about the adversary, no guarantee."
+    ),
+    "search": (
+        "A curious server knows a small model that it did not tamper with and the label, and "
+        "searches for an image with the same gradient."
+    ),
+    "rows": (
+        "As isolated, in one round: one of M rows divided by its bias, as published traps do, "
+        "against the mean of the M rows."
+    ),
+    "traps": (
+        "A malicious server plants a trap in a classifier and sees one update of a batch. Each "
+        "original is compared with its best candidate, which flatters: see blind_best_match."
+    ),
+    "lists": (
+        "The adversary of the guarantee: all other patients, every noisy update, a list with the "
+        "target on it. Worst case: gradients at the clipping norm that nobody else has. Bound: "
+        "1 - f(kappa), by PLD. `recognised` attains it; `named`, the best of a list, need not."
+    ),
+}
+CAVEATS = (
+    "Above n sigma^2 / rounds = 1 the unbiased reconstruction is worse than a blank image; it "
+    "bounds nothing there. Read NCC, and the blind guesses, first.",
+    "An attack that fails shows what this attack cannot do. Better priors go further.",
+    "A server that averages down first reads thumbnails where it reads no full image.",
+)
+
+
+def reconstruction(
+    *,
+    crops: str,
+    out: str,
+    prior: str | None = None,
+    run: str | None = None,
+    budgets: list[float | Literal["none"]] = list(BUDGETS),  # noqa: B006  jsonargparse copies it
+    sampling_rate: float = 1 / 9,
+    steps: int = 2700,
+    delta: float = 1e-4,
+    resolutions: list[int] = list(RESOLUTIONS),  # noqa: B006
+    kappa: list[float] = [0.01],  # noqa: B006
+    patients: int = 48,
+    split: Split = "train",
+    resamples: int = 1000,
+    seed: int = 0,
+) -> None:
+    """Reconstructs images from the updates of a private training, and names patients from lists.
+
+    Attacks, with what each adversary sees and knows written beside its numbers: a malicious server
+    that isolates each patient, without a prior and with a Gaussian one; traps in a classifier that
+    a batch passes; a search for images by gradients; candidate lists. Clipping and noise are those
+    of the training code, at the noise of each budget. Guesses that saw no update stand beside
+    every number.
+
+    Writes signals/ (what was seen), reconstruction.json and sheet.png. Signals are private, and so
+    is the sheet where crops are real: no epsilon covers them. Where signals lie, they are scored
+    again and no model runs. Fails if a list is read better than the guarantee allows.
+
+    Args:
+        crops: Folder of the crops under attack.
+        out: Folder of the result.
+        prior: Folder of crops that the adversary holds, such as phantoms, another cohort, or
+            released synthetic crops; none for an adversary who knows nothing, without traps.
+        run: Folder of a private run whose noise, rate and steps are taken instead of budgets.
+        budgets: Epsilons per patient at delta, by PLD, add or remove; none for no privacy.
+        sampling_rate: Chance that a patient joins a step, above 0 and at most 1.
+        steps: Number of steps.
+        delta: Chance that the bound of epsilon fails; below 1 / patients.
+        resolutions: Edges that the server averages images down to before it reads them, in pixels;
+            those that do not divide the edge of the crops are left out.
+        kappa: Chances of naming the patient without the release, each above 0 and below 1.
+        patients: Patients attacked, one crop each, at least 2.
+        split: Split that is attacked.
+        resamples: Bootstrap resamples of patients, at least 100.
+        seed: Seed of the bootstrap; noise comes from the system's entropy.
+
+    Raises:
+        AttackError: For input that cannot be attacked, and for a refuted guarantee.
+    """
+    _check(kappa, patients, resamples)
+    record = open_run(
+        out,
+        command="attack reconstruction",
+        config={
+            "crops": crops,
+            "prior": prior,
+            "run": run,
+            "budgets": budgets,
+            "sampling_rate": sampling_rate,
+            "steps": steps,
+            "delta": delta,
+            "resolutions": resolutions,
+            "kappa": kappa,
+            "patients": patients,
+            "split": split,
+            "resamples": resamples,
+        },
+        inputs={"data": Path(crops)}
+        | ({} if prior is None else {"prior": Path(prior)})
+        | ({} if run is None else {"privacy": Path(run) / "privacy.json"}),
+        seed=seed,
+    )
+    if record.is_finished:
+        print(f"{record.folder}: already finished; nothing to do.")
+        return
+    schedules = (
+        of_run(run)
+        if run is not None
+        else of_budgets(budgets, sampling_rate=sampling_rate, steps=steps, delta=delta)
+    )
+    for schedule in schedules:
+        noise_of(schedule)  # refuses before anything runs
+    manifest = CropsManifest.read(crops)
+    known = None if prior is None else CropsManifest.read(prior)
+    targets = targets_of(manifest, split, known, patients)
+    edges = _dividing(resolutions, targets.images.shape[-1])
+    folders = [
+        record.folder / SIGNALS / f"{place}_{schedule.name}"
+        for place, schedule in enumerate(schedules)
+    ]
+    for schedule, folder in watched(list(zip(schedules, folders, strict=True)), "attacks"):
+        collect(schedule, targets, edges, folder)
+    level = 1 - (1 - LEVEL) / max(1, len(schedules) * (1 + len(kappa)))  # Bonferroni
+    judged = [
+        judge(
+            schedule,
+            targets,
+            edges,
+            kappa,
+            folder,
+            level=level,
+            resamples=resamples,
+            seed=seed,
+        )
+        for schedule, folder in zip(schedules, folders, strict=True)
+    ]
+    _write(record, judged, targets, manifest, known, level=level, delta=delta)
+    if broken := [one.schedule.name for one in judged if one.exceeds_bound]:
+        raise AttackError(
+            f"{record.folder / RESULT}: at {', '.join(broken)} a list was read better than the "
+            "guarantee allows. Sampling, clip or noise are not what is accounted: release nothing."
+        )
+    close_run(record)
+    _show(judged)
+
+
+def _check(kappa: Sequence[float], patients: int, resamples: int) -> None:
+    for one in kappa:
+        if not 0 < one < 1:
+            raise AttackError(
+                f"kappa={one} is no chance of guessing right. Give a value between 0 and 1, such "
+                "as one over the number of candidates."
+            )
+    if patients < 2 or resamples < 100:
+        raise AttackError(
+            f"{patients=}, {resamples=}. Give at least 2 patients and 100 resamples, or intervals "
+            "mean nothing."
+        )
+
+
+def _dividing(resolutions: Sequence[int], edge: int) -> list[int]:
+    found = sorted({one for one in resolutions if one >= 2 and edge % one == 0}, reverse=True)
+    if not found:
+        raise AttackError(
+            f"resolutions={list(resolutions)}: none divides the {edge} px of the crops. Give "
+            "divisors, at least 2."
+        )
+    return found
+
+
+def _write(
+    record: RunRecord,
+    judged: Sequence[Judged],
+    targets: Targets,
+    manifest: CropsManifest,
+    known: CropsManifest | None,
+    *,
+    level: float,
+    delta: float,
+) -> None:
+    result: dict[str, Any] = {
+        "schema": 1,
+        "unit": "patient",
+        "adjacency": "add-or-remove",
+        "delta": next((j.schedule.delta for j in judged if j.schedule.delta), delta),
+        "cohort": manifest.sha256,
+        "split": record.config["split"],
+        "patients": len(targets.images),
+        "prior": known and known.sha256,
+        "threat_models": THREATS,
+        "attackers": dict(ATTACKERS),
+        "blind": dict(BLIND),
+        "caveats": list(CAVEATS),
+        "level": LEVEL,
+        "level_of_lists": level,
+        "budgets": [one.as_json() | _stated(one.schedule, delta) for one in judged],
+    }
+    draw_sheet(
+        record.folder / SHEET,
+        lines_of(judged),
+        title=(
+            "Reconstruction of patients' crops from noisy updates, by epsilon per patient (delta "
+            f"{result['delta']:g}, add or remove, PLD)"
+        ),
+        real=targets.real,
+    )
+    text = json.dumps(result, indent=2, allow_nan=False)
+    write_text_atomically(record.folder / RESULT, text + "\n")
+
+
+def _stated(schedule: Schedule, delta: float) -> dict[str, Any]:
+    """Epsilon per patient of the steps under attack, with its accountant."""
+    if schedule.mechanism is None:
+        return {"epsilon": "infinity", "accountant": ""}
+    curve = compose([schedule.mechanism])
+    return {"epsilon": curve.epsilon(schedule.delta or delta), "accountant": curve.source}
+
+
+def _show(judged: Sequence[Judged]) -> None:
+    """One line per budget: what was read at the finest and at a readable resolution."""
+    for one in judged:
+        parts = []
+        for resolution, found in one.reconstructions.items():
+            best = found.attacks.get("prior", found.attacks["centred"]).quality.ncc
+            blind = found.blind.get("mean", found.blind["blank"]).quality.ncc
+            alone = found.attacks["centred"].quality.ncc
+            parts.append(
+                f"{resolution} px {alone.value:.2f} / {best.value:.2f} ({blind.value:.2f})"
+            )
+        print(f"{one.schedule.name}: NCC without / with prior (blind) " + ", ".join(parts))
+        for name, found_list in one.lists.items():
+            rate = found_list.success
+            print(
+                f"  {name}: {rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}], bound "
+                f"{found_list.bound:.3f}, guess {found_list.kappa:.3g}"
+            )

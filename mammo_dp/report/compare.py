@@ -5,21 +5,20 @@ A row is one evaluation. Its model is found through the hash of the checkpoint, 
 can stand beside the statement of another model.
 """
 
-import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from classifier.evaluate import Estimate
 from data_prep.manifest import CropsManifest
 from mammo_dp.attacks.scoring import read_result
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.privacy.statement import SCHEMA
+from mammo_dp.report.statement import Statement
 from mammo_dp.runs import FILE_NAME, RunInput, RunRecord, read_run, run_of
 
 METRICS = {
@@ -33,78 +32,6 @@ METRICS = {
 
 class ReportError(ValueError):
     """The runs cannot be reported truthfully; the message names the folder and the remedy."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statement:
-    """What ``privacy.json`` says about one cohort.
-
-    Attributes:
-        epsilon: End to end, over all stages of the lineage; infinite without a guarantee.
-        stage_epsilon: Of the model's own training alone; infinite if that was not private.
-        accountant: Where these numbers come from, such as ``"PLD, dp-accounting 0.6.0"``; empty if
-            both are infinite.
-        delta: Probability that the guarantee does not cover.
-        risk: Bounds on attacks: ``advantage``, ``tpr_at_fpr``, ``reconstruction_robustness``.
-        stored: The statement as it stands in the file.
-    """
-
-    epsilon: float
-    stage_epsilon: float
-    accountant: str
-    delta: float
-    risk: Mapping[str, Any]
-    stored: Mapping[str, Any]
-
-    @classmethod
-    def read(cls, stored: Mapping[str, Any]) -> Self:
-        """Reads one entry of ``statements``."""
-        stage_epsilon, accountant = _stage(stored)
-        return cls(
-            epsilon=float(stored["epsilon"]),
-            stage_epsilon=stage_epsilon,
-            accountant=stored["accountant"] or accountant,
-            delta=float(stored["delta"]),
-            risk=stored["risk"],
-            stored=stored,
-        )
-
-    @property
-    def unit(self) -> str:
-        """What is added or removed: ``patient`` or ``crop``."""
-        return str(self.stored["unit"])
-
-    @property
-    def patient_epsilon(self) -> float | None:
-        """Of the patient with the most crops, where :attr:`epsilon` is that of one crop."""
-        stored = self.stored.get("epsilon_patient")
-        return None if stored is None else float(stored)
-
-    @property
-    def conditions(self) -> str:
-        """What must stand beside each epsilon of this statement."""
-        parts = [f"unit {self.unit}", f"delta {self.delta:g}", self.stored["adjacency"]]
-        return ", ".join([*parts, self.accountant] if self.accountant else parts)
-
-    @property
-    def advantage(self) -> float:
-        """Largest TPR - FPR of any membership attack; 1 without a guarantee."""
-        return float(self.risk["advantage"]) if math.isfinite(self.epsilon) else 1.0
-
-    @property
-    def tpr(self) -> float:
-        """Largest true-positive rate of any membership attack at 1 % false positives."""
-        return float(self.risk["tpr_at_fpr"]["0.01"]) if math.isfinite(self.epsilon) else 1.0
-
-    @property
-    def reconstruction(self) -> float:
-        """Largest chance to pick one unit out of the whole cohort; NaN for a cohort of one."""
-        if math.isinf(self.epsilon):
-            return 1.0
-        units = self.stored["units"]
-        known = {float(k): v for k, v in self.risk["reconstruction_robustness"].items()}
-        nearest = min(known, key=lambda kappa: abs(kappa * units - 1), default=None)
-        return math.nan if nearest is None else float(known[nearest])
 
 
 def estimate(stored: Mapping[str, Any]) -> Estimate:
@@ -121,7 +48,7 @@ class Row:
         name: Folder of the model's run below the reported folder.
         model: Record of the run that made the model.
         evaluation: Record of the run that measured it.
-        metrics: Estimate values by name, see ``METRICS``.
+        measured: Content of ``metrics.json``.
         privacy: Content of the model's ``privacy.json``.
         attacker: Record of the run that attacked it, if there is one.
         start: What the weights were before this run.
@@ -178,6 +105,11 @@ class Row:
             ):
                 return statement
         return None
+
+    @property
+    def epsilon(self) -> float:
+        """End to end, the largest over cohorts; 0 if no patient stands in the lineage."""
+        return max((statement.epsilon for statement in self.statements), default=0.0)
 
     @property
     def is_private(self) -> bool:
@@ -297,25 +229,6 @@ def _row(evaluation: RunRecord, records: list[RunRecord], runs: Path) -> Row:
         attacker=attacker,
         start=_start(model),
     )
-
-
-def _stage(stored: Mapping[str, Any]) -> tuple[float, str]:
-    """Epsilon of the model's own training, at the delta of the statement, and its accountant."""
-    if stored["noise_multiplier"] is None:
-        return math.inf, ""
-    mechanism = Mechanism(
-        noise_multiplier=stored["noise_multiplier"],
-        sampling_rate=stored["sampling_rate"],
-        steps=stored["steps"],
-        crops_of_unit=stored["crops_of_unit"],
-    )
-    return _account(mechanism, stored["delta"])
-
-
-@functools.cache  # runs of a grid share mechanisms, and one account takes a second
-def _account(mechanism: Mechanism, delta: float) -> tuple[float, str]:
-    curve = compose([mechanism])
-    return curve.epsilon(delta), curve.source
 
 
 def _start(model: RunRecord) -> str:

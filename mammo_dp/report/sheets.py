@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Contact sheets of crops, each with a word on whose images it shows."""
 
+import base64
 import io
+import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +62,34 @@ def notice(manifest: CropsManifest) -> tuple[str, bool]:
     kinds = sorted({crop.origin.partition(":")[0] for crop in manifest.crops})
     real = any(kind not in NOTICES for kind in kinds)
     return " ".join(dict.fromkeys(NOTICES.get(kind, REAL) for kind in kinds)), real
+
+
+def sheet(label: str, folder: Path) -> dict[str, Any]:
+    """A contact sheet with whatever must be read below it, for the template.
+
+    Args:
+        label: Name of the crops.
+        folder: Folder of the crops; its ``privacy.json`` is quoted if there is one.
+    """
+    manifest = CropsManifest.read(folder)
+    text, real = notice(manifest)
+    if (folder / "privacy.json").is_file():
+        text += " " + json.loads((folder / "privacy.json").read_text())["summary"]
+    malignant = sum(crop.malignant for crop in manifest.crops)
+    return {
+        "label": label,
+        "notice": text,
+        "real": real,
+        "source": embedded(contact_sheet(manifest)),
+        "alt": f"Contact sheet of {label}: benign crops in the upper row, malignant ones below.",
+        "count": f"{len(manifest.crops)} crops, {malignant} malignant; benign above, malignant "
+        "below.",
+    }
+
+
+def embedded(png: bytes) -> str:
+    """A picture as an address that a page carries within itself."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _spread(rows: Sequence[int], count: int) -> list[int]:

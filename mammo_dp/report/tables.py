@@ -17,7 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from classifier.evaluate import Estimate
-from mammo_dp.report.compare import METRICS, Row, Statement, estimate
+from mammo_dp.report.compare import METRICS, Row, estimate
+from mammo_dp.report.diagnosis import LEAST_PATIENTS, Subgroup
+from mammo_dp.report.statement import Statement
 
 NONE = "—"
 MAIN = (
@@ -56,6 +58,16 @@ ATTACKS = (
     "TPR at 1 % FPR [95 %]",
     "Exceeds a bound",
     "The adversary",
+)
+SUBGROUPS = (
+    "Group",
+    "Value",
+    "Patients",
+    "Crops",
+    "Malignant",
+    "AUROC [95 %]",
+    "Brier",
+    "Calibration slope [95 %]",
 )
 _SCREEN = (0, 3, 4, 5, 6, 7)  # columns of MAIN that fit a terminal
 
@@ -114,7 +126,21 @@ def attack_cells(row: Row) -> list[tuple[str, ...]]:
     ]
 
 
-def caption(rows: Sequence[Row]) -> str:
+def subgroup_cells(group: Subgroup) -> tuple[str, ...]:
+    """Utility in one subgroup, in the order of ``SUBGROUPS``; few patients are not counted."""
+    few = f"fewer than {LEAST_PATIENTS}"
+    counts = (str(group.patients), str(group.crops), str(group.malignant))
+    return (
+        group.attribute,
+        group.value,
+        *(counts if group.patients >= LEAST_PATIENTS else (few, NONE, NONE)),
+        interval(group.metrics.auroc) if group.metrics else "too few",
+        number(group.metrics.brier.value) if group.metrics else NONE,
+        interval(group.metrics.calibration_slope) if group.metrics else NONE,
+    )
+
+
+def conditions(rows: Sequence[Row]) -> str:
     """What must be read with each epsilon, attack and interval of the table."""
     statements = [statement for row in rows for statement in row.statements]
     measured = _joined(
@@ -128,13 +154,19 @@ def caption(rows: Sequence[Row]) -> str:
             "(∞: there is none); “ε of this stage only” is what the last training spent and is "
             "no guarantee by itself.",
             f"Each finite ε holds for {_joined(s.conditions for s in statements if s.accountant)}.",
-            f"No ε covers: {_joined(_exclusions(rows))}.",
         ]
     if any(row.attack for row in rows):
         parts.append(
             "Attacks are measured, bounds are the most that any attack can reach; an ∞ has bound 1."
         )
     return " ".join(parts)
+
+
+def caption(rows: Sequence[Row]) -> str:
+    """Conditions, and in short what no epsilon of the table covers."""
+    if not any(row.statements for row in rows):
+        return conditions(rows)
+    return f"{conditions(rows)} No ε covers: {_joined(_exclusions(rows))}."
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -217,6 +249,12 @@ def interval(measured: Estimate) -> str:
     return f"{measured.value:.3f} [{measured.low:.3f}, {measured.high:.3f}]"
 
 
+def in_short(exclusion: str) -> str:
+    """What an exclusion is about; the CSV, the page and ``privacy.json`` have the whole text."""
+    first = exclusion.partition(":")[0].partition(". ")[0].rstrip(".")
+    return f"{first[:1].lower()}{first[1:]}"
+
+
 def _per_cohort(row: Row, show: Callable[[Statement], str]) -> str:
     """One value, or one for each cohort where they differ."""
     values = [show(statement) for statement in row.statements]
@@ -284,8 +322,7 @@ def _full(value: float) -> str:
 
 
 def _exclusions(rows: Sequence[Row]) -> Iterable[str]:
-    """What each exclusion is about; the CSV, the page and ``privacy.json`` have the whole text."""
-    return (item.partition(":")[0] for row in rows for item in row.privacy["exclusions"])
+    return (in_short(item) for row in rows for item in row.privacy["exclusions"])
 
 
 def _joined(parts: Iterable[str]) -> str:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sentences of a report: what was reached, what is guaranteed, what is not, how to do it again."""
+"""Sentences of a report: what was reached, what is guaranteed, what an attacker did."""
 
 import math
-import shlex
 from collections.abc import Sequence
 
-from mammo_dp.report.compare import Row, Statement
+from mammo_dp.report.compare import Row
+from mammo_dp.report.statement import Statement
 from mammo_dp.report.tables import end_to_end, epsilon, interval, number, plain
-from mammo_dp.runs import RunRecord
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
@@ -52,17 +51,23 @@ def summary(rows: Sequence[Row]) -> list[str]:
             f"epsilon is infinity. {' '.join(because)}"
         )
     attacked = [row for row in rows if row.attack]
-    if broken := [row.name for row in attacked if row.attack and row.attack["exceeds_bound"]]:
-        sentences.append(
-            f"Finding: a membership attack on {', '.join(broken)} exceeds the bound of the "
-            "privacy statement. Do not release; the claimed guarantee does not hold."
-        )
-    elif attacked:
+    if attacked and not findings(rows):
         sentences.append(
             f"No membership attack exceeded a bound on {_count(len(attacked), 'model', 'models')}"
             "; that weak attacks fail is no proof of safety, the bounds are."
         )
     return sentences
+
+
+def findings(rows: Sequence[Row]) -> list[str]:
+    """What must stop a release; empty if nothing does."""
+    broken = [row.name for row in rows if row.attack and row.attack["exceeds_bound"]]
+    if not broken:
+        return []
+    return [
+        f"Finding: a membership attack on {', '.join(broken)} exceeds the bound of the privacy "
+        "statement. Do not release; the claimed guarantee does not hold."
+    ]
 
 
 def in_words(statement: Statement, *, own: bool) -> list[str]:
@@ -142,24 +147,6 @@ def attacker(row: Row) -> list[str]:
         f"through the same code: random {_shown(blind['random']['auc'])}, label only "
         f"{_shown(blind['label-only']['auc'])}.",
     ]
-
-
-def command(record: RunRecord) -> str:
-    """The command line that makes a run again, in a new folder."""
-    if record.command == "fit":
-        return f"mammo-dp fit --config {record.folder}/config.yaml --run_dir NEW_FOLDER"
-    if record.command in ("validate", "test", "predict"):
-        checkpoint = record.inputs["checkpoint"].path
-        run = checkpoint.removesuffix("/checkpoints/last.ckpt")
-        return f"mammo-dp {record.command} --run {shlex.quote(run)} --run_dir NEW_FOLDER"
-    flags = [
-        f"--{name} {shlex.quote(str(value))}"
-        for name, value in record.config.items()
-        if value is not None and not isinstance(value, dict | list)
-    ]
-    if record.seed is not None and "seed" not in record.config:
-        flags.append(f"--seed {record.seed}")
-    return " ".join([f"mammo-dp {record.command}", *flags, "--out NEW_FOLDER"])
 
 
 def _count(number: int, one: str, many: str) -> str:

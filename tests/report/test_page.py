@@ -8,7 +8,7 @@ import pytest
 
 from mammo_dp.report.compare import collect
 from mammo_dp.report.page import report
-from mammo_dp.report.words import command, in_words, summary
+from mammo_dp.report.words import findings, in_words, summary
 from mammo_dp.runs import RunError, read_run
 from tests.report.conftest import BECAUSE, Tree, build_tree
 
@@ -53,7 +53,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_folder_holds_table_figures_page_and_record(built: Path) -> None:
     found = {path.relative_to(built).as_posix() for path in built.rglob("*") if path.is_file()}
-    figures = {f"figures/{name}.svg" for name in ("utility", "risk", "curves")}
+    names = ("utility", "calibration", "roc", "bounds", "curves", "lineage")
+    figures = {f"figures/{name}.svg" for name in names}
     assert found == {"run.json", "table.csv", "table.md", "report.html"} | figures
     assert read_run(built).is_finished
 
@@ -62,7 +63,8 @@ def test_the_page_loads_nothing_from_elsewhere(built: Path) -> None:
     html = (built / "report.html").read_text()
     page = Page(html)
     assert not page.open
-    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
+    forbidden = {"script", "link", "iframe", "object", "base"}
+    assert not forbidden & {tag for tag, _ in page.tags}
     for _, attributes in page.tags:
         for name, value in attributes.items():
             if name in ("src", "href", "xlink:href", "srcset", "action"):
@@ -77,15 +79,21 @@ def test_the_page_is_accessible(built: Path) -> None:
     assert len(images) == 3
     assert all(image["alt"] for image in images)
     pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(pictures) == 3
-    assert all(a["role"] == "img" and a["aria-label"] for a in pictures)
+    assert len(pictures) == 6
+    assert all(a["role"] == "img" and a["aria-labelledby"] for a in pictures)
     heads = [attributes for tag, attributes in page.tags if tag == "th"]
     assert all(head["scope"] in ("row", "col") for head in heads)
     tags = [tag for tag, _ in page.tags]
     assert tags.count("h1") == 1
-    assert tags.count("caption") == tags.count("table") == 3
+    regions = [a for tag, a in page.tags if tag == "div" and a.get("role") == "region"]
+    assert len(regions) == tags.count("table") >= 8
+    assert all(region["aria-label"] and region["tabindex"] == "0" for region in regions)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(set(ids)) == len(ids)
+    links = [a["href"] or "" for tag, a in page.tags if tag == "a"]
+    named = [a["aria-labelledby"] or "" for _, a in page.tags if "aria-labelledby" in a]
+    assert {link.removeprefix("#") for link in links} <= set(ids)
+    assert {label for labels in named for label in labels.split()} <= set(ids)
     assert ("html", {"lang": "en"}) in page.tags
 
 
@@ -115,6 +123,10 @@ def test_the_page_names_versions_hashes_commands_and_exclusions(built: Path) -> 
         f"torch {row.model.versions['torch']}",
         "mammo-dp test --run",
         "choice of the learning rate",
+        "What is said of last.ckpt, where 1 < 2.",
+        "tells members from others",
+        "TRIPOD+AI 12e, 15, 23a",
+        "not answered",
         "the body was chosen by eye",
         "A <b> title",
         "No patient: drawn by a procedure.",
@@ -164,9 +176,11 @@ def test_the_summary_names_the_guarantee_the_price_and_the_void(tree: Tree) -> N
 
 
 def test_an_attack_beyond_its_bound_is_called_a_finding(make_tree: Make) -> None:
-    sentences = summary(collect(make_tree((1,), leak=True).runs))
-    assert any(s.startswith("Finding: ") and "dp/eps1_phantom" in s for s in sentences)
-    assert not any("No membership attack exceeded a bound" in s for s in sentences)
+    rows = collect(make_tree((1,), leak=True).runs)
+    (finding,) = findings(rows)
+    assert finding.startswith("Finding: ")
+    assert "dp/eps1_phantom" in finding
+    assert not any("No membership attack exceeded a bound" in s for s in summary(rows))
 
 
 def test_the_last_training_is_set_apart_only_where_it_is_not_all(tree: Tree) -> None:
@@ -205,16 +219,3 @@ def test_a_cohort_of_unknown_patients_is_named_as_such(make_tree: Make) -> None:
     words = " ".join(in_words(row.statements[0], own=False))
     assert "number of patients unknown" in words
     assert "The last training" not in words
-
-
-def test_commands_can_be_typed_again(tree: Tree) -> None:
-    row = collect(tree.runs)[0]
-    assert command(row.model).startswith(f"mammo-dp fit --config {row.model.folder}/config.yaml")
-    assert command(row.evaluation) == (
-        f"mammo-dp test --run {row.model.folder} --run_dir NEW_FOLDER"
-    )
-    assert row.attacker
-    crops, run = tree.data("cohort"), row.model.folder
-    assert command(row.attacker) == (
-        f"mammo-dp attack membership --crops {crops} --run {run} --seed 0 --out NEW_FOLDER"
-    )

@@ -10,7 +10,8 @@ from rich.console import Console
 from mammo_dp.privacy.accounting import Mechanism
 from mammo_dp.privacy.cohorts import Cohort
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
-from mammo_dp.report.compare import Statement, collect
+from mammo_dp.report.compare import collect
+from mammo_dp.report.statement import Statement
 from mammo_dp.report.tables import (
     MAIN,
     RISK,

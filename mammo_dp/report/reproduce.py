@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How to make runs again: commands in order, settings, versions; paths relative to the report."""
+
+import json
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mammo_dp.report.compare import Row, lineage
+from mammo_dp.runs import RunRecord
+
+_MEASURING = ("validate", "test", "predict")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A run that can be made again.
+
+    Attributes:
+        folder: Where it stands, relative to the reported folder.
+        command: Command line, for a new folder.
+        facts: Time, seed, commit and hash of the configuration.
+    """
+
+    folder: str
+    command: str
+    facts: str
+
+
+def steps(rows: Iterable[Row], root: Path) -> list[Step]:
+    """Every recorded run behind evaluations, once, each after what it reads.
+
+    Args:
+        rows: Evaluations.
+        root: Reported folder.
+    """
+    records: dict[Path, RunRecord] = {}
+    for row in rows:
+        made = [source for *_, source in lineage(row.model) if isinstance(source, RunRecord)]
+        attacker = [row.attacker] if row.attacker else []
+        for record in [*made[::-1], row.evaluation, *attacker]:
+            records.setdefault(record.folder.resolve(), record)
+    return [
+        Step(folder=relative(folder, root), command=command(record, root), facts=_facts(record))
+        for folder, record in records.items()
+    ]
+
+
+def command(record: RunRecord, root: Path) -> str:
+    """The command line that makes a run again, in a new folder.
+
+    Args:
+        record: The run.
+        root: Folder from which the command is given.
+    """
+    if record.command == "fit":
+        config = shlex.quote(f"{relative(record.folder, root)}/config.yaml")
+        return f"mammo-dp fit --config {config} --run_dir NEW_FOLDER"
+    if record.command in _MEASURING:
+        checkpoint = record.inputs["checkpoint"].path
+        run = relative(checkpoint.removesuffix("/checkpoints/last.ckpt"), root)
+        return f"mammo-dp {record.command} --run {shlex.quote(run)} --run_dir NEW_FOLDER"
+    paths = {entry.path for entry in record.inputs.values()}
+    flags = [
+        f"--{name} {shlex.quote(relative(value, root) if _is_path(value, paths) else value)}"
+        for name, value in _flat(record.config)
+    ]
+    if record.seed is not None and "seed" not in record.config:
+        flags.append(f"--seed {record.seed}")
+    return " ".join([f"mammo-dp {record.command}", *flags, "--out NEW_FOLDER"])
+
+
+def settings(record: RunRecord, root: Path) -> list[tuple[str, str]]:
+    """Names and values of a configuration; those that say nothing are left out."""
+    paths = {entry.path for entry in record.inputs.values()}
+    return [
+        (name, relative(value, root) if _is_path(value, paths) else value)
+        for name, value in _flat(record.config)
+    ]
+
+
+def relative(path: str | Path, root: Path) -> str:
+    """A path as seen from a folder, so that no page names the machine that made it."""
+    return Path(os.path.relpath(Path(path).resolve(), root.resolve())).as_posix()
+
+
+def versions(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    """Versions of the packages that shaped the runs; several where runs differ."""
+    found: dict[str, dict[str, None]] = {}
+    for record in records:
+        for name, version in record.versions.items():
+            found.setdefault(name, {})[version] = None
+    return [(name, ", ".join(several)) for name, several in found.items()]
+
+
+def _facts(record: RunRecord) -> str:
+    return (
+        f"{record.seconds:.0f} s · seed {'none' if record.seed is None else record.seed} · "
+        f"commit {(record.commit or 'unknown')[:12]} · configuration {record.config_sha256[:12]}"
+    )
+
+
+def _flat(config: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            plain = json.dumps(value) if isinstance(value, list | bool) else str(value)
+            yield f"{prefix}{name}", plain
+
+
+def _is_path(value: str, known: set[str]) -> bool:
+    return value in known or Path(value).is_absolute()

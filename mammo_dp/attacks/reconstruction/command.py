@@ -10,7 +10,7 @@ from data_prep.crop_set import watched
 from data_prep.manifest import CropsManifest, Split
 from mammo_dp.attacks.bounds.command import BUDGETS
 from mammo_dp.attacks.bounds.corridor import RESOLUTIONS
-from mammo_dp.attacks.bounds.schedules import of_budgets, of_run
+from mammo_dp.attacks.bounds.schedules import Schedule, of_budgets, of_run
 from mammo_dp.attacks.reconstruction.candidates import LEVEL
 from mammo_dp.attacks.reconstruction.collect import Targets, collect, noise_of, targets_of
 from mammo_dp.attacks.reconstruction.isolated import ATTACKERS, BLIND

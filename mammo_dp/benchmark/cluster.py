@@ -48,6 +48,7 @@ def workers(scheduler: str | None, *, count: int) -> Iterator[Client]:
     Raises:
         BenchmarkError: If the scheduler does not answer or has no worker.
     """
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # errors come back as outcomes
     if scheduler is None:
         # One cell per process: warnings, output and random state belong to a process.
         with (
@@ -55,7 +56,7 @@ def workers(scheduler: str | None, *, count: int) -> Iterator[Client]:
                 n_workers=max(1, count),
                 threads_per_worker=1,
                 processes=count > 0,
-                dashboard_address=None,
+                scheduler_kwargs={"dashboard": False},
                 memory_limit=0,  # cells are small; a nanny's guess must not kill one
                 silence_logs=logging.CRITICAL,
             ) as cluster,

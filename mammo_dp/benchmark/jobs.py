@@ -14,12 +14,12 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-from mammo_dp.benchmark.measure import MEASURED, measure
-from mammo_dp.benchmark.mixture import mix
-from mammo_dp.benchmark.spec import MIX
 from mammo_dp.runs import FILE_NAME, RunError, read_run
 
 Command = Callable[[Sequence[str]], None]
+
+MIX = "mix"  # the one line of a job that is no command of its own
+MEASURED = "resamples.npz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +91,9 @@ def execute(job: Job, command: Command, started: Callable[[str], None]) -> Outco
     ):
         try:
             for line in job.lines:
-                if line[0] == MIX:
-                    mix(*line[1:])
-                else:
-                    command(line)
+                (_mix if line[0] == MIX else command)(line)
             for folder in job.measured:
-                measure(folder)
+                _measure(folder)
         except (Exception, SystemExit) as caught:  # SystemExit: the parser refuses a flag
             traceback.print_exc()
             error = f"{type(caught).__name__}: {caught}"
@@ -115,6 +112,21 @@ def _alone(path: Path) -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(str(os.getpid()))
         yield
+
+
+# Imported where they run: the client and workers of other lines start without torch.
+
+
+def _mix(line: Sequence[str]) -> None:
+    from mammo_dp.benchmark.mixture import mix
+
+    mix(*line[1:])
+
+
+def _measure(folder: Path) -> None:
+    from mammo_dp.benchmark.measure import measure
+
+    measure(folder)
 
 
 def _is_finished(folder: Path) -> bool:

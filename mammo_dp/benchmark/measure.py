@@ -19,9 +19,9 @@ from classifier.evaluate import _statistics as statistics
 from classifier.predictions import FILE_NAME as PREDICTIONS
 from classifier.predictions import Predictions, read_predictions
 from data_prep.manifest import Crop, CropsManifest
+from mammo_dp.benchmark.jobs import MEASURED
 from mammo_dp.runs import read_run
 
-MEASURED = "resamples.npz"
 METRICS = ("auroc", "auprc", "brier", "calibration_slope")
 RESAMPLES = 1000
 LEAST = 5  # crops of each class that a subgroup must hold to be measured

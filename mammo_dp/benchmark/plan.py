@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from data_prep.manifest import Unit
-from mammo_dp.benchmark.jobs import Job
+from mammo_dp.benchmark.jobs import MIX, Job
 from mammo_dp.benchmark.protocol import EvaluationSet
-from mammo_dp.benchmark.spec import GIVEN, MIX, Benchmark, Budget, Regime, Stage
+from mammo_dp.benchmark.spec import GIVEN, Benchmark, Budget, Regime, Stage
 from mammo_dp.runs import input_sha256
 
 RELEASED = Path("checkpoints") / "last.ckpt"

@@ -120,7 +120,9 @@ class _Board:
         self.running.discard(outcome.key)
         if outcome.error and self.bar is not None:
             label, first = self.jobs[outcome.key].label, outcome.error.splitlines()[0]
-            self.bar.console.print(f"failed: {label}: {first}", style="red", markup=False)
+            self.bar.console.print(
+                f"failed: {label}: {first}", style="red", markup=False, soft_wrap=True
+            )
         self._refresh()
 
     def _refresh(self) -> None:

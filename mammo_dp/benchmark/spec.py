@@ -10,9 +10,9 @@ import yaml
 
 from data_prep.manifest import Unit
 from mammo_dp.benchmark.errors import BenchmarkError
+from mammo_dp.benchmark.jobs import MIX
 
 GIVEN = ("real", "synthetic")  # sources of crops that come from the command line
-MIX = "mix"
 Budget = float | Literal["none"]
 Regimes = tuple["Regime", ...]
 

@@ -7,15 +7,16 @@ Bounds come from the statement of what is attacked, and only for those whom it i
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from classifier.evaluate import Estimate
-from data_prep.manifest import FILE_NAME, CropsManifest, Split, Unit
+from data_prep.manifest import CropsManifest, Split, Unit
 from mammo_dp.attacks.audit import LEVEL, Audit, Bounds, audit, exceeds
 from mammo_dp.attacks.signals import AttackError, Combine, Signals
 from mammo_dp.runs import write_text_atomically
@@ -73,6 +74,8 @@ class Result:
         blind: Baselines that ask the release nothing, through the same code: a random score, and
             the share of malignant crops. Where the second succeeds, members and non-members
             differ in the labels, and an attack's area is no evidence of a leak.
+        models: Models of the adversary's own behind the attacks.
+        not_tried: Why an attack was left out, by its name.
     """
 
     unit: Unit
@@ -80,6 +83,8 @@ class Result:
     resamples: int
     outcomes: tuple[Outcome, ...]
     blind: Mapping[str, Audit]
+    models: int = 0
+    not_tried: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def strongest(self) -> Outcome:
@@ -102,7 +107,7 @@ class Result:
                 f"{outcome.found.members} members, {outcome.found.nonmembers} others"
                 + ("; EXCEEDS THE BOUND" if outcome.exceeds_bound else "")
             )
-        return shown
+        return shown + [f"{name}: not tried, {why}" for name, why in self.not_tried.items()]
 
     def as_json(self) -> dict[str, Any]:
         """Content of ``attack.json``: what all attacks share once, then each by name."""
@@ -120,6 +125,8 @@ class Result:
                 "delta": bounds.delta,
                 "unit": self.unit,
             },
+            "models": self.models,
+            "not_tried": dict(self.not_tried),
             "strongest": self.strongest.attack.name,
             "exceeds_bound": self.exceeds_bound,
             "attacks": {
@@ -143,6 +150,8 @@ def score(
     *,
     unit: Unit,
     bounds: Bounds,
+    models: int = 0,
+    not_tried: Mapping[str, str] = MappingProxyType({}),
     resamples: int = 2000,
     seed: int = 0,
 ) -> Result:
@@ -156,6 +165,8 @@ def score(
         attacks: At least one, each with its column.
         unit: Unit of the statement.
         bounds: What the statement allows.
+        models: Models of the adversary's own behind the signals.
+        not_tried: Why an attack was left out, by its name.
         resamples: Bootstrap resamples.
         seed: Seed of the bootstrap and of the random baseline.
 
@@ -187,6 +198,8 @@ def score(
         resamples=resamples,
         outcomes=tuple(outcomes),
         blind={"random": found(random, unit), "label-only": found(signals.malignant, unit)},
+        models=models,
+        not_tried=not_tried,
     )
 
 
@@ -206,21 +219,6 @@ def read_result(path: Path) -> dict[str, Any]:
             "new folder."
         ) from error
     return result
-
-
-def require_two_groups(member_split: Split, nonmember_split: Split, resamples: int) -> None:
-    """Checks the arguments that all membership attacks share.
-
-    Raises:
-        AttackError: For one split in both roles, or too few resamples.
-    """
-    if resamples < 100:
-        raise AttackError(f"{resamples=}. Give at least 100, or the interval means nothing.")
-    if member_split == nonmember_split:
-        raise AttackError(
-            f"member_split and nonmember_split are both {member_split!r}. Members and non-members "
-            "must be different patients; choose two splits."
-        )
 
 
 def write_result(
@@ -284,40 +282,6 @@ def _values(found: Audit) -> dict[str, Any]:
     }
 
 
-def statement_about(
-    path: Path, manifest: CropsManifest, member_split: Split, nonmember_split: Split
-) -> dict[str, Any]:
-    """The statement about the members.
-
-    Args:
-        path: ``privacy.json`` of what is attacked.
-        manifest: Crops of members and non-members.
-        member_split: Split that some stage was trained on.
-        nonmember_split: Split that no stage was trained on.
-
-    Raises:
-        AttackError: If the statement says nothing about them, so that nobody is a known member, or
-            some stage was trained on the non-members too.
-    """
-    of_split = {
-        statement["cohort_name"].rpartition("/")[2]: statement
-        for statement in json.loads(path.read_text())["statements"]
-        if statement["cohort"] == manifest.sha256
-    }
-    where = f"{manifest.folder / FILE_NAME} ({manifest.sha256[:12]})"
-    if member_split not in of_split:
-        raise AttackError(
-            f"{path}: has no statement about split {member_split!r} of {where}, so nobody in it "
-            "is known as a member. Give the crops and the split that the run was trained on."
-        )
-    if nonmember_split in of_split:
-        raise AttackError(
-            f"{path}: some stage was trained on split {nonmember_split!r} of {where}, so its "
-            "patients are no non-members. Choose a split that no stage saw."
-        )
-    return dict(of_split[member_split])
-
-
 def bounds_of(statement: Mapping[str, Any]) -> Bounds:
     """What a statement allows an attacker."""
     epsilon, delta = float(statement["epsilon"]), float(statement["delta"] or 0)
@@ -330,20 +294,3 @@ def bounds_of(statement: Mapping[str, Any]) -> Bounds:
         advantage=risk["advantage"],
         tpr_at_fpr={float(fpr): tpr for fpr, tpr in risk["tpr_at_fpr"].items()},
     )
-
-
-def require_patients(manifest: CropsManifest, rows: Sequence[int], split: str) -> None:
-    """Checks that rows can be members or non-members.
-
-    Raises:
-        AttackError: If there are none, or some belong to no patient.
-    """
-    if not rows:
-        raise AttackError(
-            f"{manifest.folder / FILE_NAME}: split {split!r} holds no crop. Choose another split."
-        )
-    if synthetic := sum(manifest.crops[row].is_synthetic for row in rows):
-        raise AttackError(
-            f"{manifest.folder / FILE_NAME}: {synthetic} crops of split {split!r} are synthetic "
-            "and belong to no patient. Give the crops of a cohort."
-        )

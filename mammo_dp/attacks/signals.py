@@ -65,7 +65,7 @@ class Signals:
         """
         key = self.patient if unit == "patient" else self.row
         units, position = np.unique(key, return_inverse=True)
-        combined = np.bincount(position, weights=of)
+        combined = np.bincount(position, weights=of).astype(np.float64)
         if combine == "mean":
             combined = combined / np.bincount(position)
         member = np.zeros(len(units), dtype=bool)

@@ -1,32 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Membership inference on a released classifier by a loss threshold, and `attack membership`.
+"""``attack membership``: every black-box membership attack that a released classifier allows.
 
-Threat model (rung 5 of the ladder): the adversary holds labelled crops of one person, queries the
-released model with them and reads its probabilities. It sees neither updates nor other patients,
-trains nothing and knows no more than that members were fitted and others were not.
-
-Source: Yeom et al. 2018, arXiv 1709.01604, with the logit-scaled confidence of Carlini et al. 2022,
-arXiv 2112.03570, averaged over the crops of a patient, since the patient is what is protected.
+Each attack states its threat model where it is computed: the loss threshold in ``query``, the
+likelihood ratios in ``lira`` and ``rmia``. Signals are saved, so that scoring runs no model.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from classifier.released import load_classifier
 from data_prep.manifest import CropsManifest, Split
+from mammo_dp.attacks.groups import require_two_groups, statement_about
+from mammo_dp.attacks.membership import lira
+from mammo_dp.attacks.membership.observed import Observed, read_observed, write_observed
 from mammo_dp.attacks.membership.query import LOSS_THRESHOLD, query
+from mammo_dp.attacks.membership.rmia import RMIA, rmia
+from mammo_dp.attacks.membership.shadows import (
+    CHECKPOINT,
+    TrainedRun,
+    reference_runs,
+    shadow_heads,
+)
 from mammo_dp.attacks.scoring import (
+    Result,
     bounds_of,
-    require_two_groups,
     score,
-    statement_about,
     write_result,
 )
-from mammo_dp.attacks.signals import read_signals, write_signals
+from mammo_dp.attacks.signals import AttackError, Signals, read_signals, write_signals
 from mammo_dp.runs import close_run, open_run
 
-SCORES = "scores.csv"
-ATTACK = "attack.json"
-_CHECKPOINT = Path("checkpoints") / "last.ckpt"
+SHADOWS = 64
+SCORES, MODELS, ATTACK = "scores.csv", "models.npz", "attack.json"
+ATTACKS = {attack.name: attack for attack in (LOSS_THRESHOLD, RMIA, lira.OFFLINE, lira.ONLINE)}
 
 
 def membership(
@@ -36,13 +43,19 @@ def membership(
     out: str | None = None,
     member_split: Split = "train",
     nonmember_split: Split = "val",
+    shadows: int | None = None,
+    references: list[str] | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> None:
     """Attacks the classifier of a run and compares the success with the bounds of its statement.
 
-    Writes ``scores.csv`` (signals, private data) and ``attack.json`` (aggregates). An interrupted
-    attack scores the saved signals again and does not query the model twice.
+    A loss threshold always; RMIA and LiRA (offline, online) with shadow heads, trained here on
+    random halves of the patients, where the body is frozen. Where it is not, RMIA and offline LiRA
+    compare with reference runs.
+
+    Writes ``scores.csv`` and ``models.npz`` (signals, private data) and ``attack.json``
+    (aggregates). An interrupted attack goes on from what was saved.
 
     Args:
         run: Folder of a classifier run; its ``checkpoints/last.ckpt`` is attacked.
@@ -50,46 +63,184 @@ def membership(
         out: Folder of the result; ``attack_membership`` in the run's folder if not given.
         member_split: Split that the run was trained on.
         nonmember_split: Split that no stage of the run was trained on.
+        shadows: Shadow heads, an even number; 0 tries the loss threshold alone. If not given, 64
+            where the body is frozen, else none.
+        references: Folders of runs of the same configuration on other patients, such as a
+            ``fit`` with ``--data.init_args.train_split test``; instead of shadow heads.
         resamples: Bootstrap resamples of patients, at least 100.
-        seed: Seed of the bootstrap and of the random baseline.
+        seed: Seed of halves, shadow heads, bootstrap and the random baseline.
+    """
+    result = attack_membership(
+        run=Path(run),
+        crops=Path(crops),
+        out=Path(out) if out else None,
+        member_split=member_split,
+        nonmember_split=nonmember_split,
+        shadows=shadows,
+        references=[Path(folder) for folder in references or ()],
+        resamples=resamples,
+        seed=seed,
+        progress=True,
+    )
+    print("\n".join(result.lines()))
+
+
+def attack_membership(
+    *,
+    run: Path,
+    crops: Path,
+    out: Path | None = None,
+    member_split: Split = "train",
+    nonmember_split: Split = "val",
+    shadows: int | None = None,
+    references: Sequence[Path] = (),
+    resamples: int = 2000,
+    seed: int = 0,
+    cache: Path | None = None,
+    progress: bool = False,
+) -> Result:
+    """As :func:`membership`, with the result; a finished folder is scored again from its signals.
+
+    Args:
+        run: See :func:`membership`, as all others.
+        crops: Folder of crops.
+        out: Folder of the result.
+        member_split: Split of the members.
+        nonmember_split: Split of the others.
+        shadows: Shadow heads.
+        references: Runs on other patients.
+        resamples: Bootstrap resamples.
+        seed: Seed.
+        cache: Folder of cached features; that of the run if not given. Runs with one body can
+            share it.
+        progress: Whether to show bars.
+
+    Raises:
+        AttackError: If the attack would not measure what it claims.
     """
     require_two_groups(member_split, nonmember_split, resamples)
-    folder = Path(run)
-    target = Path(out) if out else folder / "attack_membership"
+    manifest = CropsManifest.read(crops)
+    statement = statement_about(run / "privacy.json", manifest, member_split, nonmember_split)
+    trained = TrainedRun.read(run, statement)
+    count, why_not = how_many(trained, shadows, references)
     record = open_run(
-        target,
+        out or run / "attack_membership",
         command="attack membership",
         config={
-            "run": run,
-            "crops": crops,
+            "run": str(run),
+            "crops": str(crops),
             "member_split": member_split,
             "nonmember_split": nonmember_split,
+            "shadows": shadows,
+            "references": [str(folder) for folder in references] or None,
             "resamples": resamples,
         },
-        inputs={
-            "checkpoint": folder / _CHECKPOINT,
-            "data": Path(crops),
-            "privacy": folder / "privacy.json",
-        },
+        inputs={"checkpoint": run / CHECKPOINT, "data": crops, "privacy": run / "privacy.json"}
+        | {f"reference {place}": folder / CHECKPOINT for place, folder in enumerate(references)},
         seed=seed,
     )
-    if record.is_finished:
-        return
-    manifest = CropsManifest.read(crops)
-    statement = statement_about(folder / "privacy.json", manifest, member_split, nonmember_split)
-    if (target / SCORES).exists():
-        signals = read_signals(target / SCORES)
+    saved = record.folder / SCORES
+    if saved.exists():
+        signals = read_signals(saved)
     else:
-        model = load_classifier(folder / _CHECKPOINT)
-        signals = query(model, manifest, member_split, nonmember_split)
-        write_signals(target / SCORES, signals)
+        signals = query(load_classifier(run / CHECKPOINT), manifest, member_split, nonmember_split)
+        if count or references:
+            observed = _observed(
+                trained,
+                manifest,
+                signals,
+                references,
+                (member_split, nonmember_split),
+                folder=record.folder,
+                count=count,
+                cache=cache or run / "features",
+                seed=seed,
+                progress=progress,
+            )
+            signals = with_ratios(signals, observed)
+        write_signals(saved, signals)
     result = score(
         signals,
-        [LOSS_THRESHOLD],
+        [ATTACKS[name] for name in signals.columns],
         unit=statement["unit"],
         bounds=bounds_of(statement),
+        models=count or len(references),
+        not_tried={name: why_not for name in ATTACKS if name not in signals.columns},
         resamples=resamples,
         seed=seed,
     )
-    write_result(target / ATTACK, result, manifest, member_split, nonmember_split)
-    close_run(record)
+    if not record.is_finished:
+        write_result(record.folder / ATTACK, result, manifest, member_split, nonmember_split)
+        close_run(record)
+    return result
+
+
+def how_many(run: TrainedRun, asked: int | None, references: Sequence[Path]) -> tuple[int, str]:
+    """Number of shadow heads, and why some attacks cannot be tried.
+
+    Raises:
+        AttackError: For a number that cannot be had.
+    """
+    if references:
+        if asked:
+            raise AttackError(f"shadows={asked} and {len(references)} references. Give one.")
+        return 0, "the references do not have two models on either side of each patient"
+    remedy = (
+        "Train the same configuration on patients of another split or data set "
+        "(--data.init_args.train_split test) and give these runs as --references"
+    )
+    if asked is None:
+        return (0, f"{run.no_shadows}. {remedy}.") if run.no_shadows else (SHADOWS, "")
+    if asked and run.no_shadows:
+        raise AttackError(f"shadows={asked}: {run.no_shadows}. {remedy}, or --shadows 0.")
+    if asked % 2 or asked < 0 or asked == 2:
+        raise AttackError(
+            f"shadows={asked}. Give an even number from 4 on (each patient is in one half of "
+            "them), or 0."
+        )
+    return asked, "" if asked else "no shadow heads were asked for"
+
+
+def with_ratios(signals: Signals, observed: Observed) -> Signals:
+    """Adds the column of each attack that the models allow; runs no model.
+
+    Args:
+        signals: Of the attacked model alone.
+        observed: Logits on the same crops, of the adversary's models too.
+    """
+    knew, did_not = observed.seen_by
+    columns = {RMIA.name: rmia(observed)}
+    if did_not >= 2:
+        columns[lira.OFFLINE.name] = lira.offline(observed)
+    if min(knew, did_not) >= 2:
+        columns[lira.ONLINE.name] = lira.online(observed)
+    return replace(signals, columns={**signals.columns, **columns})
+
+
+def _observed(
+    run: TrainedRun,
+    manifest: CropsManifest,
+    signals: Signals,
+    runs: Sequence[Path],
+    splits: tuple[Split, Split],
+    *,
+    folder: Path,
+    count: int,
+    cache: Path,
+    seed: int,
+    progress: bool,
+) -> Observed:
+    """What the models say, from an interrupted attack or asked now."""
+    saved = folder / MODELS
+    if saved.exists():
+        return read_observed(saved)
+    model = load_classifier(run.record.folder / CHECKPOINT)
+    observed = (
+        reference_runs(model, manifest, signals, runs, *splits)
+        if runs
+        else shadow_heads(
+            run, model, manifest, signals, count=count, cache=cache, seed=seed, progress=progress
+        )
+    )
+    write_observed(saved, observed)
+    return observed

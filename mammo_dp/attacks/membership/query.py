@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 from classifier.module import CropClassifier
 from data_prep.datamodule import CropsDataset, collate_crops
 from data_prep.manifest import CropsManifest, Split
-from mammo_dp.attacks.scoring import Attack, require_patients
+from mammo_dp.attacks.groups import require_patients
+from mammo_dp.attacks.scoring import Attack
 from mammo_dp.attacks.signals import AttackError, Signals
 
 LOSS_THRESHOLD = Attack(

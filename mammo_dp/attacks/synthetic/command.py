@@ -4,11 +4,10 @@
 from pathlib import Path
 
 from data_prep.manifest import CropsManifest, Split
+from mammo_dp.attacks.groups import require_two_groups, statement_about
 from mammo_dp.attacks.scoring import (
     bounds_of,
-    require_two_groups,
     score,
-    statement_about,
     write_result,
 )
 from mammo_dp.attacks.signals import read_signals, write_signals

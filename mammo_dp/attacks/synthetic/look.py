@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from data_prep.datamodule import CropsDataset
 from data_prep.manifest import FILE_NAME, CropsManifest, Split
-from mammo_dp.attacks.scoring import require_patients
+from mammo_dp.attacks.groups import require_patients
 from mammo_dp.attacks.signals import AttackError, Signals
 from mammo_dp.attacks.synthetic.methods import Seen, methods
 from mammo_dp.attacks.synthetic.spaces import SPACES, Points, Space, distances

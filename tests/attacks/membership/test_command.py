@@ -12,16 +12,24 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from classifier.backbones import head
+from classifier.features import body_features
 from classifier.module import CropClassifier
 from data_prep.datamodule import CropsDataset, collate_crops
 from data_prep.manifest import Crop, CropsManifest, save_crop_image
 from mammo_dp.attacks.audit import Bounds
-from mammo_dp.attacks.membership.command import membership
+from mammo_dp.attacks.membership.command import (
+    ATTACKS,
+    attack_membership,
+    membership,
+    with_ratios,
+)
+from mammo_dp.attacks.membership.observed import read_observed
 from mammo_dp.attacks.membership.query import LOSS_THRESHOLD, query
 from mammo_dp.attacks.scoring import Result, read_result, score
 from mammo_dp.attacks.signals import AttackError, Signals, read_signals, write_signals
 from mammo_dp.main import main
-from mammo_dp.runs import read_run
+from mammo_dp.runs import close_run, open_run, read_run
 
 NAME = LOSS_THRESHOLD.name
 BACKBONE = {"depth": 1, "embed_dim": 24, "num_heads": 2, "patch_size": 8}
@@ -29,11 +37,10 @@ NO_BOUND = Bounds(epsilon=math.inf, delta=1e-4, advantage=1, tpr_at_fpr={0.01: 1
 TIGHT = Bounds(epsilon=1, delta=1e-4, advantage=0.1, tpr_at_fpr={0.01: 0.02, 0.001: 0.003})
 
 
-def model(seed: int = 0) -> CropClassifier:
+def model(seed: int = 0, **changes: Any) -> CropClassifier:
     torch.manual_seed(seed)
-    return CropClassifier(
-        backbone="vit_tiny_patch16_224", backbone_args=BACKBONE, image_size=32, warmup_steps=0
-    )
+    settings: dict[str, Any] = {"image_size": 32, "warmup_steps": 0} | changes
+    return CropClassifier(backbone="vit_tiny_patch16_224", backbone_args=BACKBONE, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +90,17 @@ def overfitted(noise: CropsManifest) -> CropClassifier:
 
 
 def write_run(folder: Path, net: CropClassifier, manifest: CropsManifest, **changes: Any) -> Path:
+    data = {"augment": "none", "batch_size": 8, "train_split": changes.pop("split", "train")}
+    record = open_run(
+        folder,
+        command="fit",
+        config={
+            "model": {"class_path": "mammo_dp.CropClassifier"},
+            "data": {"init_args": data},
+            "trainer": {"max_epochs": 60},
+        },
+        inputs={"data": manifest.folder},
+    )
     (folder / "checkpoints").mkdir(parents=True)
     trainer = lightning.Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=folder
@@ -95,9 +113,11 @@ def write_run(folder: Path, net: CropClassifier, manifest: CropsManifest, **chan
         "unit": "patient",
         "epsilon": "infinity",
         "delta": 1e-4,
+        "noise_multiplier": None,
         "risk": {"advantage": 1.0, "tpr_at_fpr": {"0.01": 1.0, "0.001": 1.0}},
     } | changes
     (folder / "privacy.json").write_text(json.dumps({"statements": [statement]}))
+    close_run(record)
     return folder
 
 
@@ -183,14 +203,14 @@ def test_several_attacks_share_the_error_and_the_strongest_is_named() -> None:
         replace(null, columns=columns).of("other")
 
 
-def test_a_finding_of_one_attack_may_be_none_of_one_attack_among_twenty() -> None:
-    shifts = np.linspace(0.5, 1.2, 15)
+def test_a_finding_of_one_attack_may_be_none_of_one_attack_among_eight() -> None:
+    shifts = np.linspace(0.6, 2.4, 10)
 
     def found(attacks: int) -> list[bool]:
         copies = [replace(LOSS_THRESHOLD, name=str(i)) for i in range(attacks)]
         results = []
         for shift in shifts:
-            signals = planted(float(shift))
+            signals = planted(float(shift), 60, 40)
             columns = dict.fromkeys(map(str, range(attacks)), signals.of(NAME))
             shared = replace(signals, columns=columns)
             results.append(
@@ -198,7 +218,7 @@ def test_a_finding_of_one_attack_may_be_none_of_one_attack_among_twenty() -> Non
             )
         return results
 
-    alone, among = found(1), found(20)
+    alone, among = found(1), found(8)
     assert sum(among) < sum(alone) < len(shifts)
 
 
@@ -254,6 +274,7 @@ def test_command_writes_scores_without_identifiers_and_aggregates_with_the_bound
     assert 0.5 < found["per_crop"]["auc"] <= 1
     assert result["bound_from"] == {"epsilon": "infinity", "delta": 1e-4, "unit": "patient"}
     assert "probabilities" in found["threat_model"]
+    assert "trainable is 'all'" in result["not_tried"]["lira-online"]
     assert "P1" not in (out / "scores.csv").read_text()
     assert read_run(out).is_finished
     before = (out / "attack.json").stat().st_mtime_ns
@@ -296,6 +317,7 @@ def test_the_bounds_come_from_the_statement_of_the_cohort(
         (["--nonmember_split", "train"], "choose two splits"),
         (["--nonmember_split", "test"], "split 'test' holds no crop"),
         (["--resamples", "10"], "at least 100"),
+        (["--shadows", "8"], "trainable is 'all', so that each shadow would be a whole fit"),
     ],
 )
 def test_arguments_that_would_measure_nothing_are_refused(
@@ -309,6 +331,89 @@ def test_arguments_that_would_measure_nothing_are_refused(
     arguments = ["attack", "membership", "--run", str(run), "--crops", str(noise.folder), *flags]
     assert main(arguments) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def head_run(tmp_path_factory: pytest.TempPathFactory, noise: CropsManifest) -> Path:
+    net = model(3, trainable="head", learning_rate=0.05, weight_decay=0.0)
+    rows = noise.rows("train")
+    dataset = CropsDataset(noise, rows)
+    batch = collate_crops([dataset[i] for i in range(len(rows))])
+    features = body_features(net.net, batch.image)
+    layer = head(net.net)
+    optimizer = torch.optim.Adam(layer.parameters(), 0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(
+            layer(features).squeeze(1), batch.malignant.float()
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return write_run(tmp_path_factory.mktemp("head") / "run", net.eval(), noise)
+
+
+def attack_head(run: Path, crops: CropsManifest, out: Path, **changes: Any) -> Result:
+    settings = {"shadows": 8, "resamples": 100} | changes
+    return attack_membership(run=run, crops=crops.folder, out=out, **settings)
+
+
+def test_a_frozen_body_lets_every_attack_train_shadow_heads(
+    tmp_path: Path, noise: CropsManifest, head_run: Path
+) -> None:
+    result = attack_head(head_run, noise, tmp_path / "out")
+    assert [outcome.attack.name for outcome in result.outcomes] == list(ATTACKS)
+    assert (result.models, dict(result.not_tried)) == (8, {})
+    stored = read_result(tmp_path / "out" / "attack.json")
+    assert stored["attacks"]["rmia"]["threat_model"] == ATTACKS["rmia"].threat_model
+    assert all(outcome.found.auc.value > 0.5 for outcome in result.outcomes)
+    again = attack_head(head_run, noise, tmp_path / "out")
+    assert again.as_json() == result.as_json()
+
+
+def test_saved_logits_are_scored_again_without_a_model(
+    tmp_path: Path, noise: CropsManifest, head_run: Path
+) -> None:
+    out = tmp_path / "out"
+    first = attack_head(head_run, noise, out)
+    signals = read_signals(out / "scores.csv")
+    plain = replace(signals, columns={NAME: signals.of(NAME)})
+    again = with_ratios(plain, read_observed(out / "models.npz"))
+    for name, column in again.columns.items():
+        np.testing.assert_allclose(column, signals.of(name), rtol=1e-4, atol=1e-4)
+    assert list(again.columns) == [outcome.attack.name for outcome in first.outcomes]
+
+
+def test_reference_runs_stand_in_for_shadow_heads(
+    tmp_path: Path, noise: CropsManifest, overfitted: CropClassifier
+) -> None:
+    run = write_run(tmp_path / "run", overfitted, noise)
+    other = [
+        write_run(tmp_path / f"other{seed}", model(seed), noise, split="test") for seed in (5, 6)
+    ]
+    result = attack_head(run, noise, tmp_path / "out", shadows=None, references=other)
+    assert [o.attack.name for o in result.outcomes] == [NAME, "rmia", "lira-offline"]
+    assert all(outcome.found.auc.value > 0.6 for outcome in result.outcomes)
+    assert result.models == 2
+    assert "either side" in result.not_tried["lira-online"]
+    knew = write_run(tmp_path / "knew", model(7), noise)
+    with pytest.raises(AttackError, match="some patients were in the training of all 1"):
+        attack_head(run, noise, tmp_path / "none", shadows=None, references=[knew])
+
+
+@pytest.mark.parametrize("count", [-2, 2, 3])
+def test_numbers_of_shadows_that_make_no_pairs_are_refused(
+    count: int, tmp_path: Path, noise: CropsManifest, head_run: Path
+) -> None:
+    with pytest.raises(AttackError, match=f"shadows={count}. Give an even number from 4 on"):
+        attack_head(head_run, noise, tmp_path / "out", shadows=count)
+
+
+def test_no_shadows_leave_the_loss_threshold(
+    tmp_path: Path, noise: CropsManifest, head_run: Path
+) -> None:
+    result = attack_head(head_run, noise, tmp_path / "out", shadows=0)
+    assert [outcome.attack.name for outcome in result.outcomes] == [NAME]
+    assert result.not_tried["rmia"] == "no shadow heads were asked for"
 
 
 def test_crops_that_the_run_says_nothing_about_are_refused(

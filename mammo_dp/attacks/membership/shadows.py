@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models of the adversary's own: shadow heads on cached features, or runs given as references."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from classifier.backbones import head
+from classifier.features import cached_features
+from classifier.module import CropClassifier
+from classifier.released import load_classifier
+from data_prep.manifest import CropsManifest, Split
+from mammo_dp.attacks.membership.heads import (
+    Examples,
+    NoisySteps,
+    PlainSteps,
+    Recipe,
+    halves,
+    logits_of,
+    train_heads,
+)
+from mammo_dp.attacks.membership.observed import Observed
+from mammo_dp.attacks.membership.query import query
+from mammo_dp.attacks.signals import AttackError, Signals
+from mammo_dp.privacy.gradients.units import Clip
+from mammo_dp.runs import RunRecord, read_run
+
+CHECKPOINT = Path("checkpoints") / "last.ckpt"
+VIEWS = 4  # of a model that was trained on ever fresh views
+_KNOWN = ("CropClassifier", "DPCropClassifier")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedRun:
+    """A finished fit of a classifier, with all that its repetition needs.
+
+    Attributes:
+        record: The run.
+        settings: Hyper-parameters of the model.
+        statement: Statement about the cohort that it was trained on.
+    """
+
+    record: RunRecord
+    settings: Mapping[str, Any]
+    statement: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path, statement: Mapping[str, Any]) -> "TrainedRun":
+        """Reads ``run.json`` and the hyper-parameters beside the weights."""
+        stored = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+        return cls(
+            record=read_run(folder), settings=stored["hyper_parameters"], statement=statement
+        )
+
+    @property
+    def no_shadows(self) -> str:
+        """Why shadow heads would not resemble the model; empty if they do."""
+        kind = str(self._of("model").get("class_path", "")).rpartition(".")[2]
+        if kind not in _KNOWN:
+            return f"{kind or 'a model of unknown kind'} is not trained as a head by this attack"
+        if (trained := self.settings["trainable"]) != "head":
+            return f"trainable is {trained!r}, so that each shadow would be a whole fit"
+        return ""
+
+    @property
+    def augment(self) -> str:
+        """Pipeline of the training views."""
+        return str(self.data.get("augment", "light"))
+
+    @property
+    def views(self) -> int:
+        """Views of a crop that the adversary asks about: the fixed ones of a cached training."""
+        if "views" in self.settings:
+            return int(self.settings["views"])
+        return 1 if self.augment == "none" else VIEWS
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """Arguments of the data module."""
+        return dict(self._of("data").get("init_args", {}))
+
+    def recipe(self, crops: int, share: float) -> Recipe:
+        """How to train a head on a part of the crops.
+
+        Args:
+            crops: Crops that the run was trained on.
+            share: Crops of a shadow over these; plain steps shrink with it, so that each crop is
+                seen as often.
+        """
+        settings, trainer = self.settings, self._of("trainer")
+        private = self.statement["noise_multiplier"] is not None
+        kind: NoisySteps | PlainSteps
+        if private:
+            steps = int(self.statement["steps"])
+            kind = NoisySteps(
+                unit=self.statement["unit"],
+                noise_multiplier=float(self.statement["noise_multiplier"]),
+                sampling_rate=float(self.statement["sampling_rate"]),
+                clip=Clip(norm=settings["clipping_norm"], rule=settings["clipping"]),
+            )
+        else:
+            size = int(self.data.get("batch_size", 32))
+            steps = trainer.get("max_steps") or -1
+            if steps < 1:
+                steps = (trainer.get("max_epochs") or 1) * math.ceil(crops / size)
+            steps = max(1, round(steps * share))
+            kind = PlainSteps(batch_size=size, gradient_clip=trainer.get("gradient_clip_val"))
+        return Recipe(
+            steps=steps,
+            kind=kind,
+            learning_rate=settings["learning_rate"],
+            warmup_steps=settings["warmup_steps"],
+            weight_decay=settings["weight_decay"],
+            optimizer=settings.get("optimizer", "adam"),
+            ema_decay=settings.get("ema_decay"),
+        )
+
+    def start(self) -> Tensor:
+        """Head before the first step, bias last: that of the initial weights, or zero."""
+        layer = head(load_classifier(self.record.folder / CHECKPOINT).net)
+        given = self.record.inputs.get("weights")
+        if given is not None and Path(given.path).is_file():
+            layer = head(load_classifier(given.path).net)
+            return torch.cat([layer.weight[0], layer.bias]).detach()
+        return torch.zeros(layer.in_features + 1)
+
+    def _of(self, part: str) -> Mapping[str, Any]:
+        return dict(self.record.config.get(part, {}))
+
+
+def shadow_heads(
+    run: TrainedRun,
+    model: CropClassifier,
+    manifest: CropsManifest,
+    signals: Signals,
+    *,
+    count: int,
+    cache: Path,
+    seed: int,
+    progress: bool = False,
+) -> Observed:
+    """Trains heads as the run trained its own, on random halves of all patients.
+
+    Args:
+        run: The attacked run, with a frozen body.
+        model: What it released.
+        manifest: Crops of members and non-members.
+        signals: Which crops, and whose.
+        count: Number of heads, even.
+        cache: Folder of features; that of the run holds those of its training crops.
+        seed: Of halves, draws and noise.
+        progress: Whether to show bars.
+    """
+    parts = [signals.row[signals.member == who] for who in (True, False)]
+    if not np.array_equal(np.concatenate(parts), signals.row):
+        raise AttackError("signals: members do not stand first. Query the model again.")
+    features = torch.cat(
+        [
+            cached_features(
+                model.net,
+                manifest,
+                rows.tolist(),
+                folder=cache,
+                image_size=run.data.get("image_size") or run.settings["image_size"],
+                augment=run.augment,  # type: ignore[arg-type]  # checked when the run was made
+                views=run.views,
+            )
+            for rows in parts
+        ]
+    )
+    patients, patient = np.unique(signals.patient, return_inverse=True)
+    examples = Examples(features=features, malignant=signals.malignant, patient=patient)
+    inside = halves(len(patients), count, seed)
+    trained_on = len(parts[0])
+    recipe = run.recipe(trained_on, len(signals.row) / 2 / trained_on)
+    heads = train_heads(examples, inside, recipe, run.start(), seed=seed, progress=progress)
+    layer = head(model.net)
+    own = torch.cat([layer.weight[0], layer.bias])[None].detach()
+    return Observed(
+        malignant=signals.malignant,
+        target=logits_of(own, features)[0].double().numpy(),
+        models=logits_of(heads, features).double().numpy(),
+        inside=inside[:, patient],
+    )
+
+
+def reference_runs(
+    model: CropClassifier,
+    manifest: CropsManifest,
+    signals: Signals,
+    runs: Sequence[Path],
+    member_split: Split,
+    nonmember_split: Split,
+) -> Observed:
+    """Asks runs of the same kind that were trained on other patients, or on some of them.
+
+    Args:
+        model: What the attacked run released.
+        manifest: Crops of members and non-members.
+        signals: Which crops, and whose.
+        runs: Folders of fits; their data must still be where they were read.
+        member_split: Split of the members.
+        nonmember_split: Split of the others.
+
+    Raises:
+        AttackError: If a patient was in every reference, so that none says what is usual.
+    """
+    models, inside = [], []
+    for folder in runs:
+        known = _trained_on(folder)
+        reference = load_classifier(folder / CHECKPOINT)
+        asked = query(reference, manifest, member_split, nonmember_split)
+        models.append(asked)
+        own = np.array([manifest.crops[row].sha256 in known for row in signals.row])
+        patients = np.unique(signals.patient[own])
+        inside.append(np.isin(signals.patient, patients))
+    sign = np.where(signals.malignant == 1, 1.0, -1.0)
+
+    def logits(asked: Signals) -> NDArray[np.float64]:
+        (column,) = asked.columns.values()
+        return (sign * column)[:, None]
+
+    observed = Observed(
+        malignant=signals.malignant,
+        target=logits(query(model, manifest, member_split, nonmember_split)),
+        models=np.stack([logits(asked) for asked in models]),
+        inside=np.stack(inside),
+    )
+    if observed.seen_by[1] < 1:
+        raise AttackError(
+            f"references: some patients were in the training of all {len(runs)}, so nothing says "
+            "what is usual for them. Add one that was trained on another split or data set."
+        )
+    return observed
+
+
+def _trained_on(folder: Path) -> set[str]:
+    """Pixel hashes of the crops that a run was trained on."""
+    record = read_run(folder)
+    if "data" not in record.inputs:
+        raise AttackError(
+            f"{folder}: its run.json names no data, so nobody knows whom it saw. Give the folder "
+            "of a fit."
+        )
+    arguments = dict(record.config.get("data", {})).get("init_args", {})
+    manifest = CropsManifest.read(record.inputs["data"].path)
+    if manifest.sha256 != record.inputs["data"].sha256:
+        raise AttackError(
+            f"{record.inputs['data'].path}: has changed since {folder} was trained on it. Train "
+            "the reference again."
+        )
+    split = arguments.get("train_split", "train")
+    return {manifest.crops[row].sha256 for row in manifest.rows(split)}

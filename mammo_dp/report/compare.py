@@ -18,6 +18,8 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.attacks.scoring import read_result
 from mammo_dp.attacks.signals import AttackError
 from mammo_dp.privacy.statement import SCHEMA
+from mammo_dp.report.beside import BENCHMARK, LADDER
+from mammo_dp.report.errors import ReportError
 from mammo_dp.report.statement import Statement
 from mammo_dp.runs import FILE_NAME, RunInput, RunRecord, read_run, run_of
 
@@ -28,10 +30,6 @@ METRICS = {
     "brier": "Brier score",
     "calibration_slope": "Calibration slope",
 }
-
-
-class ReportError(ValueError):
-    """The runs cannot be reported truthfully; the message names the folder and the remedy."""
 
 
 def estimate(stored: Mapping[str, Any]) -> Estimate:
@@ -127,6 +125,9 @@ class Row:
 def collect(runs: Path) -> list[Row]:
     """Finds all evaluations below a folder.
 
+    Cells of a benchmark or a ladder stand in its own table; they are rows only where nothing else
+    was evaluated.
+
     Args:
         runs: Folder that holds run folders at any depth.
 
@@ -139,11 +140,10 @@ def collect(runs: Path) -> list[Row]:
     if not runs.is_dir():
         raise ReportError(f"{runs}: is no folder. Give the folder that holds the runs.")
     records = [read_run(path.parent) for path in sorted(runs.rglob(FILE_NAME))]
-    rows = [
-        _row(record, records, runs)
-        for record in records
-        if record.is_finished and (record.folder / "metrics.json").is_file()
-    ]
+    measured = [r for r in records if r.is_finished and (r.folder / "metrics.json").is_file()]
+    grids = {path.parent for name in (BENCHMARK, LADDER) for path in runs.rglob(name)}
+    alone = [record for record in measured if not grids & {record.folder, *record.folder.parents}]
+    rows = [_row(record, records, runs) for record in alone or measured]
     if not rows:
         raise ReportError(
             f"{runs}: holds no finished evaluation (run.json beside metrics.json) among "

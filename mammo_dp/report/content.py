@@ -11,8 +11,10 @@ from classifier.predictions import FILE_NAME as PREDICTIONS
 from classifier.predictions import Predictions, read_predictions
 from mammo_dp.report import tables, words
 from mammo_dp.report.ancestry import ancestry, described
+from mammo_dp.report.benchmark import benchmark
+from mammo_dp.report.beside import BENCHMARK, LADDER, RECONSTRUCTION, found
 from mammo_dp.report.checklist import answers, nist, tripod
-from mammo_dp.report.compare import ReportError, Row
+from mammo_dp.report.compare import Row
 from mammo_dp.report.datasets import HEAD as DATA
 from mammo_dp.report.datasets import datasets, manifest_of
 from mammo_dp.report.diagnosis import LEAST_CROPS, LEAST_PATIENTS, subgroups
@@ -20,8 +22,11 @@ from mammo_dp.report.drawings.attacks import attack_curves, attacks_and_bounds
 from mammo_dp.report.drawings.diagnosis import calibration, receiver_operating_characteristic
 from mammo_dp.report.drawings.lineage import draw_lineage
 from mammo_dp.report.drawings.utility import utility_privacy
+from mammo_dp.report.errors import ReportError
 from mammo_dp.report.headline import facts, featured, lead
+from mammo_dp.report.ladder import ladder
 from mammo_dp.report.markup import parts
+from mammo_dp.report.reconstruction import reconstruction
 from mammo_dp.report.reproduce import settings, steps, versions
 from mammo_dp.report.sheets import sheet
 
@@ -85,15 +90,18 @@ def content(
     """
     groups = _subgroups(chosen)
     data_rows = datasets(chosen)
+    ladders = [ladder(result) for result in found(root, LADDER)]
+    reconstructions = [reconstruction(result) for result in found(root, RECONSTRUCTION)]
+    benchmarks = [benchmark(result) for result in found(root, BENCHMARK)]
     has = {
-        "corridor": False,
-        "reconstruction": False,
+        "corridor": bool(ladders),
+        "reconstruction": bool(reconstructions),
         "samples": bool(sheets),
         "data": bool(data_rows),
         "calibration": "calibration" in drawn,
         "roc": "roc" in drawn,
         "subgroups": bool(groups),
-        "benchmark": False,
+        "benchmark": bool(benchmarks),
     }
     titles = {name: title for name, title in TITLES.items() if has.get(name, True)}
     present = titles.keys()
@@ -101,6 +109,9 @@ def content(
         "titles": titles,
         "items": {name: answers(name) for name in titles},
         "figures": {name: Markup(svg) for name, svg in drawn.items()},
+        "ladders": ladders,
+        "reconstructions": reconstructions,
+        "benchmarks": benchmarks,
         "chosen": chosen.name,
         "split": chosen.split,
         "data": DATA,

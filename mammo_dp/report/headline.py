@@ -5,7 +5,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mammo_dp.report.compare import ReportError, Row, estimate, setting
+from mammo_dp.report.compare import Row, estimate, setting
+from mammo_dp.report.errors import ReportError
 from mammo_dp.report.tables import end_to_end, epsilon, interval, number
 
 

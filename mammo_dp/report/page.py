@@ -11,6 +11,7 @@ from markupsafe import Markup
 from rich.console import Console
 
 from mammo_dp.report import tables
+from mammo_dp.report.beside import paths
 from mammo_dp.report.compare import Row, collect
 from mammo_dp.report.content import content, figures
 from mammo_dp.report.headline import choose
@@ -59,7 +60,7 @@ def report(
             "sheets": shown,
             "format": format,
         },
-        inputs=_inputs(rows, shown),
+        inputs=_inputs(rows, shown, Path(runs)),
     )
     folder = record.folder
     if not record.is_finished:
@@ -110,8 +111,9 @@ def render(
     return template.render(title=title, style=style, **said)
 
 
-def _inputs(rows: Sequence[Row], sheets: Mapping[str, str]) -> dict[str, Path]:
+def _inputs(rows: Sequence[Row], sheets: Mapping[str, str], root: Path) -> dict[str, Path]:
     inputs = {f"sheet {label}": Path(folder) for label, folder in sheets.items()}
+    inputs |= {path.relative_to(root).as_posix(): path for path in paths(root)}
     for row in rows:
         inputs[f"metrics {row.name} {row.split}"] = row.evaluation.folder / "metrics.json"
         inputs[f"privacy {row.name}"] = row.model.folder / "privacy.json"

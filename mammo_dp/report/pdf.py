@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from mammo_dp.report.compare import ReportError
+from mammo_dp.report.errors import ReportError
 
 BROWSERS = (
     "chromium",

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from mammo_dp.report.compare import Row, lineage
 from mammo_dp.runs import RunRecord
 
 _MEASURING = ("validate", "test", "predict")
+_OBJECT = re.compile(r"[A-Z]\w*\(.*\)", re.DOTALL)  # what a file of parameters became
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +65,17 @@ def command(record: RunRecord, root: Path) -> str:
         run = relative(checkpoint.removesuffix("/checkpoints/last.ckpt"), root)
         return f"mammo-dp {record.command} --run {shlex.quote(run)} --run_dir NEW_FOLDER"
     paths = {entry.path for entry in record.inputs.values()}
-    flags = [
-        f"--{name} {shlex.quote(relative(value, root) if _is_path(value, paths) else value)}"
-        for name, value in _flat(record.config)
-    ]
+    flags, elsewhere = [], []
+    for name, value in _flat(record.config):
+        if _OBJECT.fullmatch(value):
+            elsewhere.append(name)
+        else:
+            shown = relative(value, root) if _is_path(value, paths) else value
+            flags.append(f"--{name} {shlex.quote(shown)}")
     if record.seed is not None and "seed" not in record.config:
         flags.append(f"--seed {record.seed}")
-    return " ".join([f"mammo-dp {record.command}", *flags, "--out NEW_FOLDER"])
+    note = f"  # {', '.join(elsewhere)}: as in run.json" if elsewhere else ""
+    return " ".join([f"mammo-dp {record.command}", *flags, "--out NEW_FOLDER"]) + note
 
 
 def settings(record: RunRecord, root: Path) -> list[tuple[str, str]]:

@@ -41,13 +41,9 @@ RISK = (
     "Noise multiplier",
     "Sampling rate",
     "Steps",
-    "Strongest attack",
-    "Attack AUC [95 %]",
-    "Advantage [95 %]",
-    "bound",
-    "TPR at 1 % FPR [95 %]",
-    "bound",
-    "Named among all, bound",
+    "Advantage, at most",
+    "TPR at 1 % FPR, at most",
+    "Named among all, at most",
 )
 ATTACKS = (
     "Run",
@@ -89,19 +85,14 @@ def main_cells(row: Row) -> tuple[str, ...]:
 
 
 def risk_cells(row: Row) -> tuple[str, ...]:
-    """Noise, attack and bounds of one row, in the order of ``RISK``."""
+    """Noise of the private stage and bounds of one row, in the order of ``RISK``."""
     stage = row.own.stored if row.own and row.is_private else {}
-    attack = row.strongest
     return (
         row.name,
         plain(stage.get("noise_multiplier")),
         plain(stage.get("sampling_rate")),
         str(stage.get("steps") or NONE),
-        row.attack["strongest"] if row.attack else NONE,
-        interval(estimate(attack["auc"])) if attack else NONE,
-        interval(estimate(attack["advantage"])) if attack else NONE,
         _per_cohort(row, lambda s: number(s.advantage)) or NONE,
-        interval(estimate(attack["tpr_at_fpr"]["0.01"])) if attack else NONE,
         _per_cohort(row, lambda s: number(s.tpr)) or NONE,
         _per_cohort(row, lambda s: number(s.reconstruction)) or NONE,
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mammo_dp.report.compare import ReportError
+from mammo_dp.report.errors import ReportError
 from mammo_dp.report.page import report
 from mammo_dp.report.pdf import BROWSERS, find_chromium, print_pdf
 from tests.report.chromium import Browser, browser

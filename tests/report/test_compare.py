@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mammo_dp.privacy.accounting import Mechanism, compose
-from mammo_dp.report.compare import ReportError, collect, lineage, setting
+from mammo_dp.report.compare import collect, lineage, setting
+from mammo_dp.report.errors import ReportError
 from mammo_dp.runs import RunInput, RunRecord
 from tests.report.conftest import BECAUSE, Tree
 

@@ -42,7 +42,7 @@ def attacks_and_bounds(rows: Sequence[Row]) -> str | None:
         ("warn full veil", "area", False, "no bound: no guarantee"),
     ]
     bottom = 14 + _LINE * len(attacked)
-    drawing = Drawing(bottom + 74 + legend_height(entries, columns=3))
+    drawing = Drawing(bottom + 74 + legend_height(entries))
     half = (WIDTH - _NAMES - 40) / 2
     unit = " or ".join(sorted({str((row.attack or {})["unit"]) for row in attacked}))
     for panel, title in enumerate((f"advantage, unit {unit}", "TPR at 1 % false positives")):
@@ -56,7 +56,7 @@ def attacks_and_bounds(rows: Sequence[Row]) -> str | None:
     for place, row in enumerate(attacked):
         name = shortened(row.name, _NAMES - 10, 12)
         drawing.text((_NAMES - 14, 14 + _LINE * place + 17), name, anchor="end")
-    legend(drawing, bottom + 70, 40, entries, columns=3)
+    legend(drawing, bottom + 70, 40, entries)
     described = "Strongest membership attack on each model beside its bound, as in the table."
     return drawing.svg("bounds", "Attacks beside their bounds", described)
 

@@ -89,7 +89,7 @@ def _timm(settings: dict[str, Any]) -> dict[str, Any]:
             "num_classes": 1,
             "input_size": [1, size, size],
             "fixed_input_size": True,
-            "interpolation": "area",
+            "interpolation": "bilinear",  # timm knows no area averaging; for small shrinkage alike
             "mean": [0.5],
             "std": [0.5],
             "label_names": ["malignant"],
@@ -106,7 +106,7 @@ def _preprocessor(shared: SharedClassifier) -> dict[str, Any]:
         "rescale_factor": 1 / 65535,
         "do_resize": True,
         "size": {"height": size, "width": size},
-        "resample": "area",
+        "resample": 4,  # of PIL: box, which is area averaging
         "do_normalize": True,
         "image_mean": [0.5],
         "image_std": [0.5],

@@ -26,12 +26,12 @@ class _Scores(nn.Module):
 
     def __init__(self, released: ReleasedClassifier) -> None:
         super().__init__()
-        self.model = released.model.net
+        self.model = released.model
         self.calibration = released.calibration
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Maps ``(B, 1, H, W)`` in ``[-1, 1]`` to columns of shape ``(B,)``."""
-        logit: Tensor = self.model(image).squeeze(-1)
+        logit: Tensor = self.model(image)
         if self.calibration is None:
             return logit, torch.sigmoid(logit)
         fitted = self.calibration.slope * logit + self.calibration.intercept

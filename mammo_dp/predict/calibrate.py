@@ -11,7 +11,7 @@ from mammo_dp.predict.errors import PredictError
 from mammo_dp.privacy.statement import read_statement
 from mammo_dp.training_cli import RELEASED, train
 
-STEPS = 20  # for two numbers; measured in docs/predict.md
+STEPS = 20  # in simulations 10 to 50 did equally well for two numbers
 # Of the classifier's own training, which is over.
 _TRAINING = {
     *("trainable", "last_blocks", "lora_rank"),

@@ -13,7 +13,7 @@ from mammo_dp.attacks.bounds.corridor import RESOLUTIONS
 from mammo_dp.attacks.bounds.schedules import Schedule, of_budgets, of_run
 from mammo_dp.attacks.reconstruction.candidates import LEVEL
 from mammo_dp.attacks.reconstruction.collect import Targets, collect, noise_of, targets_of
-from mammo_dp.attacks.reconstruction.isolated import ATTACKERS, BLIND
+from mammo_dp.attacks.reconstruction.isolated import ATTACKERS, BLIND, LEAST_PX
 from mammo_dp.attacks.reconstruction.judge import Judged, judge
 from mammo_dp.attacks.reconstruction.lines import lines_of
 from mammo_dp.attacks.reconstruction.sheet import draw_sheet
@@ -187,11 +187,13 @@ def _check(kappa: Sequence[float], patients: int, resamples: int) -> None:
 
 
 def _dividing(resolutions: Sequence[int], edge: int) -> list[int]:
-    found = sorted({one for one in resolutions if one >= 2 and edge % one == 0}, reverse=True)
+    found = sorted(
+        {one for one in resolutions if one >= LEAST_PX and edge % one == 0}, reverse=True
+    )
     if not found:
         raise AttackError(
             f"resolutions={list(resolutions)}: none divides the {edge} px of the crops. Give "
-            "divisors, at least 2."
+            f"divisors, at least {LEAST_PX}."
         )
     return found
 

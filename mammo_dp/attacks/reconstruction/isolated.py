@@ -41,6 +41,7 @@ BLIND: Mapping[Blind, str] = {
     "mean": "mean of the reference images, the best guess of the prior before any update",
     "nearest": "reference image that correlates most with the original, chosen with the original",
 }
+LEAST_PX = 3  # edge of the smallest images that have a structure to compare
 _LOUD = 1e3  # scale of the first layer: every gradient is far above the clipping norm
 
 
@@ -167,10 +168,10 @@ def pooled(images: NDArray[np.float64], resolution: int) -> Images:
         AttackError: If the resolution does not divide the edge.
     """
     edge = images.shape[-1]
-    if resolution < 2 or edge % resolution:
+    if resolution < LEAST_PX or edge % resolution:
         raise AttackError(
             f"resolution={resolution}: images of {edge} px cannot be averaged to it. Give a "
-            f"divisor of {edge}, at least 2."
+            f"divisor of {edge}, at least {LEAST_PX}."
         )
     side = edge // resolution
     blocks = images.reshape(len(images), resolution, side, resolution, side)

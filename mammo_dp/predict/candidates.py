@@ -7,7 +7,6 @@ Each keeps the user's own name, the file and the box; nothing of a DICOM header 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +33,6 @@ class Candidate:
     file: str
     box: str
     pixels: NDArray[np.uint16] | RecordRejected
-
-
-class Candidates(Protocol):
-    """Anything that yields candidates, in an order that does not depend on the machine."""
-
-    def __iter__(self) -> Iterator[Candidate]:
-        """Reads one after the other."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 """``predict``: a released classifier scores crops, or boxes in mammograms."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import CropsManifest
 from data_prep.readers.boxes import BoxedMammograms
 from mammo_dp.exchange.shared_classifier import SharedClassifier
-from mammo_dp.predict.candidates import Candidates, CutOut, PlainCrops, PreparedCrops
+from mammo_dp.predict.candidates import Candidate, CutOut, PlainCrops, PreparedCrops
 from mammo_dp.predict.errors import PredictError
 from mammo_dp.predict.scores import Refusal, rejected, score, table
 from mammo_dp.privacy.statement import read_statement
@@ -59,7 +60,7 @@ def predict(
         )
     shared = SharedClassifier.read(run)
     inputs = {"classifier": shared.path}
-    candidates: Candidates
+    candidates: Iterable[Candidate]
     if dicom is not None:
         assert boxes is not None
         inputs["boxes"] = Path(boxes)
@@ -105,7 +106,7 @@ def predict(
     print(f"Statement {shared.statement_sha256[:12]}: {read_statement(run)['summary']}")
 
 
-def _crops(folder: Path, shared: SharedClassifier) -> Candidates:
+def _crops(folder: Path, shared: SharedClassifier) -> Iterable[Candidate]:
     """A prepared folder or one of plain files; says so where crops were cut in another way."""
     trained = shared.crops
     if not (folder / CROPS).is_file():

@@ -110,6 +110,7 @@ def _functions(command: str) -> Function | dict[str, Any]:
 
             return fidelity
         case "attack":
+            from mammo_dp.attacks.audit_run import audit_run
             from mammo_dp.attacks.bounds.command import bounds
             from mammo_dp.attacks.membership.command import membership
             from mammo_dp.attacks.reconstruction.command import reconstruction
@@ -117,6 +118,7 @@ def _functions(command: str) -> Function | dict[str, Any]:
             from mammo_dp.ladder import ladder
 
             return {
+                "audit": audit_run,
                 "bounds": bounds,
                 "ladder": ladder,
                 "membership": membership,

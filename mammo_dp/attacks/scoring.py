@@ -134,13 +134,13 @@ class Result:
                     "threat_model": outcome.attack.threat_model,
                     "score": outcome.attack.score,
                     "combine": outcome.attack.combine,
-                    **_measured(outcome.found, bounds),
+                    **measured(outcome.found, bounds),
                     "per_crop": _values(outcome.per_crop),
                     "exceeds_bound": outcome.exceeds_bound,
                 }
                 for outcome in self.outcomes
             },
-            "blind": {name: _measured(found) for name, found in self.blind.items()},
+            "blind": {name: measured(found) for name, found in self.blind.items()},
         }
 
 
@@ -251,7 +251,7 @@ def _shared_level(attacks: int) -> float:
     return 1 - (1 - LEVEL) / attacks
 
 
-def _measured(found: Audit, bounds: Bounds | None = None) -> dict[str, Any]:
+def measured(found: Audit, bounds: Bounds | None = None) -> dict[str, Any]:
     """Area, advantage and rates with intervals, and beside each the bound if there is one."""
 
     def cell(estimate: Estimate, bound: float | None) -> dict[str, float]:

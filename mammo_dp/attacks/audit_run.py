@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``attack audit``: canaries in a fit with a run's own noise, and the epsilon that they refute.
+
+Threat model: that of :mod:`mammo_dp.attacks.canaries`, the strongest that accounting allows. The
+run itself is not touched: its noise multiplier, sampling rate and number of steps are used again,
+by the same training loop, on made-up units. A bound above the stated epsilon means that sampler,
+clip, noise or account are wrong; one below refutes nothing.
+
+Source: audit of one run with tossed canaries, Steinke et al. 2023, arXiv 2305.08846.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.manifest import Unit
+from mammo_dp.attacks.audit import LEVEL, Bounds, Scores, audit, exceeds
+from mammo_dp.attacks.canaries import canary_scores
+from mammo_dp.attacks.canary_fit import fit_canaries
+from mammo_dp.attacks.lower_bounds import LowerBound, many_run, one_run
+from mammo_dp.attacks.scoring import FPRS, measured
+from mammo_dp.attacks.signals import AttackError
+from mammo_dp.privacy.accounting import Mechanism, compose
+from mammo_dp.privacy.risk import risk_of
+from mammo_dp.privacy.statement import FILE_NAME as PRIVACY
+from mammo_dp.privacy.statement import read_statement
+from mammo_dp.runs import close_run, open_run, write_text_atomically
+
+AUDIT, CANARIES = "audit.json", "canaries.npz"
+THREAT_MODEL = (
+    "White-box canaries: the adversary plants a {} whose clipped gradient is one coordinate of the "
+    "weights, sees the weights after every step, and knows noise, sampling rate and number of "
+    "steps; it knows neither who is drawn nor the noise. No adversary does better."
+)
+TESTS = 3  # questions that share the error: one run, many canaries, the trade-off curve
+_SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # of the canaries that are guessed "in", or "out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A private training that can be audited.
+
+    Attributes:
+        mechanism: As executed.
+        unit: What it protects.
+        epsilon: Of this stage alone, by the accountant.
+        accountant: Where epsilon comes from.
+        delta: Of epsilon.
+    """
+
+    mechanism: Mechanism
+    unit: Unit
+    epsilon: float
+    accountant: str
+    delta: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunAudit:
+    """What canaries prove about a stage.
+
+    Attributes:
+        stage: What was claimed.
+        canaries: Number of canaries, each in with chance 1/2.
+        one_run: Lower bound from guesses; holds for any mechanism.
+        canary_run: Lower bound from rates over the canaries, which the noise treats independently.
+        measured: Rates of the attack beside the bounds of the stage's trade-off curve.
+        exceeds_curve: Whether the rates lie above that curve.
+    """
+
+    stage: Stage
+    canaries: int
+    one_run: LowerBound
+    canary_run: LowerBound
+    measured: Mapping[str, Any]
+    exceeds_curve: bool
+
+    @property
+    def refutes(self) -> bool:
+        """Whether the claim is refuted; all questions together err with chance 1 - LEVEL."""
+        largest = max(self.one_run.epsilon, self.canary_run.epsilon)
+        return largest > self.stage.epsilon or self.exceeds_curve
+
+    def lines(self) -> list[str]:
+        """For the screen: each bound with its ceiling and with what is claimed."""
+        stage = self.stage
+        claimed = (
+            f"claimed {stage.epsilon:.3g} per {stage.unit} at delta {stage.delta:g}, add or "
+            f"remove, by {stage.accountant}"
+        )
+        verdict = (
+            "The claim is REFUTED: do not release."
+            if self.refutes
+            else "The claim is not refuted; that is no proof of it. Near its ceiling, a bound asks "
+            "for more canaries."
+        )
+        return [
+            f"{name}: epsilon >= {found.epsilon:.3g} (ceiling {found.ceiling:.3g}, {claimed})"
+            for name, found in (("one run", self.one_run), ("all canaries", self.canary_run))
+        ] + [f"{self.canaries} canaries, {LEVEL:.0%} confidence. {verdict}"]
+
+    def as_json(self) -> dict[str, Any]:
+        """Content of ``audit.json``."""
+        stage = asdict(self.stage)
+        return {
+            "schema": 1,
+            "threat_model": THREAT_MODEL.format(self.stage.unit),
+            "stage": stage | {"adjacency": "add-or-remove"},
+            "canaries": self.canaries,
+            "level": LEVEL,
+            "level_of_each_test": _each(),
+            "one_run": asdict(self.one_run),
+            "canary_run": asdict(self.canary_run),
+            "white_box": dict(self.measured),
+            "exceeds_curve": self.exceeds_curve,
+            "refutes": self.refutes,
+        }
+
+
+def audit_run(*, run: str, out: str | None = None, canaries: int = 1000) -> None:
+    """Audits the noise of a private run by canaries: a lower bound under its stated epsilon.
+
+    Repeats the run's private steps on made-up units, half of them in by the toss of a coin, and
+    looks for each in every update. Prints each bound with its ceiling, the most that a perfect
+    attack on so many canaries could show. Writes ``canaries.npz`` and ``audit.json``.
+
+    Args:
+        run: Folder with the ``privacy.json`` of a private training.
+        out: Folder of the result; ``attack_audit`` in the run's folder if not given.
+        canaries: Number of canaries, at least 20; at most 1 / (2 delta) are used.
+    """
+    print("\n".join(attack_audit(run=Path(run), out=out and Path(out), canaries=canaries).lines()))
+
+
+def attack_audit(
+    *, run: Path, out: Path | str | None = None, canaries: int = 1000, progress: bool = True
+) -> RunAudit:
+    """As :func:`audit_run`, with the result; a finished folder is scored again.
+
+    Args:
+        run: Folder of the run.
+        out: Folder of the result.
+        canaries: Number of canaries.
+        progress: Whether to show a bar.
+
+    Raises:
+        AttackError: If the run had no private stage, or there are too few canaries.
+    """
+    if canaries < 20:
+        raise AttackError(
+            f"{canaries=}. Give at least 20; each bound has a ceiling that needs them."
+        )
+    stage = stage_of(run)
+    count = min(canaries, int(0.5 / stage.delta))
+    record = open_run(
+        out or run / "attack_audit",
+        command="attack audit",
+        config={"run": str(run), "canaries": canaries},
+        inputs={"privacy": run / PRIVACY},
+    )
+    saved = record.folder / CANARIES
+    if saved.exists():
+        with np.load(saved) as stored:
+            scores, inside = stored["scores"], stored["inside"]
+    else:
+        inside = np.random.default_rng().random(count) < 0.5
+        scores = fit_canaries(
+            stage.mechanism,
+            inside,
+            unit=stage.unit,
+            epsilon=stage.epsilon,
+            delta=stage.delta,
+            progress=progress,
+        )
+        with saved.with_suffix(".part").open("wb") as file:
+            np.savez_compressed(file, scores=scores, inside=inside)
+        saved.with_suffix(".part").replace(saved)
+    result = audited(stage, scores, inside)
+    if not record.is_finished:
+        text = json.dumps(result.as_json(), indent=2, allow_nan=False)
+        write_text_atomically(record.folder / AUDIT, text + "\n")
+        close_run(record)
+    return result
+
+
+def stage_of(run: Path) -> Stage:
+    """The private stage that a run's statement speaks of.
+
+    Raises:
+        AttackError: If there is none.
+    """
+    stored = read_statement(run)
+    for statement in stored["statements"]:
+        if statement["noise_multiplier"] is not None:
+            mechanism = Mechanism(
+                noise_multiplier=statement["noise_multiplier"],
+                sampling_rate=statement["sampling_rate"],
+                steps=statement["steps"],
+            )
+            curve = compose([mechanism])
+            return Stage(
+                mechanism=mechanism,
+                unit=statement["unit"],
+                epsilon=curve.epsilon(statement["delta"]),
+                accountant=curve.source,
+                delta=statement["delta"],
+            )
+    raise AttackError(
+        f"{run}: its statement names no private training of its own, so there is no claim to "
+        "audit. Give the run of a DPCropClassifier or DPMCGAN."
+    )
+
+
+def audited(stage: Stage, scores: Scores, inside: NDArray[np.bool_]) -> RunAudit:
+    """Scores of canaries into bounds; runs no model.
+
+    Args:
+        stage: What was claimed.
+        scores: One per canary.
+        inside: Whether each took part, by the toss of a fair coin.
+    """
+    each = _each()
+    members, others = scores[inside], scores[~inside]
+    guesses = best_guesses(stage, len(scores), each)
+    risk = risk_of(compose([stage.mechanism]), fprs=FPRS)
+    bounds = Bounds(
+        epsilon=stage.epsilon,
+        delta=stage.delta,
+        advantage=risk.advantage,
+        tpr_at_fpr=risk.tpr_at_fpr,
+    )
+    return RunAudit(
+        stage=stage,
+        canaries=len(scores),
+        one_run=one_run(
+            members, others, guessed_in=guesses, guessed_out=guesses, delta=stage.delta, level=each
+        ),
+        canary_run=many_run(members, others, delta=stage.delta, level=each),
+        measured=measured(audit(members, others, fprs=FPRS), bounds),
+        exceeds_curve=exceeds(members, others, bounds, fprs=FPRS, level=each),
+    )
+
+
+def best_guesses(stage: Stage, canaries: int, level: float) -> int:
+    """How many guesses on either side promise most, by a simulation of the claim.
+
+    The number is fixed before the scores of the audit are seen.
+
+    Args:
+        stage: What was claimed.
+        canaries: Number of canaries.
+        level: Confidence of the bound.
+    """
+    rng = np.random.default_rng(0)
+    mechanism, half = stage.mechanism, canaries // 2
+    noise, rate = mechanism.noise_multiplier, mechanism.sampling_rate
+    scores = []
+    for present in (1, 0):
+        drawn = present * (rng.random((mechanism.steps, half)) < rate)
+        products = drawn + noise * rng.standard_normal(drawn.shape)
+        scores.append(canary_scores(products, noise_multiplier=noise, sampling_rate=rate))
+    tried = sorted({max(1, int(share * canaries)) for share in _SHARES})
+    found = [
+        one_run(*scores, guessed_in=n, guessed_out=n, delta=stage.delta, level=level).epsilon
+        for n in tried
+    ]
+    return tried[int(np.argmax(found))]
+
+
+def _each() -> float:
+    return 1 - (1 - LEVEL) / TESTS

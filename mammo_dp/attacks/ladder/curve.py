@@ -19,7 +19,7 @@ from mammo_dp.attacks.reconstruction.quality import Images, ncc
 from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.privacy.risk import risk_of
 
-_POINTS = 40
+_POINTS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,77 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mammo_dp.attacks.ladder.configs import (
+    private,
+    read_config,
+    with_callbacks,
+    without_privacy,
+)
+from mammo_dp.attacks.signals import AttackError
+
+SHIPPED = Path(__file__).parents[3] / "configs/classifier/dp_finetune.yaml"
+
+
+def changed(tmp_path: Path, part: str, **arguments: Any) -> Path:
+    content = yaml.safe_load(SHIPPED.read_text())
+    content[part]["init_args"] |= arguments
+    path = tmp_path / "changed.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_a_budget_replaces_every_target(tmp_path: Path) -> None:
+    path = changed(tmp_path, "model", target_epsilon=None, target_tpr=0.05, target_fpr=0.01)
+    found = private(read_config(path), 20, crops="here", weights="w.ckpt")
+    arguments = found["model"]["init_args"]
+    assert arguments["target_epsilon"] == 20.0
+    assert not [name for name in arguments if name.startswith("target_") and "epsilon" not in name]
+    assert (arguments["weights"], found["data"]["init_args"]["crops"]) == ("w.ckpt", "here")
+    assert "crops" not in yaml.safe_load(path.read_text())["data"]["init_args"]
+
+
+def test_without_privacy_body_and_head_stay() -> None:
+    config = read_config(SHIPPED)
+    found = without_privacy(config, crops="here", weights=None)
+    assert found["model"]["class_path"] == "mammo_dp.CropClassifier"
+    assert found["data"]["class_path"] == "mammo_dp.CropsDataModule"
+    for name in ("backbone", "backbone_args", "trainable", "image_size"):
+        assert found["model"]["init_args"][name] == config["model"]["init_args"][name]
+    assert not {"target_epsilon", "clipping_norm", "views"} & set(found["model"]["init_args"])
+    assert "max_steps" not in found["trainer"]
+
+
+def test_callbacks_are_added_to_those_that_are_there() -> None:
+    config = read_config(SHIPPED)
+    config["trainer"]["callbacks"] = [{"class_path": "own"}]
+    found = with_callbacks(config, {"a.B": {"folder": "x"}})
+    assert found["trainer"]["callbacks"] == [
+        {"class_path": "own"},
+        {"class_path": "a.B", "init_args": {"folder": "x"}},
+    ]
+    assert config["trainer"]["callbacks"] == [{"class_path": "own"}]
+
+
+@pytest.mark.parametrize(
+    ("part", "arguments", "message"),
+    [
+        ("model", {"trainable": "all"}, "trainable all"),
+        ("data", {"unit": "crop"}, "unit crop"),
+    ],
+)
+def test_what_has_no_signals_is_refused_before_any_fit(
+    tmp_path: Path, part: str, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(AttackError, match=message):
+        read_config(changed(tmp_path, part, **arguments))
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(AttackError, match="trains CropClassifier on CropsDataModule"):
+        read_config(SHIPPED.with_name("baseline.yaml"))
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(AttackError, match="no configuration of a classifier"):
+        read_config(tmp_path / "list.yaml")

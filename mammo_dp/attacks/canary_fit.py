@@ -9,6 +9,7 @@ its own.
 import tempfile
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import lightning
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.utils.data import Dataset
 
-from data_prep.datamodule import CropBatch
+from data_prep.datamodule import CropBatch, CropItem
 from data_prep.manifest import Unit
 from mammo_dp.attacks.audit import Scores
 from mammo_dp.attacks.canaries import WhiteBoxObserver, canary_scores
@@ -33,7 +34,7 @@ PIXELS = 50
 LOUD = 100.0  # grey level of a canary's pixel: its gradient is far above the clipping norm
 
 
-class CanaryImages(Dataset[CropBatch]):
+class CanaryImages(Dataset[CropItem]):
     """One image per canary; the label is the number of its output.
 
     Args:
@@ -164,6 +165,6 @@ def fit_canaries(
     return scores[: len(inside)]
 
 
-def _as_is(batch: CropBatch) -> CropBatch:
+def _as_is(batch: CropBatch | list[Any]) -> CropBatch | list[Any]:
     """The batch that ``__getitems__`` made."""
     return batch

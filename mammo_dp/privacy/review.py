@@ -10,6 +10,7 @@ from typing import Any, Literal
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.findings import Findings
 from mammo_dp.privacy.ledger import PrivacyLedger
+from mammo_dp.privacy.measured import attacks_in_words
 from mammo_dp.privacy.recompute import recompute
 from mammo_dp.privacy.statement import FILE_NAME, contents, ledger_of
 from mammo_dp.privacy.verify import Verification
@@ -21,11 +22,15 @@ Format = Literal["text", "json"]
 def explain(run: str) -> None:
     """Prints a run's privacy statement in plain sentences, derived again from its accesses.
 
+    What attackers achieved on the run, measured later, follows apart from the statement.
+
     Args:
         run: Run folder or data folder.
     """
-    _, text, notes = _trusted(run_of(run) or Path(run))
-    print("\n".join([text.rstrip("\n"), *_noted(notes)]))
+    folder = run_of(run) or Path(run)
+    _, text, notes = _trusted(folder)
+    achieved = attacks_in_words(folder) if folder.is_dir() else []
+    print("\n".join([text.rstrip("\n"), *([""] if achieved else []), *achieved, *_noted(notes)]))
 
 
 def verify(run: str, *, format: Format = "text") -> None:

@@ -35,12 +35,10 @@ def benchmark(result: Result) -> dict[str, Any]:
         result: A ``benchmark.json``.
     """
     stored = result.stored
-    words = [f"Failed: {name}. {error}" for name, error in stored["failures"].items()]
-    words += [
-        f"Skipped: {stored['regimes'][name]}, {reason}."
-        for name, reason in stored["skipped"].items()
-    ]
-    return {"title": stored["title"], "words": words, "tables": list(_tables(stored))}
+    missing = [f"Failed: {name}. {error}" for name, error in stored["failures"].items()]
+    for name, reason in stored["skipped"].items():
+        missing.append(f"Skipped: {stored['regimes'][name]}, {reason}.")
+    return {"title": stored["title"], "missing": missing, "tables": list(_tables(stored))}
 
 
 def _tables(stored: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ from mammo_dp.report.checklist import answers, nist, tripod
 from mammo_dp.report.compare import Row
 from mammo_dp.report.datasets import HEAD as DATA
 from mammo_dp.report.datasets import datasets, manifest_of
-from mammo_dp.report.diagnosis import LEAST_CROPS, LEAST_PATIENTS, subgroups
+from mammo_dp.report.diagnosis import LEAST_CROPS, LEAST_PATIENTS, Subgroup, subgroups
 from mammo_dp.report.drawings.attacks import attack_curves, attacks_and_bounds
 from mammo_dp.report.drawings.diagnosis import calibration, receiver_operating_characteristic
 from mammo_dp.report.drawings.lineage import draw_lineage
@@ -119,7 +119,12 @@ def content(
         "least_crops": LEAST_CROPS,
         "least_patients": LEAST_PATIENTS,
         "subgroup_head": tables.SUBGROUPS,
-        "subgroup_rows": groups,
+        "subgroup_rows": [
+            tables.subgroup_cells(group, group.metrics) for group in groups if group.metrics
+        ],
+        "subgroups_too_small": [
+            f"{group.attribute} {group.value}" for group in groups if group.metrics is None
+        ],
         "sheets": [sheet(label, Path(folder)) for label, folder in sheets.items()],
         "tripod": tripod(present),
         "nist": nist(present),
@@ -199,11 +204,11 @@ def _reproduction(rows: Sequence[Row], chosen: Row, root: Path) -> dict[str, Any
     }
 
 
-def _subgroups(chosen: Row) -> list[tuple[str, ...]]:
+def _subgroups(chosen: Row) -> list[Subgroup]:
     manifest = manifest_of(chosen)
     if manifest is None or not _has_predictions(chosen):
         return []
-    return [tables.subgroup_cells(group) for group in subgroups(_predictions(chosen), manifest)]
+    return subgroups(_predictions(chosen), manifest)
 
 
 def _has_predictions(row: Row) -> bool:

@@ -30,27 +30,27 @@ def _blocks(lines: list[str]) -> Iterator[Markup]:
     for mark, group in groupby(lines, lambda line: line[:2] if line[:2] in ("- ", "| ") else ""):
         block = list(group)
         if mark == "- ":
-            items = Markup("").join(Markup("<li>{}</li>").format(_words(li[2:])) for li in block)
+            items = Markup("").join(Markup("<li>{}</li>").format(marked(li[2:])) for li in block)
             yield Markup("<ul>{}</ul>").format(items)
         elif mark == "| ":
             yield _table(
                 [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in block]
             )
         else:
-            yield from (Markup("<p>{}</p>").format(_words(line)) for line in block if line)
+            yield from (Markup("<p>{}</p>").format(marked(line)) for line in block if line)
 
 
 def _table(rows: list[list[str]]) -> Markup:
     """A table whose second row is the line below the head."""
     head = Markup("").join(
         Markup('<th scope="col"{}>{}</th>').format(
-            Markup(' class="words"') if place == 0 else "", _words(cell)
+            Markup(' class="words"') if place == 0 else "", marked(cell)
         )
         for place, cell in enumerate(rows[0])
     )
     body = Markup("").join(
         Markup('<tr><th scope="row">{}</th>{}</tr>').format(
-            _words(first), Markup("").join(Markup("<td>{}</td>").format(_words(c)) for c in rest)
+            marked(first), Markup("").join(Markup("<td>{}</td>").format(marked(c)) for c in rest)
         )
         for first, *rest in rows[2:]
     )
@@ -60,6 +60,6 @@ def _table(rows: list[list[str]]) -> Markup:
     ).format(head, body)
 
 
-def _words(text: str) -> Markup:
-    """Escaped text, with code between single back quotes."""
+def marked(text: str) -> Markup:
+    """Escaped text, with code where single back quotes say so."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))

@@ -15,6 +15,7 @@ from mammo_dp.report.beside import paths
 from mammo_dp.report.compare import Row, collect
 from mammo_dp.report.content import content, figures
 from mammo_dp.report.headline import choose
+from mammo_dp.report.markup import marked
 from mammo_dp.report.pdf import find_chromium, print_pdf
 from mammo_dp.runs import close_run, open_run, write_text_atomically
 
@@ -103,9 +104,9 @@ def render(
         sheets: Folders of crops by label.
         root: Folder that paths are shown relative to.
     """
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(
-        (files(__package__) / "page.html.jinja").read_text("utf-8")
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment.filters["marked"] = marked
+    template = environment.from_string((files(__package__) / "page.html.jinja").read_text("utf-8"))
     style = Markup((files(__package__) / "page.css").read_text("utf-8"))
     said = content(rows, chosen, release=release, drawn=drawn, sheets=sheets, root=root)
     return template.render(title=title, style=style, **said)

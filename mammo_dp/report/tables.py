@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from classifier.evaluate import Estimate
+from classifier.evaluate import Estimate, Metrics
 from mammo_dp.report.compare import METRICS, Row, estimate
-from mammo_dp.report.diagnosis import LEAST_PATIENTS, Subgroup
+from mammo_dp.report.diagnosis import Subgroup
 from mammo_dp.report.statement import Statement
 
 NONE = "—"
@@ -117,17 +117,15 @@ def attack_cells(row: Row) -> list[tuple[str, ...]]:
     ]
 
 
-def subgroup_cells(group: Subgroup) -> tuple[str, ...]:
-    """Utility in one subgroup, in the order of ``SUBGROUPS``; few patients are not counted."""
-    few = f"fewer than {LEAST_PATIENTS}"
-    counts = (str(group.patients), str(group.crops), str(group.malignant))
+def subgroup_cells(group: Subgroup, metrics: Metrics) -> tuple[str, ...]:
+    """Utility in one subgroup, in the order of ``SUBGROUPS``."""
     return (
         group.attribute,
         group.value,
-        *(counts if group.patients >= LEAST_PATIENTS else (few, NONE, NONE)),
-        interval(group.metrics.auroc) if group.metrics else "too few",
-        number(group.metrics.brier.value) if group.metrics else NONE,
-        interval(group.metrics.calibration_slope) if group.metrics else NONE,
+        *(str(count) for count in (group.patients, group.crops, group.malignant)),
+        interval(metrics.auroc),
+        number(metrics.brier.value),
+        interval(metrics.calibration_slope),
     )
 
 

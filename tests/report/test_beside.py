@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from classifier.evaluate import Estimate
+from mammo_dp.attacks.ladder.cells import Cell, Rung
+from mammo_dp.report.benchmark import benchmark
+from mammo_dp.report.beside import BENCHMARK, LADDER, RECONSTRUCTION, found
+from mammo_dp.report.compare import collect
+from mammo_dp.report.errors import ReportError
+from mammo_dp.report.ladder import ladder
+from mammo_dp.report.page import report
+from mammo_dp.report.reconstruction import reconstruction
+from tests.report.conftest import Tree
+
+Make = Callable[..., Tree]
+INTERVAL = {"value": 0.5, "low": 0.4, "high": 0.6}
+
+
+def rung(name: str, epsilon: float, chance: float) -> dict[str, Any]:
+    measured = Estimate(chance / 2, chance / 3, chance)
+    cells = (
+        Cell.of(measured, rung=1, attack="list", metric="named", bound=chance, kind="guarantee"),
+        Cell.of(measured, rung=3, attack="centred", metric="NCC at 16 px", bound=0.2, blind=0.1),
+        Cell.of(measured, rung=5, attack="rmia", metric="TPR at FPR 0.01", bound=chance),
+        Cell.of(Estimate(0, 0, 0.1), rung=5, attack="weak", metric="TPR at FPR 0.01", bound=chance),
+    )
+    return Rung(
+        name=name,
+        noise_multiplier=2.0,
+        epsilon=epsilon,
+        accountant="" if name == "none" else "PLD, dp-accounting 0.6.0",
+        auroc=Estimate(0.6, 0.5, 0.7),
+        bounds={},
+        cells=cells,
+    ).as_json()
+
+
+def conditions() -> dict[str, Any]:
+    return {"schema": 1, "unit": "patient", "adjacency": "add-or-remove", "delta": 1e-4}
+
+
+def a_ladder() -> dict[str, Any]:
+    return conditions() | {"rungs": [rung("6", 5.999, 0.4), rung("none", float("inf"), 1.0)]}
+
+
+def a_reconstruction() -> dict[str, Any]:
+    qualities = {name: {"ncc": INTERVAL} for name in ("from_scratch", "centred", "prior")}
+    budgets = [
+        {
+            "name": name,
+            "mechanism": mechanism,
+            "epsilon": epsilon,
+            "accountant": accountant,
+            "isolated": {
+                str(edge): {"attacks": qualities, "blind": {"blank": {"ncc": INTERVAL}}}
+                for edge in (64, 16, 4)
+            },
+            "lists": {"named": {"success": INTERVAL, "bound": 0.7}} if mechanism else {},
+        }
+        for name, mechanism, epsilon, accountant in (
+            ("6", {"steps": 3}, 5.999, "PLD, dp-accounting 0.6.0"),
+            ("none", None, "infinity", ""),
+        )
+    ]
+    return conditions() | {
+        "split": "train",
+        "patients": 8,
+        "threat_models": {"isolated": "A server <b> with `prior`."},
+        "caveats": ["A thumbnail may be read."],
+        "budgets": budgets,
+    }
+
+
+def a_benchmark() -> dict[str, Any]:
+    cost = {
+        "epsilon": 5.999,
+        "epsilon_patient": 5.999,
+        "unit": "patient",
+        "delta": 1e-4,
+        "adjacency": "add-or-remove",
+        "accountant": "PLD, dp-accounting 0.6.0",
+        "advantage": 0.5,
+        "tpr": 0.2,
+    }
+    row = {
+        "set": "val",
+        "regime": "dp",
+        "budget": 6.0,
+        "unit": "patient",
+        "seeds": [0, 1],
+        "missing": [2],
+        "metrics": {"auroc": INTERVAL | {"seed_deviation": 0.01}},
+        "end_to_end": cost,
+    }
+    failed = row | {"regime": "real", "budget": "none", "metrics": {}, "end_to_end": None}
+    difference = {
+        "evaluated": "val",
+        "regime": "real",
+        "other": "dp",
+        "budget": "none",
+        "unit": "",
+        "auroc": {"value": 0.1, "low": 0.02, "high": 0.3},
+        "unlike": ["trainable"],
+    }
+    published = {
+        "source": "Somebody 2024",
+        "data": "theirs",
+        "unit": "image",
+        "guarantee": "last stage",
+        "regime": "DP",
+        "auroc": {"6": 0.57},
+    }
+    return {
+        "schema": 1,
+        "title": "A small one",
+        "regimes": {"dp": "DP on patients", "real": "Not private"},
+        "reference": "real",
+        "sets": [{"name": "val", "said": "val is for research."}],
+        "rows": [row, failed],
+        "differences": [difference],
+        "published": [published],
+        "failures": {"real, seed 2": "it broke"},
+        "skipped": {},
+    }
+
+
+def write(folder: Path, name: str, content: dict[str, Any]) -> None:
+    folder.mkdir(parents=True)
+    (folder / name).write_text(json.dumps(content))
+
+
+def test_a_ladder_becomes_a_table_of_chances_and_its_strongest_membership_attack(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "ladder", LADDER, a_ladder())
+    (result,) = found(tmp_path, LADDER)
+    said = ladder(result)
+    assert said["head"][4:] == ["1, list: named", "5, rmia: TPR at FPR 0.01"]
+    first, last = said["rows"]
+    assert first[:4] == ["6", "6.00", "2", "0.600 [0.500, 0.700]"]
+    assert first[4] == "0.200 / 0.400 / —"
+    assert last[1] == "∞"
+    assert "unit patient, delta 0.0001, add-or-remove, PLD, dp-accounting 0.6.0" in said["note"]
+    assert "at most" in said["picture"]
+    assert 'aria-labelledby="corridor-title corridor-desc"' in said["picture"]
+
+
+def test_a_reconstruction_shows_a_thumbnail_and_the_finest_beside_blind_guesses(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "attack", RECONSTRUCTION, a_reconstruction())
+    said = reconstruction(found(tmp_path, RECONSTRUCTION)[0])
+    assert said["head"][2:5] == ["16 px: no prior", "16 px: prior", "16 px: blind"]
+    assert said["head"][5].startswith("64 px")
+    assert [row[:2] for row in said["rows"]] == [["6", "6.00"], ["no privacy", "∞"]]
+    assert said["rows"][0][-2:] == ["0.500", "0.700"]
+    assert said["rows"][1][-2:] == ["—", "1"]
+    assert said["sheets"] == []
+
+
+def test_a_benchmark_keeps_failures_and_turns_differences_to_the_reference(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "grid", BENCHMARK, a_benchmark())
+    said = benchmark(found(tmp_path, BENCHMARK)[0])
+    main, differences, published = said["tables"]
+    assert main["rows"][0][:5] == (
+        "DP on patients",
+        "6",
+        "patient",
+        "2 of 3",
+        "0.500 [0.400, 0.600]",
+    )
+    assert main["rows"][0][8] == "6.00 per patient"
+    assert main["rows"][1][4] == "failed"
+    assert {len(row) for row in main["rows"]} == {len(main["head"])}
+    assert differences["rows"][0][:2] == ("DP on patients", "Not private")
+    assert differences["rows"][0][4] == "-0.100 [-0.300, -0.020]"
+    assert published["rows"][0][-1] == "Somebody 2024"
+    assert said["missing"] == ["Failed: real, seed 2. it broke"]
+
+
+def test_the_page_shows_all_of_them_escaped(make_tree: Make) -> None:
+    tree = make_tree(epsilons=(6,), starts=("phantom",))
+    write(tree.runs / "ladder", LADDER, a_ladder())
+    write(tree.runs / "reconstruction", RECONSTRUCTION, a_reconstruction())
+    write(tree.runs / "grid", BENCHMARK, a_benchmark())
+    report(runs=str(tree.runs), out=str(tree.root / "out"))
+    html = (tree.root / "out" / "report.html").read_text()
+    for section in ("corridor", "reconstruction", "benchmark"):
+        assert f'<h2 id="{section}">' in html
+    assert "A server &lt;b&gt; with <code>prior</code>." in html
+    assert "it broke" in html
+
+
+def test_another_schema_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    write(tmp_path / "ladder", LADDER, a_ladder() | {"schema": 2})
+    with pytest.raises(ReportError, match=r"ladder\.json: cannot be read .*schema 2, known is 1"):
+        found(tmp_path, LADDER)
+
+
+def test_cells_of_a_grid_are_rows_only_where_nothing_else_is(make_tree: Make) -> None:
+    tree = make_tree()
+    (tree.runs / "dp" / BENCHMARK).write_text(json.dumps(a_benchmark()))
+    assert [row.name for row in collect(tree.runs)] == ["baseline"]
+    assert {row.name for row in collect(tree.runs / "dp")} == {"eps6_phantom", "eps6_gan"}

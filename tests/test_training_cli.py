@@ -68,7 +68,8 @@ def test_fit_then_test_fill_run_folders(
     run(line)
     record = read_run(folder)
     assert record.is_finished
-    assert set(record.outputs) >= {"checkpoints/last.ckpt", "config.yaml", "privacy.json"}
+    written = {"checkpoints/last.ckpt", "config.yaml", "privacy.json", "crop_rule.json"}
+    assert set(record.outputs) >= written
     assert record.inputs["data"].sha256 == cohort.sha256
     released = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert "optimizer_states" not in released

@@ -19,6 +19,8 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.exchange.classifier import classifier
 from mammo_dp.exchange.shared_classifier import SharedClassifier
 from mammo_dp.main import main
+from mammo_dp.predict import scores
+from mammo_dp.predict.candidates import PreparedCrops
 from mammo_dp.predict.command import predict
 from mammo_dp.predict.errors import PredictError
 from mammo_dp.privacy.errors import PrivacyError
@@ -108,7 +110,10 @@ def test_each_row_has_the_users_key_and_two_hashes_and_nobodys_name(
     assert "all that was checked agrees" in capsys.readouterr().out
 
 
-def test_prepared_and_plain_crops_are_scored_as_in_training(run: Path, tmp_path: Path) -> None:
+def test_prepared_and_plain_crops_are_scored_as_in_training(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scores, "_AT_ONCE", 4)
     cohort = write_cohort(tmp_path / "new", crops=6, size=32, seed=1)
     dataset = CropsDataset(cohort, cohort.rows(), image_size=16)
     with torch.inference_mode():
@@ -195,6 +200,14 @@ def test_where_nothing_can_be_scored_the_folder_stays_free(
     assert main([*words, "--boxes", boxes(tmp_path, "a.dcm,500,500,520,520")]) == 1
     assert "nothing could be scored. boxes.csv, row 2: Box" in capsys.readouterr().err
     assert main([*words, "--boxes", boxes(tmp_path, ROW)]) == 0
+
+
+def test_a_model_that_diverged_is_refused(run: Path, cohort: CropsManifest) -> None:
+    model = SharedClassifier.read(run).released.model
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(PredictError, match="logits that are not finite"):
+        scores.score(model, PreparedCrops(cohort))
 
 
 def test_nothing_is_overwritten(run: Path, images: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
+import classifier.measured  # noqa: F401  registers its model with timm
 from classifier.lora import add_adapters, merged
 
 Trainable = Literal["all", "last_blocks", "norm_bias", "lora", "head"]

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from classifier.backbones import head
 from classifier.descriptors import COUNT, describe
+from classifier.measured import MeasuredCrops
 from classifier.module import CropClassifier
 from classifier.standardise import standardise
 from data_prep.datamodule import CropBatch
@@ -21,6 +22,10 @@ class CropPretraining(CropClassifier):
     The label of a phantom says little about real masses, and a body that learns nothing else
     forgets the rest of the image. So the first features learn fixed measurements of the very crop
     that the body sees, each shifted and scaled as on the training crops; the others are free.
+
+    A body of fixed measurements (``crop_measurements``) need not be taught: the fit finds their
+    principal components on the training crops as they are, then its head learns the label. It
+    takes ``measure: 0`` and ``standardise: false``.
 
     The weights have the keys of a :class:`classifier.module.CropClassifier`, which starts from them
     by ``weights``. Nothing here is private: a fit on patients costs their whole guarantee.
@@ -52,8 +57,10 @@ class CropPretraining(CropClassifier):
         self.standardise = standardise
 
     def on_fit_start(self) -> None:
-        """Measures the training crops as they are."""
+        """Measures the training crops as they are, or learns how their measurements vary."""
         super().on_fit_start()
+        if isinstance(self.net, MeasuredCrops):
+            self.net.whiten(self._crops())
         if self.measure:
             found = torch.cat([describe(image) for image in self._crops()])
             self._mean, self._deviation = found.mean(0), found.std(0).clamp_min(1e-6)

@@ -4,6 +4,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import SGD, AdamW
@@ -12,6 +13,7 @@ from classifier.backbones import head
 from classifier.features import cached_features
 from classifier.module import CropClassifier, warmup_cosine
 from mammo_dp.privacy.budget import PrivacyBudget
+from mammo_dp.privacy.descent import plan_descent
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.gradients.choice import GradientMethod
 from mammo_dp.privacy.gradients.units import Clipping
@@ -47,8 +49,12 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
             to about this length.
         views: 1 trains on the crops as they are, K > 1 on the mean over K augmented views of each,
             inside the clip: free of privacy.
-        learning_rate: Largest learning rate, > 0, fixed in advance.
-        optimizer: ``sgd`` with momentum .9, or ``adam``.
+        learning_rate: Largest learning rate, > 0, fixed in advance; none follows from
+            ``score_noise``, for ``descent``.
+        optimizer: ``adam``, ``sgd`` with momentum .9, or ``descent``: plain steps at one rate,
+            which leave the least noise in a head, see :mod:`mammo_dp.privacy.descent`.
+        score_noise: For ``descent``: largest standard deviation, in logits, that noise may give the
+            score of a crop, > 0. The rate that follows is printed at the start of the fit.
         weight_decay: Weight decay of matrices, >= 0.
         warmup_steps: Steps of linear warm-up, >= 0; then the rate follows a cosine to 0.
         ema_decay: Largest decay of the average of weights that is released; none releases the last.
@@ -73,8 +79,9 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         clipping_norm: float = 1.0,
         clipping: Clipping = "flat",
         views: int = 4,
-        learning_rate: float = 0.01,
-        optimizer: Literal["adam", "sgd"] = "adam",
+        learning_rate: float | None = 0.01,
+        optimizer: Literal["adam", "sgd", "descent"] = "adam",
+        score_noise: float = 0.6,
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
         ema_decay: float | None = 0.99,
@@ -83,8 +90,12 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         cache_features: bool = True,
         **classifier: Any,
     ) -> None:
+        if learning_rate is None and optimizer != "descent":
+            raise PrivacyError(f"{learning_rate=}, {optimizer=}. Give a rate, or descent.")
+        if not score_noise > 0:
+            raise PrivacyError(f"{score_noise=}. Give a standard deviation in logits above 0.")
         super().__init__(
-            learning_rate=learning_rate,
+            learning_rate=1.0 if learning_rate is None else learning_rate,
             weight_decay=weight_decay,
             warmup_steps=warmup_steps,
             **classifier,
@@ -92,6 +103,8 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         if views < 1:
             raise PrivacyError(f"{views=}. Give 1 for the crops as they are, or more.")
         self.views = views
+        self.score_noise = score_noise
+        self.rate_follows = learning_rate is None
         self.optimizer_name = optimizer
         self.cache_features = cache_features
         self.promise(
@@ -143,8 +156,12 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         super().on_fit_start()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam or SGD behind noise, with warm-up and a cosine over ``max_steps``."""
+        """Adam or SGD with warm-up and a cosine over ``max_steps``, or plain descent."""
         groups = self.parameter_groups()
+        if self.optimizer_name == "descent":
+            if self.rate_follows:
+                self.learning_rate = self._planned_rate()
+            return {"optimizer": self.privatise(SGD(groups, lr=self.learning_rate))}
         private = self.privatise(
             SGD(groups, lr=self.learning_rate, momentum=0.9)
             if self.optimizer_name == "sgd"
@@ -152,6 +169,27 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         )
         schedule = warmup_cosine(private, self.warmup_steps, self.trainer.max_steps)
         return {"optimizer": private, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _planned_rate(self) -> float:
+        """The rate of the signal-to-noise rule, which is printed.
+
+        Raises:
+            PrivacyError: If more than the head trains: the rule is one for heads.
+        """
+        if not self._trains_head_only():
+            raise PrivacyError(
+                "learning_rate=None: follows from noise only where trainable: head. Give a rate."
+            )
+        plan = plan_descent(
+            noise_multiplier=self.noise_multiplier,
+            clipping_norm=self.clipping_norm,
+            expected_units=self.sampling.expected_units,
+            steps=self.trainer.max_steps,
+            features=head(self.net).in_features,
+            score_noise=self.score_noise,
+        )
+        rank_zero_info(str(plan))
+        return plan.rate
 
     def _trains_head_only(self) -> bool:
         own = {id(p) for p in head(self.net).parameters()}

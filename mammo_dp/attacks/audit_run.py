@@ -195,6 +195,11 @@ def stage_of(run: Path) -> Stage:
         AttackError: If there is none.
     """
     stored = read_statement(run)
+    if stored["run"] is not None and stored["run"]["command"] != "fit":
+        raise AttackError(
+            f"{run}: was made by {stored['run']['command']!r}, whose noise is not that of the "
+            "training loop. Give the run of a DPCropClassifier or DPMCGAN."
+        )
     for statement in stored["statements"]:
         if statement["noise_multiplier"] is not None:
             mechanism = Mechanism(

@@ -81,7 +81,8 @@ class Recipe:
         learning_rate: Largest learning rate; it falls to 0 along a cosine.
         warmup_steps: Steps of linear warm-up.
         weight_decay: Decay of the weights; the bias has none.
-        optimizer: ``adam`` (AdamW), or ``sgd`` with momentum .9.
+        optimizer: ``adam`` (AdamW), ``sgd`` with momentum .9, or ``descent``: plain steps at one
+            rate.
         ema_decay: Largest decay of the average that is released; none releases the last weights.
     """
 
@@ -90,7 +91,7 @@ class Recipe:
     learning_rate: float
     warmup_steps: int = 0
     weight_decay: float = 0.0
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: Literal["adam", "sgd", "descent"] = "adam"
     ema_decay: float | None = None
 
 
@@ -124,11 +125,12 @@ def train_heads(
         {"params": [bias], "weight_decay": 0.0},
     ]
     optimizer = (
-        SGD(groups, lr=recipe.learning_rate, momentum=0.9)
-        if recipe.optimizer == "sgd"
-        else AdamW(groups, lr=recipe.learning_rate)
+        AdamW(groups, lr=recipe.learning_rate)
+        if recipe.optimizer == "adam"
+        else SGD(groups, lr=recipe.learning_rate, momentum=0.9 * (recipe.optimizer == "sgd"))
     )
-    schedule = warmup_cosine(optimizer, recipe.warmup_steps, recipe.steps)
+    varied = recipe.optimizer != "descent"
+    schedule = warmup_cosine(optimizer, recipe.warmup_steps, recipe.steps) if varied else None
     if isinstance(recipe.kind, NoisySteps):
         gradient = noisy_gradients(examples, inside, recipe.kind, rng)
     else:
@@ -138,7 +140,8 @@ def train_heads(
         found = gradient(torch.cat(parts, 1))
         weight.grad, bias.grad = found[:, :-1], found[:, -1:]
         optimizer.step()
-        schedule.step()
+        if schedule is not None:
+            schedule.step()
         if recipe.ema_decay is not None:  # as DPTraining averages
             decay = min(recipe.ema_decay, (1 + step) / (10 + step))
             average.lerp_(torch.cat(parts, 1), 1 - decay)

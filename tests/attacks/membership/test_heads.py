@@ -90,7 +90,7 @@ def test_plain_gradient_equals_autograd_on_the_own_half_and_is_clipped() -> None
     torch.testing.assert_close(clipped.norm(dim=1), torch.full((2,), 1e-3))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "descent"])
 def test_each_head_is_trained_as_a_module_on_its_own_would_be(optimizer: str) -> None:
     crops = examples(6, 4, views=1)
     inside = np.array([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]], bool)
@@ -116,9 +116,9 @@ def test_each_head_is_trained_as_a_module_on_its_own_would_be(optimizer: str) ->
         stepper = (
             torch.optim.AdamW(groups, lr=0.1)
             if optimizer == "adam"
-            else torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+            else torch.optim.SGD(groups, lr=0.1, momentum=0.9 if optimizer == "sgd" else 0.0)
         )
-        schedule = warmup_cosine(stepper, 3, 12)
+        schedule = warmup_cosine(stepper, 3, 12) if optimizer != "descent" else None
         rows = np.flatnonzero(mask[crops.patient])
         average = start.clone()
         for step in range(12):
@@ -127,7 +127,8 @@ def test_each_head_is_trained_as_a_module_on_its_own_would_be(optimizer: str) ->
             target = torch.from_numpy(crops.malignant[rows]).float()
             F.binary_cross_entropy_with_logits(logits, target).backward()  # type: ignore[no-untyped-call]
             stepper.step()
-            schedule.step()
+            if schedule:
+                schedule.step()
             weights = torch.cat([layer.weight[0], layer.bias]).detach()
             average = average.lerp(weights, 1 - min(0.9, (1 + step) / (10 + step)))
         torch.testing.assert_close(ours, average, atol=1e-5, rtol=1e-4)

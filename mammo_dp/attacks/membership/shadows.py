@@ -29,6 +29,7 @@ from mammo_dp.attacks.membership.heads import (
 from mammo_dp.attacks.membership.observed import Observed
 from mammo_dp.attacks.membership.query import query
 from mammo_dp.attacks.signals import AttackError, Signals
+from mammo_dp.privacy.descent import plan_descent
 from mammo_dp.privacy.gradients.units import Clip
 from mammo_dp.runs import RunRecord, read_run
 
@@ -115,12 +116,26 @@ class TrainedRun:
         return Recipe(
             steps=steps,
             kind=kind,
-            learning_rate=settings["learning_rate"],
+            learning_rate=self._learning_rate(),
             warmup_steps=settings["warmup_steps"],
             weight_decay=settings["weight_decay"],
             optimizer=settings.get("optimizer", "adam"),
             ema_decay=settings.get("ema_decay"),
         )
+
+    def _learning_rate(self) -> float:
+        """As set, or as it followed from the noise of the run."""
+        if (given := self.settings["learning_rate"]) is not None:
+            return float(given)
+        statement = self.statement
+        return plan_descent(
+            noise_multiplier=statement["noise_multiplier"],
+            clipping_norm=self.settings["clipping_norm"],
+            expected_units=statement["sampling_rate"] * statement["units"],
+            steps=statement["steps"],
+            features=len(self.start()) - 1,
+            score_noise=self.settings["score_noise"],
+        ).rate
 
     def start(self) -> Tensor:
         """Head before the first step, bias last: that of the initial weights, or zero."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs every attack at one budget and keeps what it saw; what is there is not run again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,30 @@ class Targets:
         return min(FEW, len(self.images))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What the adversary holds, at one resolution.
+
+    Attributes:
+        images: Shape ``(images, edge, edge)``, in ``[0, 1]``.
+        prior: Fitted on them.
+    """
+
+    images: Images
+    prior: GaussianPrior
+
+
+def known_at(targets: Targets, resolutions: Sequence[int]) -> dict[int, Known]:
+    """Images of others and the prior, by resolution; empty if the adversary holds none."""
+    if targets.reference is None:
+        return {}
+    small = {resolution: pooled(targets.reference, resolution) for resolution in resolutions}
+    return {
+        resolution: Known(images=images, prior=GaussianPrior.fit(images))
+        for resolution, images in small.items()
+    }
+
+
 def targets_of(
     manifest: CropsManifest, split: Split, prior: CropsManifest | None, most: int
 ) -> Targets:
@@ -105,12 +129,19 @@ def targets_of(
     )
 
 
-def collect(schedule: Schedule, targets: Targets, resolutions: list[int], folder: Path) -> None:
+def collect(
+    schedule: Schedule,
+    targets: Targets,
+    known: Mapping[int, Known],
+    resolutions: Sequence[int],
+    folder: Path,
+) -> None:
     """Runs the attacks at one budget, each once.
 
     Args:
         schedule: Noise, rate and steps; without a mechanism there is no noise and one round.
         targets: Whom to attack.
+        known: What the adversary holds, see :func:`known_at`.
         resolutions: Edges that the isolating server averages down to, in pixels.
         folder: Where signals go; a file that is there stands for an attack that is done.
     """
@@ -123,15 +154,12 @@ def collect(schedule: Schedule, targets: Targets, resolutions: list[int], folder
     for resolution in resolutions:
 
         def isolate(path: Path, resolution: int = resolution) -> None:
-            prior = None
-            if targets.reference is not None:
-                prior = GaussianPrior.fit(pooled(targets.reference, resolution))
             seen = observe(
                 targets.images,
                 noise_multiplier=noise,
                 rounds=rounds,
                 resolution=resolution,
-                prior=prior,
+                prior=known[resolution].prior if known else None,
                 key=new_key(),
             )
             write_observations(path, seen)

@@ -12,7 +12,13 @@ from mammo_dp.attacks.bounds.command import BUDGETS
 from mammo_dp.attacks.bounds.corridor import RESOLUTIONS
 from mammo_dp.attacks.bounds.schedules import Schedule, of_budgets, of_run
 from mammo_dp.attacks.reconstruction.candidates import LEVEL
-from mammo_dp.attacks.reconstruction.collect import Targets, collect, noise_of, targets_of
+from mammo_dp.attacks.reconstruction.collect import (
+    Targets,
+    collect,
+    known_at,
+    noise_of,
+    targets_of,
+)
 from mammo_dp.attacks.reconstruction.isolated import ATTACKERS, BLIND, LEAST_PX
 from mammo_dp.attacks.reconstruction.judge import Judged, judge
 from mammo_dp.attacks.reconstruction.lines import lines_of
@@ -139,20 +145,22 @@ def reconstruction(
     for schedule in schedules:
         noise_of(schedule)  # refuses before anything runs
     manifest = CropsManifest.read(crops)
-    known = None if prior is None else CropsManifest.read(prior)
-    targets = targets_of(manifest, split, known, patients)
+    others = None if prior is None else CropsManifest.read(prior)
+    targets = targets_of(manifest, split, others, patients)
     edges = _dividing(resolutions, targets.images.shape[-1])
+    known = known_at(targets, edges)
     folders = [
         record.folder / SIGNALS / f"{place}_{schedule.name}"
         for place, schedule in enumerate(schedules)
     ]
     for schedule, folder in watched(list(zip(schedules, folders, strict=True)), "attacks"):
-        collect(schedule, targets, edges, folder)
+        collect(schedule, targets, known, edges, folder)
     level = 1 - (1 - LEVEL) / max(1, len(schedules) * (1 + len(kappa)))  # Bonferroni
     judged = [
         judge(
             schedule,
             targets,
+            known,
             edges,
             kappa,
             folder,
@@ -162,7 +170,7 @@ def reconstruction(
         )
         for schedule, folder in zip(schedules, folders, strict=True)
     ]
-    _write(record, judged, targets, manifest, known, level=level, delta=delta)
+    _write(record, judged, targets, manifest, others, level=level, delta=delta)
     if broken := [one.schedule.name for one in judged if one.exceeds_bound]:
         raise AttackError(
             f"{record.folder / RESULT}: at {', '.join(broken)} a list was read better than the "
@@ -203,7 +211,7 @@ def _write(
     judged: Sequence[Judged],
     targets: Targets,
     manifest: CropsManifest,
-    known: CropsManifest | None,
+    others: CropsManifest | None,
     *,
     level: float,
     delta: float,
@@ -216,7 +224,7 @@ def _write(
         "cohort": manifest.sha256,
         "split": record.config["split"],
         "patients": len(targets.images),
-        "prior": known and known.sha256,
+        "prior": others and others.sha256,
         "threat_models": THREATS,
         "attackers": dict(ATTACKERS),
         "blind": dict(BLIND),
@@ -230,7 +238,8 @@ def _write(
         lines_of(judged),
         title=(
             "Reconstruction of patients' crops from noisy updates, by epsilon per patient (delta "
-            f"{result['delta']:g}, add or remove, PLD)"
+            f"{result['delta']:g}, add or remove, by "
+            f"{' or '.join(sorted({b['accountant'] for b in result['budgets']} - {''}))})"
         ),
         real=targets.real,
     )

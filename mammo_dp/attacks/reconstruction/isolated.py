@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from data_prep.datamodule import CropBatch
 from mammo_dp.attacks.reconstruction.engine import mean_update
 from mammo_dp.attacks.reconstruction.prior import GaussianPrior, Vectors
-from mammo_dp.attacks.reconstruction.quality import Images, Quality, ncc
+from mammo_dp.attacks.reconstruction.quality import Images, Quality
 from mammo_dp.attacks.reconstruction.server import FirstLayer, IsolatingNet
 from mammo_dp.attacks.signals import AttackError
 from mammo_dp.privacy.sampling import draw
@@ -302,7 +302,8 @@ def _subkey(key: int, name: str, resolution: int) -> int:
 
 
 def _nearest(originals: Images, reference: Images) -> NDArray[np.int64]:
-    def best(one: Images) -> int:
-        return int(ncc(np.broadcast_to(one, reference.shape), reference).argmax())
-
-    return np.array([best(one) for one in originals])
+    """Reference image of the largest correlation with each original."""
+    known = reference.reshape(len(reference), -1)
+    patterns = known - known.mean(axis=1, keepdims=True)
+    patterns /= np.maximum(np.linalg.norm(patterns, axis=1, keepdims=True), 1e-12)
+    return np.asarray((originals.reshape(len(originals), -1) @ patterns.T).argmax(axis=1))

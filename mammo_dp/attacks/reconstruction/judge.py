@@ -19,6 +19,7 @@ from mammo_dp.attacks.reconstruction.collect import (
     SEARCH_PX,
     SEARCHED,
     TRAPS,
+    Known,
     Targets,
 )
 from mammo_dp.attacks.reconstruction.files import (
@@ -95,6 +96,7 @@ class Judged:
 def judge(
     schedule: Schedule,
     targets: Targets,
+    known: Mapping[int, Known],
     resolutions: Sequence[int],
     kappas: Sequence[float],
     folder: Path,
@@ -108,6 +110,7 @@ def judge(
     Args:
         schedule: Noise, rate and steps.
         targets: Who was attacked.
+        known: What the adversary holds, by resolution; empty for nothing.
         resolutions: Edges that were read, in pixels.
         kappas: Chances of guessing right, each in ``(0, 1)``.
         folder: Where :func:`mammo_dp.attacks.reconstruction.collect.collect` wrote.
@@ -122,10 +125,15 @@ def judge(
     for resolution in resolutions:
         seen = read_observations(folder / f"{resolution}px.npz")
         originals = pooled(targets.images, resolution)
-        known = None if targets.reference is None else pooled(targets.reference, resolution)
-        prior = None if known is None else GaussianPrior.fit(known)
+        held = known.get(resolution)
+        prior = None if held is None else held.prior
         reconstructions[resolution] = score(
-            seen, originals, prior=prior, reference=known, resamples=resamples, seed=seed
+            seen,
+            originals,
+            prior=prior,
+            reference=None if held is None else held.images,
+            resamples=resamples,
+            seed=seed,
         )
         closed_forms[resolution] = _expected(seen, originals, prior)
     few = targets.images[:FEW]

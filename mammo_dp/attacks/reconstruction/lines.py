@@ -3,12 +3,16 @@
 
 from collections.abc import Sequence
 
-from mammo_dp.attacks.reconstruction.isolated import Attacker
+from mammo_dp.attacks.reconstruction.isolated import Attacker, Blind
 from mammo_dp.attacks.reconstruction.judge import Judged
 from mammo_dp.attacks.reconstruction.sheet import Line
 
-SHOWN = 2  # targets; the second and the one before the last
+SHOWN = 2  # targets; the second and the last but one
 _THUMBNAIL = 16  # pixels
+_BLIND: dict[Blind, str] = {
+    "mean": "no update:\nmean of others",
+    "nearest": "no update: nearest\nother, by oracle",
+}
 
 
 def lines_of(judged: Sequence[Judged]) -> list[Line]:
@@ -36,8 +40,8 @@ def lines_of(judged: Sequence[Judged]) -> list[Line]:
             }
             blind = found[0].blind
             guesses |= {
-                f"blind: {guess}": blind[guess].images[target]
-                for guess in ("mean", "nearest")
+                title: blind[guess].images[target]
+                for guess, title in _BLIND.items()
                 if guess in blind
             }
             lines.append(

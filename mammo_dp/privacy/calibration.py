@@ -6,6 +6,7 @@ with an account, a statement and a lineage of its own. On other patients than th
 classifier, these get a guarantee of their own and the classifier's stays; on the same, both add up.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,12 @@ from mammo_dp.privacy.budget import PrivacyBudget
 from mammo_dp.privacy.training import DPTraining
 
 _AT_ONCE = 64  # crops in one pass
+_CURVATURE = 0.2  # p (1 - p), for probabilities between .28 and .72
+_LARGEST = 1.0  # logits that noise alone may move the intercept by
+
+
+class CalibrationError(ValueError):
+    """A calibration would be noise; the message says how much and what would help."""
 
 
 class DPCalibration(DPTraining, CropClassifier):  # type: ignore[misc]  # its steps return no loss
@@ -58,6 +65,29 @@ class DPCalibration(DPTraining, CropClassifier):  # type: ignore[misc]  # its st
         self.promise(
             PrivacyBudget(delta=delta, epsilon=target_epsilon), clipping_norm=clipping_norm
         )
+
+    def setup(self, stage: str) -> None:
+        """Refuses to spend on what would be noise, from public numbers alone.
+
+        Raises:
+            CalibrationError: If noise would move the intercept by more than one logit.
+        """
+        super().setup(stage)
+        if stage != "fit":
+            return
+        units = self.sampling.units
+        moved = noise_of_intercept(
+            self.noise_multiplier * self.clipping_norm,
+            units=units,
+            learning_rate=self.learning_rate,
+            steps=self.trainer.max_steps,
+        )
+        if moved > _LARGEST:
+            raise CalibrationError(
+                f"{units} {self.sampling.unit}s at {self.budget.target}: noise alone would move "
+                f"the intercept by {moved:.1f} logits, so the probabilities would mean nothing. "
+                "Take more patients or a larger target, or leave the run as it is."
+            )
 
     def forward(self, image: Tensor) -> Tensor:
         """Calibrated logits.
@@ -99,3 +129,24 @@ class DPCalibration(DPTraining, CropClassifier):  # type: ignore[misc]  # its st
         private = self.privatise(SGD(trained, lr=self.learning_rate))
         schedule = warmup_cosine(private, 0, self.trainer.max_steps)
         return {"optimizer": private, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def noise_of_intercept(noise: float, *, units: int, learning_rate: float, steps: int) -> float:
+    """Standard deviation of the fitted intercept that noise alone causes.
+
+    Descent on a parabola with the curvature of a logistic loss, under the same rates.
+
+    Args:
+        noise: Standard deviation of the noise of a summed gradient.
+        units: Units that join each step.
+        learning_rate: The first; it follows a cosine to 0.
+        steps: Number of steps.
+
+    Returns:
+        In logits, >= 0.
+    """
+    variance, curvature = 0.0, _CURVATURE + 1 / units  # the prior counts as one unit
+    for step in range(steps):
+        rate = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+        variance = (1 - rate * curvature) ** 2 * variance + (rate * noise / units) ** 2
+    return math.sqrt(variance)

@@ -23,13 +23,15 @@ def test_other_patients_pay_for_the_calibration_and_those_of_the_fit_do_not(
     cohort: CropsManifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, out = run_of_classifier(tmp_path / "run", cohort), tmp_path / "calibrated"
-    words = ["--run", str(run), "--crops", str(cohort.folder), "--out", str(out)]
-    assert main(["calibrate", *words]) == 0
+    words = ["calibrate", "--run", str(run), "--crops", str(cohort.folder)]
+    assert main([*words, "--out", str(tmp_path / "refused")]) == 1
+    assert "noise alone would move the intercept" in capsys.readouterr().err
+    assert main([*words, "--target_epsilon", "30", "--out", str(out)]) == 0
     assert "slope" in capsys.readouterr().out
     found = epsilons(out)
     assert found.keys() == {"phantom-archive/train", "phantom-archive/val"}
     assert found["phantom-archive/train"] == epsilons(run)["phantom-archive/train"]
-    assert 0.9 < found["phantom-archive/val"] <= 1.0
+    assert 29 < found["phantom-archive/val"] <= 30
     verify(str(out))
     assert "all that was checked agrees" in capsys.readouterr().out
     assert SharedClassifier.read(out).released.calibration is not None
@@ -41,6 +43,7 @@ def test_other_patients_pay_for_the_calibration_and_those_of_the_fit_do_not(
 
 def test_the_same_patients_pay_twice(cohort: CropsManifest, tmp_path: Path) -> None:
     run, out = run_of_classifier(tmp_path / "run", cohort), tmp_path / "calibrated"
-    calibrate(run=str(run), crops=str(cohort.folder), split="train", out=str(out))
+    crops = str(cohort.folder)
+    calibrate(run=str(run), crops=crops, split="train", target_epsilon=30, out=str(out))
     (before,), (after,) = epsilons(run).values(), epsilons(out).values()
-    assert before < after < before + 1.0
+    assert max(before, 30) < after < before + 30

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from classifier.module import CropClassifier
 from data_prep.manifest import CropsManifest
-from mammo_dp.privacy.calibration import DPCalibration
+from mammo_dp.privacy.calibration import CalibrationError, DPCalibration, noise_of_intercept
 from tests.privacy.fits import BODY, data, quiet, trainer
 
 pytestmark = quiet
@@ -72,9 +72,9 @@ def test_where_noise_is_small_it_is_gradient_descent_on_patients(
 def test_it_spends_what_was_promised_on_two_numbers_alone(
     cohort: CropsManifest, tmp_path: Path
 ) -> None:
-    net, path = fitted(tmp_path, cohort, target_epsilon=1.0)
+    net, path = fitted(tmp_path, cohort, target_epsilon=30.0)
     assert net.accounted_steps == STEPS
-    assert 0.9 < net.spent_epsilon <= 1.0
+    assert 29 < net.spent_epsilon <= 30
     assert net.sampling.units == 2
     assert sum(p.numel() for p in net.parameters() if p.requires_grad) == 2
     before = torch.load(path, weights_only=True)["state_dict"]
@@ -93,3 +93,20 @@ def test_the_prior_pulls_towards_no_change_as_one_patient_would(
     gradient = net.public_gradients()
     assert gradient[slope].item() == pytest.approx((3 - 1) / 2)  # two patients in val
     assert gradient[intercept].item() == pytest.approx(-1 / 2)
+
+
+def test_what_would_be_noise_is_refused_before_it_is_spent(
+    cohort: CropsManifest, tmp_path: Path
+) -> None:
+    with pytest.raises(CalibrationError, match=r"2 patients at epsilon=1\.0 .* by \d+\.\d logits"):
+        fitted(tmp_path, cohort, target_epsilon=1.0)
+
+
+def test_noise_of_the_intercept_is_what_a_simulation_shows() -> None:
+    rng, fitted = np.random.default_rng(0), np.zeros(20_000)
+    for step in range(STEPS):
+        gradient = (0.2 + 1 / 50) * fitted + 8.0 * rng.standard_normal(len(fitted)) / 50
+        fitted -= 0.5 * (1 + np.cos(np.pi * step / STEPS)) * gradient
+    expected = noise_of_intercept(8.0, units=50, learning_rate=1.0, steps=STEPS)
+    assert fitted.std() == pytest.approx(expected, rel=0.03)
+    assert fitted.std() != pytest.approx(1.2 * expected, rel=0.03)

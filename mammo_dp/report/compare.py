@@ -21,7 +21,7 @@ from mammo_dp.privacy.statement import SCHEMA
 from mammo_dp.report.beside import BENCHMARK, LADDER
 from mammo_dp.report.errors import ReportError
 from mammo_dp.report.statement import Statement
-from mammo_dp.runs import FILE_NAME, RunInput, RunRecord, read_run, run_of
+from mammo_dp.runs import FILE_NAME, RunInput, RunRecord, file_sha256, read_run, run_of
 
 METRICS = {
     "auroc": "AUROC",
@@ -49,6 +49,7 @@ class Row:
         measured: Content of ``metrics.json``.
         privacy: Content of the model's ``privacy.json``.
         attacker: Record of the run that attacked it, if there is one.
+        auditor: Record of the run that audited its noise, if there is one.
         start: What the weights were before this run.
     """
 
@@ -58,6 +59,7 @@ class Row:
     measured: Mapping[str, Any]
     privacy: Mapping[str, Any]
     attacker: RunRecord | None
+    auditor: RunRecord | None = None
     start: str
 
     @cached_property
@@ -79,6 +81,13 @@ class Row:
     def strongest(self) -> Mapping[str, Any] | None:
         """What the attack with the largest area achieved, if the model was attacked."""
         return self.attack and self.attack["attacks"][self.attack["strongest"]]
+
+    @cached_property
+    def audit(self) -> Mapping[str, Any] | None:
+        """Content of ``audit.json``, if the model's noise was audited."""
+        if self.auditor is None:
+            return None
+        return _json(self.auditor.folder / "audit.json", "Run the audit again.")
 
     @property
     def split(self) -> str:
@@ -220,6 +229,18 @@ def _row(evaluation: RunRecord, records: list[RunRecord], runs: Path) -> Row:
         ),
         None,
     )
+    statement = file_sha256(path)
+    auditor = next(
+        (
+            r
+            for r in records
+            if r.is_finished
+            and (r.folder / "audit.json").is_file()
+            and "privacy" in r.inputs
+            and r.inputs["privacy"].sha256 == statement
+        ),
+        None,
+    )
     return Row(
         name=model.folder.resolve().relative_to(runs.resolve()).as_posix(),
         model=model,
@@ -227,6 +248,7 @@ def _row(evaluation: RunRecord, records: list[RunRecord], runs: Path) -> Row:
         measured=measured,
         privacy=privacy,
         attacker=attacker,
+        auditor=auditor,
         start=_start(model),
     )
 

@@ -270,6 +270,12 @@ def _lines(row: Row) -> list[dict[str, object]]:
             for fpr, rate in found["tpr_at_fpr"].items():
                 shared |= _spread(f"{name}_tpr_at_fpr_{fpr}", estimate(rate))
         shared["attack_exceeds_bound"] = int(row.attack["exceeds_bound"])
+    if row.audit:
+        best = max(row.audit["one_run"], row.audit["canary_run"], key=lambda b: b["epsilon"])
+        shared |= {
+            "audited_epsilon_at_least": best["epsilon"],
+            "audited_epsilon_ceiling": best["ceiling"],
+        }
     return [shared | _statement_line(statement, row) for statement in row.statements] or [shared]
 
 

@@ -2,7 +2,8 @@
 """Sentences of a report: what was reached, what is guaranteed, what an attacker did."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mammo_dp.report.compare import Row
 from mammo_dp.report.statement import Statement
@@ -61,13 +62,16 @@ def summary(rows: Sequence[Row]) -> list[str]:
 
 def findings(rows: Sequence[Row]) -> list[str]:
     """What must stop a release; empty if nothing does."""
-    broken = [row.name for row in rows if row.attack and row.attack["exceeds_bound"]]
-    if not broken:
-        return []
-    return [
-        f"Finding: a membership attack on {', '.join(broken)} exceeds the bound of the privacy "
-        "statement. Do not release; the claimed guarantee does not hold."
-    ]
+    stop = "Do not release; the claimed guarantee does not hold."
+    found = []
+    if broken := [row.name for row in rows if row.attack and row.attack["exceeds_bound"]]:
+        found.append(
+            f"Finding: a membership attack on {', '.join(broken)} exceeds the bound of the privacy "
+            f"statement. {stop}"
+        )
+    if refuted := [row.name for row in rows if row.audit and row.audit["refutes"]]:
+        found.append(f"Finding: the audit of {', '.join(refuted)} refutes its epsilon. {stop}")
+    return found
 
 
 def in_words(statement: Statement, *, own: bool) -> list[str]:
@@ -136,9 +140,10 @@ def threat_models(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def attacker(row: Row) -> list[str]:
-    """What an attacker achieved on one model; empty if it was not attacked."""
+    """What attackers achieved on one model; empty if it was neither attacked nor audited."""
+    audit = [] if row.audit is None else [_audited(row.audit)]
     if row.attack is None or row.strongest is None:
-        return []
+        return audit
     found, blind = row.attack, row.attack["blind"]
     return [
         f"{_count(len(found['attacks']), 'attack was', 'attacks were')} tried on "
@@ -146,7 +151,20 @@ def attacker(row: Row) -> list[str]:
         f"Strongest: {found['strongest']}, AUC {_shown(row.strongest['auc'])}; blind guesses "
         f"through the same code: random {_shown(blind['random']['auc'])}, label only "
         f"{_shown(blind['label-only']['auc'])}.",
+        *audit,
     ]
+
+
+def _audited(audit: Mapping[str, Any]) -> str:
+    """The largest epsilon that canaries refute, with its ceiling and the claim."""
+    stage = audit["stage"]
+    best = max((audit["one_run"], audit["canary_run"]), key=lambda bound: float(bound["epsilon"]))
+    return (
+        f"Audit by {audit['canaries']} white-box canaries in a fit with the same noise: "
+        f"ε ≥ {best['epsilon']:.3g} (ceiling {best['ceiling']:.3g}, this stage claims "
+        f"{epsilon(stage['epsilon'])} per {stage['unit']}, δ {stage['delta']:g}, "
+        f"{stage['adjacency']}, {stage['accountant']}). A bound below the claim does not prove it."
+    )
 
 
 def _count(number: int, one: str, many: str) -> str:

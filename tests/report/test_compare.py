@@ -9,7 +9,9 @@ import pytest
 from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.report.compare import collect, lineage, setting
 from mammo_dp.report.errors import ReportError
-from mammo_dp.runs import RunInput, RunRecord
+from mammo_dp.report.tables import comma_separated
+from mammo_dp.report.words import attacker, findings
+from mammo_dp.runs import RunInput, RunRecord, close_run, open_run
 from tests.report.conftest import BECAUSE, Tree
 
 Make = Callable[..., Tree]
@@ -141,3 +143,37 @@ def test_an_evaluation_without_a_checkpoint_is_refused(make_tree: Make) -> None:
     run.write_text(json.dumps(json.loads(run.read_text()) | {"inputs": {}}))
     with pytest.raises(ReportError, match="names no checkpoint"):
         collect(tree.runs)
+
+
+def test_an_audit_stands_beside_the_model_whose_statement_it_is_about(make_tree: Make) -> None:
+    tree = make_tree()
+    run = tree.runs / "dp/eps6_phantom"
+    record = open_run(
+        run / "attack_audit",
+        command="attack audit",
+        config={},
+        inputs={"privacy": run / "privacy.json"},
+    )
+    audit = {
+        "canaries": 1000,
+        "stage": {
+            "epsilon": 5.4801,
+            "unit": "patient",
+            "delta": 1e-4,
+            "adjacency": "add-or-remove",
+            "accountant": "PLD",
+        },
+        "one_run": {"epsilon": 2.03, "ceiling": 3.18},
+        "canary_run": {"epsilon": 1.77, "ceiling": 4.32},
+        "refutes": False,
+    }
+    (record.folder / "audit.json").write_text(json.dumps(audit))
+    close_run(record)
+    rows = {row.name: row for row in collect(tree.runs)}
+    assert rows["dp/eps6_gan"].audit is None
+    said = attacker(rows["dp/eps6_phantom"])[-1]
+    assert "ε ≥ 2.03 (ceiling 3.18, this stage claims 5.49 per patient, δ 0.0001" in said
+    assert "audited_epsilon_at_least" in comma_separated(list(rows.values()))
+    assert findings(list(rows.values())) == []
+    rows["dp/eps6_phantom"].__dict__["audit"] = audit | {"refutes": True}
+    assert "refutes its epsilon" in findings(list(rows.values()))[0]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models of the adversary's own: shadow heads on cached features, or runs given as references."""
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor
 from classifier.backbones import head
 from classifier.features import cached_features
 from classifier.module import CropClassifier
-from classifier.released import load_classifier
+from classifier.released import ReleasedError, load_classifier
 from data_prep.manifest import CropsManifest, Split
 from mammo_dp.attacks.membership.heads import (
     Examples,
@@ -142,8 +143,9 @@ class TrainedRun:
         layer = head(load_classifier(self.record.folder / CHECKPOINT).net)
         given = self.record.inputs.get("weights")
         if given is not None and Path(given.path).is_file():
-            layer = head(load_classifier(given.path).net)
-            return torch.cat([layer.weight[0], layer.bias]).detach()
+            with contextlib.suppress(ReleasedError):  # weights of another task have another head
+                layer = head(load_classifier(given.path).net)
+                return torch.cat([layer.weight[0], layer.bias]).detach()
         return torch.zeros(layer.in_features + 1)
 
     def _of(self, part: str) -> Mapping[str, Any]:

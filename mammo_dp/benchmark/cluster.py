@@ -57,6 +57,7 @@ def workers(scheduler: str | None, *, count: int) -> Iterator[Client]:
                 threads_per_worker=1,
                 processes=count > 0,
                 scheduler_kwargs={"dashboard": False},
+                dashboard_address="127.0.0.1:0",  # its health page takes any free port
                 memory_limit=0,  # cells are small; a nanny's guess must not kill one
                 silence_logs=logging.CRITICAL,
             ) as cluster,

@@ -85,7 +85,7 @@ def execute(job: Job, command: Command, started: Callable[[str], None]) -> Outco
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with (
         _alone(job.log.with_suffix(".lock")),
-        job.log.open("a") as log,
+        job.log.open("a", buffering=1) as log,
         redirect_stdout(log),
         redirect_stderr(log),
     ):
@@ -94,7 +94,9 @@ def execute(job: Job, command: Command, started: Callable[[str], None]) -> Outco
                 (_mix if line[0] == MIX else command)(line)
             for folder in job.measured:
                 _measure(folder)
-        except (Exception, SystemExit) as caught:  # SystemExit: the parser refuses a flag
+        except SystemExit:  # the parser has written why it refuses a flag
+            error = _last_line(job.log)
+        except Exception as caught:
             traceback.print_exc()
             error = f"{type(caught).__name__}: {caught}"
     return Outcome(
@@ -112,6 +114,10 @@ def _alone(path: Path) -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(str(os.getpid()))
         yield
+
+
+def _last_line(log: Path) -> str:
+    return ([line for line in log.read_text().splitlines() if line.strip()] or ["refused"])[-1]
 
 
 # Imported where they run: the client and workers of other lines start without torch.

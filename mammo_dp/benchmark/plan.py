@@ -14,7 +14,7 @@ from data_prep.manifest import Unit
 from mammo_dp.benchmark.jobs import MIX, Job
 from mammo_dp.benchmark.protocol import EvaluationSet
 from mammo_dp.benchmark.spec import GIVEN, Benchmark, Budget, Regime, Stage
-from mammo_dp.runs import input_sha256
+from mammo_dp.runs import input_sha256, write_text_atomically
 
 RELEASED = Path("checkpoints") / "last.ckpt"
 _DIGITS = 16  # of a content hash in the name of a folder
@@ -175,11 +175,12 @@ class Plan:
             weights = self._fit(parent, "none", None, seed, stage.weights)
             needs = (*needs, weights)
         configs = [yaml.safe_load(path.read_text()) for path in stage.fit]
+        frozen = [self._frozen(config) for config in configs]
         # Budget and unit change neither body nor views; a random body differs by seed.
         start = seed if weights is None else weights
         body = _hash([configs, content, start, dict(stage.settings)])
         key = _hash([configs, content, weights, seed, settings])
-        line = ["fit", *(word for path in stage.fit for word in ("--config", str(path)))]
+        line = ["fit", *(word for path in frozen for word in ("--config", str(path)))]
         line += ["--seed_everything", str(seed), "--data.init_args.crops", str(folder)]
         if weights is not None:
             line += ["--model.init_args.weights", str(self.run_folder(weights) / RELEASED)]
@@ -203,6 +204,13 @@ class Plan:
             )
         )
         return key
+
+    def _frozen(self, config: Mapping[str, Any]) -> Path:
+        """A copy of a configuration, so that each cell runs what it was named by."""
+        path = self.out / "configs" / f"{_hash(config)}.yaml"
+        if not path.exists():
+            write_text_atomically(path, yaml.safe_dump(config, sort_keys=False))
+        return path
 
     def _add(self, job: Job) -> None:
         self.jobs.setdefault(job.key, replace(job, folders=(self.run_folder(job.key),)))

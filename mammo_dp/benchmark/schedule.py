@@ -45,7 +45,7 @@ def run_jobs(
     if not waiting:
         return board.outcomes
     work = partial(_work, command=command)
-    ended = as_completed([])
+    ended = as_completed([], loop=client.loop)
     with _bar(console) as bar:
         board.show(bar, title)
         client.subscribe_topic(_TOPIC, lambda event: board.began(event[1]))

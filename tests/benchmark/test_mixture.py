@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_prep.manifest import CropsManifest
+from mammo_dp.benchmark.errors import BenchmarkError
+from mammo_dp.benchmark.mixture import mix
+from mammo_dp.privacy.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.statement import read_ledger, write_statement
+
+
+@pytest.fixture
+def made(make_cohort: Callable[..., CropsManifest]) -> CropsManifest:
+    """Generated crops whose generator saw patients of the cohort's origin."""
+    manifest = make_cohort("made", origin="gan:0", crops=60, seed=3)
+    access = Access.of_unknown("A generator", "phantom-archive")
+    ledger = PrivacyLedger(accesses=(access,))
+    write_statement(manifest.folder, ledger, artefact=manifest.folder / "crops.csv")
+    return manifest
+
+
+def test_training_patients_meet_as_many_synthetic_crops_of_each_class(
+    cohort: CropsManifest, made: CropsManifest, tmp_path: Path
+) -> None:
+    mix(str(cohort.folder), str(made.folder), str(tmp_path / "mixed"))
+    mixed = CropsManifest.read(tmp_path / "mixed")
+    own = [cohort.crops[row] for row in cohort.rows("train")]
+    for malignant in (False, True):
+        real = [c for c in mixed.crops if not c.is_synthetic and c.malignant == malignant]
+        synthetic = [c for c in mixed.crops if c.is_synthetic and c.malignant == malignant]
+        assert len(real) == len(synthetic) == sum(c.malignant == malignant for c in own)
+    assert {crop.split for crop in mixed.crops} == {"train"}
+    assert len(mixed.images(mixed.rows())) == 2 * len(own)
+
+
+def test_what_stands_behind_the_synthetic_crops_goes_on(
+    cohort: CropsManifest, made: CropsManifest, tmp_path: Path
+) -> None:
+    mix(str(cohort.folder), str(made.folder), str(tmp_path / "mixed"))
+    (access,) = read_ledger(tmp_path / "mixed").accesses
+    assert (access.stage, access.cohort.dataset) == ("A generator", "phantom-archive")
+
+
+def test_too_few_synthetic_crops_are_refused(
+    cohort: CropsManifest, make_cohort: Callable[..., CropsManifest], tmp_path: Path
+) -> None:
+    few = make_cohort("few", origin="phantom", crops=6)
+    with pytest.raises(BenchmarkError, match="lacks"):
+        mix(str(cohort.folder), str(few.folder), str(tmp_path / "mixed"))

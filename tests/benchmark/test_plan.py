@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_prep.manifest import CropsManifest
+from mammo_dp.benchmark.plan import Plan
+from mammo_dp.benchmark.spec import Benchmark
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def planned(cohort: CropsManifest, tmp_path: Path) -> Callable[[Path], Plan]:
+    return lambda path: Plan.of(
+        Benchmark.read(path), out=tmp_path / "out", given={"real": cohort.folder}
+    )
+
+
+def keys(plan: Plan, regime: str) -> list[str]:
+    return [cell.key for cell in plan.cells if cell.regime == regime]
+
+
+def test_cells_of_equal_content_share_one_job(write: Write, planned: Callable[..., Plan]) -> None:
+    plan = planned(write())
+    assert keys(plan, "dp") == keys(plan, "same")
+    assert len(set(keys(plan, "dp"))) == 4  # two units, two seeds
+    assert len(plan.cells) == 3 * 4 + 2
+    assert len(plan.jobs) == 2 * 4 + 2 + 2  # phantoms and their body come once
+
+
+def test_without_a_budget_there_is_no_unit(write: Write, planned: Callable[..., Plan]) -> None:
+    plan = planned(write())
+    assert [(c.unit, c.seed) for c in plan.cells if c.budget == "none"] == [(None, 0), (None, 1)]
+
+
+def test_a_regime_without_its_crops_is_skipped_and_says_why(
+    write: Write, planned: Callable[..., Plan]
+) -> None:
+    plan = planned(write())
+    assert plan.skipped == {"mixed": "needs synthetic crops, and --synthetic was not given"}
+    assert not keys(plan, "mixed")
+
+
+def test_content_names_a_job_and_comments_do_not(
+    write: Write, planned: Callable[..., Plan]
+) -> None:
+    path = write()
+    before = planned(path)
+    config = path.with_name("private.yaml")
+    config.write_text("# a remark\n" + config.read_text())
+    assert keys(planned(path), "dp") == keys(before, "dp")
+    config.write_text(config.read_text().replace("max_steps: 2", "max_steps: 3"))
+    after = planned(path)
+    assert not set(keys(after, "dp")) & set(keys(before, "dp"))
+    assert keys(after, "plain") == keys(before, "plain")
+
+
+def test_a_changed_stage_renames_what_starts_from_it(
+    write: Write, planned: Callable[..., Plan]
+) -> None:
+    before, stage = planned(write()), {"fit": ["plain.yaml"], "crops": "phantoms", "seed": 1}
+    after = planned(write(stages={"body": stage}))
+    assert keys(after, "dp") == keys(before, "dp")
+    assert not set(keys(after, "start")) & set(keys(before, "start"))
+
+
+def test_jobs_come_after_what_they_need_and_one_fills_the_features_of_all(
+    write: Write, planned: Callable[..., Plan]
+) -> None:
+    plan = planned(write())
+    order = list(plan.jobs)
+    for job in plan.jobs.values():
+        assert all(order.index(key) < order.index(job.key) for key in (*job.needs, *job.after))
+    started = [plan.jobs[key] for key in keys(plan, "start")]
+    assert [job.after for job in started] == [(), *[(started[0].key,)] * 3]
+    seeded = [plan.jobs[key] for key in keys(plan, "dp")]  # a random body for each seed
+    assert [len(job.after) for job in seeded] == [0, 0, 1, 1]

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mammo_dp.benchmark import sheets
+from mammo_dp.benchmark.cost import Cost
+from mammo_dp.benchmark.measure import MEASURED
+from mammo_dp.benchmark.plan import Cell
+from mammo_dp.benchmark.results import Row, differences, reverse, rows
+from mammo_dp.benchmark.spec import Benchmark
+from mammo_dp.benchmark.write import comma_separated
+from mammo_dp.runs import close_run, open_run
+
+COST = Cost(
+    epsilon=5.999,
+    epsilon_patient=5.999,
+    unit="patient",
+    delta=1e-4,
+    adjacency="add-or-remove",
+    accountant="PLD",
+    advantage=0.5,
+    tpr=0.2,
+    reconstruction=0.07,
+    because="",
+)
+FREE = replace(COST, epsilon=float("inf"), epsilon_patient=float("inf"), accountant="")
+
+
+def values(key: str) -> np.ndarray:
+    seed = int.from_bytes(key.encode()[:4])
+    return 0.7 + 0.01 * np.random.default_rng(seed).standard_normal(201)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> list[Row]:
+    """Two regimes at one budget, two seeds each; a seed of the second has failed."""
+    cells = [
+        Cell(regime=regime, budget=6, unit="patient", seed=seed, key=f"{regime}{seed}")
+        for regime in ("dp", "start")
+        for seed in (0, 1)
+    ]
+    for cell in cells[:3]:
+        folder = tmp_path / cell.key
+        model = {"init_args": {"trainable": "head" if cell.regime == "dp" else "all"}}
+        close_run(
+            open_run(folder, command="fit", config={"model": model, "trainer": {}}, inputs={})
+        )
+        np.savez(
+            folder / MEASURED,
+            names=json.dumps(["auroc", "auprc", "brier", "calibration_slope"]),
+            values=np.stack([values(cell.key)] * 4),
+            counts=np.array([[10, 20, 8]] * 4),
+        )
+    known = {cell.key: tmp_path / cell.key for cell in cells[:3]}
+    costs = {key: FREE if key == "dp1" else COST for key in known}
+    return rows(cells, "val", run_folders=known, evaluations=known, costs=costs)
+
+
+def test_a_row_is_the_mean_over_seeds_on_the_same_patients(table: list[Row]) -> None:
+    mean = np.stack([values("dp0"), values("dp1")]).astype(np.float32).mean(0)
+    auroc = table[0].metrics["auroc"]
+    assert auroc.value == pytest.approx(mean[0], abs=1e-6)
+    assert (auroc.low, auroc.high) == pytest.approx(np.quantile(mean[1:], [0.025, 0.975]))
+    naive = abs(values("dp0")[0] - values("dp1")[0]) / np.sqrt(2)
+    assert table[0].spread["auroc"] == pytest.approx(naive, abs=1e-6)
+
+
+def test_the_largest_epsilon_of_the_seeds_is_stated(table: list[Row]) -> None:
+    assert table[0].cost == FREE
+
+
+def test_a_failed_seed_stays_in_its_row(table: list[Row]) -> None:
+    assert (table[1].seeds, table[1].missing) == ((0,), (1,))
+
+
+def test_a_difference_pairs_patients_and_seeds_and_names_what_is_unlike(table: list[Row]) -> None:
+    (found,) = differences(table)
+    drawn = values("dp0") - values("start0")
+    assert found.seeds == 1
+    assert found.auroc.value == pytest.approx(drawn[0], abs=1e-6)
+    assert found.auroc.high == pytest.approx(np.quantile(drawn[1:], 0.975), abs=1e-6)
+    assert found.unlike == ("trainable",)
+    assert reverse(found).auroc.low == pytest.approx(-found.auroc.high)
+
+
+def test_tables_say_what_an_epsilon_means_and_keep_failures(
+    table: list[Row], write: Callable[..., Path]
+) -> None:
+    written = sheets.sheets(
+        Benchmark.read(write()),
+        [replace(table[0], cost=COST), replace(table[1], seeds=(), metrics={}, cost=None)],
+        list(differences(table)),
+        said={"val": "val is for research."},
+        published=[],
+        failures={"start | seed 0": "ValueError: the crops are too small"},
+        skipped={"mixed": "needs synthetic crops"},
+    )
+    text = sheets.markdown(written)
+    for part in ("6.00 per patient", "add-or-remove, by PLD, δ = 0.0001", "val is for research"):
+        assert part in text
+    assert "0 of 1 | failed" in text
+    assert "start \\| seed 0 [" not in text
+    assert "the crops are too small" in text
+    assert "needs synthetic crops" in text
+    page = sheets.html(written, {"AUROC <val>": "utility.png"})
+    assert 'alt="AUROC &lt;val&gt;"' in page
+    assert "infinity" in comma_separated(table)

@@ -17,7 +17,7 @@ from mammo_dp.predict.errors import PredictError
 from mammo_dp.predict.scores import Refusal, rejected, score, table
 from mammo_dp.privacy.statement import read_statement
 from mammo_dp.runs import FILE_NAME as RUN
-from mammo_dp.runs import close_run, input_sha256, open_run, write_text_atomically
+from mammo_dp.runs import RunRecord, close_run, input_sha256, open_run, write_text_atomically
 
 FILE_NAME = "predictions.csv"
 _SHOWN = 3  # refusals in a message
@@ -85,12 +85,24 @@ def predict(
     if record.is_finished:
         print(f"{record.folder}: already finished; nothing to do.")
         return
+    _fill(record, shared, candidates)
+    if shared.released.calibration is None:
+        print(
+            "Probabilities are not calibrated; `mammo-dp calibrate` does it for patients of a "
+            "cohort, at a stated privacy cost."
+        )
+    print(f"Statement {shared.statement_sha256[:12]}: {read_statement(run)['summary']}")
+
+
+def _fill(record: RunRecord, shared: SharedClassifier, candidates: Iterable[Candidate]) -> None:
+    """Scores, then writes both tables; where nothing has a score, the folder stays free."""
     try:
         scores, refusals = score(shared.released.model, candidates)
         if not scores:
             raise PredictError(f"nothing could be scored. {_listed(refusals, _SHOWN)}")
     except Exception:
-        (record.folder / RUN).unlink()  # nothing is written yet: the folder is free again
+        if [path.name for path in record.folder.iterdir()] == [RUN]:
+            (record.folder / RUN).unlink()
         raise
     write_text_atomically(record.folder / REJECTED_FILE, rejected(refusals))
     write_text_atomically(record.folder / FILE_NAME, table(scores, shared))
@@ -98,12 +110,6 @@ def predict(
     print(f"{record.folder / FILE_NAME}: {len(scores):,} scored.")
     if refusals:
         print(f"{record.folder / REJECTED_FILE}: not scored: {_counted(refusals)}.")
-    if shared.released.calibration is None:
-        print(
-            "Probabilities are not calibrated; `mammo-dp calibrate` does it for patients of a "
-            "cohort, at a stated privacy cost."
-        )
-    print(f"Statement {shared.statement_sha256[:12]}: {read_statement(run)['summary']}")
 
 
 def _crops(folder: Path, shared: SharedClassifier) -> Iterable[Candidate]:

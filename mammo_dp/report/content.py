@@ -76,6 +76,7 @@ def content(
     release: str | None,
     drawn: Mapping[str, str],
     sheets: Mapping[str, str],
+    show_patients: bool,
     root: Path,
 ) -> dict[str, Any]:
     """Everything that the template shows.
@@ -86,12 +87,15 @@ def content(
         release: Name of the model to be released, if the user gave it.
         drawn: Result of :func:`figures`.
         sheets: Folders of crops by label.
+        show_patients: Whether sheets of attacks on real patients are embedded.
         root: Reported folder; paths are shown relative to it.
     """
     groups = _subgroups(chosen)
     data_rows = datasets(chosen)
-    ladders = [ladder(result) for result in found(root, LADDER)]
-    reconstructions = [reconstruction(result) for result in found(root, RECONSTRUCTION)]
+    ladders = [ladder(one, show_patients=show_patients) for one in found(root, LADDER)]
+    reconstructions = [
+        reconstruction(one, show_patients=show_patients) for one in found(root, RECONSTRUCTION)
+    ]
     benchmarks = [benchmark(result) for result in found(root, BENCHMARK)]
     has = {
         "corridor": bool(ladders),

@@ -8,106 +8,138 @@ from markupsafe import Markup
 
 from mammo_dp.report.beside import Result
 from mammo_dp.report.compare import estimate
-from mammo_dp.report.drawings.corridor import Line, draw_corridor
-from mammo_dp.report.tables import NONE, epsilon, interval, number, plain
+from mammo_dp.report.drawings.corridor import Budget, Line, Marks, draw_corridor
+from mammo_dp.report.sheets import attack_sheet
+from mammo_dp.report.tables import NONE, epsilon, interval, plain
 
-Cell = Mapping[str, Any]
+Stored = Mapping[str, Any]
+Key = tuple[int, str, str]  # rung, attack, metric
+_SHEET = "sheets/all.png"
+_CSS = {1: "s5", 3: "s0", 4: "s3", 5: "s2"}
+_SHAPES = ("square", "diamond", "circle", "wedge", "triangle", "pentagon")
 _NOT_CHANCES = ("NCC", "MSE", "PSNR", "SSIM", "AUC", "epsilon")
-_PEOPLE = {1: "s5", 3: "s0", 4: "s3", 5: "s2"}
-_KINDS = {"guarantee": "at most", "assumption": "if as weak as assumed", "prediction": "predicted"}
 
 
-def ladder(result: Result) -> dict[str, Any]:
+def ladder(result: Result, *, show_patients: bool) -> dict[str, Any]:
     """What the page says about one ladder.
 
     Args:
         result: A ``ladder.json``.
+        show_patients: Whether a sheet of real patients is embedded.
     """
-    rungs = result.stored["rungs"]
-    shown = _shown(rungs)
-    conditions = _conditions(result.stored)
+    stored, budgets = result.stored, result.stored["budgets"]
+    small, full = sorted(map(int, stored["between"]["scratch"]))
+    chances = _chances(budgets, small)
+    shown = [*chances, *_correlations(budgets, small, full)]
+    drawn = draw_corridor(
+        [
+            Budget(
+                name=epsilon(float(budget["epsilon"])),
+                noise=budget["noise_multiplier"],
+                utility=estimate(budget["auroc"]),
+            )
+            for budget in budgets
+        ],
+        _lines(stored["between"], small, full),
+        [_marks(budgets, key, place) for place, key in enumerate(chances)],
+        axis=f"ε ({stored['conditions']})",
+    )
     return {
         "name": result.name,
-        "words": "",
-        "picture": Markup(
-            draw_corridor(
-                [_budget(rung) for rung in rungs],
-                [estimate(rung["auroc"]) for rung in rungs],
-                [_line(rungs, key) for key in shown],
-                axis=f"ε per patient ({conditions})",
+        "picture": Markup(drawn),
+        "caption": f"Utility above; chances that an adversary succeeds below, less noise to the "
+        f"right. Lines are theory, markers what an attack achieved, with 95 % intervals. Rungs 1 "
+        f"and 5 are guarantees; rungs 2 and 3 hold for adversaries as weak as assumed; rung 4 is "
+        f"a prediction. An image is read from a correlation of {stored['correlation']:g} on; "
+        f"{stored['targets']} patients were attacked, one crop each.",
+        "sheets": [
+            attack_sheet(
+                result.folder,
+                _SHEET,
+                label="Originals and what a server read of them, by budget",
+                show_patients=show_patients,
             )
-        ),
-        "caption": "Utility above; below it, for each budget, chances that an adversary succeeds. "
-        "Lines are what theory says, markers what the attack achieved, with 95 % intervals. Only "
-        "rungs 1 and 5 have guarantees; rungs 2 and 3 hold for adversaries as weak as assumed, "
-        "rung 4 is a prediction.",
-        "head": ["Budget", "ε per patient", "Noise multiplier", "AUROC [95 %]", *map(_head, shown)],
-        "rows": [_cells(rung, shown) for rung in rungs],
+        ],
+        "head": ["Budget", *(str(budget["name"]) for budget in budgets)],
+        "rows": [
+            ["ε", *(epsilon(float(budget["epsilon"])) for budget in budgets)],
+            ["Noise multiplier", *(plain(budget["noise_multiplier"]) for budget in budgets)],
+            ["AUROC [95 %]", *(interval(estimate(budget["auroc"])) for budget in budgets)],
+            *([_title(key), *(_cell(_find(one, key)) for one in budgets)] for key in shown),
+        ],
         "text": (),
-        "note": f"Each cell: attack / what theory says / blind guess. Each ε: {conditions}.",
+        "note": "Below AUROC: attack / what theory says / blind guess that saw nothing. Each ε: "
+        f"{stored['conditions']}.",
+        "findings": list(stored["refuted"]),
     }
 
 
-def _shown(rungs: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str]]:
-    """Rung, attack and metric of each chance; of membership attacks, the strongest."""
-    cells = [cell for rung in rungs for cell in rung["attacks"] if _is_chance(cell)]
-    rates = [cell for cell in cells if cell["rung"] == 5]
-    best = max(rates, key=lambda cell: cell["value"], default=None)
-    keys = [
-        (cell["rung"], cell["attack"], cell["metric"])
-        for cell in cells
-        if cell["rung"] != 5 and cell["attack"] != "from scratch"
+def _lines(between: Stored, small: int, full: int) -> list[Line]:
+    """Theory along the noise, as far as the ladder has it."""
+    guess = f"{between['kappa']:g}"
+    named = [
+        (
+            between["worst_case"],
+            "s5",
+            f"1, 5: any adversary, who guesses right with chance {guess}",
+        ),
+        (between["relaxed"], "s1", "2, assumption: as 1, without the sign of the gradient"),
+        (between["prior"], "s3", f"4, prediction: Gaussian prior reads {small} px"),
+        (between["scratch"][str(small)], "s0", f"3, assumption: no prior, reads {small} px"),
+        (between["scratch"][str(full)], "s4", f"3, assumption: no prior, reads {full} px"),
     ]
-    if best:
-        keys.append((5, best["attack"], best["metric"]))
-    return sorted(dict.fromkeys(keys))
+    return [
+        Line(css=css, words=words, points=list(zip(between["noise"], values, strict=True)))
+        for values, css, words in named
+        if values is not None
+    ]
 
 
-def _is_chance(cell: Cell) -> bool:
-    return not cell["metric"].startswith(_NOT_CHANCES)
+def _chances(budgets: Sequence[Stored], small: int) -> list[Key]:
+    """Rung, attack and metric of what the figure shows; of membership attacks, the strongest."""
+    cells = [cell for budget in budgets for cell in budget["attacks"]]
+    cells = [cell for cell in cells if not cell["metric"].startswith(_NOT_CHANCES)]
+    best = max((c for c in cells if c["rung"] == 5), key=lambda c: c["value"], default=None)
+    keys = [
+        _key(cell)
+        for cell in cells
+        if cell["rung"] == 1
+        or (cell["metric"].endswith(f" {small} px") and cell["attack"] in ("centred", "prior"))
+    ]
+    return sorted({*keys, *([_key(best)] if best else [])})
 
 
-def _line(rungs: Sequence[Mapping[str, Any]], key: tuple[int, str, str]) -> Line:
-    found = [_find(rung, key) for rung in rungs]
-    kind = next((_KINDS.get(cell["kind"], "") for cell in found if cell and cell["bound"]), "")
-    return Line(
-        css=_PEOPLE.get(key[0], "s1"),
-        words=f"{key[0]}, {key[1]}: {key[2]}" + (f" ({kind})" if kind else ""),
-        bounds=[cell["bound"] if cell else None for cell in found],
-        measured=[estimate(cell) if cell else None for cell in found],
-    )
+def _correlations(budgets: Sequence[Stored], small: int, full: int) -> list[Key]:
+    metrics = {f"NCC at {edge} px" for edge in (small, full)}
+    keys = [_key(cell) for budget in budgets for cell in budget["attacks"]]
+    return sorted({key for key in keys if key[1] in ("centred", "prior") and key[2] in metrics})
 
 
-def _find(rung: Mapping[str, Any], key: tuple[int, str, str]) -> Cell | None:
-    for cell in rung["attacks"]:
-        if (cell["rung"], cell["attack"], cell["metric"]) == key:
-            return dict(cell)
-    return None
+def _key(cell: Stored) -> Key:
+    return cell["rung"], cell["attack"], cell["metric"]
 
 
-def _head(key: tuple[int, str, str]) -> str:
+def _find(budget: Stored, key: Key) -> Stored | None:
+    return next((cell for cell in budget["attacks"] if _key(cell) == key), None)
+
+
+def _title(key: Key) -> str:
     return f"{key[0]}, {key[1]}: {key[2]}"
 
 
-def _cells(rung: Mapping[str, Any], shown: Sequence[tuple[int, str, str]]) -> list[str]:
-    cells = [
-        str(rung["name"]),
-        epsilon(float(rung["epsilon"])),
-        plain(rung["noise_multiplier"]),
-        interval(estimate(rung["auroc"])),
-    ]
-    for key in shown:
-        cell = _find(rung, key)
-        values = (cell[name] for name in ("value", "bound", "blind")) if cell else ()
-        cells.append(" / ".join(map(number, values)) or NONE)
-    return cells
+def _marks(budgets: Sequence[Stored], key: Key, place: int) -> Marks:
+    cells = [_find(budget, key) for budget in budgets]
+    return Marks(
+        css=_CSS.get(key[0], "ink"),
+        shape=_SHAPES[place % len(_SHAPES)],
+        words=f"attack: {_title(key)}",
+        measured=[None if cell is None else estimate(cell) for cell in cells],
+    )
 
 
-def _budget(rung: Mapping[str, Any]) -> str:
-    return epsilon(float(rung["epsilon"]))
-
-
-def _conditions(stored: Mapping[str, Any]) -> str:
-    accountants = dict.fromkeys(r["accountant"] for r in stored["rungs"] if r["accountant"])
-    parts = [f"unit {stored['unit']}", f"delta {stored['delta']:g}", stored["adjacency"]]
-    return ", ".join([*parts, " or ".join(accountants)])
+def _cell(cell: Stored | None) -> str:
+    """Attack, theory and blind guess; three digits, since chances may be as small as 1e-32."""
+    if cell is None:
+        return NONE
+    values = (cell[name] for name in ("value", "bound", "blind"))
+    return " / ".join(NONE if value is None else f"{value:.3f}" for value in values)

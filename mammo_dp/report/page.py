@@ -28,6 +28,7 @@ def report(
     out: str,
     release: str | None = None,
     sheets: dict[str, str] | None = None,
+    show_patients: bool = False,
     title: str = "Malignancy of breast masses, and what the models may reveal",
     format: Literal["html", "pdf"] = "html",
 ) -> None:
@@ -44,6 +45,8 @@ def report(
             the largest AUROC of those with a guarantee.
         sheets: Folders of crops to show, by label, such as ``{"Phantoms": "data/phantoms"}``.
             Sheets of real patients carry a notice.
+        show_patients: Whether sheets of reconstruction attacks are embedded where they show real
+            patients. Such a page is for those who may see the images.
         title: Heading of the page.
         format: ``pdf`` prints the page to ``report.pdf`` too, by a Chromium that must be there.
     """
@@ -59,6 +62,7 @@ def report(
             "release": release,
             "title": title,
             "sheets": shown,
+            "show_patients": show_patients,
             "format": format,
         },
         inputs=_inputs(rows, shown, Path(runs)),
@@ -71,7 +75,14 @@ def report(
         write_text_atomically(folder / "table.csv", tables.comma_separated(rows))
         write_text_atomically(folder / "table.md", tables.markdown(rows))
         html = render(
-            rows, chosen, title=title, release=release, drawn=drawn, sheets=shown, root=Path(runs)
+            rows,
+            chosen,
+            title=title,
+            release=release,
+            drawn=drawn,
+            sheets=shown,
+            show_patients=show_patients,
+            root=Path(runs),
         )
         write_text_atomically(folder / PAGE, html)
         if chromium:
@@ -91,6 +102,7 @@ def render(
     release: str | None,
     drawn: Mapping[str, str],
     sheets: Mapping[str, str],
+    show_patients: bool,
     root: Path,
 ) -> str:
     """The page as HTML text.
@@ -102,13 +114,22 @@ def render(
         release: Name of the model to be released, if the user gave it.
         drawn: SVG text by name of the figure.
         sheets: Folders of crops by label.
+        show_patients: Whether sheets of attacks on real patients are embedded.
         root: Folder that paths are shown relative to.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.filters["marked"] = marked
     template = environment.from_string((files(__package__) / "page.html.jinja").read_text("utf-8"))
     style = Markup((files(__package__) / "page.css").read_text("utf-8"))
-    said = content(rows, chosen, release=release, drawn=drawn, sheets=sheets, root=root)
+    said = content(
+        rows,
+        chosen,
+        release=release,
+        drawn=drawn,
+        sheets=sheets,
+        show_patients=show_patients,
+        root=root,
+    )
     return template.render(title=title, style=style, **said)
 
 

@@ -2,24 +2,22 @@
 """`attack reconstruction` on a page: who could read what, the sheet, and numbers by budget."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from data_prep.manifest import FILE_NAME, CropsManifest
 from mammo_dp.report.beside import Result
-from mammo_dp.report.sheets import REAL, embedded, notice
+from mammo_dp.report.sheets import attack_sheet
 from mammo_dp.report.tables import NONE, epsilon, number
-from mammo_dp.runs import read_run
 
 SHEET = "sheet.png"
 _THUMBNAIL = 16  # pixels: what a server reads that averages images down
 
 
-def reconstruction(result: Result) -> dict[str, Any]:
+def reconstruction(result: Result, *, show_patients: bool) -> dict[str, Any]:
     """What the page says about one attack.
 
     Args:
         result: A ``reconstruction.json``.
+        show_patients: Whether a sheet of real patients is embedded.
     """
     stored = result.stored
     edges = _edges(stored["budgets"])
@@ -27,7 +25,14 @@ def reconstruction(result: Result) -> dict[str, Any]:
         "name": result.name,
         "threats": list(stored["threat_models"].items()),
         "words": list(stored["caveats"]),
-        "sheets": _sheets(result),
+        "sheets": [
+            attack_sheet(
+                result.folder,
+                SHEET,
+                label="Originals and what was read of them, by budget",
+                show_patients=show_patients,
+            )
+        ],
         "head": ["Budget", "ε per patient", *_heads(edges), "Named from a list", "at most"],
         "rows": [_cells(budget, edges) for budget in stored["budgets"]],
         "text": (),
@@ -68,23 +73,3 @@ def _cells(budget: Mapping[str, Any], edges: Sequence[str]) -> list[str]:
 
 def _accountants(budgets: Sequence[Mapping[str, Any]]) -> str:
     return " or ".join(dict.fromkeys(b["accountant"] for b in budgets if b["accountant"]))
-
-
-def _sheets(result: Result) -> list[dict[str, Any]]:
-    """The picture with a word on whose images it shows."""
-    path = result.folder / SHEET
-    if not path.is_file():
-        return []
-    crops = Path(str(read_run(result.folder).config["crops"]))
-    known = (crops / FILE_NAME).is_file()
-    text, real = notice(CropsManifest.read(crops)) if known else (REAL, True)
-    return [
-        {
-            "label": "Originals and what was read of them, by budget",
-            "notice": text,
-            "real": real,
-            "source": embedded(path.read_bytes()),
-            "alt": "Sheet of crops: original, reconstruction at each budget, blind guesses.",
-            "count": "Grey values as they are; blind guesses saw no update.",
-        }
-    ]

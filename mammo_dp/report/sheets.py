@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.manifest import CropsManifest
+from data_prep.manifest import FILE_NAME, CropsManifest
+from mammo_dp.runs import read_run
 
 GAP_PX = 2
 NOTICES = {
@@ -84,6 +85,36 @@ def sheet(label: str, folder: Path) -> dict[str, Any]:
         "alt": f"Contact sheet of {label}: benign crops in the upper row, malignant ones below.",
         "count": f"{len(manifest.crops)} crops, {malignant} malignant; benign above, malignant "
         "below.",
+    }
+
+
+def attack_sheet(folder: Path, file: str, *, label: str, show_patients: bool) -> dict[str, Any]:
+    """A picture that an attack made, with a word on whose images it shows.
+
+    Args:
+        folder: Run of the attack; unknown crops count as real patients.
+        file: The picture, relative to ``folder``.
+        label: What it shows.
+        show_patients: Whether it is embedded where it shows real patients.
+    """
+    data = read_run(folder).inputs.get("data")
+    known = data is not None and (Path(data.path) / FILE_NAME).is_file()
+    text, real = notice(CropsManifest.read(data.path)) if data and known else (REAL, True)
+    path = folder / file
+    source = ""
+    if not path.is_file():
+        text = f"{file} is missing."
+    elif real and not show_patients:
+        text = f"{file} shows patients and is left out; --show_patients true embeds it."
+    else:
+        source = embedded(path.read_bytes())
+    return {
+        "label": label,
+        "notice": text,
+        "real": real,
+        "source": source,
+        "alt": "Sheet of crops: originals, what was read of them at each budget, blind guesses.",
+        "count": "Grey values as they are; blind guesses saw no update.",
     }
 
 

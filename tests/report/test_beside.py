@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 
 from classifier.evaluate import Estimate
+from data_prep.manifest import CropsManifest
 from mammo_dp.attacks.ladder.cells import Cell, Rung
 from mammo_dp.report.benchmark import benchmark
-from mammo_dp.report.beside import BENCHMARK, LADDER, RECONSTRUCTION, found
+from mammo_dp.report.beside import BENCHMARK, LADDER, RECONSTRUCTION, Result, found
 from mammo_dp.report.compare import collect
 from mammo_dp.report.errors import ReportError
 from mammo_dp.report.ladder import ladder
 from mammo_dp.report.page import report
 from mammo_dp.report.reconstruction import reconstruction
+from mammo_dp.runs import close_run, open_run
 from tests.report.conftest import Tree
 
 Make = Callable[..., Tree]
@@ -31,7 +33,7 @@ def rung(name: str, epsilon: float, chance: float) -> dict[str, Any]:
     )
     return Rung(
         name=name,
-        noise_multiplier=2.0,
+        noise_multiplier=0.0 if name == "none" else 2.0,
         epsilon=epsilon,
         accountant="" if name == "none" else "PLD, dp-accounting 0.6.0",
         auroc=Estimate(0.6, 0.5, 0.7),
@@ -45,7 +47,22 @@ def conditions() -> dict[str, Any]:
 
 
 def a_ladder() -> dict[str, Any]:
-    return conditions() | {"rungs": [rung("6", 5.999, 0.4), rung("none", float("inf"), 1.0)]}
+    between = {
+        "noise": [8.0, 2.0],
+        "kappa": 0.01,
+        "worst_case": [0.1, 0.4],
+        "relaxed": None,
+        "prior": [0.2, 0.3],
+        "scratch": {"16": [0.1, 0.2], "64": [0.0, 0.1]},
+    }
+    return conditions() | {
+        "conditions": "per patient, δ = 0.0001, add-or-remove, by PLD, dp-accounting 0.6.0",
+        "correlation": 0.7,
+        "targets": 12,
+        "refuted": ["budget 6: list reaches named <1>"],
+        "budgets": [rung("6", 5.999, 0.4), rung("none", float("inf"), 1.0)],
+        "between": between,
+    }
 
 
 def a_reconstruction() -> dict[str, Any]:
@@ -129,9 +146,12 @@ def a_benchmark() -> dict[str, Any]:
     }
 
 
-def write(folder: Path, name: str, content: dict[str, Any]) -> None:
-    folder.mkdir(parents=True)
+def write(folder: Path, name: str, content: dict[str, Any], crops: Path | None = None) -> None:
+    inputs = {"data": crops} if crops else {}
+    record = open_run(folder, command="attack", config={}, inputs=inputs)
     (folder / name).write_text(json.dumps(content))
+    (folder / "sheet.png").write_bytes(b"picture")
+    close_run(record)
 
 
 def test_a_ladder_becomes_a_table_of_chances_and_its_strongest_membership_attack(
@@ -139,14 +159,21 @@ def test_a_ladder_becomes_a_table_of_chances_and_its_strongest_membership_attack
 ) -> None:
     write(tmp_path / "ladder", LADDER, a_ladder())
     (result,) = found(tmp_path, LADDER)
-    said = ladder(result)
-    assert said["head"][4:] == ["1, list: named", "5, rmia: TPR at FPR 0.01"]
-    first, last = said["rows"]
-    assert first[:4] == ["6", "6.00", "2", "0.600 [0.500, 0.700]"]
-    assert first[4] == "0.200 / 0.400 / —"
-    assert last[1] == "∞"
-    assert "unit patient, delta 0.0001, add-or-remove, PLD, dp-accounting 0.6.0" in said["note"]
-    assert "at most" in said["picture"]
+    said = ladder(result, show_patients=False)
+    assert said["head"] == ["Budget", "6", "none"]
+    rows = {row[0]: row[1:] for row in said["rows"]}
+    assert list(rows)[3:] == [
+        "1, list: named",
+        "5, rmia: TPR at FPR 0.01",
+        "3, centred: NCC at 16 px",
+    ]
+    assert rows["ε"] == ["6.00", "∞"]
+    assert rows["AUROC [95 %]"][0] == "0.600 [0.500, 0.700]"
+    assert rows["1, list: named"] == ["0.200 / 0.400 / —", "0.500 / 1.000 / —"]
+    assert "per patient, δ = 0.0001, add-or-remove, by PLD, dp-accounting 0.6.0" in said["note"]
+    assert "any adversary, who guesses right with chance 0.01" in said["picture"]
+    assert "without the sign" not in said["picture"]
+    assert said["findings"] == ["budget 6: list reaches named <1>"]
     assert 'aria-labelledby="corridor-title corridor-desc"' in said["picture"]
 
 
@@ -154,13 +181,33 @@ def test_a_reconstruction_shows_a_thumbnail_and_the_finest_beside_blind_guesses(
     tmp_path: Path,
 ) -> None:
     write(tmp_path / "attack", RECONSTRUCTION, a_reconstruction())
-    said = reconstruction(found(tmp_path, RECONSTRUCTION)[0])
+    said = reconstruction(found(tmp_path, RECONSTRUCTION)[0], show_patients=False)
     assert said["head"][2:5] == ["16 px: no prior", "16 px: prior", "16 px: blind"]
     assert said["head"][5].startswith("64 px")
     assert [row[:2] for row in said["rows"]] == [["6", "6.00"], ["no privacy", "∞"]]
     assert said["rows"][0][-2:] == ["0.500", "0.700"]
     assert said["rows"][1][-2:] == ["—", "1"]
-    assert said["sheets"] == []
+
+
+def test_sheets_of_real_patients_are_embedded_only_on_demand(
+    tmp_path: Path, make_cohort: Callable[..., CropsManifest]
+) -> None:
+    for name, origin in (("phantoms", "phantom-archive"), ("real", "cbis-ddsm")):
+        crops = make_cohort(name, origin=origin, crops=12, size=16).folder
+        write(tmp_path / "runs" / name, RECONSTRUCTION, a_reconstruction(), crops)
+    phantoms, real = found(tmp_path / "runs", RECONSTRUCTION)
+
+    def sheet(result: Result, *, show: bool) -> dict[str, Any]:
+        (only,) = reconstruction(result, show_patients=show)["sheets"]
+        return dict(only)
+
+    assert sheet(phantoms, show=False)["source"].startswith("data:image/png")
+    withheld = sheet(real, show=False)
+    assert (withheld["source"], withheld["real"]) == ("", True)
+    assert "--show_patients true" in withheld["notice"]
+    assert "internal use only" in sheet(real, show=True)["notice"]
+    (real.folder / "sheet.png").unlink()
+    assert "is missing" in sheet(real, show=True)["notice"]
 
 
 def test_a_benchmark_keeps_failures_and_turns_differences_to_the_reference(
@@ -196,6 +243,7 @@ def test_the_page_shows_all_of_them_escaped(make_tree: Make) -> None:
         assert f'<h2 id="{section}">' in html
     assert "A server &lt;b&gt; with <code>prior</code>." in html
     assert "it broke" in html
+    assert "Finding: budget 6: list reaches named &lt;1&gt;." in html
 
 
 def test_another_schema_is_refused_with_a_remedy(tmp_path: Path) -> None:

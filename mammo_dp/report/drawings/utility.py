@@ -50,7 +50,7 @@ def utility_privacy(rows: Sequence[Row]) -> str | None:
     shown = [(tick, f"{tick:g}") for tick in y.ticks(5)]
     title = f"AUROC on {_joined(row.split for row in rows)}, 95 % interval"
     y_axis(drawing, y, left=_LEFT, right=_RIGHT, ticks=shown, title=title)
-    width = min(_LANE, 40 + 14.0 * len(lane)) if lane else 0.0
+    width = min(_LANE, max(100.0, 40 + 14.0 * len(lane))) if lane else 0.0
     right = _RIGHT - width - (12 if lane else 0)
     levels = sorted({row.epsilon for row in finite})
     x = Scale(low=levels[0] / 1.6, high=levels[-1] * 1.6, start=_LEFT, end=right, log=True)

@@ -104,7 +104,8 @@ class ReleasedClassifier:
         Raises:
             ReleasedError: If settings and tensors do not fit one another.
         """
-        known = {k: v for k, v in settings.items() if k in _parameters()}
+        # none stands for a rate that followed from noise; a model that only scores needs no rate
+        known = {k: v for k, v in settings.items() if k in _parameters() and v is not None}
         try:
             model = CropClassifier(**(known | {"pretrained": False, "weights": None}))
         except (TypeError, ValueError) as error:

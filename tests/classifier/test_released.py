@@ -36,6 +36,12 @@ def test_a_released_model_scores_as_the_one_that_was_saved(tmp_path: Path) -> No
     assert again.state_dict().keys() == model.state_dict().keys()
 
 
+def test_a_learning_rate_that_followed_from_noise_is_not_needed(tmp_path: Path) -> None:
+    model = CropClassifier(**BODY)
+    model.hparams["learning_rate"] = None
+    assert not load_classifier(save(tmp_path / "last.ckpt", model)).training
+
+
 def test_calibration_is_read_beside_the_net_and_moves_logits(tmp_path: Path) -> None:
     model = CropClassifier(**BODY)
     path = tmp_path / "last.ckpt"

@@ -74,8 +74,10 @@ def predict(
         command="predict",
         config={
             "run": run,
-            "source": dicom or crops,
-            "source_sha256": input_sha256(dicom or crops or ""),
+            "crops": crops,
+            "dicom": dicom,
+            "boxes": boxes,
+            "read_sha256": input_sha256(dicom or crops or ""),
             "spacing_mm": spacing_mm,
             "margin_mm": margin_mm,
             "minimum_mm": minimum_mm,

@@ -65,7 +65,7 @@ def test_stages_have_valid_flags(
     seen = set()
     for line in read.command_lines(values):
         kind = (*(word for word in line if word.startswith("--")), line[0], line[1])
-        if line[0] in ("test", "validate", "predict"):
+        if line[0] in ("test", "validate"):
             assert line[1] == "--run"  # its configuration is that of the fit
         elif kind not in seen:
             parses(line, capsys)

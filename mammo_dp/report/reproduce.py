@@ -12,7 +12,7 @@ from pathlib import Path
 from mammo_dp.report.compare import Row, lineage
 from mammo_dp.runs import RunRecord
 
-_MEASURING = ("validate", "test", "predict")
+_MEASURING = ("validate", "test")
 _OBJECT = re.compile(r"[A-Z]\w*\(.*\)", re.DOTALL)  # what a file of parameters became
 
 

@@ -4,7 +4,6 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import SGD, AdamW
@@ -188,7 +187,7 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
             features=head(self.net).in_features,
             score_noise=self.score_noise,
         )
-        rank_zero_info(str(plan))
+        self.print(str(plan))  # from one rank
         return plan.rate
 
     def _trains_head_only(self) -> bool:

@@ -5,9 +5,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import yaml
 from rich.console import Console
 from rich.rule import Rule
@@ -16,20 +15,22 @@ from classifier.evaluate import Estimate
 from data_prep.manifest import CropsManifest
 from mammo_dp.attacks.bounds.command import BUDGETS
 from mammo_dp.attacks.bounds.corridor import RESOLUTIONS, Questions, corridor
-from mammo_dp.attacks.bounds.from_scratch import expected_observations
-from mammo_dp.attacks.bounds.schedules import NONE, Schedule, named, of_run
-from mammo_dp.attacks.ladder import configs, figure, identify, readings, sheets, tables
+from mammo_dp.attacks.bounds.schedules import NONE, named, of_run
+from mammo_dp.attacks.ladder import configs, identify, results
 from mammo_dp.attacks.ladder.cells import Rung, findings, membership_cells
-from mammo_dp.attacks.ladder.curve import Curve, curve
-from mammo_dp.attacks.ladder.readings import Reading, Targets
+from mammo_dp.attacks.ladder.images import image_cells
+from mammo_dp.attacks.ladder.results import Climbed
 from mammo_dp.attacks.membership.command import ATTACK, membership
+from mammo_dp.attacks.reconstruction.candidates import LEVEL
+from mammo_dp.attacks.reconstruction.collect import Known, Targets, collect, known_at, targets_of
+from mammo_dp.attacks.reconstruction.isolated import LEAST_PX
+from mammo_dp.attacks.reconstruction.judge import judge
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.runs import close_run, open_run, write_text_atomically
+from mammo_dp.runs import RunRecord, close_run, open_run, write_text_atomically
 from mammo_dp.training_cli import train
 
-LADDER, FIGURE, SHEETS = "ladder.json", "ladder.png", "sheets"
+Budget = float | Literal["none"]
 _OBSERVERS = "mammo_dp.attacks.ladder.observers"
-_REFERENCES = 500  # images behind a prior; more add little and take time
 
 
 def ladder(
@@ -37,85 +38,86 @@ def ladder(
     fit: str,
     crops: str,
     out: str,
+    fit_without_privacy: str | None = None,
     weights: str | None = None,
-    reference: str | None = None,
-    budgets: list[float | Literal["none"]] = list(BUDGETS),  # noqa: B006  jsonargparse copies it
+    prior: str | None = None,
+    budgets: list[Budget] = list(BUDGETS),  # noqa: B006  jsonargparse copies it
     resolutions: list[int] = list(RESOLUTIONS),  # noqa: B006
     thumbnail: int = 16,
     correlation: float = 0.7,
-    targets: int = 30,
+    patients: int = 30,
+    rescore: bool = False,
     seed: int = 0,
 ) -> None:
     """Fits a private classifier at each budget, attacks each run, and draws the risk corridor.
 
     Writes ladder.json, ladder.csv, ladder.txt, ladder.png and sheets of reconstructed images. Runs
-    lie below runs/, what the attacks saw below signals/ and attacks/: private data, as are the
-    sheets. An interrupted ladder goes on; what is finished is left alone. Fails if an attack
-    refutes a guarantee.
+    lie below runs/, what attacks saw below signals/ and attacks/: private data, as are the sheets.
+    An interrupted ladder goes on; what is finished is left alone. Fails if an attack refutes a
+    guarantee.
 
     Args:
-        fit: YAML configuration of a private classifier: a head on cached features, patients drawn,
-            such as configs/classifier/dp_finetune.yaml. Its budget is replaced.
+        fit: YAML configuration of a private head on cached features, patients drawn, such as
+            configs/classifier/dp_finetune.yaml. Its budget is replaced.
         crops: Folder of the crops; train is fitted and attacked, val holds the others.
         out: Folder of everything.
+        fit_without_privacy: YAML configuration of the same classifier for the budget none, such as
+            configs/classifier/baseline.yaml.
         weights: Weights that the body starts from.
-        reference: Folder of crops of nobody under attack, such as phantoms: what an adversary with
-            a prior on mammograms knows, and what blind guesses start from.
+        prior: Folder of crops of nobody under attack, such as phantoms: what an adversary with a
+            prior on mammograms holds, and what blind guesses start from.
         budgets: Epsilons per patient, and none for training without privacy.
-        resolutions: Edges of the images that a malicious server reads, in pixels; those that the
-            edge of the crops is no multiple of are left out.
+        resolutions: Edges of the images that a malicious server reads, in pixels; those that do
+            not divide the edge of the crops are left out.
         thumbnail: The resolution whose chance of being read is drawn in the corridor.
         correlation: An image is read from this correlation with the original on.
-        targets: Patients whose images are read, at least 2.
-        seed: Seed of bootstraps and of draws from the prior; noise comes from the system's entropy.
+        patients: Patients whose images are read, one crop each, at least 2.
+        rescore: Scores the saved signals of a finished ladder again, and draws it again.
+        seed: Seed of bootstraps; noise comes from the system's entropy.
 
     Raises:
         AttackError: For input that cannot be attacked, and for a refuted guarantee.
     """
-    config = configs.read_config(fit)
-    attacked = _targets(crops, reference, correlation, targets)
-    plan = _Plan(
-        out=Path(out),
-        crops=crops,
-        config=config,
-        weights=weights,
-        budgets=tuple(dict.fromkeys(budgets)),
-        questions=_questions(config, attacked),
-        targets=attacked,
-        resolutions=resolutions,
-        thumbnail=thumbnail,
-        seed=seed,
+    plan = _plan(
+        fit, crops, out, fit_without_privacy, weights, prior, budgets, patients, correlation, seed
     )
-    optional = {"weights": weights, "reference": reference}
+    plan.check(resolutions, thumbnail)
+    files = {"weights": weights, "prior": prior}
     record = open_run(
         out,
         command="attack ladder",
         config={
             "budgets": [named(budget) for budget in plan.budgets],
-            "fit": plan.config,
-            "resolutions": plan.edges,
+            "fit": plan.private,
+            "fit_without_privacy": plan.open,
+            "resolutions": resolutions,
             "thumbnail": thumbnail,
             "correlation": correlation,
-            "targets": targets,
+            "patients": patients,
         },
-        inputs={"data": Path(crops)} | {k: Path(v) for k, v in optional.items() if v is not None},
+        inputs={"data": Path(crops)} | {k: Path(v) for k, v in files.items() if v is not None},
         seed=seed,
     )
-    if record.is_finished:
-        print((plan.out / "ladder.txt").read_text())
+    if record.is_finished and not rescore:
+        print((plan.out / results.TABLE).read_text())
         return
     console, steps = Console(), []
+    edges = plan.edges(resolutions)
+    known = known_at(plan.targets, edges)
     for number, budget in enumerate(plan.budgets, start=1):
-        console.print(Rule(f"[{number}/{len(plan.budgets)}] budget {named(budget)}", align="left"))
-        steps.append(_climb(plan, budget))
-    refuted = _write(plan, steps, console)
-    if refuted:
-        raise AttackError(
-            f"{out}: {len(refuted)} attacks refute a guarantee. Do not release these runs; "
-            "sampling, clip, noise or account is wrong.\n"
-            + "\n".join(f"- {found}" for found in refuted)
-        )
-    close_run(record)
+        title = f"[{number}/{len(plan.budgets)}] budget {named(budget)}"
+        console.print(Rule(title, align="left"))
+        steps.append(_climb(plan, budget, known, edges))
+    results.write(
+        plan.out,
+        steps,
+        plan.targets,
+        known.get(thumbnail),
+        plan.questions,
+        shown=(thumbnail, edges[0]),
+        cohort=plan.manifest.sha256,
+    )
+    _close(record, findings(step.rung for step in steps))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,84 +125,108 @@ class _Plan:
     """What is done at every budget."""
 
     out: Path
+    manifest: CropsManifest
     crops: str
-    config: configs.Config
+    private: configs.Config
+    open: configs.Config | None
     weights: str | None
-    budgets: tuple[float | Literal["none"], ...]
+    budgets: tuple[Budget, ...]
     questions: Questions
     targets: Targets
-    resolutions: Sequence[int]
-    thumbnail: int
     seed: int
 
-    def __post_init__(self) -> None:
+    def edges(self, resolutions: Sequence[int]) -> list[int]:
+        """Resolutions that fit the crops, largest first."""
+        edge = self.targets.images.shape[-1]
+        return sorted({r for r in resolutions if r >= LEAST_PX and edge % r == 0}, reverse=True)
+
+    def check(self, resolutions: Sequence[int], thumbnail: int) -> None:
         """Refuses what would fail after the fits.
 
         Raises:
-            AttackError: For budgets without privacy only, or a thumbnail that is no resolution.
+            AttackError: For budgets that are all open or that lack a configuration, or a thumbnail
+                that is not read.
         """
-        if not any(isinstance(budget, float | int) for budget in self.budgets):
+        if all(budget == NONE for budget in self.budgets):
             raise AttackError(
                 f"budgets={list(self.budgets)}: none is private. Give at least one epsilon."
             )
-        edge = self.edges[-1]
-        if self.thumbnail not in self.edges or self.thumbnail == edge:
+        if NONE in self.budgets and self.open is None:
             raise AttackError(
-                f"thumbnail={self.thumbnail}. Give one of the resolutions below {edge}: "
-                f"{', '.join(map(str, self.edges[:-1]))}."
+                "budgets: none needs a configuration without privacy. Give --fit_without_privacy, "
+                "such as configs/classifier/baseline.yaml, or leave none out."
+            )
+        if thumbnail not in (smaller := self.edges(resolutions)[1:]):
+            raise AttackError(
+                f"thumbnail={thumbnail}. Give one of the resolutions that divide the edge of the "
+                f"crops, {self.targets.images.shape[-1]} px, but for the largest: "
+                f"{', '.join(map(str, smaller)) or 'there is none'}."
             )
 
-    @property
-    def edges(self) -> list[int]:
-        """Resolutions that fit the crops."""
-        return readings.resolutions_of(self.targets.images.shape[-1], self.resolutions)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Step:
-    """One budget, attacked."""
-
-    rung: Rung
-    schedule: Schedule
-    readings: Mapping[int, Reading]
-
-
-def _targets(crops: str, reference: str | None, correlation: float, most: int) -> Targets:
-    if most < 2:
-        raise AttackError(f"targets={most}. Give at least 2 patients.")
-    known = None if reference is None else readings.first_crops(reference, None, _REFERENCES)
-    images = readings.first_crops(crops, "train", most)
-    if known is not None and known.shape[1:] != images.shape[1:]:
-        raise AttackError(
-            f"{reference}: crops of {known.shape[-1]} px, those under attack have "
-            f"{images.shape[-1]} px. Prepare both at one size."
-        )
-    return Targets(images=images, reference=known, correlation=correlation)
-
-
-def _questions(config: configs.Config, attacked: Targets) -> Questions:
-    delta: float = config["model"]["init_args"].get("delta", 1e-4)
-    return Questions(
-        delta=delta,
-        kappas=(identify.KAPPA, 0.1),
-        correlation=attacked.correlation,
-        mean_square=float((attacked.images**2).mean()),
+def _plan(
+    fit: str,
+    crops: str,
+    out: str,
+    fit_without_privacy: str | None,
+    weights: str | None,
+    prior: str | None,
+    budgets: Sequence[Budget],
+    patients: int,
+    correlation: float,
+    seed: int,
+) -> _Plan:
+    """Reads everything, so that bad input is refused before a fit."""
+    if patients < 2:
+        raise AttackError(f"{patients=}. Give at least 2, or intervals mean nothing.")
+    private = configs.read_private(fit)
+    manifest = CropsManifest.read(crops)
+    known = None if prior is None else CropsManifest.read(prior)
+    targets = targets_of(manifest, "train", known, patients)
+    return _Plan(
+        out=Path(out),
+        manifest=manifest,
+        crops=crops,
+        private=private,
+        open=None if fit_without_privacy is None else configs.read_open(fit_without_privacy),
+        weights=weights,
+        budgets=tuple(dict.fromkeys(budgets)),
+        questions=Questions(
+            delta=private["model"]["init_args"].get("delta", 1e-4),
+            kappas=(identify.KAPPA, 0.1),
+            correlation=correlation,
+            mean_square=float((targets.images**2).mean()),
+        ),
+        targets=targets,
+        seed=seed,
     )
 
 
-def _climb(plan: _Plan, budget: float | Literal["none"]) -> _Step:
+def _climb(
+    plan: _Plan, budget: Budget, known: Mapping[int, Known], edges: Sequence[int]
+) -> Climbed:
     """Fits, tests and attacks one budget; what is there already is left alone."""
-    name = named(budget)
-    folder = "none" if budget == NONE else f"eps{name.replace('+', '')}"
-    run, signals = plan.out / "runs" / folder, plan.out / "signals" / folder
-    train(["fit", "--config", str(_config(plan, budget, folder)), "--run_dir", str(run)])
+    name = f"eps{named(budget).replace('+', '')}" if budget != NONE else NONE
+    run, signals, attacked = (plan.out / of / name for of in ("runs", "signals", "attacks"))
+    train(["fit", "--config", str(_config(plan, budget, name)), "--run_dir", str(run)])
     train(["test", "--run", str(run)])
-    attacked = plan.out / "attacks" / folder
     membership(run=str(run), crops=plan.crops, out=str(attacked), seed=plan.seed)
     (schedule,) = of_run(run)
-    bound = corridor(schedule.mechanism, plan.questions)
-    mechanism = schedule.mechanism
-    cells = []
+    mechanism, bound = schedule.mechanism, corridor(schedule.mechanism, plan.questions)
+    collect(schedule, plan.targets, known, edges, signals)
+    judged = judge(
+        schedule,
+        plan.targets,
+        known,
+        edges,
+        (identify.KAPPA,),
+        signals,
+        level=LEVEL,
+        resamples=1000,
+        seed=plan.seed,
+    )
+    cells = image_cells(judged, known, plan.questions.correlation)
+    cells += membership_cells(attacked / ATTACK)
     if mechanism is not None:
         cells += identify.cells(
             mechanism,
@@ -210,22 +236,9 @@ def _climb(plan: _Plan, budget: float | Literal["none"]) -> _Step:
             canaries=signals / "canaries.npz",
             budgets=len(plan.budgets),
         )
-    read = {
-        edge: readings.read_images(
-            plan.targets,
-            noise_multiplier=mechanism.noise_multiplier if mechanism else 0.0,
-            observations=expected_observations(mechanism) if mechanism else 1.0,
-            resolution=edge,
-            file=signals / f"updates_{edge}px.npz",
-            seed=plan.seed,
-        )
-        for edge in plan.edges
-    }
-    cells += [cell for reading in read.values() for cell in readings.cells(reading, plan.targets)]
-    cells += membership_cells(attacked / ATTACK)
     (metrics,) = run.glob("test_*/metrics.json")
     rung = Rung(
-        name=name,
+        name=named(budget),
         noise_multiplier=mechanism.noise_multiplier if mechanism else 0.0,
         epsilon=bound.epsilon,
         accountant=bound.accountant,
@@ -233,98 +246,36 @@ def _climb(plan: _Plan, budget: float | Literal["none"]) -> _Step:
         bounds=bound.as_json(),
         cells=tuple(sorted(cells, key=lambda cell: cell.rung)),
     )
-    return _Step(rung=rung, schedule=schedule, readings=read)
+    return Climbed(rung=rung, schedule=schedule, judged=judged)
 
 
-def _config(plan: _Plan, budget: float | Literal["none"], folder: str) -> Path:
+def _config(plan: _Plan, budget: Budget, name: str) -> Path:
     """Writes the configuration of one fit."""
     if isinstance(budget, str):
-        content = configs.without_privacy(plan.config, crops=plan.crops, weights=plan.weights)
+        assert plan.open is not None
+        content = configs.at(plan.open, crops=plan.crops, weights=plan.weights)
     else:
         content = configs.with_callbacks(
-            configs.private(plan.config, budget, crops=plan.crops, weights=plan.weights),
+            configs.private(plan.private, budget, crops=plan.crops, weights=plan.weights),
             {
                 f"{_OBSERVERS}.SharedFeatures": {"folder": str(plan.out / "features")},
                 f"{_OBSERVERS}.SavedCandidates": {
                     "crops": plan.crops,
-                    "file": str(plan.out / "signals" / folder / "candidates.npz"),
+                    "file": str(plan.out / "signals" / name / "candidates.npz"),
                 },
             },
         )
-    path = plan.out / "configs" / f"{folder}.yaml"
+    path = plan.out / "configs" / f"{name}.yaml"
     write_text_atomically(path, yaml.safe_dump(content, sort_keys=False))
     return path
 
 
-def _write(plan: _Plan, steps: Sequence[_Step], console: Console) -> list[str]:
-    """Writes tables, figure and sheets.
-
-    Returns:
-        What refutes a guarantee, in sentences.
-    """
-    rungs = [step.rung for step in steps]
-    mechanisms = [step.schedule.mechanism for step in steps if step.schedule.mechanism]
-    full = plan.edges[-1]
-    between = curve(
-        mechanisms[0],
-        [mechanism.noise_multiplier for mechanism in mechanisms],
-        plan.targets,
-        (plan.thumbnail, full),
-        plan.seed,
-    )
-    conditions = _conditions(plan, rungs)
-    refuted = findings(rungs)
-    _write_json(plan, steps, between, conditions, refuted)
-    shown = tables.columns(rungs, plan.thumbnail, full)
-    made = tables.table(rungs, shown, conditions)
-    tables.write_text(plan.out / "ladder.txt", made)
-    tables.write_csv(plan.out / "ladder.csv", rungs)
-    figure.draw(plan.out / FIGURE, rungs, between, conditions)
-    (plan.out / SHEETS).mkdir(exist_ok=True)
-    rows = [
-        sheets.Row(
-            name=step.rung.name if step.schedule.mechanism is None else f"ε {step.rung.name}",
-            readings={edge: reading.found for edge, reading in step.readings.items()},
+def _close(record: RunRecord, refuted: Sequence[str]) -> None:
+    """Closes the folder, unless a guarantee does not hold."""
+    if refuted:
+        raise AttackError(
+            f"{record.folder}: {len(refuted)} attacks refute a guarantee. Do not release these "
+            "runs; sampling, clip, noise or account is wrong.\n"
+            + "\n".join(f"- {found}" for found in refuted)
         )
-        for step in steps
-    ]
-    sheets.draw(plan.out / SHEETS / "all.png", rows, (plan.thumbnail, full))
-    for step, row in zip(steps, rows, strict=True):
-        sheets.draw(plan.out / SHEETS / f"{step.rung.name}.png", [row], (plan.thumbnail, full))
-    console.print(made)
-    console.print(f"Figure: {plan.out / FIGURE}. {sheets.NOTICE}", highlight=False)
-    return refuted
-
-
-def _write_json(
-    plan: _Plan, steps: Sequence[_Step], between: Curve, conditions: str, refuted: Sequence[str]
-) -> None:
-    content: dict[str, Any] = {
-        "schema": 1,
-        "unit": "patient",
-        "adjacency": "add-or-remove",
-        "delta": plan.questions.delta,
-        "conditions": conditions,
-        "cohort": CropsManifest.read(plan.crops).sha256,
-        "correlation": plan.targets.correlation,
-        "targets": len(plan.targets.images),
-        "resolutions": plan.edges,
-        "refuted": list(refuted),
-        "budgets": [
-            {**step.rung.as_json(), "end_to_end": step.schedule.end_to_end} for step in steps
-        ],
-        "between": between.as_json(),
-    }
-    text = json.dumps(content, indent=2, allow_nan=False, default=np.ndarray.tolist)
-    write_text_atomically(plan.out / LADDER, text + "\n")
-
-
-def _conditions(plan: _Plan, rungs: Sequence[Rung]) -> str:
-    """Unit, delta, adjacency and accountant of every epsilon."""
-    by: dict[str, list[str]] = {}
-    for rung in rungs:
-        if rung.accountant:
-            by.setdefault(rung.accountant, []).append(rung.name)
-    sources = list(by)
-    others = "".join(f"; {', '.join(by[name])} by {name}" for name in sources[1:])
-    return f"per patient, δ = {plan.questions.delta:g}, add-or-remove, by {sources[0]}{others}"
+    close_run(record)

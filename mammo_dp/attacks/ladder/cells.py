@@ -85,8 +85,13 @@ class Rung:
 
     @property
     def shown_epsilon(self) -> str:
-        """``"5.999"``, or ``"infinity"``."""
-        return "infinity" if math.isinf(self.epsilon) else f"{self.epsilon:.4g}"
+        """As executed, such as ``"6"``, ``"5.5e7"`` or ``"infinity"``."""
+        return short(self.epsilon)
+
+    @property
+    def title(self) -> str:
+        """Of the budget, such as ``"epsilon 6"`` or ``"no privacy"``."""
+        return "no privacy" if math.isinf(self.epsilon) else f"epsilon {short(float(self.name))}"
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -103,6 +108,14 @@ class Rung:
             "bounds": dict(self.bounds),
             "attacks": [cell.as_json() for cell in self.cells],
         }
+
+
+def short(epsilon: float) -> str:
+    """Three digits, without zeros and signs in an exponent."""
+    if math.isinf(epsilon):
+        return "infinity"
+    shown = f"{epsilon:.3g}" if epsilon < 999 else f"{epsilon:.2g}"
+    return shown.replace("e+0", "e").replace("e+", "e")
 
 
 def findings(rungs: Iterable[Rung]) -> list[str]:

@@ -11,48 +11,42 @@ import yaml
 from mammo_dp.attacks.signals import AttackError
 
 Config = dict[str, Any]
-_PRIVATE_MODEL, _PRIVATE_DATA = "DPCropClassifier", "DPCropsDataModule"
+_PRIVATE = ("DPCropClassifier", "DPCropsDataModule")
+_OPEN = ("CropClassifier", "CropsDataModule")
 _TARGETS = ("epsilon", "advantage", "tpr", "fpr", "reconstruction")
-# What a classifier without privacy has in common with the private one.
-_MODEL = (
-    "backbone",
-    "backbone_args",
-    "image_size",
-    "trainable",
-    "pretrained",
-    "weights",
-    "learning_rate",
-    "weight_decay",
-    "warmup_steps",
-)
-_DATA = ("crops", "image_size", "augment", "train_split", "evaluate_split", "num_workers")
-_EPOCHS, _BATCH = 10, 32  # of the run without privacy: as long as baseline.yaml's, about
 
 
-def read_config(path: str | Path) -> Config:
-    """Reads the configuration of a private classifier.
+def read_private(path: str | Path) -> Config:
+    """Reads the configuration of a private head on cached features of patients.
 
     Raises:
-        AttackError: If it is another one, or several things would be attacked that a head has not.
+        AttackError: If it is another one: what a ladder attacks would not be there.
     """
-    content = yaml.safe_load(Path(path).read_text())
-    try:
-        model, data = content["model"], content["data"]
-        kinds = [str(part["class_path"]).rpartition(".")[2] for part in (model, data)]
-        trainable = model["init_args"].get("trainable", "all")
-        unit = data["init_args"].get("unit", "patient")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise AttackError(
-            f"{path}: is no configuration of a classifier ({error!r}). Give one like "
-            "configs/classifier/dp_finetune.yaml."
-        ) from error
-    if kinds != [_PRIVATE_MODEL, _PRIVATE_DATA] or (trainable, unit) != ("head", "patient"):
+    content, kinds = _read(path)
+    trainable = content["model"]["init_args"].get("trainable", "all")
+    unit = content["data"]["init_args"].get("unit", "patient")
+    if kinds != _PRIVATE or (trainable, unit) != ("head", "patient"):
         raise AttackError(
             f"{path}: trains {kinds[0]} on {kinds[1]}, trainable {trainable}, unit {unit}. A "
-            f"ladder attacks heads on cached features of patients: {_PRIVATE_MODEL} on "
-            f"{_PRIVATE_DATA}, trainable: head, unit: patient."
+            f"ladder attacks heads on cached features of patients: {' on '.join(_PRIVATE)}, "
+            "trainable: head, unit: patient."
         )
-    return dict(content)
+    return content
+
+
+def read_open(path: str | Path) -> Config:
+    """Reads the configuration of a classifier without privacy.
+
+    Raises:
+        AttackError: If it is another one.
+    """
+    content, kinds = _read(path)
+    if kinds != _OPEN:
+        raise AttackError(
+            f"{path}: trains {kinds[0]} on {kinds[1]}. The budget none is for {' on '.join(_OPEN)},"
+            " such as configs/classifier/baseline.yaml."
+        )
+    return content
 
 
 def private(config: Config, epsilon: float, *, crops: str, weights: str | None) -> Config:
@@ -64,28 +58,11 @@ def private(config: Config, epsilon: float, *, crops: str, weights: str | None) 
         crops: Folder of crops.
         weights: Weights to start from; none leaves those of the configuration.
     """
-    changed = _at(config, crops, weights)
+    changed = at(config, crops=crops, weights=weights)
     arguments = changed["model"]["init_args"]
     for target in (*(f"target_{name}" for name in _TARGETS), "kappa"):
         arguments.pop(target, None)
     arguments["target_epsilon"] = float(epsilon)
-    return changed
-
-
-def without_privacy(config: Config, *, crops: str, weights: str | None) -> Config:
-    """The same body and head, trained as usual: batches of crops, no clip per patient, no noise."""
-    changed = _at(config, crops, weights)
-    for part, kind, kept in (
-        ("model", "mammo_dp.CropClassifier", _MODEL),
-        ("data", "mammo_dp.CropsDataModule", _DATA),
-    ):
-        own: Mapping[str, Any] = changed[part]["init_args"]
-        arguments = {name: own[name] for name in kept if name in own}
-        changed[part] = {"class_path": kind, "init_args": arguments}
-    changed["data"]["init_args"]["batch_size"] = _BATCH
-    changed["trainer"] = {
-        name: value for name, value in changed["trainer"].items() if name != "max_steps"
-    } | {"max_epochs": _EPOCHS}
     return changed
 
 
@@ -99,9 +76,24 @@ def with_callbacks(config: Config, callbacks: Mapping[str, Mapping[str, str]]) -
     return changed
 
 
-def _at(config: Config, crops: str, weights: str | None) -> Config:
+def at(config: Config, *, crops: str, weights: str | None) -> Config:
+    """The same fit on given crops, from given weights; none leaves those of the configuration."""
     changed = copy.deepcopy(config)
     changed["data"]["init_args"]["crops"] = crops
     if weights is not None:
         changed["model"]["init_args"]["weights"] = weights
     return changed
+
+
+def _read(path: str | Path) -> tuple[Config, tuple[str, str]]:
+    """A configuration, and the names of its model and data."""
+    content = yaml.safe_load(Path(path).read_text())
+    try:
+        model, data = (str(content[part]["class_path"]) for part in ("model", "data"))
+        content["model"]["init_args"], content["data"]["init_args"], content["trainer"]
+    except (KeyError, TypeError) as error:
+        raise AttackError(
+            f"{path}: is no configuration of a classifier ({error!r}). Give one like those in "
+            "configs/classifier/."
+        ) from error
+    return content, (model.rpartition(".")[2], data.rpartition(".")[2])

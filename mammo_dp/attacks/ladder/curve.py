@@ -12,10 +12,10 @@ from mammo_dp.attacks.bounds import relaxed
 from mammo_dp.attacks.bounds.edgeworth import LEAST_STEPS
 from mammo_dp.attacks.bounds.from_scratch import FromScratch, expected_observations
 from mammo_dp.attacks.ladder.identify import KAPPA
-from mammo_dp.attacks.ladder.readings import Targets, prior_draws
+from mammo_dp.attacks.ladder.predicted import best_hit, predicted
+from mammo_dp.attacks.reconstruction.collect import Known
 from mammo_dp.attacks.reconstruction.isolated import pooled
-from mammo_dp.attacks.reconstruction.prior import GaussianPrior
-from mammo_dp.attacks.reconstruction.quality import Images, ncc
+from mammo_dp.attacks.reconstruction.quality import Images
 from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.privacy.risk import risk_of
 
@@ -54,26 +54,27 @@ class Curve:
 def curve(
     mechanism: Mechanism,
     noises: Sequence[float],
-    targets: Targets,
+    images: Images,
+    known: Known | None,
     resolutions: tuple[int, int],
-    seed: int,
+    correlation: float,
 ) -> Curve:
     """Bounds on a grid of noise multipliers that spans those of the budgets.
 
     Args:
         mechanism: Sampling rate and steps; its noise is replaced.
         noises: Noise multipliers of the budgets, at least one.
-        targets: Whose images are read.
+        images: Under attack, shape ``(images, edge, edge)``.
+        known: What the adversary holds at the thumbnail's resolution; none for nothing.
         resolutions: Of a thumbnail and of the whole image.
-        seed: Of draws from the prior.
+        correlation: An image is read from this correlation on.
     """
     grid = np.geomspace(1.6 * max(noises), min(noises) / 1.6, _POINTS)
-    hit = None if targets.reference is None else best_hit(targets, resolutions[0])
-    kappas = [KAPPA] if hit is None else [KAPPA, hit]
     rounds = max(1, round(expected_observations(mechanism)))
-    prior = None
-    if targets.reference is not None:
-        prior = GaussianPrior.fit(pooled(targets.reference, resolutions[0]))
+    hit = None
+    if known is not None:
+        hit = best_hit(pooled(images, resolutions[0]), known.images, correlation)
+    kappas = [KAPPA] if hit is None else [KAPPA, hit]
     rows = []
     for noise in track(grid.tolist(), "Bounds between the budgets"):
         here = replace(mechanism, noise_multiplier=noise)
@@ -83,14 +84,15 @@ def curve(
             for px in resolutions
         ]
         read = None
-        if prior is not None:
-            pair = prior_draws(prior, noise, rounds, resolutions[0], seed)
-            read = float((ncc(*pair) >= targets.correlation).mean())
+        if known is not None:
+            read = predicted(
+                known.prior, noise_multiplier=noise, rounds=rounds, correlation=correlation
+            ).read
         rows.append(
             (
                 [success[kappa] for kappa in kappas],
                 relaxed.unsigned(here, KAPPA) if here.steps >= LEAST_STEPS else None,
-                [view.ncc_at_least(targets.correlation) for view in views],
+                [view.ncc_at_least(correlation) for view in views],
                 read,
             )
         )
@@ -103,20 +105,5 @@ def curve(
         worst_case_image=None if hit is None else tuple(row[1] for row in worst),
         relaxed=None if None in without_sign else without_sign,
         scratch={px: tuple(row[place] for row in scratch) for place, px in enumerate(resolutions)},
-        prior=None if prior is None else read_with_prior,
+        prior=None if known is None else read_with_prior,
     )
-
-
-def best_hit(targets: Targets, resolution: int) -> float:
-    """``kappa(eta)``: largest share of targets that one reference image hits, within ``(0, 1)``.
-
-    Source: Balle et al. 2022, arXiv 2201.04845; the reference stands for what an adversary knows.
-    """
-    assert targets.reference is not None
-    truth, known = (pooled(i, resolution) for i in (targets.images, targets.reference))
-
-    def hits(one: Images) -> float:
-        return float((ncc(truth, np.broadcast_to(one, truth.shape)) >= targets.correlation).mean())
-
-    most = max(hits(one) for one in known)
-    return min(max(most, 1 / (1 + len(truth))), len(truth) / (1 + len(truth)))

@@ -12,6 +12,9 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from mammo_dp.attacks.ladder.cells import Cell, Rung
 from mammo_dp.attacks.ladder.curve import Curve
+from mammo_dp.attacks.ladder.images import NO_PRIOR
+from mammo_dp.attacks.ladder.images import PRIOR as GAUSSIAN
+from mammo_dp.attacks.membership.lira import ONLINE
 
 INK, MUTED, GRID = "#22272e", "#7a828c", "#dde1e6"
 WORST, RELAXED, PRIOR, SCRATCH, MEMBER = "#b3261e", "#d98324", "#7b4bb3", "#1f6f8b", "#3b7d3a"
@@ -98,13 +101,13 @@ def _corridor(axes: Axes, rungs: Sequence[Rung], places: Sequence[float], curve:
     for values, colour, label, style in lines:
         if values is not None:
             axes.plot(noise, values, color=colour, linestyle=style, linewidth=1.5, label=label)
-    best = _strongest(rungs)
+    membership = _membership(rungs)
     shown = [
         (1, None, "named from", WORST, "s", "1 attack: patient named by gradients"),
         (1, None, "recognised", WORST, "D", "1 attack: worst-case canary recognised"),
-        (5, best, "TPR", MEMBER, "^", f"5 attack: {best}, TPR at FPR 0.01"),
-        (3, "centred", f"at {small} px", SCRATCH, "o", f"3 attack: image read at {small} px"),
-        (4, "prior", f"at {small} px", PRIOR, "v", f"4 attack: image read at {small} px"),
+        (5, membership, "TPR", MEMBER, "^", f"5 attack: {membership}, TPR at FPR 0.01"),
+        (3, NO_PRIOR, f"at {small} px", SCRATCH, "o", f"3 attack: image read at {small} px"),
+        (4, GAUSSIAN, f"at {small} px", PRIOR, "v", f"4 attack: image read at {small} px"),
     ]
     for shift, (number, attack, word, colour, marker, label) in enumerate(shown):
         points = [
@@ -160,11 +163,11 @@ def _blind(axes: Axes, rungs: Sequence[Rung], px: int) -> None:
 
 
 def _by_resolution(axes: Axes, rungs: Sequence[Rung]) -> None:
-    colours = mpl.colormaps["viridis"].resampled(max(2, len(rungs)))
+    colours = mpl.colormaps["viridis"]
     widest: dict[int, float] = {}
     for number, rung in enumerate(rungs):
-        colour = colours(number)
-        for attack, style, filled in (("centred", "-", True), ("prior", "--", False)):
+        colour = colours(0.9 * number / max(1, len(rungs) - 1))
+        for attack, style, filled in ((NO_PRIOR, "-", True), (GAUSSIAN, "--", False)):
             cells = {
                 int(cell.metric.split()[2]): cell
                 for cell in rung.cells
@@ -175,7 +178,7 @@ def _by_resolution(axes: Axes, rungs: Sequence[Rung]) -> None:
             edges = sorted(cells)
             bounds = [bound for edge in edges if (bound := cells[edge].bound) is not None]
             if len(bounds) == len(edges) and filled:
-                axes.plot(edges, bounds, color=colour, linewidth=1.2, label=f"ε {rung.name}")
+                axes.plot(edges, bounds, color=colour, linewidth=1.2, label=rung.title)
             for edge in edges:
                 cell = cells[edge]
                 axes.plot([edge] * 2, [cell.low, cell.high], color=colour, linewidth=1.0)
@@ -219,14 +222,14 @@ def _epsilon_axis(
     upper = axes.secondary_xaxis("top")
     upper.xaxis.set_major_locator(FixedLocator(list(places)))
     upper.xaxis.set_minor_locator(NullLocator())
-    labels = ["none" if r.shown_epsilon == "infinity" else f"{r.epsilon:.2g}" for r in rungs]
-    upper.set_xticklabels(labels)
+    upper.set_xticklabels([rung.shown_epsilon for rung in rungs])
     upper.set_xlabel(f"ε {conditions}")
 
 
-def _strongest(rungs: Sequence[Rung]) -> str | None:
-    rates = [c for r in rungs for c in r.cells if c.rung == 5 and c.metric.startswith("TPR")]
-    return max(rates, key=lambda cell: cell.value).attack if rates else None
+def _membership(rungs: Sequence[Rung]) -> str | None:
+    """The attack that is drawn: fixed in advance, not the best of several on the same run."""
+    names = [cell.attack for rung in rungs for cell in rung.cells if cell.rung == 5]
+    return next((name for name in (ONLINE.name, *names) if name in names), None)
 
 
 def _image_label(curve: Curve) -> str:

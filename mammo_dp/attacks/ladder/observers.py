@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from data_prep.manifest import CropsManifest
-from mammo_dp.attacks.ladder.stored import save
+from mammo_dp.attacks.reconstruction.files import write_candidates
 from mammo_dp.attacks.reconstruction.heads import CandidateObserver
 
 _FEATURES = "features"
@@ -70,8 +70,7 @@ class SavedCandidates(CandidateObserver):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the scores."""
-        found = self.scores
-        save(self.file, targets=found.targets, lists=found.lists, outsiders=found.outsiders)
+        write_candidates(self.file, self.scores)
 
 
 def _bring(files: Iterable[Path], folder: Path) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mammo_dp.attacks.ladder.cells import Cell, Rung
+from mammo_dp.attacks.ladder.images import NO_PRIOR, PRIOR
 from mammo_dp.runs import write_text_atomically
 
 _WIDTH = 150
@@ -30,27 +31,21 @@ _CELL = [
 
 
 def columns(rungs: Sequence[Rung], thumbnail: int, edge: int) -> list[tuple[int, str, str]]:
-    """Rung, attack and metric of the columns that a reader needs first.
-
-    Of the attacks on membership, the one with the largest true positive rate at any budget.
-    """
-    rates = [c for r in rungs for c in r.cells if c.rung == 5 and c.metric.startswith("TPR")]
+    """Rung, attack and metric of the rows that a reader needs first; the rest is in the CSV."""
     wanted: dict[tuple[int, str, str], None] = {}
     for cell in (cell for rung in rungs for cell in rung.cells):
+        read = cell.attack in (NO_PRIOR, PRIOR)
         of_image = cell.metric in {f"NCC at {px} px" for px in (thumbnail, edge)}
-        if cell.rung == 1 or (of_image and cell.attack != "from scratch"):
+        if cell.rung == 1 or (read and of_image) or cell.metric.startswith(("TPR", "NCC of")):
             wanted[cell.rung, cell.attack, cell.metric] = None
-    if rates:
-        best = max(rates, key=lambda cell: cell.value)
-        wanted[best.rung, best.attack, best.metric] = None
     return sorted(wanted, key=lambda key: key[0])
 
 
 def table(rungs: Sequence[Rung], shown: Sequence[tuple[int, str, str]], conditions: str) -> Table:
     """Budgets as columns, attacks as rows; a cell is ``attack [95 % interval] / bound / blind``."""
-    made = Table("", *(rung.name for rung in rungs), box=SIMPLE_HEAD, caption=conditions)
+    made = Table("", *(rung.title for rung in rungs), box=SIMPLE_HEAD, caption=conditions)
     made.caption_justify = "left"
-    made.add_row("epsilon", *(rung.shown_epsilon for rung in rungs))
+    made.add_row("epsilon, as executed", *(rung.shown_epsilon for rung in rungs))
     made.add_row("noise multiplier", *(f"{rung.noise_multiplier:.4g}" for rung in rungs))
     made.add_row(
         "AUROC",

@@ -5,10 +5,11 @@ import pytest
 import yaml
 
 from mammo_dp.attacks.ladder.configs import (
+    at,
     private,
-    read_config,
+    read_open,
+    read_private,
     with_callbacks,
-    without_privacy,
 )
 from mammo_dp.attacks.signals import AttackError
 
@@ -25,7 +26,7 @@ def changed(tmp_path: Path, part: str, **arguments: Any) -> Path:
 
 def test_a_budget_replaces_every_target(tmp_path: Path) -> None:
     path = changed(tmp_path, "model", target_epsilon=None, target_tpr=0.05, target_fpr=0.01)
-    found = private(read_config(path), 20, crops="here", weights="w.ckpt")
+    found = private(read_private(path), 20, crops="here", weights="w.ckpt")
     arguments = found["model"]["init_args"]
     assert arguments["target_epsilon"] == 20.0
     assert not [name for name in arguments if name.startswith("target_") and "epsilon" not in name]
@@ -33,19 +34,16 @@ def test_a_budget_replaces_every_target(tmp_path: Path) -> None:
     assert "crops" not in yaml.safe_load(path.read_text())["data"]["init_args"]
 
 
-def test_without_privacy_body_and_head_stay() -> None:
-    config = read_config(SHIPPED)
-    found = without_privacy(config, crops="here", weights=None)
-    assert found["model"]["class_path"] == "mammo_dp.CropClassifier"
-    assert found["data"]["class_path"] == "mammo_dp.CropsDataModule"
-    for name in ("backbone", "backbone_args", "trainable", "image_size"):
-        assert found["model"]["init_args"][name] == config["model"]["init_args"][name]
-    assert not {"target_epsilon", "clipping_norm", "views"} & set(found["model"]["init_args"])
-    assert "max_steps" not in found["trainer"]
+def test_the_budget_none_takes_its_own_configuration() -> None:
+    found = at(read_open(SHIPPED.with_name("baseline.yaml")), crops="here", weights="w.ckpt")
+    assert found["data"]["init_args"]["crops"] == "here"
+    assert found["model"]["init_args"]["weights"] == "w.ckpt"
+    with pytest.raises(AttackError, match="The budget none is for CropClassifier"):
+        read_open(SHIPPED)
 
 
 def test_callbacks_are_added_to_those_that_are_there() -> None:
-    config = read_config(SHIPPED)
+    config = read_private(SHIPPED)
     config["trainer"]["callbacks"] = [{"class_path": "own"}]
     found = with_callbacks(config, {"a.B": {"folder": "x"}})
     assert found["trainer"]["callbacks"] == [
@@ -66,12 +64,12 @@ def test_what_has_no_signals_is_refused_before_any_fit(
     tmp_path: Path, part: str, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(AttackError, match=message):
-        read_config(changed(tmp_path, part, **arguments))
+        read_private(changed(tmp_path, part, **arguments))
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AttackError, match="trains CropClassifier on CropsDataModule"):
-        read_config(SHIPPED.with_name("baseline.yaml"))
+        read_private(SHIPPED.with_name("baseline.yaml"))
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(AttackError, match="no configuration of a classifier"):
-        read_config(tmp_path / "list.yaml")
+        read_private(tmp_path / "list.yaml")

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from classifier.backbones import head
-from classifier.descriptors import COUNT, describe
+from data_prep.descriptors import COUNT, describe
 from classifier.measured import MeasuredCrops
 from classifier.module import CropClassifier
 from classifier.standardise import standardise

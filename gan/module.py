@@ -25,6 +25,7 @@ from gan.losses import (
     gradient_penalty,
     mode_seeking,
 )
+from gan.matching import Matching
 from gan.monitor import Glance, Monitor
 from gan.networks import Discriminator, Generator, Normalisation
 from gan.samples import write_sheet
@@ -69,6 +70,8 @@ class MCGAN(lightning.LightningModule):
         class_weight: Weight of the discriminator's classification of real crops; 0 leaves it out.
             Without it the weak difference between benign and malignant masses is learned late; too
             much of it exaggerates the difference. It costs no pass.
+        matching: Weight of the difference between fixed measurements of generated and of training
+            crops, class by class (:mod:`gan.matching`); 0 leaves it out.
         normalisation: Of the discriminator; per-row gradients need ``"group"`` or ``"none"``.
         augmentations: What the discriminator sees distorted, names separated by commas.
         generator_rate: Learning rate of the generator.
@@ -94,6 +97,7 @@ class MCGAN(lightning.LightningModule):
         r1: float = 0.0,
         diversity: float = 0.1,
         class_weight: float = 0.2,
+        matching: float = 0.0,
         normalisation: Normalisation = "spectral",
         augmentations: str = "flip,translation,brightness,contrast,cutout",
         generator_rate: float = 1e-4,
@@ -106,10 +110,10 @@ class MCGAN(lightning.LightningModule):
         super().__init__()
         if not 0 <= average_decay < 1:
             raise ValueError(f"{average_decay=}. Give a number from 0 to below 1.")
-        if min(r1, diversity, class_weight) < 0 or sample_every_epochs < 1:
+        if min(r1, diversity, class_weight, matching) < 0 or sample_every_epochs < 1:
             raise ValueError(
-                f"{r1=}, {diversity=}, {class_weight=}, {sample_every_epochs=}. Give weights >= 0 "
-                "and epochs >= 1."
+                f"{r1=}, {diversity=}, {class_weight=}, {matching=}, {sample_every_epochs=}. Give "
+                "weights >= 0 and epochs >= 1."
             )
         parse_policy(augmentations)
         self.conditions = Conditions(tuple(conditions))
@@ -121,6 +125,7 @@ class MCGAN(lightning.LightningModule):
         self.r1 = r1
         self.diversity = diversity
         self.class_weight = class_weight
+        self.matching = matching
         self.augmentations = augmentations
         self.rates = (generator_rate, discriminator_rate)
         self.momentum = momentum
@@ -134,6 +139,7 @@ class MCGAN(lightning.LightningModule):
         for net in (self.generator, self.discriminator):  # oneDNN and cuDNN are faster this way
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = averaged(self.generator, average_decay)
+        self.matched = Matching() if matching else None
         rng = torch.Generator().manual_seed(seed)
         shape = (SAMPLE_COLUMNS, 1, image_size, image_size)
         self.register_buffer("fixed_latents", torch.randn(SAMPLE_COLUMNS, latent, generator=rng))
@@ -170,6 +176,13 @@ class MCGAN(lightning.LightningModule):
         self._asked[data.train_rows] = known
         self._asked = self._asked.to(self.device)
         self._monitor = Monitor.of_data(data, self.seed)
+        if self.matched is not None:
+            plain = data.dataset(data.train_rows)
+            items = [plain[index] for index in range(len(plain))]
+            self.matched.take_real(
+                torch.stack([item.image for item in items]).to(self.device),
+                torch.tensor([item.malignant for item in items], device=self.device),
+            )
 
     def training_step(self, batch: CropBatch, batch_idx: int) -> None:
         """One update of the discriminator, then one of the generator, on the same fakes.
@@ -198,7 +211,7 @@ class MCGAN(lightning.LightningModule):
         discriminator = self._update_discriminator(
             uncounted, batch.image, fakes.detach(), asked, rng
         )
-        generator = self._update_generator(counted, fakes, latents, asked, rng)
+        generator = self._update_generator(counted, fakes, latents, asked, batch.malignant, rng)
         self.average.update_parameters(self.generator)
         self.log_dict(
             {"generator_loss": generator, "discriminator_loss": discriminator},
@@ -221,6 +234,8 @@ class MCGAN(lightning.LightningModule):
             self._write_samples(self.current_epoch + 1)
             glance = self.glance()
             measured = {"distance": glance.distance, "diversity": glance.diversity}
+            if self.matched is not None:
+                measured["mismatch"] = float(self.matched.distance())
             if glance.copying is not None:
                 measured["copying"] = glance.copying
             self.log_dict(measured, rank_zero_only=True)
@@ -293,13 +308,17 @@ class MCGAN(lightning.LightningModule):
         fakes: Tensor,
         latents: Tensor,
         condition: Tensor,
+        malignant: Tensor,
         rng: torch.Generator,
     ) -> Tensor:
         self.discriminator.requires_grad_(False)
         logits = self.discriminator(augment(fakes, self.augmentations, rng), condition)
         loss = generator_loss(logits, self.loss)
+        penalised = loss + self.diversity * mode_seeking(fakes, latents, condition)
+        if self.matched is not None:
+            penalised = penalised + self.matching * self.matched(fakes, malignant)
         optimizer.zero_grad()
-        self.manual_backward(loss + self.diversity * mode_seeking(fakes, latents, condition))
+        self.manual_backward(penalised)
         optimizer.step()
         self.discriminator.requires_grad_(True)
         return loss.detach()

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from classifier.backbones import head, state_sha256
-from classifier.descriptors import COUNT, describe
+from data_prep.descriptors import COUNT, describe
 from classifier.features import body_features
 from classifier.module import CropClassifier
 from classifier.pretraining import CropPretraining

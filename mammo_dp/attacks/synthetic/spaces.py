@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from classifier.descriptors import describe
+from data_prep.descriptors import describe
 from data_prep.crop_set import watched
 from data_prep.datamodule import FULL_SCALE
 from data_prep.duplicates import THUMBNAIL, thumbnail
@@ -34,7 +34,7 @@ class Points:
 
     Attributes:
         pixels: Grey patterns of mean 0 and length 1, shape ``(N, THUMBNAIL**2)``.
-        features: Fixed measurements, see :mod:`classifier.descriptors`, shape ``(N, d)``.
+        features: Fixed measurements, see :mod:`data_prep.descriptors`, shape ``(N, d)``.
         malignant: Shape ``(N,)``.
     """
 

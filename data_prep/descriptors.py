@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixed measurements of a crop, which pre-training teaches a body to make.
+"""Fixed measurements of a crop: pre-training teaches them to a body, and a generator to its crops.
 
 Brightness and its spread by distance from the centre, power by spatial frequency, and strength and
 direction of edges relative to the centre, at several scales. None depends on data; all of them
@@ -22,9 +22,8 @@ EDGE_SIGMAS = (1, 2, 4, 8)  # of the blur before the gradient, in 1/128 of the e
 COUNT = BANDS + 2 * RINGS + 4 * EDGE_RINGS * len(EDGE_SIGMAS)
 
 
-@torch.no_grad()
 def describe(image: Tensor) -> Tensor:
-    """Measures crops.
+    """Measures crops; gradients flow through.
 
     Args:
         image: Shape ``(B, 1, n, n)``, in ``[-1, 1]``, ``n >= 16``.
@@ -82,7 +81,8 @@ def _edges(grey: Tensor, sigma: float) -> Tensor:
     right, down = _gradient(grey, sigma)
     y, x = _offsets(grey)
     outward = (right * x + down * y) / torch.hypot(y, x).clamp_min(0.5)
-    strength = torch.hypot(right, down).clamp_min(1e-6)
+    # Not hypot, whose gradient at 0 is not a number.
+    strength = (right.square() + down.square() + 1e-12).sqrt()
     rings = _rings(grey, EDGE_RINGS)
     mean, spread = _ring_moments(strength, rings)
     out = outward.flatten(1) @ rings.T / mean

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Crops of a class should measure like real ones of that class, on average.
+
+A discriminator that saw few patients lets statistics drift that any reader would notice, such as
+the strength of edges at a scale. Fixed measurements are the same for every cohort; matching their
+means and mean squares, class by class, holds the generator to them without a second network.
+
+Source: matching of feature statistics with running means, dos Santos et al. 2019, arXiv 1904.02762.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from data_prep.descriptors import COUNT, describe
+from gan.averaging import decay_of
+
+LONGEST = 0.98  # decay of the running means: about 50 batches
+SQUARES = 0.25  # weight of mean squares beside that of means
+_LIMIT = 5.0  # standard deviations; an odd crop must not rule a mean
+
+
+class Matching(nn.Module):
+    """Compares running statistics of generated crops with those of real ones.
+
+    The running statistics are part of a checkpoint, so that a resumed run goes on as if it had not
+    stopped; those of the real crops are taken again.
+    """
+
+    running: Tensor
+    updates: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("running", torch.zeros(2, 2 * COUNT))
+        self.register_buffer("updates", torch.zeros(2, dtype=torch.int64))
+
+    def take_real(self, crops: Tensor, malignant: Tensor) -> None:
+        """Takes the statistics to be matched.
+
+        Args:
+            crops: Shape ``(R, 1, H, H)``, values in ``[-1, 1]``, both classes among them.
+            malignant: Shape ``(R,)``, 1 or 0.
+        """
+        with torch.no_grad():
+            measured = torch.cat([describe(part) for part in torch.split(crops, 64)])
+        self._mean, self._spread = measured.mean(0), measured.std(0) + 1e-6
+        moments = self._moments(measured)
+        self._real = torch.stack([moments[malignant == label].mean(0) for label in (0, 1)])
+
+    def forward(self, fakes: Tensor, malignant: Tensor) -> Tensor:
+        """Penalty whose gradient is that of the squared distance of statistics.
+
+        Its value means nothing: running statistics carry no gradient, so each batch is pushed along
+        the distance that the last batches have shown. :meth:`distance` says how far they are.
+
+        Args:
+            fakes: Shape ``(B, 1, H, H)``, values in ``[-1, 1]``.
+            malignant: Classes they were asked for, shape ``(B,)``, 1 or 0.
+        """
+        moments = self._moments(describe(fakes))
+        penalty = moments.new_zeros(())
+        for label in (0, 1):
+            own = moments[malignant == label]
+            if len(own):
+                mean = own.mean(0)
+                self._update(label, mean.detach())
+                away = (self.running[label] - self._real[label]) * self._weights()
+                penalty = penalty + len(own) / len(fakes) * (away * mean).mean()
+        return penalty
+
+    def distance(self) -> Tensor:
+        """Mean squared distance of the running statistics to the real ones, a scalar."""
+        return ((self.running - self._real).square() * self._weights()).mean()
+
+    def _update(self, label: int, mean: Tensor) -> None:
+        decay = decay_of(int(self.updates[label]), LONGEST)
+        self.running[label].lerp_(mean, 1 - decay if self.updates[label] else 1.0)
+        self.updates[label] += 1
+
+    def _moments(self, measured: Tensor) -> Tensor:
+        """Scaled measurements and their squares, shape ``(N, 2 * COUNT)``."""
+        scaled = ((measured - self._mean) / self._spread).clamp(-_LIMIT, _LIMIT)
+        return torch.cat([scaled, scaled.square()], dim=1)
+
+    def _weights(self) -> Tensor:
+        return torch.cat([torch.ones(COUNT), torch.full((COUNT,), SQUARES)]).to(self.running)

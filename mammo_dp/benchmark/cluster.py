@@ -74,11 +74,13 @@ def workers(scheduler: str | None, *, count: int) -> Iterator[Client]:
             "for workers on this machine."
         ) from error
     with client:
-        if not client.scheduler_info(n_workers=-1)["workers"]:
+        try:
+            client.wait_for_workers(1, timeout=_ANSWER_WITHIN_S)
+        except TimeoutError as error:
             raise BenchmarkError(
                 f"--scheduler {scheduler}: has no worker. Start `dask worker {scheduler} "
                 "--nthreads 1` at least once."
-            )
+            ) from error
         yield client
 
 

@@ -63,39 +63,39 @@ def test_what_is_done_is_not_run_again(here: Client, tmp_path: Path) -> None:
     assert (tmp_path / "b" / "number.txt").exists()
 
 
+def grid(*words: str) -> None:
+    """Runs the grid with a client of its own, as a user would."""
+    line = [sys.executable, "-m", "tests.benchmark.grid", *words]
+    subprocess.run(line, cwd=ROOT, check=True, timeout=180, stdout=subprocess.DEVNULL)
+
+
 def test_a_killed_worker_costs_only_the_job_that_it_ran(tmp_path: Path) -> None:
-    jobs = [job(tmp_path, "first"), job(tmp_path, "killed", "die", after="first")]
-    with workers(None, count=1) as client:
-        outcomes = run(client, [*jobs, job(tmp_path, "last", after="killed")])
-    assert not any(outcome.error for outcome in outcomes.values())
+    grid(str(tmp_path))
     assert sorted(numbers(tmp_path)) == ["first", "killed", "last"]
 
 
-def test_a_scheduler_started_by_hand_gives_the_same_numbers(tmp_path: Path) -> None:
+def test_a_scheduler_started_by_hand_gives_the_same_numbers(here: Client, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    page = ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
-    dask, quiet = [sys.executable, "-m", "dask"], subprocess.DEVNULL
-    place = ["--host", "127.0.0.1", "--port", address.rpartition(":")[2], *page]
+        port = str(free.getsockname()[1])
+    address, page = f"tcp://127.0.0.1:{port}", ["--no-dashboard", "--dashboard-address", ":0"]
     one = ["worker", address, "--nthreads", "1", "--no-nanny", *page]
     started = [
-        subprocess.Popen([*dask, *words], stdout=quiet, stderr=quiet, cwd=ROOT)
-        for words in (["scheduler", *place], one, one)
+        subprocess.Popen(
+            [sys.executable, "-m", "dask", *words],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=ROOT,
+        )
+        for words in (["scheduler", "--host", "127.0.0.1", "--port", port, *page], one, one)
     ]
     try:
-        with workers(address, count=0) as client:
-            client.wait_for_workers(2, timeout=60)
-            prepared = client.run(lambda: __import__("os").getpid())
-            outcomes = run(client, [job(tmp_path / "far", name) for name in GRID])
+        grid(str(tmp_path / "far"), address)
     finally:
         for process in started:
             process.kill()
             process.wait()
-    assert len(set(prepared.values())) == 2
-    assert not any(outcome.error for outcome in outcomes.values())
-    with workers(None, count=0) as here:
-        run(here, [job(tmp_path / "near", name) for name in GRID])
+    run(here, [job(tmp_path / "near", name) for name in ("first", "killed", "last")])
     assert numbers(tmp_path / "far") == numbers(tmp_path / "near")
 
 

@@ -63,3 +63,8 @@ def _table(rows: list[list[str]]) -> Markup:
 def marked(text: str) -> Markup:
     """Escaped text, with code where single back quotes say so."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+
+
+def breakable(name: str) -> Markup:
+    """A name that may be broken after a stroke or an underscore, and nowhere else."""
+    return Markup(re.sub(r"([/_])", r"\1<wbr>", str(escape(name))))

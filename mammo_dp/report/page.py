@@ -15,7 +15,7 @@ from mammo_dp.report.beside import paths
 from mammo_dp.report.compare import Row, collect
 from mammo_dp.report.content import content, figures
 from mammo_dp.report.headline import choose
-from mammo_dp.report.markup import marked
+from mammo_dp.report.markup import breakable, marked
 from mammo_dp.report.pdf import find_chromium, print_pdf
 from mammo_dp.runs import close_run, open_run, write_text_atomically
 
@@ -118,7 +118,7 @@ def render(
         root: Folder that paths are shown relative to.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    environment.filters["marked"] = marked
+    environment.filters |= {"marked": marked, "breakable": breakable}
     template = environment.from_string((files(__package__) / "page.html.jinja").read_text("utf-8"))
     style = Markup((files(__package__) / "page.css").read_text("utf-8"))
     said = content(

@@ -13,7 +13,7 @@ from mammo_dp.runs import RunError, read_run
 from tests.report.conftest import BECAUSE, Tree, build_tree
 
 Make = Callable[..., Tree]
-VOID = {"meta", "img", "br", "link"}
+VOID = {"meta", "img", "br", "wbr", "link"}
 
 
 class Page(HTMLParser):

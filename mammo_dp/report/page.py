@@ -54,17 +54,11 @@ def report(
     rows = collect(Path(runs))
     chosen = choose(rows, release)
     shown = sheets or {}
+    asked = {"runs": runs, "release": release, "title": title, "format": format}
     record = open_run(
         out,
         command="report",
-        config={
-            "runs": runs,
-            "release": release,
-            "title": title,
-            "sheets": shown,
-            "show_patients": show_patients,
-            "format": format,
-        },
+        config=asked | {"sheets": shown, "show_patients": show_patients},
         inputs=_inputs(rows, shown, Path(runs)),
     )
     folder = record.folder

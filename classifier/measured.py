@@ -45,6 +45,11 @@ class MeasuredCrops(nn.Module):
         ValueError: For a value outside its range.
     """
 
+    measure: Measurements
+    mean: Tensor
+    deviation: Tensor
+    projection: Tensor
+
     def __init__(
         self, img_size: int = 64, in_chans: int = 1, num_classes: int = 1, components: int = 48
     ) -> None:
@@ -54,9 +59,6 @@ class MeasuredCrops(nn.Module):
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = components
         self.measure = Measurements(img_size)
-        self.mean: Tensor
-        self.deviation: Tensor
-        self.projection: Tensor
         self.register_buffer("mean", torch.zeros(COUNT))
         self.register_buffer("deviation", torch.ones(COUNT))
         self.register_buffer("projection", nn.init.orthogonal_(torch.empty(COUNT, components)))

@@ -38,9 +38,10 @@ def net(components: int = 6) -> MeasuredCrops:
 
 def test_timm_knows_the_model_and_its_parts_make_the_whole() -> None:
     built = timm.create_model("crop_measurements", img_size=32)
+    assert isinstance(built, MeasuredCrops)
     image = noise(3)
     assert built.get_classifier() is built.head
-    built.head.weight.data.normal_()
+    torch.nn.init.normal_(built.head.weight)
     features = built.forward_head(built.forward_features(image), pre_logits=True)
     assert features.shape == (3, built.num_features)
     torch.testing.assert_close(built.head(features), built(image))
@@ -57,7 +58,7 @@ def test_features_of_every_crop_have_one_length(trained: bool) -> None:
 
 def test_whitening_equals_the_principal_components_of_standardised_measurements() -> None:
     body, image = net(), noise(80)
-    body.whiten(iter(image.split(32)))
+    body.whiten(iter(torch.split(image, 32)))
     measured = body.measure(image).double()
     standard = ((measured - measured.mean(0)) / measured.std(0).clamp_min(1e-6)).clamp(-FAR, FAR)
     centred = standard - standard.mean(0)

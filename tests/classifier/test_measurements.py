@@ -36,7 +36,8 @@ def noise(count: int = 3, size: int = SIZE) -> Tensor:
 
 
 def parts(image: Tensor) -> tuple[Tensor, ...]:
-    return torch.split(Measurements(image.shape[-1])(image), SIZES, 1)
+    found: Tensor = Measurements(image.shape[-1])(image)
+    return torch.split(found, list(SIZES), 1)
 
 
 def rings(image: Tensor, width: int) -> tuple[Tensor, ...]:

@@ -42,8 +42,8 @@ def model(**settings: Any) -> DPCropClassifier:
     return DPCropClassifier(**chosen | settings)
 
 
-def scores_by_noise_alone(plan: Descent, draws: int) -> np.ndarray:
-    """What noise makes of one crop's score, step by step, without any data."""
+def spread_by_noise_alone(plan: Descent, draws: int) -> float:
+    """Deviation that noise gives one crop's score, step by step, without any data."""
     rng = np.random.default_rng(0)
     feature = rng.normal(size=FACTS["features"])
     feature *= math.sqrt(FACTS["features"]) / np.linalg.norm(feature)
@@ -52,12 +52,12 @@ def scores_by_noise_alone(plan: Descent, draws: int) -> np.ndarray:
     scale = FACTS["noise_multiplier"] * FACTS["clipping_norm"] / FACTS["expected_units"]
     for _ in range(plan.steps):
         weights -= plan.rate * scale * rng.normal(size=weights.shape)
-    return weights @ crop
+    return float((weights @ crop).std())
 
 
 def test_noise_moves_a_score_by_what_is_stated_and_no_other() -> None:
     plan = plan_descent(**FACTS)
-    found = scores_by_noise_alone(plan, 1000).std()
+    found = spread_by_noise_alone(plan, 1000)
     margin = 4 / math.sqrt(2 * 1000)  # four standard errors of a standard deviation
     assert abs(found / plan.score_noise - 1) < margin
     assert abs(found / (1.2 * plan.score_noise) - 1) > margin

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from classifier.backbones import head
-from data_prep.descriptors import COUNT, describe
 from classifier.measured import MeasuredCrops
 from classifier.module import CropClassifier
 from classifier.standardise import standardise
 from data_prep.datamodule import CropBatch
+from data_prep.descriptors import COUNT, describe
 
 
 class CropPretraining(CropClassifier):

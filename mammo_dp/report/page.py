@@ -135,4 +135,6 @@ def _inputs(rows: Sequence[Row], sheets: Mapping[str, str], root: Path) -> dict[
         inputs[f"privacy {row.name}"] = row.model.folder / "privacy.json"
         if row.attacker:
             inputs[f"attack {row.name}"] = row.attacker.folder / "attack.json"
+        if row.auditor:
+            inputs[f"audit {row.name}"] = row.auditor.folder / "audit.json"
     return inputs

@@ -1,12 +1,16 @@
 """Shared fixtures: a tiny cohort of generated crops; no patient data anywhere."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import data_prep  # noqa: F401  declares what torchvision lacks before lightning is imported
+
+# isort: split
+import torch
+
 from data_prep.manifest import Crop, CropsManifest, Split, save_crop_image
 
 SPLITS: tuple[Split, ...] = ("train", "train", "train", "train", "val", "val")
@@ -51,6 +55,15 @@ def write_cohort(
             )
         )
     return CropsManifest.write(folder, rows)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny models are faster on one thread, here and in processes that tests start."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -86,7 +86,8 @@ SCRIPT = """
 import os, signal, sys, time, json
 from pathlib import Path
 import mammo_dp.training_cli, mammo_dp.commands, mammo_dp.report.page, gan.generate
-import mammo_dp.attacks.membership.command, mammo_dp.privacy.classifier, data_prep.prepare, gan.module
+import mammo_dp.attacks.membership.command, mammo_dp.privacy.classifier, gan.module
+import data_prep.prepare
 from mammo_dp.main import main
 
 def start(out):

@@ -37,7 +37,8 @@ def seen(
 def law(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
     """Points of a law whose density varies much, as that of crops does."""
     points: NDArray[np.float64] = rng.standard_normal((count, 4))
-    return points * rng.choice([0.3, 1.0, 3.0], (count, 1))
+    spread: NDArray[np.float64] = rng.choice([0.3, 1.0, 3.0], (count, 1))
+    return points * spread
 
 
 def areas(seed: int, *, copied: float) -> dict[str, float]:

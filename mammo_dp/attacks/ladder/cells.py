@@ -50,11 +50,17 @@ class Cell:
     @property
     def text(self) -> str:
         """``attack [interval] / bound / blind``."""
-        digits = 1 if self.metric.startswith(("PSNR", "epsilon")) else 3
-        interval = f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
-        values = [f"{self.value:.{digits}f}" + (interval if self.low < self.high else "")]
-        values += ["-" if v is None else f"{v:.{digits}f}" for v in (self.bound, self.blind)]
-        return " / ".join(values) + (" EXCEEDS" if self.exceeds else "")
+
+        def shown(value: float | None) -> str:
+            if value is None:
+                return "-"
+            if self.metric.startswith("epsilon"):
+                return short(value)
+            return f"{value:.1f}" if self.metric.startswith("PSNR") else f"{value:.3f}"
+
+        interval = f" [{shown(self.low)}, {shown(self.high)}]" if self.low < self.high else ""
+        text = f"{shown(self.value)}{interval} / {shown(self.bound)} / {shown(self.blind)}"
+        return text + (" EXCEEDS" if self.exceeds else "")
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""

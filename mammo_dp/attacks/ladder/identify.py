@@ -2,9 +2,9 @@
 """Rung 1 along a ladder: patients named from a list, and canaries that attain the bound.
 
 Canaries also audit the code that draws and adds noise: they put a lower bound under epsilon, and
-they alone decide whether a guarantee is refuted. Their scores are independent. Those of patients are
-not: all share the noise of one run, and their gradients resemble each other, so that the share that
-is named in a single run swings around its mean, which alone is bounded.
+they alone decide whether a guarantee is refuted. Their scores are independent. Those of patients
+are not: all share the noise of one run, and their gradients resemble each other, so that the share
+that is named in a single run swings around its mean, which alone is bounded.
 """
 
 from pathlib import Path

@@ -87,7 +87,7 @@ def test_a_ladder_writes_everything_resumes_and_blocks_what_is_refuted(
     )
     assert exact > 40
 
-    rows = list(csv.DictReader((out / "ladder.csv").open()))
+    rows = list(csv.DictReader((out / "ladder.csv").read_text().splitlines()))
     assert {row["budget"] for row in rows} == {"4", "none"}
     assert len(rows) == len(private["attacks"]) + len(none["attacks"])
     assert "add or remove" in (out / "ladder.txt").read_text()

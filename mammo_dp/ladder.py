@@ -3,7 +3,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -211,7 +211,8 @@ def _climb(
     train(["fit", "--config", str(_config(plan, budget, name)), "--run_dir", str(run)])
     train(["test", "--run", str(run)])
     membership(run=str(run), crops=plan.crops, out=str(attacked), seed=plan.seed)
-    (schedule,) = of_run(run)
+    (found,) = of_run(run)
+    schedule = replace(found, name=named(budget))
     mechanism, bound = schedule.mechanism, corridor(schedule.mechanism, plan.questions)
     collect(schedule, plan.targets, known, edges, signals)
     judged = judge(

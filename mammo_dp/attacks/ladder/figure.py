@@ -103,7 +103,7 @@ def _corridor(axes: Axes, rungs: Sequence[Rung], places: Sequence[float], curve:
             axes.plot(noise, values, color=colour, linestyle=style, linewidth=1.5, label=label)
     membership = _membership(rungs)
     shown = [
-        (1, None, "named from", WORST, "s", "1 attack: patient named by gradients"),
+        (1, None, "named from", WORST, "s", "1 attack: patient named by gradients, this run"),
         (1, None, "recognised", WORST, "D", "1 attack: worst-case canary recognised"),
         (5, membership, "TPR", MEMBER, "^", f"5 attack: {membership}, TPR at FPR 0.01"),
         (3, NO_PRIOR, f"at {small} px", SCRATCH, "o", f"3 attack: image read at {small} px"),
@@ -178,7 +178,7 @@ def _by_resolution(axes: Axes, rungs: Sequence[Rung]) -> None:
             edges = sorted(cells)
             bounds = [bound for edge in edges if (bound := cells[edge].bound) is not None]
             if len(bounds) == len(edges) and filled:
-                axes.plot(edges, bounds, color=colour, linewidth=1.2, label=rung.title)
+                axes.plot(edges, bounds, color=colour, linewidth=1.2)
             for edge in edges:
                 cell = cells[edge]
                 axes.plot([edge] * 2, [cell.low, cell.high], color=colour, linewidth=1.0)
@@ -191,6 +191,7 @@ def _by_resolution(axes: Axes, rungs: Sequence[Rung]) -> None:
                 markerfacecolor=colour if filled else "white",
                 linestyle="none" if filled else style,
                 linewidth=0.8,
+                label=rung.title if filled else None,
             )
             widest |= {edge: cells[edge].blind or 0.0 for edge in edges}
     edges = sorted(widest)

@@ -121,7 +121,7 @@ def _published(judged: Judged) -> list[Cell]:
             Cell(
                 rung=3,
                 attack=f"one update, {kind.replace('_', ' ')}",
-                metric=f"NCC of the best of {trapped['candidates']}",
+                metric=f"NCC of {trapped['batch']} images, best match",
                 blind=trapped["blind_best_match"]["ncc"]["value"],
                 **trapped["best_match"]["ncc"],
             )

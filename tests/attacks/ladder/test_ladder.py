@@ -78,7 +78,7 @@ def test_a_ladder_writes_everything_resumes_and_blocks_what_is_refuted(
     assert (none["epsilon"], none["noise_multiplier"]) == ("infinity", 0.0)
     attacks = {(cell["rung"], cell["attack"], cell["metric"]) for cell in private["attacks"]}
     assert {rung for rung, _, _ in attacks} == {1, 3, 4, 5}
-    assert (1, "patients by their gradients", "named from 5") in attacks
+    assert (1, "patients by their gradients", "named from 5, this run") in attacks
     assert (4, "Gaussian prior", "NCC at 32 px") in attacks
     (exact,) = (
         cell["value"]

@@ -115,7 +115,7 @@ def evaluate(
     if resamples < 1 or not 0 < level < 1:
         raise ValueError(f"evaluate: {resamples=}, {level=}. Give resamples > 0, 0 < level < 1.")
 
-    statistics = _statistics(label, score)
+    named = statistics(label, score)
     patients = int(unit.max()) + 1
     counts = np.random.default_rng(seed).multinomial(
         patients, np.full(patients, 1 / patients), size=resamples
@@ -136,7 +136,7 @@ def evaluate(
         return Estimate(float(statistic(whole)[0]), float(low), float(high))
 
     return Metrics(
-        **{name: estimate(statistic) for name, statistic in statistics.items()},
+        **{name: estimate(statistic) for name, statistic in named.items()},
         crops=len(label),
         patients=patients,
         malignant=int(label.sum()),
@@ -153,12 +153,21 @@ def auroc(malignant: ArrayLike, score: ArrayLike) -> float:
         score: Shape ``(N,)``, finite.
     """
     label = np.asarray(malignant, np.float64)
-    statistic = _statistics(label, np.asarray(score, np.float64))["auroc"]
+    statistic = statistics(label, np.asarray(score, np.float64))["auroc"]
     return float(statistic(np.ones((1, len(label))))[0])
 
 
-def _statistics(label: Floats, score: Floats) -> dict[str, Statistic]:
-    """Statistics as functions of weights ``(R, N)``; values have shape ``(R,)``."""
+def statistics(label: Floats, score: Floats) -> dict[str, Statistic]:
+    """All statistics of one set of scores, for any number of resamples at once.
+
+    Args:
+        label: Shape ``(N,)``, 0 or 1.
+        score: Shape ``(N,)``, in ``[0, 1]``; to rank by, any finite values.
+
+    Returns:
+        Functions by the names of :class:`Metrics`: weights of shape ``(R, N)``, both classes
+        present in each row, to values of shape ``(R,)``.
+    """
     order = np.argsort(-score, kind="stable")
     starts = np.flatnonzero(np.diff(score[order], prepend=np.inf))  # of equal scores
 

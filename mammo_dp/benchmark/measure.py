@@ -14,8 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from classifier.evaluate import Floats, calibration_slope
-from classifier.evaluate import _statistics as statistics
+from classifier.evaluate import Floats, calibration_slope, statistics
 from classifier.predictions import FILE_NAME as PREDICTIONS
 from classifier.predictions import Predictions, read_predictions
 from data_prep.manifest import Crop, CropsManifest

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from data_prep.manifest import Crop, CropsManifest
 from mammo_dp.benchmark.errors import BenchmarkError
-from mammo_dp.privacy.release import loose_delta
-from mammo_dp.privacy.statement import collect_parents, write_statement
+from mammo_dp.privacy.release import MIX, data_ledger, loose_delta
+from mammo_dp.privacy.statement import write_statement
 from mammo_dp.runs import close_run, open_run
 
 
@@ -29,7 +29,7 @@ def mix(real: str, synthetic: str, out: str) -> None:
             another way.
     """
     record = open_run(
-        out, command="mix", config={}, inputs={"crops": Path(real), "synthetic": Path(synthetic)}
+        out, command=MIX, config={}, inputs={"crops": Path(real), "synthetic": Path(synthetic)}
     )
     if record.is_finished:
         return
@@ -56,7 +56,7 @@ def mix(real: str, synthetic: str, out: str) -> None:
         *(_linked(crop, made.folder, record.folder, "synthetic") for crop in chosen),
     ]
     written = CropsManifest.write(record.folder, rows)
-    ledger = collect_parents([made.folder])
+    ledger = data_ledger(record, written)
     write_statement(
         record.folder,
         ledger,

@@ -26,7 +26,7 @@ def run_jobs(
 
     Args:
         client: Of running workers.
-        jobs: Jobs, those that others need included.
+        jobs: Jobs. What they need stands among them or is done.
         command: Runs one command line of ``mammo-dp``.
         title: Heading of the progress bar.
         console: Where progress is shown.
@@ -53,7 +53,7 @@ def run_jobs(
             while waiting or board.futures:
                 for job in [job for job in waiting.values() if board.may_start(job)]:
                     del waiting[job.key]
-                    if lost := [key for key in job.needs if board.outcomes[key].error]:
+                    if lost := [key for key in job.needs if board.has_failed(key)]:
                         what = ", ".join(board.jobs[key].label for key in lost)
                         error = f"not run: it needs {what}, which failed"
                         board.end(Outcome(key=job.key, error=error))
@@ -105,7 +105,11 @@ class _Board:
     bar: Progress | None = None
 
     def may_start(self, job: Job) -> bool:
-        return all(key in self.outcomes for key in (*job.needs, *job.after))
+        before = self.jobs.keys() & {*job.needs, *job.after}
+        return before <= self.outcomes.keys()
+
+    def has_failed(self, key: str) -> bool:
+        return key in self.outcomes and bool(self.outcomes[key].error)
 
     def show(self, bar: Progress, title: str) -> None:
         self.bar, self.before = bar, len(self.outcomes)

@@ -36,6 +36,7 @@ SEEDED = (
 FROM_THE_HUB = "Initial weights from the hub"
 EVOLVE = "evolve"  # the command whose crops were chosen by patients' votes
 RELABEL = "relabel"  # the command whose labels are a classifier's
+MIX = "mix"  # of a benchmark: patients' crops and synthetic ones in one folder
 _FRESH = "the operating system's entropy, a fresh 128-bit key at each start"
 _WITHOUT_DP = 1e-4  # delta of a stage that promised none; its parents may have promised something
 
@@ -150,6 +151,8 @@ def data_ledger(record: RunRecord, manifest: CropsManifest) -> PrivacyLedger:
         return replace(parents, exclusions=(*parents.exclusions, PHANTOMS))
     if record.command == RELABEL:  # whose data made the crops, and whose data labelled them
         return collect_parents(entry.path for entry in record.inputs.values())
+    if record.command == MIX:  # patients' own crops stand in the manifest; a fit books them
+        return collect_parents([record.inputs["synthetic"].path])
     if "checkpoint" in record.inputs:
         return collect_parents([record.inputs["checkpoint"].path])
     if any(crop.origin.startswith("synthetic:") for crop in manifest.crops):

@@ -50,14 +50,20 @@ def test_a_grid_is_run_once_measured_opened_and_resumed(
 
 
 def test_what_cannot_run_is_refused_before_anything_is_written(
-    write: Write, cohort: CropsManifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write: Write,
+    cohort: CropsManifest,
+    make_cohort: Callable[..., CropsManifest],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    same = make_cohort("same")
+    CropsManifest.write(same.folder, [replace(crop, split="test") for crop in same.crops])
     line = ["benchmark", "--config", str(write()), "--crops", str(cohort.folder)]
     line += ["--out", str(tmp_path / "out")]
     for flags, named in (
         (["--regimes", "best"], "has no best"),
         (["--regimes", "mixed"], "--synthetic was not given"),
-        (["--external", str(cohort.folder)], "among the training data"),
+        (["--external", str(same.folder)], "among the training data"),
         (["--workers", "-1"], "--workers -1"),
     ):
         assert main([*line, *flags]) == 1

@@ -8,7 +8,10 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.benchmark.errors import BenchmarkError
 from mammo_dp.benchmark.mixture import mix
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.release import write_data_statement
 from mammo_dp.privacy.statement import read_ledger, write_statement
+from mammo_dp.privacy.verify import Verification
+from mammo_dp.runs import close_run, open_run
 
 
 @pytest.fixture
@@ -41,6 +44,24 @@ def test_what_stands_behind_the_synthetic_crops_goes_on(
     mix(str(cohort.folder), str(made.folder), str(tmp_path / "mixed"))
     (access,) = read_ledger(tmp_path / "mixed").accesses
     assert (access.stage, access.cohort.dataset) == ("A generator", "phantom-archive")
+
+
+def test_verify_accepts_mixed_crops_and_sees_a_forged_one(
+    cohort: CropsManifest, make_cohort: Callable[..., CropsManifest], tmp_path: Path
+) -> None:
+    record = open_run(tmp_path / "phantoms", command="prepare phantoms", config={}, inputs={})
+    phantoms = make_cohort("phantoms", origin="phantom", crops=60, seed=3)
+    write_data_statement(record)
+    close_run(record)
+    mix(str(cohort.folder), str(phantoms.folder), str(tmp_path / "mixed"))
+    verification = Verification()
+    verification.visit(tmp_path / "mixed")
+    assert not verification.findings.found
+    statement = tmp_path / "mixed" / "privacy.json"
+    statement.write_text(statement.read_text().replace("set by hand", "not set"))
+    forged = Verification()
+    forged.visit(tmp_path / "mixed")
+    assert forged.findings.found
 
 
 def test_too_few_synthetic_crops_are_refused(

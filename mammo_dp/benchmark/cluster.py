@@ -48,7 +48,8 @@ def workers(scheduler: str | None, *, count: int) -> Iterator[Client]:
     Raises:
         BenchmarkError: If the scheduler does not answer or has no worker.
     """
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # errors come back as outcomes
+    for name in ("distributed", "distributed.client"):  # errors come back as outcomes
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if scheduler is None:
         # One cell per process: warnings, output and random state belong to a process.
         with (

@@ -64,7 +64,7 @@ def run_jobs(
                 if board.futures:
                     board.end(_outcome(board.futures, next(ended)))
         except Exception as error:
-            if client.status == "running":
+            if client.status == "running" and not isinstance(error, ConnectionError):
                 raise
             raise BenchmarkError(
                 f"the scheduler was lost ({type(error).__name__}). Start it and its workers, and "
@@ -82,12 +82,17 @@ def _work(job: Job, command: Command) -> Outcome:
 
 
 def _outcome(futures: dict[Future[Outcome], str], future: Future[Outcome]) -> Outcome:
+    """How a job ended on its worker.
+
+    Raises:
+        ConnectionError: If nobody knows, since the scheduler that had it is gone.
+    """
     key = futures.pop(future)
     if future.status == "finished":
         found: Outcome = future.result()
         return found
-    if future.status == "lost":
-        raise ConnectionError("a future was lost")
+    if future.status != "error":  # "cancelled" or "lost"
+        raise ConnectionError(f"{key}: {future.status}")
     error = future.exception()
     return Outcome(key=key, error=f"{type(error).__name__}: {error}")
 

@@ -1,20 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.benchmark.grid OUT [ADDRESS]``: three jobs, one of which kills its worker."""
+"""Scheduler and workers as a user starts them by hand, in processes that tests may kill."""
 
+import socket
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
+ROOT = Path(__file__).resolve().parents[2]
 
-from mammo_dp.benchmark.cluster import workers
-from mammo_dp.benchmark.schedule import run_jobs
-from tests.benchmark.lines import command, job
 
-if __name__ == "__main__":
-    out, address = Path(sys.argv[1]), next(iter(sys.argv[2:]), None)
-    jobs = [job(out, "first"), job(out, "killed", "die" if address is None else "work")]
-    with workers(address, count=1) as client:
-        client.wait_for_workers(1 if address is None else 2, timeout=90)
-        jobs.append(job(out, "last", after="killed"))
-        outcomes = run_jobs(client, jobs, command, title="test", console=Console())
-    sys.exit("; ".join(outcome.error for outcome in outcomes.values() if outcome.error))
+@contextmanager
+def started_by_hand(*, workers: int) -> Iterator[tuple[str, int]]:
+    """Address of a new scheduler, and the number of its process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    address, page = f"tcp://127.0.0.1:{port}", ("--no-dashboard", "--dashboard-address", ":0")
+    worker = ("worker", address, "--nthreads", "1", "--no-nanny", *page)
+    lines = [("scheduler", "--host", "127.0.0.1", "--port", port, *page), *workers * [worker]]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "dask", *line],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=ROOT,
+        )
+        for line in lines
+    ]
+    try:
+        yield address, processes[0].pid
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()

@@ -1,6 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +12,9 @@ from mammo_dp.benchmark.cluster import prepare, workers
 from mammo_dp.benchmark.errors import BenchmarkError
 from mammo_dp.benchmark.jobs import Job, Outcome
 from mammo_dp.benchmark.schedule import run_jobs
+from tests.benchmark.grid import started_by_hand
 from tests.benchmark.lines import command, job
 
-ROOT = Path(__file__).resolve().parents[2]
 GRID = ("a", "b", "c")
 
 
@@ -63,40 +61,33 @@ def test_what_is_done_is_not_run_again(here: Client, tmp_path: Path) -> None:
     assert (tmp_path / "b" / "number.txt").exists()
 
 
-def grid(*words: str) -> None:
-    """Runs the grid with a client of its own, as a user would."""
-    line = [sys.executable, "-m", "tests.benchmark.grid", *words]
-    subprocess.run(line, cwd=ROOT, check=True, timeout=180, stdout=subprocess.DEVNULL)
+def test_what_needs_a_job_that_was_done_before_starts_at_once(here: Client, tmp_path: Path) -> None:
+    run(here, [job(tmp_path, "model")])
+    run(here, [job(tmp_path, "measured", needs=("model",))])
+    assert sorted(numbers(tmp_path)) == ["measured", "model"]
 
 
-def test_a_killed_worker_costs_only_the_job_that_it_ran(tmp_path: Path) -> None:
-    grid(str(tmp_path))
-    assert sorted(numbers(tmp_path)) == ["first", "killed", "last"]
-
-
-def test_a_scheduler_started_by_hand_gives_the_same_numbers(here: Client, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    address, page = f"tcp://127.0.0.1:{port}", ["--no-dashboard", "--dashboard-address", ":0"]
-    one = ["worker", address, "--nthreads", "1", "--no-nanny", *page]
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "dask", *words],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=ROOT,
-        )
-        for words in (["scheduler", "--host", "127.0.0.1", "--port", port, *page], one, one)
+def test_killed_workers_and_schedulers_cost_only_what_ran(here: Client, tmp_path: Path) -> None:
+    far = tmp_path / "far"
+    jobs = [
+        job(far, "first"),
+        job(far, "worker", "kill", after="first"),
+        job(far, "last", after="worker"),
     ]
-    try:
-        grid(str(tmp_path / "far"), address)
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-    run(here, [job(tmp_path / "near", name) for name in ("first", "killed", "last")])
-    assert numbers(tmp_path / "far") == numbers(tmp_path / "near")
+    with started_by_hand(workers=2) as (address, scheduler):
+        lost = job(far, "scheduler", "kill", victim=scheduler, after="last")
+        with workers(address, count=0) as client:
+            client.wait_for_workers(2, timeout=90)
+            with pytest.raises(BenchmarkError, match="scheduler was lost"):
+                run(client, [*jobs, lost])
+    assert {"first", "worker", "last"} <= set(numbers(far))
+    (far / "first" / "number.txt").write_text("kept")
+    with started_by_hand(workers=1) as (address, _), workers(address, count=0) as client:
+        outcomes = run(client, [*jobs, lost])
+    assert not any(outcome.error for outcome in outcomes.values())
+    assert numbers(far)["first"] == "kept"
+    run(here, [job(tmp_path / "near", name) for name in ("first", "worker", "last", "scheduler")])
+    assert numbers(far) | {"first": ""} == numbers(tmp_path / "near") | {"first": ""}
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

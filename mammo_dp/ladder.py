@@ -51,9 +51,9 @@ def ladder(
 ) -> None:
     """Fits a private classifier at each budget, attacks each run, and draws the risk corridor.
 
-    Writes ladder.json, ladder.csv, ladder.txt, ladder.png and sheets of reconstructed images. Runs
-    lie below runs/, what attacks saw below signals/ and attacks/: private data, as are the sheets.
-    An interrupted ladder goes on; what is finished is left alone. Fails if an attack refutes a
+    Writes ladder.json, ladder.csv, ladder.txt, ladder.png and sheet.png, with images read at each
+    budget. Runs lie below runs/, what attacks saw below signals/ and attacks/: private data, as is
+    the sheet. An interrupted ladder goes on; what is finished is left alone. Fails if an attack refutes a
     guarantee.
 
     Args:

@@ -19,7 +19,7 @@ from mammo_dp.attacks.reconstruction.quality import Images
 from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.privacy.risk import risk_of
 
-_POINTS = 30
+_POINTS = 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a ladder leaves: ``ladder.json``, tables, the corridor and sheets of images."""
+"""What a ladder leaves: ``ladder.json``, tables, the corridor and a sheet of images."""
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,10 @@ from mammo_dp.attacks.reconstruction.sheet import draw_sheet
 from mammo_dp.runs import write_text_atomically
 
 LADDER, CSV, TABLE = "ladder.json", "ladder.csv", "ladder.txt"
-FIGURE, SHEETS = "ladder.png", "sheets"
+FIGURE, SHEET = "ladder.png", "sheet.png"
 _NOTICE = (
     "Computed from private data, and covered by no epsilon: runs/*/features, signals/, attacks/, "
-    "sheets/ and all numbers here. What may be shared is checkpoints/last.ckpt with its statement."
+    "sheet.png and all numbers here. What may be shared is checkpoints/last.ckpt with its statement."
 )
 
 
@@ -87,17 +88,14 @@ def write(
     tables.write_text(folder / TABLE, made)
     tables.write_csv(folder / CSV, rungs)
     figure.draw(folder / FIGURE, rungs, between, conditions)
-    (folder / SHEETS).mkdir(exist_ok=True)
-    for name, judged in (
-        ("all", [one.judged for one in climbed]),
-        *((one.rung.name, [one.judged]) for one in climbed),
-    ):
-        draw_sheet(
-            folder / SHEETS / f"{name}.png",
-            lines_of(judged),
-            title=f"Crops read from noisy updates, by epsilon {conditions}",
-            real=targets.real,
-        )
+    draw_sheet(
+        folder / SHEET,
+        lines_of([one.judged for one in climbed]),
+        title=textwrap.fill(
+            f"Crops read from noisy updates, by epsilon {conditions}", 60 + 15 * len(climbed)
+        ),
+        real=targets.real,
+    )
     console = Console()
     console.print(made)
     console.print(f"Figure: {folder / FIGURE}. {_NOTICE}", highlight=False)

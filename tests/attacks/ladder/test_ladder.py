@@ -91,7 +91,7 @@ def test_a_ladder_writes_everything_resumes_and_blocks_what_is_refuted(
     assert {row["budget"] for row in rows} == {"4", "none"}
     assert len(rows) == len(private["attacks"]) + len(none["attacks"])
     assert "add or remove" in (out / "ladder.txt").read_text()
-    for picture in ("ladder.png", "sheets/all.png", "sheets/4.png", "sheets/none.png"):
+    for picture in ("ladder.png", "sheet.png"):
         assert np.asarray(Image.open(out / picture)).std() > 5
     for text in (out / "ladder.json", out / "ladder.csv", out / "ladder.txt"):
         assert "P00" not in text.read_text()  # patients

@@ -53,8 +53,8 @@ def ladder(
 
     Writes ladder.json, ladder.csv, ladder.txt, ladder.png and sheet.png, with images read at each
     budget. Runs lie below runs/, what attacks saw below signals/ and attacks/: private data, as is
-    the sheet. An interrupted ladder goes on; what is finished is left alone. Fails if an attack refutes a
-    guarantee.
+    the sheet. An interrupted ladder goes on; what is finished is left alone. Fails if an attack
+    refutes a guarantee.
 
     Args:
         fit: YAML configuration of a private head on cached features, patients drawn, such as

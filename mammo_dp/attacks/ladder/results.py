@@ -25,7 +25,8 @@ LADDER, CSV, TABLE = "ladder.json", "ladder.csv", "ladder.txt"
 FIGURE, SHEET = "ladder.png", "sheet.png"
 _NOTICE = (
     "Computed from private data, and covered by no epsilon: runs/*/features, signals/, attacks/, "
-    "sheet.png and all numbers here. What may be shared is checkpoints/last.ckpt with its statement."
+    "sheet.png and all numbers here. What may be shared is checkpoints/last.ckpt of a private run, "
+    "with its statement."
 )
 
 

@@ -58,10 +58,10 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     def written(**changes: Any) -> Path:
         folder = tmp_path / "configs"
         folder.mkdir(exist_ok=True)
-        (folder / "private.yaml").write_text(yaml.safe_dump(PRIVATE))
-        (folder / "plain.yaml").write_text(yaml.safe_dump(PLAIN))
+        (folder / "private.yaml").write_text(yaml.safe_dump(PRIVATE, sort_keys=False))
+        (folder / "plain.yaml").write_text(yaml.safe_dump(PLAIN, sort_keys=False))
         path = folder / "benchmark.yaml"
-        path.write_text(yaml.safe_dump(content() | changes))
+        path.write_text(yaml.safe_dump(content() | changes, sort_keys=False))
         return path
 
     return written

@@ -17,7 +17,7 @@ from mammo_dp.attacks.bounds.command import BUDGETS
 from mammo_dp.attacks.bounds.corridor import RESOLUTIONS, Questions, corridor
 from mammo_dp.attacks.bounds.schedules import NONE, named, of_run
 from mammo_dp.attacks.ladder import configs, identify, results
-from mammo_dp.attacks.ladder.cells import Rung, findings, membership_cells
+from mammo_dp.attacks.ladder.cells import Rung, findings, membership_cells, short
 from mammo_dp.attacks.ladder.images import image_cells
 from mammo_dp.attacks.ladder.results import Climbed
 from mammo_dp.attacks.membership.command import ATTACK, membership
@@ -212,8 +212,8 @@ def _climb(
     train(["test", "--run", str(run)])
     membership(run=str(run), crops=plan.crops, out=str(attacked), seed=plan.seed)
     (found,) = of_run(run)
-    schedule = replace(found, name=named(budget))
-    mechanism, bound = schedule.mechanism, corridor(schedule.mechanism, plan.questions)
+    mechanism, bound = found.mechanism, corridor(found.mechanism, plan.questions)
+    schedule = replace(found, name=short(bound.epsilon))  # as executed
     collect(schedule, plan.targets, known, edges, signals)
     judged = judge(
         schedule,

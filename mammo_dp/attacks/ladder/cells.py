@@ -96,8 +96,13 @@ class Rung:
 
     @property
     def title(self) -> str:
-        """Of the budget, such as ``"epsilon 6"`` or ``"no privacy"``."""
-        return "no privacy" if math.isinf(self.epsilon) else f"epsilon {short(float(self.name))}"
+        """What was asked for, such as ``"budget 6"`` or ``"no privacy"``."""
+        return "no privacy" if math.isinf(self.epsilon) else f"budget {short(float(self.name))}"
+
+    @property
+    def label(self) -> str:
+        """What was executed, such as ``"epsilon 6"`` or ``"no privacy"``."""
+        return self.title if math.isinf(self.epsilon) else f"epsilon {self.shown_epsilon}"
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""

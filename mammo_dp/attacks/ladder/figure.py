@@ -191,7 +191,7 @@ def _by_resolution(axes: Axes, rungs: Sequence[Rung]) -> None:
                 markerfacecolor=colour if filled else "white",
                 linestyle="none" if filled else style,
                 linewidth=0.8,
-                label=rung.title if filled else None,
+                label=rung.label if filled else None,
             )
             widest |= {edge: cells[edge].blind or 0.0 for edge in edges}
     edges = sorted(widest)

@@ -45,8 +45,8 @@ def test_the_real_loop_keeps_what_is_claimed(drawn: Drawn) -> None:
     assert found.one_run.epsilon <= found.one_run.ceiling
 
 
-def test_a_claim_of_half_the_epsilon_is_refuted(drawn: Drawn) -> None:
-    loud = replace(STAGE.mechanism, noise_multiplier=6.0)
+def test_a_claim_of_ten_times_the_noise_is_refuted(drawn: Drawn) -> None:
+    loud = replace(STAGE.mechanism, noise_multiplier=20.0)
     claimed = replace(STAGE, mechanism=loud, epsilon=compose([loud]).epsilon(1e-4))
     assert audited(claimed, *drawn).refutes
     assert "REFUTED" in audited(claimed, *drawn).lines()[-1]

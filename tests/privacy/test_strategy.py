@@ -199,7 +199,12 @@ def test_a_fit_on_two_devices_through_the_front_door(
 
     record = read_run(tmp_path / "run")
     assert record.is_finished
-    assert set(record.outputs) == {"checkpoints/last.ckpt", "config.yaml", *STATEMENT}
+    assert set(record.outputs) == {
+        "checkpoints/last.ckpt",
+        "config.yaml",
+        "crop_rule.json",
+        *STATEMENT,
+    }
     assert [path.name for path in (tmp_path / "run" / "logs").iterdir()] == ["version_0"]
     (said,) = json.loads((tmp_path / "run" / "privacy.json").read_text())["statements"]
     assert (said["steps"], said["sampling_rate"]) == (ranks.STEPS, 0.4)

@@ -9,7 +9,7 @@ import pytest
 
 from mammo_dp.benchmark import sheets
 from mammo_dp.benchmark.cost import Cost
-from mammo_dp.benchmark.measure import MEASURED
+from mammo_dp.benchmark.jobs import MEASURED
 from mammo_dp.benchmark.plan import Cell
 from mammo_dp.benchmark.results import Row, differences, reverse, rows
 from mammo_dp.benchmark.spec import Benchmark

@@ -82,7 +82,7 @@ def write(
         "cohort": cohort,
         "correlation": questions.correlation,
         "delta": questions.delta,
-        "patients_read": len(targets.images),
+        "targets": len(targets.images),
     }
     _write_json(folder / LADDER, climbed, between, facts)
     made = tables.table(rungs, tables.columns(rungs, *shown), conditions)

@@ -27,7 +27,7 @@ def rung(name: str, epsilon: float, chance: float) -> dict[str, Any]:
     measured = Estimate(chance / 2, chance / 3, chance)
     cells = (
         Cell.of(measured, rung=1, attack="list", metric="named", bound=chance, kind="guarantee"),
-        Cell.of(measured, rung=3, attack="centred", metric="NCC at 16 px", bound=0.2, blind=0.1),
+        Cell.of(measured, rung=3, attack="no prior", metric="NCC at 16 px", bound=0.2, blind=0.1),
         Cell.of(measured, rung=5, attack="rmia", metric="TPR at FPR 0.01", bound=chance),
         Cell.of(Estimate(0, 0, 0.1), rung=5, attack="weak", metric="TPR at FPR 0.01", bound=chance),
     )
@@ -165,7 +165,7 @@ def test_a_ladder_becomes_a_table_of_chances_and_its_strongest_membership_attack
     assert list(rows)[3:] == [
         "1, list: named",
         "5, rmia: TPR at FPR 0.01",
-        "3, centred: NCC at 16 px",
+        "3, no prior: NCC at 16 px",
     ]
     assert rows["ε"] == ["6.00", "∞"]
     assert rows["AUROC [95 %]"][0] == "0.600 [0.500, 0.700]"

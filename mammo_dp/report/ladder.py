@@ -15,6 +15,7 @@ from mammo_dp.report.tables import NONE, epsilon, interval, plain
 Stored = Mapping[str, Any]
 Key = tuple[int, str, str]  # rung, attack, metric
 _SHEET = "sheet.png"
+_SERVERS = ("no prior", "Gaussian prior")
 _CSS = {1: "s5", 3: "s0", 4: "s3", 5: "s2"}
 _SHAPES = ("square", "diamond", "circle", "wedge", "triangle", "pentagon")
 _NOT_CHANCES = ("NCC", "MSE", "PSNR", "SSIM", "AUC", "epsilon")
@@ -104,7 +105,7 @@ def _chances(budgets: Sequence[Stored], small: int) -> list[Key]:
         _key(cell)
         for cell in cells
         if cell["rung"] == 1
-        or (cell["metric"].endswith(f" {small} px") and cell["attack"] in ("no prior", "Gaussian prior"))
+        or (cell["metric"].endswith(f" {small} px") and cell["attack"] in _SERVERS)
     ]
     return sorted({*keys, *([_key(best)] if best else [])})
 
@@ -112,7 +113,7 @@ def _chances(budgets: Sequence[Stored], small: int) -> list[Key]:
 def _correlations(budgets: Sequence[Stored], small: int, full: int) -> list[Key]:
     metrics = {f"NCC at {edge} px" for edge in (small, full)}
     keys = [_key(cell) for budget in budgets for cell in budget["attacks"]]
-    return sorted({key for key in keys if key[1] in ("no prior", "Gaussian prior") and key[2] in metrics})
+    return sorted({key for key in keys if key[1] in _SERVERS and key[2] in metrics})
 
 
 def _key(cell: Stored) -> Key:

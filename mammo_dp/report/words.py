@@ -18,10 +18,11 @@ def summary(rows: Sequence[Row]) -> list[str]:
         for row in rows
         if row.own and row.is_private and all(math.isfinite(s.epsilon) for s in row.statements)
     ]
-    levels = sorted({own.epsilon for _, own in guaranteed})
-    for level in levels:
+    ascending = sorted(guaranteed, key=lambda pair: pair[1].epsilon)
+    # As printed: what was calibrated to one target differs a little.
+    for level in dict.fromkeys(end_to_end(own) for _, own in ascending):
         row, own = max(
-            ((row, own) for row, own in guaranteed if own.epsilon == level),
+            ((row, own) for row, own in guaranteed if end_to_end(own) == level),
             key=lambda pair: pair[0].metrics["auroc"].value,
         )
         sentences.append(

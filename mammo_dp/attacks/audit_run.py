@@ -10,6 +10,7 @@ Source: audit of one run with tossed canaries, Steinke et al. 2023, arXiv 2305.0
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -134,6 +135,7 @@ def audit_run(*, run: str, out: str | None = None, canaries: int = 1000) -> None
         out: Folder of the result; ``attack_audit`` in the run's folder if not given.
         canaries: Number of canaries, at least 20; at most 1 / (2 delta) are used.
     """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no product tips
     print("\n".join(attack_audit(run=Path(run), out=out and Path(out), canaries=canaries).lines()))
 
 

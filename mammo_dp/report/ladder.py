@@ -10,7 +10,7 @@ from mammo_dp.report.beside import Result
 from mammo_dp.report.compare import estimate
 from mammo_dp.report.drawings.corridor import Budget, Line, Marks, draw_corridor
 from mammo_dp.report.sheets import attack_sheet
-from mammo_dp.report.tables import NONE, epsilon, interval, plain
+from mammo_dp.report.tables import NONE, epsilon, plain
 
 Stored = Mapping[str, Any]
 Key = tuple[int, str, str]  # rung, attack, metric
@@ -65,7 +65,8 @@ def ladder(result: Result, *, show_patients: bool) -> dict[str, Any]:
         "rows": [
             ["ε", *(epsilon(float(budget["epsilon"])) for budget in budgets)],
             ["Noise multiplier", *(plain(budget["noise_multiplier"]) for budget in budgets)],
-            ["AUROC [95 %]", *(interval(estimate(budget["auroc"])) for budget in budgets)],
+            ["AUROC", *(f"{budget['auroc']['value']:.3f}" for budget in budgets)],
+            ["95 % interval", *map(_ends, budgets)],
             *([_title(key), *(_cell(_find(one, key)) for one in budgets)] for key in shown),
         ],
         "text": (),
@@ -136,6 +137,11 @@ def _marks(budgets: Sequence[Stored], key: Key, place: int) -> Marks:
         words=f"attack: {_title(key)}",
         measured=[None if cell is None else estimate(cell) for cell in cells],
     )
+
+
+def _ends(budget: Stored) -> str:
+    """Ends of the interval of AUROC, in words that a narrow column can break."""
+    return " to ".join(f"{budget['auroc'][end]:.3f}" for end in ("low", "high"))
 
 
 def _cell(cell: Stored | None) -> str:

@@ -162,13 +162,14 @@ def test_a_ladder_becomes_a_table_of_chances_and_its_strongest_membership_attack
     said = ladder(result, show_patients=False)
     assert said["head"] == ["Budget", "6", "none"]
     rows = {row[0]: row[1:] for row in said["rows"]}
-    assert list(rows)[3:] == [
+    assert list(rows)[4:] == [
         "1, list: named",
         "5, rmia: TPR at FPR 0.01",
         "3, no prior: NCC at 16 px",
     ]
     assert rows["ε"] == ["6.00", "∞"]
-    assert rows["AUROC [95 %]"][0] == "0.600 [0.500, 0.700]"
+    assert rows["AUROC"][0] == "0.600"
+    assert rows["95 % interval"][0] == "0.500 to 0.700"
     assert rows["1, list: named"] == ["0.200 / 0.400 / —", "0.500 / 1.000 / —"]
     assert "per patient, δ = 0.0001, add-or-remove, by PLD, dp-accounting 0.6.0" in said["note"]
     assert "any adversary, who guesses right with chance 0.01" in said["picture"]

@@ -100,6 +100,11 @@ class Row:
         return {name: estimate(self.measured[name]) for name in METRICS}
 
     @property
+    def backbone(self) -> str:
+        """Name of the model in timm; empty if the run does not say."""
+        return str(setting(self.model.config, "backbone") or "")
+
+    @property
     def own(self) -> Statement | None:
         """Statement about the cohort that the model itself was trained on, if there is one."""
         data = self.model.inputs.get("data")

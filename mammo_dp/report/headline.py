@@ -131,8 +131,7 @@ def lead(row: Row, rows: Sequence[Row], release: str | None) -> str:
 
 def _model(row: Row) -> str:
     name = str(setting(row.model.config.get("model") or {}, "class_path") or "a classifier")
-    backbone = setting(row.model.config, "backbone")
-    return name.rpartition(".")[2] + (f" on {backbone}" if backbone else "")
+    return name.rpartition(".")[2] + (f" on {row.backbone}" if row.backbone else "")
 
 
 def _attack(row: Row) -> Fact:

@@ -27,7 +27,7 @@ def utility_privacy(rows: Sequence[Row]) -> str | None:
     """One marker per model; models without a guarantee have a lane of their own.
 
     Epsilon is that of the guarantee, over every stage of the lineage, not of the last stage. Lines
-    connect means over models of one start at one epsilon.
+    connect means over models of one start and body at one epsilon.
 
     Returns:
         SVG, or none if no model has a finite epsilon.
@@ -36,7 +36,7 @@ def utility_privacy(rows: Sequence[Row]) -> str | None:
     if not finite:
         return None
     lane = [row for row in rows if math.isinf(row.epsilon)]
-    starts = list(dict.fromkeys(row.start for row in rows if row.own))
+    starts = list(dict.fromkeys(_kind(row) for row in rows if row.own))
     entries = [
         (f"s{place % SERIES}", SHAPES[place % SERIES], False, f"from {start}")
         for place, start in enumerate(starts)
@@ -60,7 +60,7 @@ def utility_privacy(rows: Sequence[Row]) -> str | None:
     drawing.line((_LEFT, y(0.5)), (_RIGHT, y(0.5)), "muted dots")
     _means(drawing, x, y, finite, starts)
     for row, place in _side_by_side(finite, x, starts):
-        _mark(drawing, row, place, y, starts.index(row.start))
+        _mark(drawing, row, place, y, starts.index(_kind(row)))
     if lane:
         _lane(drawing, lane, y, starts, width)
     legend(drawing, _BOTTOM + 70, _LEFT + 8, entries)
@@ -86,7 +86,7 @@ def _means(
     for place, start in enumerate(starts):
         groups: dict[float, list[float]] = {}
         for row in finite:
-            if row.start == start:
+            if _kind(row) == start:
                 groups.setdefault(row.epsilon, []).append(row.metrics["auroc"].value)
         points = [(x(e), y(sum(v) / len(v))) for e, v in sorted(groups.items())]
         if len(points) > 1:
@@ -95,7 +95,7 @@ def _means(
 
 def _side_by_side(rows: Sequence[Row], x: Scale, starts: Sequence[str]) -> list[tuple[Row, float]]:
     """Pixels of markers; those that would lie on one another stand next to each other."""
-    ordered = sorted(rows, key=lambda row: (row.epsilon, starts.index(row.start), row.name))
+    ordered = sorted(rows, key=lambda row: (row.epsilon, starts.index(_kind(row)), row.name))
     clusters: list[list[Row]] = []
     for row in ordered:
         if clusters and x(row.epsilon) - x(clusters[-1][-1].epsilon) < _GAP:
@@ -120,11 +120,16 @@ def _lane(
     drawing.text((left + width / 2, _BOTTOM + 40), "no guarantee", anchor="middle")
     ordered = sorted(
         lane,
-        key=lambda row: (not row.is_private, starts.index(row.start), _stage(row), row.name),
+        key=lambda row: (not row.is_private, starts.index(_kind(row)), _stage(row), row.name),
     )
     for place, row in enumerate(ordered):
         x = left + width * (place + 0.5) / len(ordered)
-        _mark(drawing, row, x, y, starts.index(row.start))
+        _mark(drawing, row, x, y, starts.index(_kind(row)))
+
+
+def _kind(row: Row) -> str:
+    """What the weights were before the run, and of what body."""
+    return f"{row.start}, {row.backbone}" if row.backbone else row.start
 
 
 def _stage(row: Row) -> float:

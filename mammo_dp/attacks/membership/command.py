@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from classifier.module import CropClassifier
 from classifier.released import load_classifier
 from data_prep.manifest import CropsManifest, Split
 from mammo_dp.attacks.groups import require_two_groups, statement_about
@@ -143,14 +144,16 @@ def attack_membership(
     if saved.exists():
         signals = read_signals(saved)
     else:
-        signals = query(load_classifier(run / CHECKPOINT), manifest, member_split, nonmember_split)
+        model, splits = load_classifier(run / CHECKPOINT), (member_split, nonmember_split)
+        signals = query(model, manifest, *splits)
         if count or references:
             observed = _observed(
                 trained,
+                model,
                 manifest,
                 signals,
                 references,
-                (member_split, nonmember_split),
+                splits,
                 folder=record.folder,
                 count=count,
                 cache=cache or run / "features",
@@ -219,6 +222,7 @@ def with_ratios(signals: Signals, observed: Observed) -> Signals:
 
 def _observed(
     run: TrainedRun,
+    model: CropClassifier,
     manifest: CropsManifest,
     signals: Signals,
     runs: Sequence[Path],
@@ -234,7 +238,6 @@ def _observed(
     saved = folder / MODELS
     if saved.exists():
         return read_observed(saved)
-    model = load_classifier(run.record.folder / CHECKPOINT)
     observed = (
         reference_runs(model, manifest, signals, runs, *splits)
         if runs

@@ -29,6 +29,10 @@ PHANTOMS = (
     "set by hand beside published CBIS-DDSM training crops. For patients of that data set this is "
     "not counted."
 )
+MIXED = (
+    "Beside the crops of patients stand as many synthetic ones of each class: the numbers of "
+    "benign and of malignant crops are treated as public."
+)
 SEEDED = (
     "Draws and noise come from a fixed seed (insecure_seed): whoever knows it can remove "
     "the noise. There is no guarantee against them."
@@ -152,7 +156,8 @@ def data_ledger(record: RunRecord, manifest: CropsManifest) -> PrivacyLedger:
     if record.command == RELABEL:  # whose data made the crops, and whose data labelled them
         return collect_parents(entry.path for entry in record.inputs.values())
     if record.command == MIX:  # patients' own crops stand in the manifest; a fit books them
-        return collect_parents([record.inputs["synthetic"].path])
+        parents = collect_parents([record.inputs["synthetic"].path])
+        return replace(parents, exclusions=(*parents.exclusions, MIXED))
     if "checkpoint" in record.inputs:
         return collect_parents([record.inputs["checkpoint"].path])
     if any(crop.origin.startswith("synthetic:") for crop in manifest.crops):

@@ -8,7 +8,7 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.benchmark.errors import BenchmarkError
 from mammo_dp.benchmark.mixture import mix
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
-from mammo_dp.privacy.release import write_data_statement
+from mammo_dp.privacy.release import MIXED, write_data_statement
 from mammo_dp.privacy.statement import read_ledger, write_statement
 from mammo_dp.privacy.verify import Verification
 from mammo_dp.runs import close_run, open_run
@@ -42,8 +42,10 @@ def test_what_stands_behind_the_synthetic_crops_goes_on(
     cohort: CropsManifest, made: CropsManifest, tmp_path: Path
 ) -> None:
     mix(str(cohort.folder), str(made.folder), str(tmp_path / "mixed"))
-    (access,) = read_ledger(tmp_path / "mixed").accesses
+    ledger = read_ledger(tmp_path / "mixed")
+    (access,) = ledger.accesses
     assert (access.stage, access.cohort.dataset) == ("A generator", "phantom-archive")
+    assert MIXED in ledger.exclusions  # how many there are follows from the patients' labels
 
 
 def test_verify_accepts_mixed_crops_and_sees_a_forged_one(

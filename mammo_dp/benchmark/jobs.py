@@ -126,7 +126,8 @@ def _last_line(log: Path) -> str:
 def _mix(line: Sequence[str]) -> None:
     from mammo_dp.benchmark.mixture import mix
 
-    mix(*line[1:])
+    real, synthetic, per_class, out = line[1:]
+    mix(real, synthetic, int(per_class), out)
 
 
 def _measure(folder: Path) -> None:

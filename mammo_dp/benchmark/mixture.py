@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patients' training crops and as many synthetic ones in one manifest."""
+"""Patients' training crops and synthetic ones in one manifest."""
 
 import os
 from collections import Counter
@@ -13,29 +13,34 @@ from mammo_dp.privacy.statement import write_statement
 from mammo_dp.runs import close_run, open_run
 
 
-def mix(real: str, synthetic: str, out: str) -> None:
+def mix(real: str, synthetic: str, per_class: int, out: str) -> None:
     """Writes a folder of crops: the training crops of patients, and synthetic ones beside them.
 
-    Of each class as many synthetic crops are taken as there are real ones, the first of the table.
-    Pixels are linked, not copied. The statement carries what stands behind the synthetic crops.
+    Of each class the first ``per_class`` synthetic crops of the table are taken, a number that no
+    patient changes. Pixels are linked, not copied. The statement carries what stands behind the
+    synthetic crops.
 
     Args:
         real: Folder of crops of patients.
         synthetic: Folder of synthetic crops, with its statement.
+        per_class: Number of synthetic crops of each class.
         out: New folder.
 
     Raises:
-        BenchmarkError: If there are fewer synthetic crops than real ones, or they are cut in
+        BenchmarkError: If there are fewer synthetic crops of a class, or they are cut in
             another way.
     """
     record = open_run(
-        out, command=MIX, config={}, inputs={"crops": Path(real), "synthetic": Path(synthetic)}
+        out,
+        command=MIX,
+        config={"per_class": per_class},
+        inputs={"crops": Path(real), "synthetic": Path(synthetic)},
     )
     if record.is_finished:
         return
     patients, made = CropsManifest.read(real), CropsManifest.read(synthetic)
     own = [patients.crops[row] for row in patients.rows("train")]
-    wanted = Counter(crop.malignant for crop in own)
+    wanted = Counter({False: per_class, True: per_class})
     chosen = []
     for crop in (made.crops[row] for row in made.rows("train")):
         if crop.is_synthetic and wanted[crop.malignant] > 0:
@@ -43,8 +48,8 @@ def mix(real: str, synthetic: str, out: str) -> None:
             chosen.append(crop)
     if missing := +wanted:
         raise BenchmarkError(
-            f"{synthetic}: lacks {sum(missing.values())} synthetic training crops to match those "
-            f"of {real}. Give a larger set."
+            f"{synthetic}: lacks {sum(missing.values())} of {per_class} synthetic training crops "
+            "a class. Give a larger set, or mix fewer."
         )
     if len(rules := {crop.crop_rule for crop in (*own, *chosen)}) > 1:
         raise BenchmarkError(

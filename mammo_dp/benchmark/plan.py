@@ -129,7 +129,7 @@ class Plan:
     def _sources(self, name: str) -> tuple[str, ...]:
         words = self.benchmark.crops.get(name, "").split()
         if words[:1] == [MIX]:
-            return tuple(source for word in words[1:] for source in self._sources(word))
+            return tuple(source for word in words[1:3] for source in self._sources(word))
         return (name,)
 
     def _crops(self, name: str) -> tuple[Path, str, tuple[str, ...]]:
@@ -138,9 +138,10 @@ class Plan:
             return self.given[name], input_sha256(self.given[name]), ()
         words = self.benchmark.crops[name].split()
         if words[0] == MIX:
-            parts = [self._crops(word) for word in words[1:]]
-            key = _hash([MIX, [sha256 for _, sha256, _ in parts]])
-            line = (MIX, *(str(folder) for folder, _, _ in parts), str(self.run_folder(key)))
+            parts, per_class = [self._crops(word) for word in words[1:3]], words[-1]
+            key = _hash([MIX, [sha256 for _, sha256, _ in parts], per_class])
+            folders = (str(folder) for folder, _, _ in parts)
+            line = (MIX, *folders, per_class, str(self.run_folder(key)))
             needs = tuple(job for _, _, jobs in parts for job in jobs)
         else:
             key, needs = _hash(words), ()

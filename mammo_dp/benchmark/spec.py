@@ -12,6 +12,7 @@ from data_prep.manifest import Unit
 from mammo_dp.benchmark.errors import BenchmarkError
 from mammo_dp.benchmark.jobs import MIX
 
+_MIX = "mix A B --per_class N"
 GIVEN = ("real", "synthetic")  # sources of crops that come from the command line
 Budget = float | Literal["none"]
 Regimes = tuple["Regime", ...]
@@ -69,7 +70,7 @@ class Benchmark:
         units: What a finite budget protects.
         reference: Regime that the printed differences are taken to.
         crops: Command that makes crops, by name: ``prepare ...`` without ``--out``, or
-            ``mix real synthetic``.
+            ``mix real synthetic --per_class N``.
         stages: Stages that cells share, by name.
         regimes: In the order of the table.
         published: File of published numbers to be shown beside ours.
@@ -160,9 +161,11 @@ class Benchmark:
         for name, line in self.crops.items():
             words = line.split()
             if words[0] not in (MIX, "prepare") or name in GIVEN:
-                self._refuse(f"crops {name}: {line!r} is neither `prepare ...` nor `mix A B`")
-            if words[0] == MIX and (len(words) != 3 or set(words[1:]) - crops):
-                self._refuse(f"crops {name}: {line!r} mixes two of {', '.join(sorted(crops))}")
+                self._refuse(f"crops {name}: {line!r} is neither `prepare ...` nor `{_MIX}`")
+            if words[0] == MIX and not _is_mix(words[1:], crops):
+                self._refuse(
+                    f"crops {name}: {line!r} is not `{_MIX}` of {', '.join(sorted(crops))}"
+                )
         forms = [s for r in self.regimes for s in (r.private, r.none) if s is not None]
         for stage in (*self.stages.values(), *forms):
             if stage.crops not in crops:
@@ -203,6 +206,12 @@ def _stage(path: Path, where: str, content: Mapping[str, Any]) -> Stage:
         seed=content.get("seed"),
         settings=content.get("set") or {},
     )
+
+
+def _is_mix(words: Sequence[str], crops: set[str]) -> bool:
+    """Whether two sources, both known, and a number of synthetic crops follow the word ``mix``."""
+    *sources, flag, number = words if len(words) == 4 else ("", "", "", "")
+    return set(sources) <= crops and flag == "--per_class" and number.isdigit() and int(number) > 0
 
 
 def _name(value: object) -> str:

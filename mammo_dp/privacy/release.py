@@ -29,10 +29,6 @@ PHANTOMS = (
     "set by hand beside published CBIS-DDSM training crops. For patients of that data set this is "
     "not counted."
 )
-MIXED = (
-    "Beside the crops of patients stand as many synthetic ones of each class: the numbers of "
-    "benign and of malignant crops are treated as public."
-)
 SEEDED = (
     "Draws and noise come from a fixed seed (insecure_seed): whoever knows it can remove "
     "the noise. There is no guarantee against them."
@@ -156,8 +152,7 @@ def data_ledger(record: RunRecord, manifest: CropsManifest) -> PrivacyLedger:
     if record.command == RELABEL:  # whose data made the crops, and whose data labelled them
         return collect_parents(entry.path for entry in record.inputs.values())
     if record.command == MIX:  # patients' own crops stand in the manifest; a fit books them
-        parents = collect_parents([record.inputs["synthetic"].path])
-        return replace(parents, exclusions=(*parents.exclusions, MIXED))
+        return collect_parents([record.inputs["synthetic"].path])
     if "checkpoint" in record.inputs:
         return collect_parents([record.inputs["checkpoint"].path])
     if any(crop.origin.startswith("synthetic:") for crop in manifest.crops):

@@ -39,7 +39,10 @@ def content() -> dict[str, Any]:
         "budgets": [6, "none"],
         "units": ["patient", "crop"],
         "reference": "dp",
-        "crops": {"phantoms": "prepare phantoms --per_class 4", "both": "mix real synthetic"},
+        "crops": {
+            "phantoms": "prepare phantoms --per_class 4",
+            "both": "mix real synthetic --per_class 6",
+        },
         "stages": {"body": {"fit": ["plain.yaml"], "crops": "phantoms", "seed": 0}},
         "regimes": {
             "dp": {"title": "DP", "private": {"fit": ["private.yaml"], "crops": "real"}},

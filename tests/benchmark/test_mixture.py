@@ -8,7 +8,7 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.benchmark.errors import BenchmarkError
 from mammo_dp.benchmark.mixture import mix
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
-from mammo_dp.privacy.release import MIXED, write_data_statement
+from mammo_dp.privacy.release import write_data_statement
 from mammo_dp.privacy.statement import read_ledger, write_statement
 from mammo_dp.privacy.verify import Verification
 from mammo_dp.runs import close_run, open_run
@@ -24,28 +24,28 @@ def made(make_cohort: Callable[..., CropsManifest]) -> CropsManifest:
     return manifest
 
 
-def test_training_patients_meet_as_many_synthetic_crops_of_each_class(
+def test_training_patients_meet_the_stated_number_of_synthetic_crops_of_each_class(
     cohort: CropsManifest, made: CropsManifest, tmp_path: Path
 ) -> None:
-    mix(str(cohort.folder), str(made.folder), str(tmp_path / "mixed"))
+    mix(str(cohort.folder), str(made.folder), 8, str(tmp_path / "mixed"))
     mixed = CropsManifest.read(tmp_path / "mixed")
     own = [cohort.crops[row] for row in cohort.rows("train")]
     for malignant in (False, True):
         real = [c for c in mixed.crops if not c.is_synthetic and c.malignant == malignant]
         synthetic = [c for c in mixed.crops if c.is_synthetic and c.malignant == malignant]
-        assert len(real) == len(synthetic) == sum(c.malignant == malignant for c in own)
+        assert len(real) == sum(c.malignant == malignant for c in own)
+        assert len(synthetic) == 8
     assert {crop.split for crop in mixed.crops} == {"train"}
-    assert len(mixed.images(mixed.rows())) == 2 * len(own)
+    assert len(mixed.images(mixed.rows())) == len(own) + 16
 
 
 def test_what_stands_behind_the_synthetic_crops_goes_on(
     cohort: CropsManifest, made: CropsManifest, tmp_path: Path
 ) -> None:
-    mix(str(cohort.folder), str(made.folder), str(tmp_path / "mixed"))
+    mix(str(cohort.folder), str(made.folder), 8, str(tmp_path / "mixed"))
     ledger = read_ledger(tmp_path / "mixed")
     (access,) = ledger.accesses
     assert (access.stage, access.cohort.dataset) == ("A generator", "phantom-archive")
-    assert MIXED in ledger.exclusions  # how many there are follows from the patients' labels
 
 
 def test_verify_accepts_mixed_crops_and_sees_a_forged_one(
@@ -55,7 +55,7 @@ def test_verify_accepts_mixed_crops_and_sees_a_forged_one(
     phantoms = make_cohort("phantoms", origin="phantom", crops=60, seed=3)
     write_data_statement(record)
     close_run(record)
-    mix(str(cohort.folder), str(phantoms.folder), str(tmp_path / "mixed"))
+    mix(str(cohort.folder), str(phantoms.folder), 8, str(tmp_path / "mixed"))
     verification = Verification()
     verification.visit(tmp_path / "mixed")
     assert not verification.findings.found
@@ -70,5 +70,5 @@ def test_too_few_synthetic_crops_are_refused(
     cohort: CropsManifest, make_cohort: Callable[..., CropsManifest], tmp_path: Path
 ) -> None:
     few = make_cohort("few", origin="phantom", crops=6)
-    with pytest.raises(BenchmarkError, match="lacks"):
-        mix(str(cohort.folder), str(few.folder), str(tmp_path / "mixed"))
+    with pytest.raises(BenchmarkError, match="lacks 10 of 8"):
+        mix(str(cohort.folder), str(few.folder), 8, str(tmp_path / "mixed"))

@@ -48,8 +48,8 @@ def mix(real: str, synthetic: str, per_class: int, out: str) -> None:
             chosen.append(crop)
     if missing := +wanted:
         raise BenchmarkError(
-            f"{synthetic}: lacks {sum(missing.values())} of {per_class} synthetic training crops "
-            "a class. Give a larger set, or mix fewer."
+            f"{synthetic}: lacks {sum(missing.values())} synthetic training crops, as {per_class} "
+            "of each class are asked for. Give a larger set, or mix fewer."
         )
     if len(rules := {crop.crop_rule for crop in (*own, *chosen)}) > 1:
         raise BenchmarkError(

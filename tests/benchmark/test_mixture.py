@@ -70,5 +70,5 @@ def test_too_few_synthetic_crops_are_refused(
     cohort: CropsManifest, make_cohort: Callable[..., CropsManifest], tmp_path: Path
 ) -> None:
     few = make_cohort("few", origin="phantom", crops=6)
-    with pytest.raises(BenchmarkError, match="lacks 10 of 8"):
+    with pytest.raises(BenchmarkError, match="lacks 10 synthetic"):
         mix(str(cohort.folder), str(few.folder), 8, str(tmp_path / "mixed"))

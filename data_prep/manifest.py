@@ -234,9 +234,7 @@ class CropsManifest:
             with Image.open(path) as image:
                 pixels = np.array(image)
         except (OSError, SyntaxError) as error:
-            raise ManifestError(
-                f"{where}: cannot be read ({error}). Prepare the folder again."
-            ) from error
+            raise ManifestError(f"{where}: cannot be read ({error}). Prepare it again.") from error
         if pixels.ndim != 2 or pixels.shape[0] != pixels.shape[1] or pixels.dtype.kind not in "iu":
             raise ManifestError(
                 f"{where}: shape {pixels.shape}, {pixels.dtype}. Crops are square 16-bit grey PNG."
@@ -291,10 +289,13 @@ def save_crop_image(path: Path, pixels: NDArray[np.uint16]) -> str:
 
 def _parse(raw: bytes, path: Path) -> tuple[Crop, ...]:
     """Rows of a manifest, checked one by one and then together."""
-    reader = csv.DictReader(io.StringIO(raw.decode()))
+    try:
+        reader = csv.DictReader(io.StringIO(raw.decode()))
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: is not UTF-8 text. Prepare the data again.") from error
     if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
         raise ManifestError(f"{path}: columns {missing} are missing. Prepare the data again.")
-    crops: list[Crop] = []
+    crops = []
     for number, row in enumerate(reader, start=2):
         try:
             crops.append(_crop(row))
@@ -330,12 +331,11 @@ def _crop(row: Mapping[str, str]) -> Crop:
 
 
 def _check_together(crops: Sequence[Crop], path: Path) -> None:
-    keys: dict[object, int] = {}
-    files: dict[object, int] = {}
+    seen: dict[tuple[str, object], int] = {}
     splits: dict[str, tuple[str, int]] = {}
     for number, crop in enumerate(crops, start=2):
-        for seen, value, name in ((keys, crop.key, "crop id"), (files, crop.file, "file")):
-            if (first := seen.setdefault(value, number)) != number:
+        for name, value in (("crop id", crop.key), ("file", crop.file)):
+            if (first := seen.setdefault((name, value), number)) != number:
                 raise ManifestError(
                     f"{path}, row {number}: duplicate {name}, first in row {first}. Remove one."
                 )

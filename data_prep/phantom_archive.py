@@ -14,12 +14,12 @@ from typing import Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
+from data_prep.crop_set import watched
 from data_prep.phantom_case import draw_case
 from data_prep.phantom_dicom import CaseFolder
 from data_prep.phantom_mammogram import EDGE, Lesion, draw_mammogram
-from data_prep.phantom_parameters import PhantomParameters
+from data_prep.phantom_parameters import PhantomError, PhantomParameters
 
 MARKER = "PHANTOM.txt"
 MARKER_TEXT = (
@@ -107,14 +107,20 @@ def write_phantom_archive(
         seed: Seed; patient ``i`` depends on it and on ``i`` alone.
 
     Raises:
-        ValueError: For fewer patients or smaller images than stated.
+        PhantomError: For fewer patients or smaller images than stated.
     """
-    if patients < 4 or image_size[0] < 320 or image_size[1] < 256:
-        raise ValueError(f"{patients=}, {image_size=}. Give at least 4 and (320, 256).")
+    height, width = image_size
+    for name, value, least in (
+        ("patients", patients, 4),
+        ("height", height, 320),
+        ("width", width, 256),
+    ):
+        if value < least:
+            raise PhantomError(name, value, f"Give at least {least}.")
     root.mkdir(parents=True, exist_ok=True)
     (root / MARKER).write_text(MARKER_TEXT)
     tables: dict[str, list[dict[str, str]]] = {"train": [], "test": []}
-    for index in track(range(patients), "phantom archive"):
+    for index in watched(range(patients), "Phantom archive"):
         table = "test" if index // 2 % 4 == 1 else "train"
         for row in _write_patient(root, index, table, image_size, seed):
             tables[table].append(row)

@@ -8,7 +8,7 @@ moves no other.
 import hmac
 from collections.abc import Iterable
 
-from data_prep.errors import LeakageError
+from data_prep.errors import DataError, LeakageError
 from data_prep.manifest import Split
 
 # Public, so that everyone gets the same parts; it hides nothing.
@@ -38,10 +38,10 @@ def refine_split(
         key: As for :func:`patient_share`.
 
     Raises:
-        ValueError: If ``val_fraction`` is outside its range.
+        DataError: If ``val_fraction`` is outside its range.
     """
     if not 0 <= val_fraction < 1:
-        raise ValueError(f"val_fraction is {val_fraction}. Give a share of at least 0, below 1.")
+        raise DataError(f"val_fraction is {val_fraction}. Give a share of at least 0, below 1.")
     if official == "train" and patient_share(patient_id, key=key) < val_fraction:
         return "val"
     return official
@@ -51,8 +51,8 @@ def check_patients(records: Iterable[tuple[str, Split, str]]) -> None:
     """Refuses a patient in two parts.
 
     Args:
-        records: Patient id, part, and where the record stands (file and row of our own or of a
-            table; shown in the message).
+        records: Patient id, part, and where the record stands, which the message shows: a row of a
+            table, or our own key.
 
     Raises:
         LeakageError: Naming both places, not the patient.

@@ -5,6 +5,7 @@ Nothing but pixels, spacing and the user's own names of files and boxes is read.
 """
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,18 +46,20 @@ def read_boxes(path: Path) -> tuple[BoxRow, ...]:
     """
     if not path.is_file():
         raise ArchiveError(f"{path}: is no file. Give a CSV with the columns {','.join(COLUMNS)}.")
-    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a mark first
-        reader = csv.DictReader(file)
-        if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-            raise ArchiveError(
-                f"{path}: columns {missing} are missing. Give {','.join(COLUMNS)}, boxes half-open "
-                "in pixels of the image as it is stored."
-            )
-        lines = list(reader)
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a mark first
+    except UnicodeDecodeError as error:
+        raise ArchiveError(f"{path}: is not UTF-8 text. Save it as CSV in UTF-8.") from error
+    reader = csv.DictReader(io.StringIO(text))
+    if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+        raise ArchiveError(
+            f"{path}: columns {missing} are missing. Give {','.join(COLUMNS)}, boxes half-open "
+            "in pixels of the image as it is stored."
+        )
     rows: list[BoxRow] = []
     numbers: Counter[str] = Counter()
     seen: dict[tuple[str, str], str] = {}
-    for number, line in enumerate(lines, start=2):
+    for number, line in enumerate(reader, start=2):
         where = f"{path.name}, row {number}"
         name = PurePosixPath(line["file"] or "")
         if not name.name or name.is_absolute() or ".." in name.parts:
@@ -100,8 +103,11 @@ class BoxedMammograms:
         """DICOM files (``*.dcm``) that no row names, as the table would write them."""
         if self._only is not None:
             return [] if any(row.file == self._only for row in self.rows) else [self._only]
-        found = {path.relative_to(self._folder).as_posix() for path in self._folder.rglob("*")}
-        files = {name for name in found if name.lower().endswith(SUFFIX)}
+        files = {
+            path.relative_to(self._folder).as_posix()
+            for path in self._folder.rglob("*")
+            if path.suffix.lower() == SUFFIX and path.is_file()
+        }
         return sorted(files - {row.file for row in self.rows})
 
     def lesion(self, row: BoxRow) -> Lesion:

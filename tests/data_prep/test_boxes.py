@@ -56,6 +56,9 @@ def test_a_malformed_table_is_refused_by_row(
 def test_a_missing_table_or_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match=r"is no file\. Give a CSV with the columns file,x0"):
         read_boxes(tmp_path / "none.csv")
+    (tmp_path / "latin.csv").write_bytes("file,x0,y0,x1,y1\nmüller.dcm,1,2,3,4".encode("latin-1"))
+    with pytest.raises(ArchiveError, match=r"latin\.csv: is not UTF-8 text"):
+        read_boxes(tmp_path / "latin.csv")
     with pytest.raises(ArchiveError, match="does not exist"):
         BoxedMammograms(tmp_path / "none", table(tmp_path, "a.dcm,1,2,3,4"))
 

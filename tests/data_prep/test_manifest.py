@@ -124,6 +124,9 @@ def test_missing_empty_or_ragged_tables_are_refused(tmp_path: Path) -> None:
     path.write_text(",".join(COLUMNS) + "\n")
     with pytest.raises(ManifestError, match="holds no crop"):
         CropsManifest.read(tmp_path)
+    path.write_bytes(b"\xe9")
+    with pytest.raises(ManifestError, match="is not UTF-8"):
+        CropsManifest.read(tmp_path)
     for cells in (("a.png",), ("a.png",) * (len(COLUMNS) + 1)):
         path.write_text(",".join(COLUMNS) + "\n" + ",".join(cells) + "\n")
         with pytest.raises(ManifestError, match="row 2: has not"):

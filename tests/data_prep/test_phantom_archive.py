@@ -10,7 +10,7 @@ import pytest
 from data_prep.phantom_archive import COLUMNS, write_phantom_archive
 from data_prep.phantom_case import draw_case
 from data_prep.phantom_mammogram import Lesion, draw_mammogram
-from data_prep.phantom_parameters import MarginShares, PhantomParameters
+from data_prep.phantom_parameters import MarginShares, PhantomError, PhantomParameters
 
 SIZE = (320, 256)
 IDENTIFYING = (
@@ -192,11 +192,18 @@ def test_identifiers_are_unique_and_say_nothing(archive: Path) -> None:
     assert all(uid.is_valid for uid in uids)
 
 
-@pytest.mark.parametrize(("patients", "size"), [(3, SIZE), (8, (100, 256)), (8, (320, 100))])
+@pytest.mark.parametrize(
+    ("patients", "size", "message"),
+    [
+        (3, SIZE, "patients: 3. Give at least 4"),
+        (8, (100, 256), "height: 100. Give at least 320"),
+        (8, (320, 100), "width: 100. Give at least 256"),
+    ],
+)
 def test_too_few_patients_or_pixels_are_refused(
-    tmp_path: Path, patients: int, size: tuple[int, int]
+    tmp_path: Path, patients: int, size: tuple[int, int], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"Give at least 4 and \(320, 256\)"):
+    with pytest.raises(PhantomError, match=message):
         write_phantom_archive(tmp_path / "new", patients=patients, image_size=size)
     assert not (tmp_path / "new").exists()
 

@@ -2,7 +2,7 @@
 import pytest
 from scipy.stats import binomtest, kstest
 
-from data_prep.errors import LeakageError
+from data_prep.errors import DataError, LeakageError
 from data_prep.splits import check_patients, patient_share, refine_split
 
 PLACE_OF_P_00001 = 0.7835145213974819
@@ -32,7 +32,7 @@ def test_known_patients_stay_where_they_were_published() -> None:
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
 def test_impossible_share_is_refused(fraction: float) -> None:
-    with pytest.raises(ValueError, match="Give a share"):
+    with pytest.raises(DataError, match="Give a share"):
         refine_split("train", "P_00001", val_fraction=fraction)
 
 

@@ -53,10 +53,17 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--workers",
         type=int,
-        default=len(os.sched_getaffinity(0)),
+        default=_processors(),
         help="processes on this machine, default %(default)s; 0 runs all cells in this one",
     )
     add("--threads", type=int, default=1, help="threads in each worker, default %(default)s")
     for axis in ("regimes", "budgets", "units", "seeds"):
         add(f"--{axis}", nargs="+", metavar="NAME", help=f"only these {axis} of the file")
     return parser
+
+
+def _processors() -> int:
+    """Processors that this process may use; all of the machine where a system does not say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -22,6 +22,7 @@ class SharedFeatures(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Links the folder ``features`` of the run before the fit looks for it."""
         link = Path(trainer.default_root_dir) / "features"
-        if stage == "fit" and not link.exists():
-            Path(self.folder).mkdir(parents=True, exist_ok=True)
-            link.symlink_to(self.folder, target_is_directory=True)
+        if stage == "fit":
+            Path(self.folder).mkdir(parents=True, exist_ok=True)  # it may have been emptied since
+            if not link.exists():
+                link.symlink_to(self.folder, target_is_directory=True)

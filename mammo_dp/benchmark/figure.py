@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Utility against the budget, one panel per unit, as PNG."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ def draw(
             own = [r for r in measured if r.regime == regime and r.unit in (unit, "")]
             shift = 1.035 ** (place - (len(regimes) - 1) / 2)
             _series(axes, own, edge, shift, place, titles[regime])
-        for series, style in zip(published, ("--", ":", "-."), strict=False):
+        for series, style in zip(published, itertools.cycle(("--", ":", "-.")), strict=False):
             axes.plot(
                 *zip(*sorted(series.auroc.items()), strict=True),
                 color=_GREY,

@@ -19,11 +19,11 @@ from classifier.predictions import FILE_NAME as PREDICTIONS
 from classifier.predictions import Predictions, read_predictions
 from data_prep.manifest import Crop, CropsManifest
 from mammo_dp.benchmark.jobs import MEASURED
+from mammo_dp.report.diagnosis import LEAST_PATIENTS
 from mammo_dp.runs import read_run
 
 METRICS = ("auroc", "auprc", "brier", "calibration_slope")
 RESAMPLES = 1000
-LEAST = 5  # crops of each class that a subgroup must hold to be measured
 _EDGES_MM = (20.0, 40.0)  # of the crop's edge: small, medium and large masses with their margin
 
 
@@ -110,7 +110,8 @@ def compute(
         add(name, everything, on_all[name])
     add(METRICS[-1], everything, lambda w: calibration_slope(label, predictions.logit, w))
     for name, rows in subgroups(crops, edge_px):
-        if min(label[rows].sum(), (1 - label[rows]).sum()) >= LEAST:
+        by_class = (set(unit[rows & (label == c)].tolist()) for c in (0, 1))
+        if min(map(len, by_class)) >= LEAST_PATIENTS:  # numbers about few are about persons
             within = statistics(label[rows], predictions.logit[rows])
             add(f"auroc, {name}", rows, within["auroc"])
     return Measured(values=values, counts=counts)

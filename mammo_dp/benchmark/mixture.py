@@ -12,13 +12,19 @@ from mammo_dp.privacy.release import MIX, data_ledger, loose_delta
 from mammo_dp.privacy.statement import write_statement
 from mammo_dp.runs import close_run, open_run
 
+_PATIENTS = (
+    "The crops of patients that stand here beside the synthetic ones: this folder is not to be "
+    "released. What is said above is about the synthetic crops; a fit on the folder counts the "
+    "patients in its own statement."
+)
+
 
 def mix(real: str, synthetic: str, per_class: int, out: str) -> None:
     """Writes a folder of crops: the training crops of patients, and synthetic ones beside them.
 
     Of each class the first ``per_class`` synthetic crops of the table are taken, a number that no
-    patient changes. Pixels are linked, not copied. The statement carries what stands behind the
-    synthetic crops.
+    patient changes. Pixels are linked, not copied. The folder releases nothing; its statement
+    carries on what stands behind the synthetic crops.
 
     Args:
         real: Folder of crops of patients.
@@ -60,13 +66,12 @@ def mix(real: str, synthetic: str, per_class: int, out: str) -> None:
         *(_linked(crop, patients.folder, record.folder, "real") for crop in own),
         *(_linked(crop, made.folder, record.folder, "synthetic") for crop in chosen),
     ]
-    written = CropsManifest.write(record.folder, rows)
-    ledger = data_ledger(record, written)
+    ledger = data_ledger(record, CropsManifest.write(record.folder, rows))
     write_statement(
         record.folder,
         ledger,
         delta=loose_delta(ledger),
-        artefact=written.folder / "crops.csv",
+        exclusions=(_PATIENTS,),
         run=record,
     )
     close_run(record)

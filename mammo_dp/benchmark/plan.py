@@ -94,8 +94,9 @@ class Plan:
         return self.out / "jobs" / key
 
     def evaluation(self, key: str, evaluated: EvaluationSet) -> Path:
-        """Where a model is measured on a set."""
-        return self.run_folder(key) / f"test_{evaluated.name}"
+        """Where a model is measured on a set; another set of the same name has another folder."""
+        digits = evaluated.sha256[:_DIGITS]
+        return self.run_folder(key) / f"test_{evaluated.name}_{digits}"
 
     def measuring(self, key: str, evaluated: EvaluationSet) -> Job:
         """The job that measures a finished model on a set."""
@@ -107,13 +108,13 @@ class Plan:
             *_QUIET,
         )
         return Job(
-            key=f"{key}-{evaluated.name}",
+            key=f"{key}-{folder.name}",
             label=f"{evaluated.name}: {self.jobs[key].label}",
             lines=(line,),
             folders=(folder,),
             measured=(folder,),
             needs=(key,),
-            log=self.out / "logs" / f"{key}-{evaluated.name}.log",
+            log=self._log(f"{key}-{folder.name}"),
         )
 
     def _missing(self, regime: Regime) -> str:
@@ -189,7 +190,7 @@ class Plan:
             line += ["--trainer.callbacks+=mammo_dp.benchmark.features.SharedFeatures"]
             line += ["--trainer.callbacks.folder", str(self.out / "features")]
         for name, value in settings.items():
-            line += [f"--{name}", str(value)]
+            line += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
         line += [*_QUIET, *_NO_VALIDATION, "--run_dir", str(self.run_folder(key))]
         first = self._first.setdefault(body, key) if unit is not None else key
         parts = [label, f"epsilon {budget:g} per {unit}" if unit is not None else "no budget"]

@@ -63,7 +63,7 @@ class Opening:
 def evaluation_sets(
     crops: Path, external: Sequence[Path], *, open_test: bool
 ) -> list[EvaluationSet]:
-    """All sets that models are measured on; test sets share nobody with the training patients.
+    """All sets that models are measured on; test sets share nobody with train and val.
 
     Args:
         crops: Folder with the training patients; its val is for research.
@@ -71,8 +71,8 @@ def evaluation_sets(
         open_test: Whether the split test of ``crops`` is opened, too.
 
     Raises:
-        BenchmarkError: If there is no val, no test split, or an external set holds a training
-            patient or a training crop.
+        BenchmarkError: If there is no val, no test split, or an external set holds a patient or
+            a crop of train or val.
     """
     manifest = CropsManifest.read(crops)
     found = [_set("val", manifest, "val", "research")]
@@ -173,9 +173,9 @@ def _set(
     )
 
 
-def _refuse_overlap(training: CropsManifest, other: CropsManifest, split: Split) -> None:
-    """Refuses a test set that holds a training patient or a training crop, whatever its name."""
-    seen = [training.crops[row] for row in training.rows("train")]
+def _refuse_overlap(known: CropsManifest, other: CropsManifest, split: Split) -> None:
+    """Refuses a test set that holds a patient or a crop of train or val, whatever its name."""
+    seen = [known.crops[row] for row in (*known.rows("train"), *known.rows("val"))]
     tested = [other.crops[row] for row in other.rows(split)]
     patients = {(c.origin, c.patient_id) for c in seen if c.patient_id}
     pixels = {crop.sha256 for crop in seen}
@@ -183,6 +183,6 @@ def _refuse_overlap(training: CropsManifest, other: CropsManifest, split: Split)
     copies = sum(crop.sha256 in pixels for crop in tested)
     if same or copies:
         raise BenchmarkError(
-            f"{other.folder}: {len(same)} of its patients and {copies} of its crops are among the "
-            f"training data of {training.folder}. Remove them; a test set holds nobody who trained."
+            f"{other.folder}: {len(same)} of its patients and {copies} of its crops stand in train "
+            f"or val of {known.folder}. Remove them; a test set holds nobody who was seen before."
         )

@@ -32,6 +32,16 @@ class Published:
     regime: str
     auroc: Mapping[float, float]
 
+    def __post_init__(self) -> None:
+        """Refuses numbers that no axis could hold.
+
+        Raises:
+            ValueError: Naming them.
+        """
+        pairs = self.auroc.items() if isinstance(self.auroc, Mapping) else ()
+        if not pairs or not all(_is_number(e) and e > 0 and _is_number(a) for e, a in pairs):
+            raise ValueError(f"auroc {self.auroc!r} is no AUROC by epsilon above 0")
+
 
 def read_published(path: Path | None) -> list[Published]:
     """Reads a file of published numbers; none for no file.
@@ -43,8 +53,12 @@ def read_published(path: Path | None) -> list[Published]:
         return []
     try:
         return [Published(**entry) for entry in yaml.safe_load(path.read_text())]
-    except (OSError, TypeError, yaml.YAMLError) as error:
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
         fields = ", ".join(Published.__dataclass_fields__)
         raise BenchmarkError(
             f"{path}: holds no published numbers ({error}). Give a list of entries with {fields}."
         ) from error
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

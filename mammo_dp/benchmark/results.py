@@ -16,12 +16,14 @@ from mammo_dp.benchmark.plan import Cell
 from mammo_dp.benchmark.spec import Budget
 from mammo_dp.runs import read_run
 
-# What compared regimes must share: the same classifier, the same part of it, the same schedule.
+# What compared regimes should share: the same classifier, the same part of it, the same schedule.
 _ALIKE = (
     ("model", "backbone"),
     ("model", "backbone_args"),
     ("model", "image_size"),
     ("model", "trainable"),
+    ("model", "optimizer"),
+    ("model", "learning_rate"),
     ("trainer", "max_steps"),
     ("trainer", "max_epochs"),
 )
@@ -44,7 +46,7 @@ class Row:
         counts: Patients, crops and malignant crops, by name.
         cost: The largest over the seeds, end to end; none if no seed was measured.
         by_seed: AUROC on the crops as they are and on each resample, by seed.
-        settings: Settings that compared regimes must share.
+        settings: Settings that compared regimes should share.
     """
 
     evaluated: str

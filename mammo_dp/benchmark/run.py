@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from data_prep.manifest import CropsManifest
 from mammo_dp.benchmark import sheets
 from mammo_dp.benchmark.cluster import prepare, workers
 from mammo_dp.benchmark.cost import Cost
@@ -79,7 +80,7 @@ def run_benchmark(options: argparse.Namespace, command: Command) -> None:
     evaluated = evaluation_sets(crops, external, open_test=options.open_test)
     given = {"real": crops}
     if options.synthetic:
-        given["synthetic"] = Path(options.synthetic).resolve()
+        given["synthetic"] = _without_patients(Path(options.synthetic).resolve())
     plan = Plan.of(benchmark, out=out, given=given)
     if not plan.cells:
         raise BenchmarkError(
@@ -110,6 +111,21 @@ def run_benchmark(options: argparse.Namespace, command: Command) -> None:
         _run_all(found, lambda jobs, _: {job.key: Outcome(key=job.key) for job in jobs})
     _write(found, console)
     console.print(f"Tables: {out / 'benchmark.md'}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _without_patients(synthetic: Path) -> Path:
+    """The folder of synthetic crops, in which nobody is.
+
+    Raises:
+        BenchmarkError: If it holds crops of patients: a regime would not be what it is called.
+    """
+    patients = sum(not crop.is_synthetic for crop in CropsManifest.read(synthetic).crops)
+    if patients:
+        raise BenchmarkError(
+            f"--synthetic {synthetic}: {patients} of its crops are patients'. Give crops that were "
+            "drawn, generated or imported as synthetic; patients' crops go to --crops."
+        )
+    return synthetic
 
 
 def _waiting(found: _Results) -> bool:

@@ -243,7 +243,7 @@ def _conditions(rows: Sequence[Row]) -> str:
     said = dict.fromkeys(f"{c.adjacency}, by {c.accountant}, δ = {c.delta:g}" for c in costs)
     parts = [
         "Means over seeds; intervals resample patients, all crops of one together; “± seeds” is "
-        "the standard deviation over seeds.",
+        "the standard deviation over seeds of the last stage: a stage that cells share has one.",
         "“Budget ε” is what the last stage was given; “ε end to end” is from the sealed statement "
         "and covers every stage of the lineage (∞: no guarantee); “ε of a patient” is for the one "
         "with the most crops.",

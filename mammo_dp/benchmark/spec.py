@@ -157,21 +157,22 @@ class Benchmark:
         Raises:
             BenchmarkError: Naming the first of them.
         """
-        crops = {*GIVEN, *self.crops}
+        crops, stages = set(GIVEN), set[str]()  # what stands above: nothing is made of itself
         for name, line in self.crops.items():
-            words = line.split()
-            if words[0] not in (MIX, "prepare") or name in GIVEN:
+            words = line.split() if isinstance(line, str) else []
+            if words[:1] not in ([MIX], ["prepare"]) or name in GIVEN:
                 self._refuse(f"crops {name}: {line!r} is neither `prepare ...` nor `{_MIX}`")
             if words[0] == MIX and not _is_mix(words[1:], crops):
-                self._refuse(
-                    f"crops {name}: {line!r} is not `{_MIX}` of {', '.join(sorted(crops))}"
-                )
-        forms = [s for r in self.regimes for s in (r.private, r.none) if s is not None]
-        for stage in (*self.stages.values(), *forms):
+                above = ", ".join(sorted(crops))
+                self._refuse(f"crops {name}: {line!r} is not `{_MIX}` of {above}, known so far")
+            crops.add(name)
+        forms = [(None, s) for r in self.regimes for s in (r.private, r.none) if s is not None]
+        for name, stage in (*self.stages.items(), *forms):
             if stage.crops not in crops:
                 self._refuse(f"no crops are called {stage.crops!r}")
-            if stage.weights is not None and stage.weights not in self.stages:
-                self._refuse(f"no stage is called {stage.weights!r}")
+            if stage.weights is not None and stage.weights not in stages:
+                self._refuse(f"no stage above is called {stage.weights!r}")
+            stages |= {name} if name else set()
         if unseeded := [name for name, stage in self.stages.items() if stage.seed is None]:
             self._refuse(f"stages {', '.join(unseeded)} are shared and need a `seed`")
         if self.reference not in {regime.name for regime in self.regimes}:

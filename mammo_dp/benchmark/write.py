@@ -39,7 +39,7 @@ def as_json(
         evaluated: What a reader must know of each set.
         book: Looks at test sets.
         published: Numbers of others.
-        outcomes: How each job ended.
+        outcomes: How each job ended; what was done by an earlier call took no time.
         failures: Error by label of the job.
     """
     content = {
@@ -63,7 +63,7 @@ def as_json(
         ],
         "failures": dict(failures),
         "skipped": plan.skipped,
-        "processor_seconds": sum(outcome.processor_seconds for outcome in outcomes.values()),
+        "processor_seconds_of_this_call": sum(one.processor_seconds for one in outcomes.values()),
         "versions": versions(),
     }
     return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"

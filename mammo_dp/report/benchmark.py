@@ -4,6 +4,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from classifier.evaluate import Estimate
 from mammo_dp.report.beside import Result
 from mammo_dp.report.compare import estimate
 from mammo_dp.report.tables import NONE, epsilon, interval, number
@@ -102,9 +103,7 @@ def _main(row: Mapping[str, Any], titles: Mapping[str, str]) -> tuple[str, ...]:
         interval(estimate(metrics["auroc"])),
         number(metrics["auroc"]["seed_deviation"]),
         *(number(estimate(metrics.get(n, {})).value) for n in ("brier", "calibration_slope")),
-        f"{epsilon(float(cost['epsilon']))} per {cost['unit']}"
-        if cost["unit"]
-        else "0, no patient",
+        f"{epsilon(float(cost['epsilon']))} per {cost['unit']}" if cost["unit"] else _NOBODY,
         epsilon(float(cost["epsilon_patient"])),
         f"{cost['delta']:g}" if cost["unit"] else NONE,
         number(cost["advantage"]),
@@ -116,16 +115,16 @@ def _difference(
     one: Mapping[str, Any], titles: Mapping[str, str], reference: str
 ) -> tuple[str, ...]:
     """A comparison, seen from the regime that is not the reference."""
-    auroc, regime = one["auroc"], one["regime"]
+    auroc, regime = estimate(one["auroc"]), one["regime"]
     if regime == reference:
         regime = one["other"]
-        auroc = {"value": -auroc["value"], "low": -auroc["high"], "high": -auroc["low"]}
+        auroc = Estimate(-auroc.value, -auroc.high, -auroc.low)
     return (
         titles[regime],
         titles[reference],
         _budget(one["budget"]),
         one["unit"] or NONE,
-        interval(estimate(auroc)),
+        interval(auroc),
         ", ".join(one["unlike"]) or NONE,
     )
 
@@ -139,9 +138,10 @@ def _conditions(rows: list[Mapping[str, Any]]) -> str:
     )
     finite = f" Each finite ε: {'; '.join(said)}." if said else ""
     return (
-        "Means over seeds; intervals resample patients. “Budget ε” is what the last stage was "
-        "given; “ε end to end” covers every stage of the lineage (∞: no guarantee); “ε of a "
-        f"patient” is for the one with the most crops.{finite}"
+        "Means over seeds; intervals resample patients. “± seeds” is the standard deviation over "
+        "seeds of the last stage: a stage that cells share has one. “Budget ε” is what the last "
+        "stage was given; “ε end to end” covers every stage of the lineage (∞: no guarantee); “ε "
+        f"of a patient” is for the one with the most crops.{finite}"
     )
 
 

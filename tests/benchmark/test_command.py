@@ -63,7 +63,8 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
     for flags, named in (
         (["--regimes", "best"], "has no best"),
         (["--regimes", "mixed"], "--synthetic was not given"),
-        (["--external", str(same.folder)], "among the training data"),
+        (["--external", str(same.folder)], "in train or val"),
+        (["--synthetic", str(same.folder)], "24 of its crops are patients'"),
         (["--workers", "-1"], "--workers -1"),
     ):
         assert main([*line, *flags]) == 1

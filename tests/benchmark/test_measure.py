@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
@@ -72,6 +74,13 @@ def test_all_models_are_measured_on_the_same_resamples(measured: Measured) -> No
     assert np.array_equal(measured.values["auroc"], same.values["auroc"])
     difference = measured.values["auroc"] - other.values["auroc"]
     assert difference.std() < measured.values["auroc"].std() + other.values["auroc"].std()
+
+
+def test_a_subgroup_of_few_patients_is_not_measured(measured: Measured) -> None:
+    assert "auroc, view CC" in measured.values
+    of_four = replace(predictions(0), patient=np.arange(60) // 15)
+    found = compute(of_four, CROPS, edge_px=128, resamples=20)
+    assert "auroc, view CC" not in found.values
 
 
 def test_subgroups_are_those_that_the_manifest_tells_apart() -> None:

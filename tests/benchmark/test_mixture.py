@@ -48,6 +48,16 @@ def test_what_stands_behind_the_synthetic_crops_goes_on(
     assert (access.stage, access.cohort.dataset) == ("A generator", "phantom-archive")
 
 
+def test_a_folder_with_patients_releases_nothing(
+    cohort: CropsManifest, make_cohort: Callable[..., CropsManifest], tmp_path: Path
+) -> None:
+    phantoms = make_cohort("phantoms", origin="phantom", crops=60, seed=3)
+    mix(str(cohort.folder), str(phantoms.folder), 8, str(tmp_path / "mixed"))
+    said = (tmp_path / "mixed" / "PRIVACY.md").read_text()
+    assert "Released" not in said
+    assert "this folder is not to be released" in said
+
+
 def test_verify_accepts_mixed_crops_and_sees_a_forged_one(
     cohort: CropsManifest, make_cohort: Callable[..., CropsManifest], tmp_path: Path
 ) -> None:

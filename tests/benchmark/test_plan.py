@@ -6,6 +6,7 @@ import pytest
 
 from data_prep.manifest import CropsManifest
 from mammo_dp.benchmark.plan import Plan
+from mammo_dp.benchmark.protocol import EvaluationSet
 from mammo_dp.benchmark.spec import Benchmark
 
 Write = Callable[..., Path]
@@ -64,6 +65,29 @@ def test_a_changed_stage_renames_what_starts_from_it(
     after = planned(write(stages={"body": stage}))
     assert keys(after, "dp") == keys(before, "dp")
     assert not set(keys(after, "start")) & set(keys(before, "start"))
+
+
+def test_another_set_of_the_same_name_is_measured_elsewhere(
+    write: Write, planned: Callable[..., Plan], tmp_path: Path
+) -> None:
+    plan = planned(write())
+    key = plan.cells[0].key
+    one, other = (
+        EvaluationSet(name="x", folder=tmp_path, split="test", sha256=sha256, purpose="test")
+        for sha256 in (64 * "a", 64 * "b")
+    )
+    assert plan.evaluation(key, one) != plan.evaluation(key, other)
+    assert plan.measuring(key, one).log != plan.measuring(key, other).log
+
+
+def test_settings_reach_the_fit_as_yaml_has_them(
+    write: Write, planned: Callable[..., Plan]
+) -> None:
+    stage = {"fit": ["plain.yaml"], "crops": "real", "set": {"a": None, "b": True, "c": "x"}}
+    plan = planned(write(regimes={"dp": {"none": stage}}))
+    line = next(iter(plan.jobs.values())).lines[0]
+    words = [line[line.index(flag) + 1] for flag in ("--a", "--b", "--c")]
+    assert words == ["null", "true", "x"]
 
 
 def test_jobs_come_after_what_they_need_and_one_fills_the_features_of_all(

@@ -28,19 +28,19 @@ def test_val_is_for_research_and_other_patients_are_a_test(
     assert "no test" in said_of(val, [])
 
 
-def test_a_training_patient_in_a_test_set_is_refused(
+def test_a_patient_of_train_or_val_in_a_test_set_is_refused(
     cohort: CropsManifest, make_cohort: Make
 ) -> None:
     other = all_test(make_cohort("elsewhere", seed=5))  # other pixels, same origin and numbers
-    with pytest.raises(BenchmarkError, match="4 of its patients and 0 of its crops"):
+    with pytest.raises(BenchmarkError, match="6 of its patients and 0 of its crops"):
         evaluation_sets(cohort.folder, [other.folder], open_test=False)
 
 
-def test_a_training_crop_under_another_name_is_refused(
+def test_a_crop_of_train_or_val_under_another_name_is_refused(
     cohort: CropsManifest, make_cohort: Make
 ) -> None:
     other = all_test(make_cohort("elsewhere", origin="another-archive"))  # same pixels
-    with pytest.raises(BenchmarkError, match="0 of its patients and 20 of its crops"):
+    with pytest.raises(BenchmarkError, match="0 of its patients and 24 of its crops"):
         evaluation_sets(cohort.folder, [other.folder], open_test=False)
 
 

@@ -16,6 +16,10 @@ def with_stage(**stage: Any) -> dict[str, Any]:
     return {"dp": {"private": {"fit": ["private.yaml"], "crops": "real", **stage}}}
 
 
+def with_itself() -> dict[str, Any]:
+    return {"body": {"fit": ["plain.yaml"], "crops": "phantoms", "seed": 0, "weights": "body"}}
+
+
 def test_a_file_is_read_with_its_configurations_beside_it(write: Write) -> None:
     read = Benchmark.read(write())
     assert [regime.name for regime in read.regimes] == ["dp", "same", "start", "mixed", "plain"]
@@ -36,6 +40,10 @@ def test_a_file_is_read_with_its_configurations_beside_it(write: Write) -> None:
         ({"regimes": with_stage(weights="nobody")}, "'nobody'"),
         ({"regimes": with_stage(wights="body")}, "wights"),
         ({"crops": {"phantoms": "rm -r data"}}, "rm -r data"),
+        ({"crops": {"phantoms": ""}}, "crops phantoms: ''"),
+        ({"crops": {"phantoms": 3}}, "crops phantoms: 3"),
+        ({"crops": {"both": "mix both synthetic --per_class 6"}}, "mix both synthetic"),
+        ({"stages": with_itself()}, "no stage above is called 'body'"),
         ({"crops": {"both": "mix real nothing --per_class 6"}}, "mix real nothing"),
         ({"crops": {"both": "mix real synthetic"}}, "--per_class N"),
         ({"crops": {"both": "mix real synthetic --per_class few"}}, "--per_class few"),

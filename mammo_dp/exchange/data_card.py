@@ -22,9 +22,13 @@ _USES = """\
   image may be used.
 - Not for diagnosis, and not as evidence about patients: how often something is seen here says
   nothing about how often it occurs."""
+_LABELS = {
+    "generator": "what was asked of the generator",
+    "phantom": "what the procedure drew",
+    "classifier": "what a classifier said of the crop",
+}
 _LIMITS = """\
-- The label is what was asked of the generator. No biopsy stands behind it, and no radiologist has
-  looked.
+- The label is {label}. No biopsy stands behind it, and no radiologist has looked.
 - What the generator learned wrong, or from few patients, is in every crop. A score on this set is
   not a score on patients.
 - Crops of one generator are not independent patients: intervals over crops are too narrow."""
@@ -57,6 +61,8 @@ def data_card(
     crops = manifest.crops
     classes = Counter("malignant" if crop.malignant else "benign" for crop in crops)
     rule = _RULES[crops[0].crop_rule]
+    sources = sorted({crop.label_source for crop in crops})
+    label = ", or ".join(_LABELS.get(source, f"of unknown source ({source})") for source in sources)
     origins = ", ".join(f"`{origin}`" for origin in sorted({crop.origin for crop in crops}))
     lines = [
         f"# {len(crops):,} synthetic breast mass crops",
@@ -96,7 +102,7 @@ def data_card(
         "",
         "## Limits",
         "",
-        _LIMITS,
+        _LIMITS.format(label=label),
         *([] if lineage.protects else [_UNPROTECTED]),
     ]
     return "\n".join(lines) + "\n"

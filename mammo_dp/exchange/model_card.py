@@ -29,12 +29,20 @@ _TIMM = """
 Where timm alone is installed, `timm.create_model("local-dir:THIS_FOLDER", pretrained=True)` gives
 the same logits."""
 _USES = """\
-- To study how a classifier of breast masses behaves that was trained under a privacy guarantee.
+- To study how a classifier of breast masses behaves{trained}.
 - Not for diagnosis. It is research software, no medical device, and was not tested in a clinic."""
 _LIMITS = """\
 - It scores a crop around a mass that somebody has found; it finds none.
 - Scores hold for crops cut as those of training, from similar machines and patients.
-- The guarantee covers the weights. What is computed with them on patients is private data again."""
+- What is computed with the weights on patients is private data{again}."""
+_GUARDED = {
+    "tag": ", differential-privacy",
+    "trained": " that was trained under a privacy guarantee",
+    "again": " again: the guarantee covers the weights alone",
+}
+_UNPROTECTED = """\
+- Some patients behind the weights have no guarantee (see Privacy): the weights may give them
+  away."""
 
 
 def model_card(
@@ -61,6 +69,8 @@ def model_card(
     """
     size, fitted = shared.image_size, shared.released.calibration
     use = _USE[form].format(size=size, timm=_TIMM if timm else "")
+    private = lineage.protects and bool(lineage.stored["statements"])
+    words = _GUARDED if private else dict.fromkeys(_GUARDED, "")
     calibrated = (
         "The probability is not calibrated."
         if fitted is None
@@ -69,7 +79,7 @@ def model_card(
     lines = [
         *("---", "library_name: timm" if timm else "library_name: mammo_dp"),
         *("pipeline_tag: image-classification", "license: other"),
-        *("tags: [mammography, breast-mass, malignancy, differential-privacy]", "---", ""),
+        *(f"tags: [mammography, breast-mass, malignancy{words['tag']}]", "---", ""),
         *("# Malignancy of breast masses in mammogram crops", ""),
         f"A `{facts['settings']['backbone']}` that maps a crop of {size} x {size} pixels to a "
         f"logit; above 0 means malignant. {calibrated}",
@@ -86,7 +96,10 @@ def model_card(
         *("## Training data", ""),
         *([f"- {line}." for line in terms] or ["- No patient."]),
         "",
-        *("## Intended use", "", _USES, "", "## Limits", "", _LIMITS, ""),
+        *("## Intended use", "", _USES.format(**words), ""),
+        *("## Limits", "", _LIMITS.format(**words)),
+        *(() if lineage.protects else (_UNPROTECTED,)),
+        "",
         *("## What belongs together", ""),
         f"- Statement `privacy.json`: SHA-256 `{facts['statement_sha256']}`.",
         f"- It is about a checkpoint of SHA-256 `{facts['checkpoint_sha256']}`,",

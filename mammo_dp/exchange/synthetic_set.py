@@ -35,6 +35,7 @@ def synthetic_set(
     Raises:
         ExportError: If a patient stands behind a crop.
         ManifestError: If the manifest or a crop is malformed.
+        RunError: If the folder does not say which command made it, as one that was exported.
         PrivacyError: If the statement is missing or does not hold.
         LicenceError: If the cohort's terms forbid the export, or are unknown.
     """
@@ -44,7 +45,7 @@ def synthetic_set(
             f"{manifest.folder / CROPS}: patients stand behind crops of {', '.join(origins)}. Only "
             "generated crops are exported."
         )
-    lineage = Lineage.of(manifest.folder)
+    lineage, made = Lineage.of(manifest.folder), read_run(manifest.folder)
     terms = require_terms((access.cohort for access in lineage.ledger.accesses), licence_of_cohort)
     folder = Path(out) / FOLDER
     for row in watched(range(len(manifest.crops)), "Copying crops"):
@@ -55,7 +56,6 @@ def synthetic_set(
             label = "malignant" if crop.malignant else "benign"
             save_secondary_capture(folder / "dicom" / f"{row:06d}_{label}.dcm", file)
     lineage.copy_to(folder)
-    size = pixels.shape[0]
-    card = data_card(manifest, size, read_run(manifest.folder), lineage, terms, dicom=dicom)
+    card = data_card(manifest, pixels.shape[0], made, lineage, terms, dicom=dicom)
     write_text_atomically(folder / CARD, card)
     shutil.copyfile(manifest.folder / CROPS, folder / CROPS)  # last: with it the folder is whole

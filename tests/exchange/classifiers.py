@@ -30,6 +30,7 @@ def run_of_classifier(
     *,
     calibration: tuple[float, float] | None = None,
     crops: TrainedCrops | None = CUT,
+    mechanism: Mechanism | None = STEPS,
     **model: Any,
 ) -> Path:
     record = open_run(
@@ -61,7 +62,7 @@ def run_of_classifier(
         f"DPCropClassifier ({folder.name})",
         cohort,
         "train",
-        mechanism=STEPS,
+        mechanism=mechanism,
         released=file_sha256(path),
     )
     write_statement(

@@ -145,6 +145,8 @@ def test_the_card_says_who_is_protected_how_it_is_used_and_what_belongs_together
     card, shared = (exported / "README.md").read_text(), SharedClassifier.read(run)
     for part in (
         "library_name: timm",
+        "malignancy, differential-privacy]",
+        "trained under a privacy guarantee",
         "sigmoid(0.5 x logit -1)",
         json.loads((run / "privacy.json").read_text())["summary"],
         "cbis-ddsm: CC BY 3.0",
@@ -155,6 +157,19 @@ def test_the_card_says_who_is_protected_how_it_is_used_and_what_belongs_together
         file_sha256(exported / "model.safetensors"),
     ):
         assert part in card, part
+    assert "no guarantee (see Privacy)" not in card
+
+
+def test_the_card_of_a_classifier_without_privacy_claims_none(
+    tmp_path: Path, cohort: CropsManifest
+) -> None:
+    plain = run_of_classifier(tmp_path / "run", cohort, mechanism=None)
+    classifier(run=str(plain), out=str(tmp_path / "out"))
+    card = (tmp_path / "out" / "classifier" / "README.md").read_text()
+    assert "epsilon = infinity" in card
+    assert "have no guarantee (see Privacy)" in card
+    for claim in ("differential-privacy", "under a privacy guarantee", "the guarantee covers"):
+        assert claim not in card
 
 
 def edit_calibration(folder: Path) -> None:

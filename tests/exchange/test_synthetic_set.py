@@ -18,7 +18,9 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.ledger import PrivacyLedger
 from mammo_dp.privacy.review import verify
 from mammo_dp.privacy.statement import collect_parents
+from mammo_dp.runs import RunError
 from tests.conftest import write_cohort
+from tests.exchange.classifiers import run_of_classifier
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +162,27 @@ def test_phantoms_are_exported_with_what_their_statement_leaves_open(tmp_path: P
     assert "No patient data was used." in card
     assert "may resemble" not in card
     assert "Phantom crops hold no patient, but" in card
+    assert "The label is what the procedure drew." in card
+
+
+def test_the_card_says_that_a_classifier_gave_the_labels(
+    tmp_path: Path, cohort: CropsManifest
+) -> None:
+    judge = run_of_classifier(tmp_path / "judge", cohort) / "checkpoints" / "last.ckpt"
+    phantoms, judged = str(tmp_path / "phantoms"), str(tmp_path / "judged")
+    words = ["--out", phantoms, "--per_class", "2", "--size", "32"]
+    assert main(["prepare", "phantoms", *words]) == 0
+    words = ["--crops", phantoms, "--checkpoint", str(judge), "--out", judged]
+    assert main(["relabel", *words]) == 0
+    synthetic_set(crops=judged, out=str(tmp_path / "out"))
+    card = (tmp_path / "out" / "synthetic_set" / "DATA_CARD.md").read_text()
+    assert "The label is what a classifier said of the crop." in card
+
+
+def test_an_export_is_not_exported_again(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is no readable run record"):
+        synthetic_set(crops=str(exported), out=str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_imported_set_takes_its_provenance_and_needs_known_terms(

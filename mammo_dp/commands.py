@@ -15,8 +15,7 @@ import data_prep  # noqa: F401  declares what torchvision lacks before lightning
 # isort: split
 from jsonargparse import SUPPRESS, ArgumentParser, auto_cli
 
-from mammo_dp.runs import FILE_NAME as RUN
-from mammo_dp.runs import close_run, open_run
+from mammo_dp.runs import close_run, forget_run, open_run
 
 Function = Callable[..., None]
 # Flags that name what a command reads; their content is hashed into run.json.
@@ -177,7 +176,7 @@ def recorded(function: Function, command: str) -> Function:
         try:
             function(**values)
         except Exception:
-            _forget_empty(record.folder)
+            forget_run(record)
             raise
         if (record.folder / "crops.csv").exists():
             # Imports lightning, which takes seconds; commands that write no crops do without.
@@ -187,9 +186,3 @@ def recorded(function: Function, command: str) -> Function:
         close_run(record)
 
     return run
-
-
-def _forget_empty(folder: Path) -> None:
-    """Removes the record of a run that has written nothing else."""
-    if [path.name for path in folder.iterdir()] == [RUN]:
-        (folder / RUN).unlink()

@@ -77,7 +77,9 @@ class Pipeline:
         try:
             content = yaml.safe_load(path.read_text())
             return cls(path=path, **content)
-        except (OSError, TypeError, yaml.YAMLError) as error:
+        except PipelineError:
+            raise
+        except (OSError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
             raise PipelineError(
                 f"{path}: is no pipeline ({error}). It has description, arguments, configs and "
                 "stages."

@@ -10,8 +10,10 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -170,6 +172,28 @@ def close_run(record: RunRecord) -> RunRecord:
     return done
 
 
+def forget_run(record: RunRecord, *traces: str) -> None:
+    """Takes back a run that was refused before it made anything, and its folder with it.
+
+    Args:
+        record: An unfinished run.
+        traces: Files that only repeat what was asked for, as patterns below the folder. Where any
+            other file lies beside them, all is left as it is.
+    """
+    written = [path for path in record.folder.rglob("*") if not path.is_dir()]
+    if record.is_finished or not all(
+        any(fnmatch(path.relative_to(record.folder).as_posix(), p) for p in (FILE_NAME, *traces))
+        for path in written
+    ):
+        return
+    with suppress(OSError):  # a further process of the same fit may do so, too
+        for path in written:
+            path.unlink()
+        for folder in sorted(record.folder.rglob("*"), reverse=True):
+            folder.rmdir()
+        record.folder.rmdir()
+
+
 def read_run(folder: str | Path) -> RunRecord:
     """Reads ``run.json``.
 
@@ -181,7 +205,7 @@ def read_run(folder: str | Path) -> RunRecord:
         stored = json.loads(path.read_text())
         inputs = {role: RunInput(**value) for role, value in stored.pop("inputs").items()}
         return RunRecord(folder=Path(folder), inputs=inputs, **stored)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(
             f"{path}: is no readable run record ({error}). Give the folder of a run."
         ) from error

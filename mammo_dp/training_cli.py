@@ -31,10 +31,20 @@ from mammo_dp.privacy.refusals import refuse_trainer
 from mammo_dp.privacy.release import write_fit_statement
 from mammo_dp.privacy.statement import collect_parents
 from mammo_dp.privacy.training import DPTraining
-from mammo_dp.runs import RunError, RunRecord, close_run, open_run, write_text_atomically
+from mammo_dp.runs import (
+    RunError,
+    RunRecord,
+    close_run,
+    forget_run,
+    open_run,
+    write_text_atomically,
+)
 
 RELEASED = Path("checkpoints") / "last.ckpt"  # weights and hyper-parameters, no optimizer state
 RESUME = Path("checkpoints") / "resume.ckpt"
+CONFIG = "config.yaml"
+# Load weights, of the hub or a file, that no statement would know of.
+_PAST_THE_LINEAGE = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
 # Differ between a fit and its repetition elsewhere, or are derived from `run_dir`.
 _NOT_CONFIG = ("config", "run", "run_dir", "ckpt_path", "weights_only", "verbose")
 
@@ -48,6 +58,15 @@ class TrainingCLI(LightningCLI):
 
     record: RunRecord
     words: ArgsType
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        """Runs the command; one that is refused leaves no folder behind."""
+        try:
+            super().__init__(*arguments, **settings)
+        except ValueError:  # as all refusals are
+            if hasattr(self, "record"):
+                forget_run(self.record, CONFIG, "logs/*/hparams.yaml")
+            raise
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Keeps the words of the command, see :meth:`before_fit`."""
@@ -98,6 +117,12 @@ class TrainingCLI(LightningCLI):
             config.trainer.devices = config.trainer.num_nodes = 1
             config.trainer.strategy = "auto"
         plain = self.plain_config()
+        unbooked = set(plain["model"].get("init_args", {}).get("backbone_args") or {})
+        if unbooked := unbooked.intersection(_PAST_THE_LINEAGE):
+            raise RunError(
+                f"backbone_args: {', '.join(sorted(unbooked))} would load weights that no "
+                "statement counts. Give --model.init_args.weights or --model.init_args.pretrained."
+            )
         self.record = open_run(
             config.run_dir,
             command=str(self.subcommand),
@@ -110,7 +135,7 @@ class TrainingCLI(LightningCLI):
         if fitting:  # an unknown lineage is refused now, not after training
             collect_parents(entry.path for entry in self.record.inputs.values())
         rank_zero_only(write_text_atomically)(
-            self.record.folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False)
+            self.record.folder / CONFIG, yaml.safe_dump(plain, sort_keys=False)
         )
         resume = self.record.folder / RESUME
         if fitting:
@@ -234,9 +259,9 @@ def train(arguments: Sequence[str]) -> None:
     """
     arguments = list(arguments)
     if arguments and arguments[0] != "fit" and (run := _value_of("--run", arguments)):
-        config = Path(run) / "config.yaml"
+        config = Path(run) / CONFIG
         if not config.is_file():
-            raise RunError(f"--run {run}: holds no config.yaml. Give the run folder of a fit.")
+            raise RunError(f"--run {run}: holds no {CONFIG}. Give the run folder of a fit.")
         arguments[1:1] = ["--config", str(config)]
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no product tips
     try:

@@ -70,6 +70,8 @@ def test_another_pipeline_into_the_same_folder_is_refused(tmp_path: Path) -> Non
         ({"stages": [{"each": "fit"}]}, "stage 1: is no command line and no grid"),
         ({"arguments": {"out": "x", "crops": "y"}}, r"arguments \['out'\] are reserved"),
         ({"colour": "red"}, "is no pipeline"),
+        ({"stages": ["fit 'quoted"]}, r"is no pipeline \(No closing quotation"),
+        ({"stages": [{"grid": ["a"], "each": "fit"}]}, "is no pipeline"),
     ],
 )
 def test_malformed_files_are_named(

@@ -9,6 +9,7 @@ from mammo_dp.runs import (
     RunError,
     close_run,
     file_sha256,
+    forget_run,
     input_sha256,
     open_run,
     read_run,
@@ -92,6 +93,22 @@ def test_nested_runs_caches_and_logs_are_not_hashed(tmp_path: Path) -> None:
     assert run_of(tmp_path / "run" / "test_val" / "scores.txt") == tmp_path / "run" / "test_val"
     assert run_of(tmp_path / "run" / "model.txt") == tmp_path / "run"
     assert run_of(tmp_path) is None
+
+
+def test_a_refused_run_is_forgotten_and_one_that_made_something_is_not(tmp_path: Path) -> None:
+    for made in ("model.ckpt", "logs/0/metrics.csv", "inner/run.json"):
+        kept = open_run(tmp_path / "run", command="fit", config={}, inputs={})
+        write_text_atomically(kept.folder / made, "42")
+        forget_run(kept, "config.yaml", "logs/*/hparams.yaml")
+        assert (kept.folder / "run.json").exists()
+        (kept.folder / made).unlink()
+    for trace in ("config.yaml", "logs/0/hparams.yaml"):
+        write_text_atomically(kept.folder / trace, "asked for")
+    done = close_run(kept)
+    forget_run(done, "config.yaml", "logs/*/hparams.yaml")
+    assert (kept.folder / "run.json").exists()
+    forget_run(kept, "config.yaml", "logs/*/hparams.yaml")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_folder_hash_sees_names_and_sizes_and_crops_by_their_table(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from classifier.module import CropClassifier
 from data_prep.manifest import CropsManifest
 from mammo_dp.main import main, run
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.release import PHANTOMS
+from mammo_dp.privacy.release import PHANTOMS, SEEDED
 from mammo_dp.runs import RunError, read_run
 
 BODY = {
@@ -175,6 +175,17 @@ def test_what_the_phantoms_owe_to_real_crops_reaches_every_descendant(
     assert PHANTOMS in stored["exclusions"]
 
 
+def test_a_seed_that_removes_the_noise_is_told_to_every_descendant(
+    tmp_path: Path, cohort: CropsManifest
+) -> None:
+    run([*fit_line(tmp_path, cohort, DP, "seeded"), "--data.init_args.insecure_seed", "1"])
+    weights = str(tmp_path / "seeded" / "checkpoints" / "last.ckpt")
+    run([*fit_line(tmp_path, cohort, DP, "dp"), "--model.init_args.weights", weights])
+    for name in ("seeded", "dp"):
+        assert SEEDED in json.loads((tmp_path / name / "privacy.json").read_text())["exclusions"]
+        run(["privacy", "verify", str(tmp_path / name)])
+
+
 def test_weights_without_their_lineage_are_refused_before_training(
     tmp_path: Path, cohort: CropsManifest
 ) -> None:
@@ -184,7 +195,7 @@ def test_weights_without_their_lineage_are_refused_before_training(
     line = fit_line(tmp_path, cohort, DP, "dp")
     with pytest.raises(PrivacyError, match=r"copied\.ckpt: is a checkpoint of a fit outside"):
         run([*line, "--model.init_args.weights", str(copied)])
-    assert not (tmp_path / "dp" / "checkpoints").exists()
+    assert not (tmp_path / "dp").exists()
 
 
 @pytest.mark.parametrize(
@@ -209,6 +220,18 @@ def test_delta_above_one_per_patient_is_refused(tmp_path: Path, cohort: CropsMan
     line = fit_line(tmp_path, cohort, DP, "dp")
     with pytest.raises(PrivacyError, match="delta"):
         run([*line, "--model.init_args.delta", "0.25"])
+    assert not (tmp_path / "dp").exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoint_path", "pretrained"])
+def test_weights_past_the_lineage_are_refused(
+    tmp_path: Path, cohort: CropsManifest, name: str
+) -> None:
+    model = {**TINY["model"], "init_args": {**BODY, "backbone_args": {name: "leaky.ckpt"}}}
+    line = fit_line(tmp_path, cohort, {**TINY, "model": model}, "plain")
+    with pytest.raises(RunError, match=f"backbone_args: {name} would load weights"):
+        run(line)
+    assert not (tmp_path / "plain").exists()
 
 
 @pytest.mark.parametrize(
@@ -230,6 +253,7 @@ def test_what_a_model_says_of_its_arguments_reaches_the_user(
     message: str,
 ) -> None:
     assert main([*fit_line(tmp_path, cohort, config, "run"), *flags]) == 1
+    assert not (tmp_path / "run").exists()
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mammo-dp")]
     assert line.startswith("mammo-dp fit: ")
     assert re.search(message, line)

@@ -101,7 +101,8 @@ class Cohort:
 
         Returns:
             Empty if no patient is in both, else a clause for a sentence. What cannot be compared is
-            taken to overlap, unless both data sets are named and differ.
+            taken to overlap, unless both data sets are named and differ; spelling and case do not
+            tell them apart, nor that one name is a part of the other (DDSM, CBIS-DDSM).
         """
         if self.is_empty or other.is_empty:
             return ""
@@ -112,10 +113,13 @@ class Cohort:
             if common == len(self.patients):
                 return "on these patients"
             return f"on {common} of these {len(self.patients)} patients" if common else ""
-        mine, others = set(self.dataset.split("+")), set(other.dataset.split("+"))
-        if "" not in mine | others and not mine & others:
-            return ""
-        return "on unknown patients, taken to be these,"
+        if any(
+            mine in others or others in mine
+            for mine in _names(self.dataset)
+            for others in _names(other.dataset)
+        ):
+            return "on unknown patients, taken to be these,"
+        return ""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``privacy.json``."""
@@ -189,6 +193,11 @@ def _parsed(text: str, where: str) -> bytes:
             "or remove it to have one made."
         )
     return key
+
+
+def _names(dataset: str) -> list[str]:
+    """Names of data sets as people mean them: lower case, letters and digits only."""
+    return ["".join(filter(str.isalnum, name.lower())) for name in dataset.split("+")]
 
 
 def _keyed(key: bytes, origin: str, patient: str) -> str:

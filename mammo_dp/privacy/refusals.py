@@ -2,7 +2,13 @@
 """Settings of a trainer under which the stated guarantee would not hold."""
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    EarlyStopping,
+    LearningRateFinder,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from mammo_dp.privacy import strategy
@@ -10,6 +16,8 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.strategy import DPDDPStrategy
 
 _PRECISIONS = ("32-true", "bf16-mixed")
+# The finders take steps that they then erase from the account; the average measures batches anew.
+_SELECTING = (EarlyStopping, LearningRateFinder, BatchSizeFinder, StochasticWeightAveraging)
 
 
 def refuse_trainer(trainer: Trainer) -> None:
@@ -25,7 +33,7 @@ def refuse_trainer(trainer: Trainer) -> None:
     selecting = [
         type(callback).__name__
         for callback in trainer.callbacks  # type: ignore[attr-defined]
-        if isinstance(callback, EarlyStopping)
+        if isinstance(callback, _SELECTING)
         or (isinstance(callback, ModelCheckpoint) and callback.monitor is not None)
     ]
     refusals = (
@@ -58,8 +66,8 @@ def refuse_trainer(trainer: Trainer) -> None:
         ),
         (
             bool(selecting),
-            f"{', '.join(selecting)}: stops or selects by private metrics. Remove it; "
-            "the weights of the last step are released.",
+            f"{', '.join(selecting)}: stops, selects or tunes by private metrics. Remove it; "
+            "the weights of the last step are released, or their average by ema_decay.",
         ),
     )
     if found := [message for refused, message in refusals if refused]:

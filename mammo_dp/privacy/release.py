@@ -78,10 +78,9 @@ def write_fit_statement(record: RunRecord, trainer: "Trainer", released: Path) -
     )
     write_statement(
         record.folder,
-        ledger,
+        replace(ledger, exclusions=(*ledger.exclusions, *_left_open(module, data))),
         delta=private.budget.delta if private is not None else loose_delta(ledger),
         artefact=released,
-        exclusions=_exclusions(module, data),
         randomness=(
             randomness(data.sampling.unit, seeded=data.insecure_seed is not None)
             if private is not None
@@ -171,14 +170,17 @@ def _imported(record: RunRecord, manifest: CropsManifest) -> Access:
     try:
         said = yaml.safe_load(Path(path).read_text())
         generator, dataset = said["generator"], said["trained_on"]
+        if not isinstance(dataset, str) or not dataset.strip():
+            raise TypeError(f"trained_on is {dataset!r}")
     except (KeyError, TypeError, yaml.YAMLError) as error:
         raise PrivacyError(
             f"{path}: is no provenance ({error!r}). Write `generator: NAME` and `trained_on: "
-            "DATASET` (the origin that crops of that data set have, such as cbis-ddsm)."
+            "DATASET` (the origin that crops of that data set have, such as cbis-ddsm; several "
+            "are joined by +)."
         ) from error
     return Access(
         stage=f"{generator}, the generator of {origin},",
-        cohort=Cohort.unknown(str(dataset)),
+        cohort=Cohort.unknown(dataset),
         note="Imported; privacy of the generator cannot be verified and counts as none.",
     )
 
@@ -189,7 +191,8 @@ def loose_delta(ledger: PrivacyLedger) -> float:
     return min([_WITHOUT_DP, *(0.1 / count for count in counts if count)])
 
 
-def _exclusions(module: Any, data: Any) -> list[str]:  # noqa: ANN401  any Lightning module
+def _left_open(module: Any, data: Any) -> list[str]:  # noqa: ANN401  any Lightning module
+    """What no account of this fit covers, nor that of any fit that goes on from it."""
     left_out = []
     start = getattr(module, "initial_weights", None)
     if start is not None and start.path.startswith("timm:"):

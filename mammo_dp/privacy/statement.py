@@ -10,13 +10,21 @@ from typing import Any
 import torch
 
 from data_prep.manifest import FILE_NAME as CROPS
-from data_prep.manifest import CropsManifest
+from data_prep.manifest import Crop, CropsManifest
 from mammo_dp.privacy.cohorts import seal
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.guarantee import taken_together
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.prose import in_words
-from mammo_dp.runs import RunRecord, file_sha256, run_of, versions, write_text_atomically
+from mammo_dp.runs import FILE_NAME as RUN
+from mammo_dp.runs import (
+    RunRecord,
+    file_sha256,
+    read_run,
+    run_of,
+    versions,
+    write_text_atomically,
+)
 
 FILE_NAME, TEXT_NAME = "privacy.json", "PRIVACY.md"
 SCHEMA = 2  # 1 had no seal, no text hash and no patient's number beside a crop's
@@ -200,14 +208,14 @@ def collect_parents(paths: Iterable[str | Path]) -> PrivacyLedger:
         Accesses of all stages behind these inputs. Weights from outside become an exclusion.
 
     Raises:
-        PrivacyError: If generated crops or a checkpoint of a fit come without their statement, or
-            a statement does not fit its artefact.
+        PrivacyError: If what a model made or labelled, or a checkpoint of a fit, comes without its
+            statement, crops are unfinished, or a statement does not fit its artefact.
     """
     return PrivacyLedger().joined(_parent(Path(path)) for path in paths)
 
 
 def _parent(path: Path) -> PrivacyLedger:
-    if path.is_file() and path.name != CROPS:
+    if path.is_file() and path.suffix != Path(CROPS).suffix:
         folder = run_of(path)
         if folder is None and _is_ours(path):
             raise PrivacyError(
@@ -227,14 +235,23 @@ def _parent(path: Path) -> PrivacyLedger:
     manifest = CropsManifest.read(path)
     if (manifest.folder / FILE_NAME).is_file():
         return read_ledger(manifest.folder)
-    origins = {crop.origin for crop in manifest.crops if crop.is_synthetic}
-    if generated := sorted(origins - {"phantom"}):
+    if (manifest.folder / RUN).is_file() and not read_run(manifest.folder).is_finished:
         raise PrivacyError(
-            f"{manifest.folder / CROPS}: crops of {', '.join(generated)} without {FILE_NAME}, so "
-            "nobody knows whose data the generator saw. Generate or import them with mammo-dp, "
-            "which writes it."
+            f"{manifest.folder}: is unfinished and has no {FILE_NAME} yet. Run the command that "
+            "makes it again, to its end."
+        )
+    if made := sorted({crop.origin for crop in manifest.crops if _learned(crop)}):
+        raise PrivacyError(
+            f"{manifest.folder / CROPS}: crops of {', '.join(made)} without {FILE_NAME}, so nobody "
+            "knows whose data their generator, or the classifier that labelled them, saw. Run the "
+            "command that makes them again, to its end; it writes it."
         )
     return PrivacyLedger()
+
+
+def _learned(crop: Crop) -> bool:
+    """Whether pixels or label of a synthetic crop come from a model, which saw somebody's data."""
+    return crop.is_synthetic and (crop.origin != "phantom" or crop.label_source == "classifier")
 
 
 def _is_ours(path: Path) -> bool:

@@ -22,7 +22,7 @@ from mammo_dp.privacy.gradients.choice import (
     candidates,
     refuse_layers,
 )
-from mammo_dp.privacy.gradients.self_check import first_that_passes
+from mammo_dp.privacy.gradients.self_check import first_that_passes, refuse_side_effects
 from mammo_dp.privacy.gradients.units import Clip, ClippedSums, Clipping
 from mammo_dp.privacy.noise import PrivateOptimizer
 from mammo_dp.privacy.refusals import refuse_trainer
@@ -189,10 +189,11 @@ class DPTraining(lightning.LightningModule):
             checkpoint["state_dict"] |= checkpoint["last_weights"]
 
     def on_fit_start(self) -> None:
-        """Checks the account of a resumed run, then the gradients on noise images.
+        """Checks the account of a resumed run, then the net and its gradients on noise images.
 
         Raises:
-            PrivacyError: If the account was kept under other settings, or gradients are wrong.
+            PrivacyError: If the account was kept under other settings, the net draws random numbers
+                or keeps statistics, or gradients are wrong.
         """
         super().on_fit_start()
         settings = (self.noise_multiplier, self.sampling.rate)
@@ -314,6 +315,7 @@ class DPTraining(lightning.LightningModule):
         self._close_method()  # of an earlier fit that was interrupted
         methods = candidates(self.net, self.gradient_method, self.sampling.unit)
         with self.trainer.precision_plugin.forward_context():
+            refuse_side_effects(self.net, self.losses, self.image_shape())
             self.method, self.clipped_sums = first_that_passes(
                 self.net, methods, self.max_physical_batch, self.losses, self.image_shape()
             )

@@ -63,6 +63,9 @@ def test_unknown_patients_overlap_unless_the_data_sets_are_named_and_differ() ->
     assert "taken to be these" in mine.overlap(Cohort.unknown(""))
     assert "taken to be these" in Cohort.unknown("inbreast+cbis-ddsm").overlap(mine)
     assert mine.overlap(Cohort.unknown("inbreast")) == ""
+    for spelling in ("CBIS-DDSM", "cbis_ddsm", "CBIS", "inbreast, CBIS DDSM", "?"):
+        assert "taken to be these" in mine.overlap(Cohort.unknown(spelling))
+        assert "taken to be these" in Cohort.unknown(spelling).overlap(mine)
     nobody = Cohort.unknown("inbreast")
     assert nobody.units("patient") is nobody.most_crops("patient") is None
     assert Cohort.unknown("").name == "unknown data"

@@ -1,6 +1,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.accounting import Mechanism
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.release import data_ledger
 from mammo_dp.privacy.statement import (
     EXCLUSIONS,
     NO_PATIENTS,
@@ -17,7 +19,7 @@ from mammo_dp.privacy.statement import (
     read_ledger,
     write_statement,
 )
-from mammo_dp.runs import file_sha256, open_run
+from mammo_dp.runs import close_run, file_sha256, open_run
 
 MECHANISM = Mechanism(noise_multiplier=2.0, sampling_rate=0.5, steps=10, clipping_norm=0.7)
 
@@ -155,6 +157,50 @@ def test_generated_crops_without_a_statement_are_refused(
     assert collect_parents([phantoms.folder, phantoms.folder / "crops.csv"]) == PrivacyLedger()
     with pytest.raises(ManifestError):
         collect_parents([phantoms.folder / "images"])
+
+
+def test_labels_of_a_classifier_without_a_statement_are_refused(
+    make_cohort: Callable[..., CropsManifest],
+) -> None:
+    phantoms = make_cohort("phantoms", origin="phantom")
+    judged = [replace(crop, label_source="classifier") for crop in phantoms.crops]
+    CropsManifest.write(phantoms.folder, judged)
+    with pytest.raises(PrivacyError, match=r"crops of phantom without privacy.json.*classifier"):
+        collect_parents([phantoms.folder])
+
+
+def test_crops_of_a_run_that_was_killed_are_refused(
+    make_cohort: Callable[..., CropsManifest],
+) -> None:
+    phantoms = make_cohort("phantoms", origin="phantom").folder
+    table = (phantoms / "crops.csv").read_bytes()
+    record = open_run(phantoms.parent / "run", command="prepare phantoms", config={}, inputs={})
+    (record.folder / "crops.csv").write_bytes(table)
+    with pytest.raises(PrivacyError, match=r"is unfinished and has no privacy\.json yet"):
+        collect_parents([record.folder])
+    close_run(record)
+    assert collect_parents([record.folder]) == PrivacyLedger()
+
+
+def test_any_table_of_crops_is_asked_for_what_stands_behind_it(
+    make_cohort: Callable[..., CropsManifest],
+) -> None:
+    generated = make_cohort("generated", origin="gan:00")
+    part = (generated.folder / "crops.csv").rename(generated.folder / "part.csv")
+    with pytest.raises(PrivacyError, match="crops of gan:00 without"):
+        collect_parents([part])
+
+
+@pytest.mark.parametrize("trained_on", ["", "[cbis-ddsm, inbreast]", "7"])
+def test_a_provenance_that_names_no_data_set_is_refused(
+    tmp_path: Path, make_cohort: Callable[..., CropsManifest], trained_on: str
+) -> None:
+    imported = make_cohort("imported", origin="synthetic:m")
+    provenance = tmp_path / "from.yaml"
+    provenance.write_text(f"generator: g\ntrained_on: {trained_on}\n")
+    record = open_run(tmp_path / "r", command="p", config={}, inputs={"provenance": provenance})
+    with pytest.raises(PrivacyError, match=r"is no provenance.*trained_on is"):
+        data_ledger(record, imported)
 
 
 def test_weights_from_outside_become_an_exclusion(tmp_path: Path) -> None:

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    LearningRateFinder,
+    ModelCheckpoint,
+)
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -20,7 +25,7 @@ from mammo_dp.privacy.datamodule import DPCropsDataModule
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.noise import PrivateOptimizer
 from mammo_dp.privacy.sampling import NOISE, draw
-from tests.privacy.fits import data, model, quiet, trainer
+from tests.privacy.fits import BODY, data, model, quiet, trainer
 
 pytestmark = [
     *quiet,
@@ -357,6 +362,7 @@ def test_nothing_private_is_logged(cohort: CropsManifest, tmp_path: Path) -> Non
         ({"accumulate_grad_batches": 2}, "accumulate_grad_batches=2"),
         ({"gradient_clip_val": 1.0}, "gradient_clip_val=1.0"),
         ({"callbacks": [EarlyStopping("val_loss")]}, "EarlyStopping: .*private metrics"),
+        ({"callbacks": [LearningRateFinder()]}, "LearningRateFinder: .*tunes by private"),
         (
             {"callbacks": [ModelCheckpoint(monitor="val_auroc")], "enable_checkpointing": True},
             "ModelCheckpoint: .*private metrics",
@@ -394,6 +400,23 @@ def test_batch_norm_is_refused_by_layer_name(cohort: CropsManifest, tmp_path: Pa
     net.net.blocks = nn.Sequential(nn.Identity(), nn.BatchNorm1d(17))
     with pytest.raises(PrivacyError, match=r"blocks.1 \(BatchNorm1d\), norm.0 \(BatchNorm1d\)"):
         trainer(tmp_path).fit(net, data(cohort))
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({"proj_drop_rate": 0.1}, r"blocks.0.attn.proj_drop \(Dropout\)"),
+        ({"attn_drop_rate": 0.1}, r"blocks.0.attn.attn_drop \(Dropout\)"),
+    ],
+)
+def test_dropout_under_a_public_seed_is_refused_by_layer_name(
+    cohort: CropsManifest, tmp_path: Path, body: dict[str, Any], named: str
+) -> None:
+    net = model(backbone_args=BODY["backbone_args"] | body)
+    with pytest.raises(PrivacyError, match=named + ".*: random numbers come in turn"):
+        trainer(tmp_path).fit(net, data(cohort))
+    frozen = model(backbone_args=BODY["backbone_args"] | body, trainable="head")
+    trainer(tmp_path, max_steps=1).fit(frozen, data(cohort))
 
 
 def test_delta_of_one_over_patients_is_refused(cohort: CropsManifest, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from mammo_dp.privacy.gradients.units import Clip, Losses, rows, unit_sizes, vie
 
 
 class LoopSums:
-    """One backward pass per unit: memory of ordinary training, exact with dropout too.
+    """One backward pass per unit, in the memory of ordinary training.
 
     Args:
         net: Model whose trainable parameters are summed over, in their order.

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares a gradient method with plain backward passes, at the start of every fit."""
+"""What is tried out on noise images before a fit: the net's side effects, and its gradients."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from data_prep.datamodule import CropBatch
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.gradients.choice import Method, build
-from mammo_dp.privacy.gradients.hooks import HookSums, quiet_leaves
+from mammo_dp.privacy.gradients.hooks import quiet_leaves
 from mammo_dp.privacy.gradients.units import Clip, ClippedSums, Losses, rows
 
 log = logging.getLogger(__name__)
@@ -53,13 +52,47 @@ def first_that_passes(
     raise ValueError("first_that_passes: no method was given.")
 
 
+@torch.no_grad()
+def refuse_side_effects(net: nn.Module, losses: Losses, image_shape: Sequence[int]) -> None:
+    """Refuses a net whose passes in training draw random numbers, or leave something behind.
+
+    Torch gives out its random numbers in turn, under a seed that is public: with one unit more, the
+    rows after it get other numbers, and the sum moves by more than the clipping norm. What a layer
+    keeps of what it sees would be released without noise.
+
+    Args:
+        net: The model in the modes it trains in.
+        losses: Loss of each row.
+        image_shape: Shape of one row of ``CropBatch.image``.
+
+    Raises:
+        PrivacyError: Naming layers and buffers.
+    """
+    device = next(net.parameters()).device
+    images = torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    label = torch.arange(2, device=device)
+    before, kept = _random_state(device), {name: b.clone() for name, b in net.named_buffers()}
+    losses(CropBatch(images, label, label, label))
+    if not torch.equal(before, _random_state(device)):
+        raise PrivacyError(
+            f"{', '.join(_dropping(net)) or type(net).__name__}: random numbers come in turn, from "
+            "a public seed, so one patient would change the gradients of others. Set the rates of "
+            "dropout and stochastic depth to 0, such as backbone_args: {drop_path_rate: 0.0}."
+        )
+    if changed := [n for n, b in net.named_buffers() if not torch.equal(b, kept[n])]:
+        raise PrivacyError(
+            f"{', '.join(changed)}: change with each pass and would be released without noise. "
+            "Use layers that keep no statistics, or freeze the body and train the head."
+        )
+
+
 def self_check(
     net: nn.Module, method: ClippedSums, losses: Losses, image_shape: Sequence[int]
 ) -> None:
     """Compares a method with single-row backward passes, on noise images of no patient.
 
     Two batches of different length, once as units of one row and once as one unit: this finds rows
-    that are not samples and layers that mix samples. Dropout is off.
+    that are not samples and layers that mix samples.
 
     Args:
         net: The model as it will train.
@@ -74,7 +107,7 @@ def self_check(
     device = params[0].device
     tolerance = _HALF_TOLERANCE if torch.is_autocast_enabled(device.type) else _TOLERANCE
     generator = torch.Generator().manual_seed(0)
-    with _without_dropout(net, keep=isinstance(method, HookSums)), quiet_leaves():
+    with quiet_leaves():
         for size in (2, 3):
             images = torch.randn(size, *image_shape, generator=generator).to(device)
             label = torch.arange(size, device=device)
@@ -98,6 +131,25 @@ def self_check(
                     )
 
 
+def _random_state(device: torch.device) -> Tensor:
+    """Where torch's own generators stand, from which dropout draws."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return torch.cat(states)
+
+
+def _dropping(net: nn.Module) -> list[str]:
+    """Layers that drop something as they train."""
+    return [
+        f"{name} ({type(part).__name__})"
+        for name, part in net.named_modules()
+        if part.training
+        and type(part).__name__.startswith("Drop")
+        and max(getattr(part, "p", 0.0), getattr(part, "drop_prob", 0.0)) > 0
+    ]
+
+
 def _plain(losses: Losses, batch: CropBatch, params: Sequence[nn.Parameter]) -> Tensor:
     """Gradient of each row by a backward pass of its own, shape ``(rows, d)``, float64."""
     found = []
@@ -107,17 +159,3 @@ def _plain(losses: Losses, batch: CropBatch, params: Sequence[nn.Parameter]) -> 
             parts = torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=True)
         found.append(torch.cat([part.flatten() for part in parts]))
     return torch.stack(found).double()
-
-
-@contextmanager
-def _without_dropout(net: nn.Module, *, keep: bool) -> Iterator[None]:
-    """Evaluation mode; with ``keep`` only for modules without parameters, as hooks need."""
-    modes = {module: module.training for module in net.modules()}
-    try:
-        for module in modes:
-            if not keep or not list(module.parameters()):
-                module.training = False
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

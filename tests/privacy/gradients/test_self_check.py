@@ -5,7 +5,11 @@ from torch import Tensor, nn
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.gradients import rules
 from mammo_dp.privacy.gradients.choice import Method, build
-from mammo_dp.privacy.gradients.self_check import first_that_passes, self_check
+from mammo_dp.privacy.gradients.self_check import (
+    first_that_passes,
+    refuse_side_effects,
+    self_check,
+)
 from mammo_dp.privacy.gradients.tape import Tape
 from tests.privacy.gradients.nets import SIZE, Net, losses_of, timm_net
 
@@ -23,11 +27,37 @@ def test_a_right_method_passes(method: Method) -> None:
     assert net.training
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_dropout_is_ignored(method: Method) -> None:
+class Adding(nn.Identity):
+    """Keeps a sum of what it sees, as the running statistics of a norm are kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += x.detach().sum()
+        return x
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.Dropout(0.5), r"norm.1 \(Dropout\): random numbers come in turn.*drop_path_rate: 0"),
+        (nn.RReLU(), "Net: random numbers come in turn"),
+        (Adding(), "norm.1.seen: change with each pass and would be released without noise"),
+    ],
+)
+def test_layers_that_draw_or_keep_something_are_refused_unless_they_rest(
+    layer: nn.Module, message: str
+) -> None:
     net = Net()
-    net.norm = nn.Sequential(net.norm, nn.Dropout(0.5))  # type: ignore[assignment]
-    self_check(net, build(net, method, 8), losses_of(net), (1, 8, 8))
+    refuse_side_effects(net, losses_of(net), (1, 8, 8))
+    net.norm = nn.Sequential(net.norm, layer)  # type: ignore[assignment]
+    with pytest.raises(PrivacyError, match=message):
+        refuse_side_effects(net, losses_of(net), (1, 8, 8))
+    if isinstance(layer, nn.Dropout | nn.RReLU):
+        layer.eval()
+        refuse_side_effects(net, losses_of(net), (1, 8, 8))
 
 
 class Mixing(Net):

@@ -41,19 +41,24 @@ class PreparedCrops:
 
     Attributes:
         manifest: Table and folder.
+        smallest: Least edge, in pixels.
     """
 
     manifest: CropsManifest
+    smallest: int
 
     def __iter__(self) -> Iterator[Candidate]:
         """In order of rows."""
         for row in watched(range(len(self.manifest.crops)), "Scoring crops"):
+            name = self.manifest.crops[row].file
             pixels: NDArray[np.uint16] | RecordRejected
             try:
-                pixels = self.manifest.image(row)
+                pixels = _large_enough(self.manifest.image(row), name, self.smallest)
+            except RecordRejected as error:
+                pixels = error
             except ManifestError as error:
                 pixels = RecordRejected("unreadable", str(error))
-            yield Candidate(file=self.manifest.crops[row].file, box=WHOLE, pixels=pixels)
+            yield Candidate(file=name, box=WHOLE, pixels=pixels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +89,10 @@ class PlainCrops:
             name = path.relative_to(self.folder).as_posix()
             pixels: NDArray[np.uint16] | RecordRejected
             try:
-                pixels = self._read(path, name)
+                pixels = _large_enough(read_grey(path, name, deep=True), name, self.smallest)
             except RecordRejected as error:
                 pixels = error
             yield Candidate(file=name, box=WHOLE, pixels=pixels)
-
-    def _read(self, path: Path, name: str) -> NDArray[np.uint16]:
-        pixels = read_grey(path, name, deep=True)
-        if pixels.shape[0] < self.smallest:
-            raise RecordRejected(
-                "too_small",
-                f"{name}: {pixels.shape[0]} x {pixels.shape[1]} px. The model was trained on "
-                f"crops of at least {self.smallest}; cut at a finer sampling.",
-            )
-        return pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +124,19 @@ class CutOut:
         for name in self.mammograms.without_box:
             missing = f"{name}: the table has no box of it. Add a row, or leave the file out."
             yield Candidate(file=name, box="", pixels=RecordRejected("no_box", missing))
+
+
+def _large_enough(pixels: NDArray[np.uint16], name: str, smallest: int) -> NDArray[np.uint16]:
+    """The same pixels.
+
+    Raises:
+        RecordRejected: ``too_small`` for a crop that would have to be enlarged further than those
+            of training.
+    """
+    if pixels.shape[0] < smallest:
+        raise RecordRejected(
+            "too_small",
+            f"{name}: {pixels.shape[0]} x {pixels.shape[1]} px. The model takes crops of at least "
+            f"{smallest}; cut at a finer sampling.",
+        )
+    return pixels

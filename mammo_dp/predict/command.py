@@ -58,6 +58,12 @@ def predict(
             f"{crops=}, {dicom=}, {boxes=}. Give --crops FOLDER, or --dicom FOLDER with "
             "--boxes TABLE.csv: boxes are needed for mammograms, and only for them."
         )
+    lengths = {"spacing_mm": spacing_mm, "margin_mm": margin_mm, "minimum_mm": minimum_mm}
+    if dicom is None and (given := [name for name, mm in lengths.items() if mm is not None]):
+        raise PredictError(
+            f"{', '.join(given)}: says how to cut mammograms, and crops are cut already. Leave it "
+            "out."
+        )
     shared = SharedClassifier.read(run)
     inputs = {"classifier": shared.path}
     candidates: Iterable[Candidate]
@@ -78,9 +84,7 @@ def predict(
             "dicom": dicom,
             "boxes": boxes,
             "read_sha256": input_sha256(dicom or crops or ""),
-            "spacing_mm": spacing_mm,
-            "margin_mm": margin_mm,
-            "minimum_mm": minimum_mm,
+            **lengths,
         },
         inputs=inputs,
     )
@@ -117,8 +121,8 @@ def _fill(record: RunRecord, shared: SharedClassifier, candidates: Iterable[Cand
 def _crops(folder: Path, shared: SharedClassifier) -> Iterable[Candidate]:
     """A prepared folder or one of plain files; says so where crops were cut in another way."""
     trained = shared.crops
+    smallest = min(shared.image_size, trained.size if trained else shared.image_size)
     if not (folder / CROPS).is_file():
-        smallest = min(shared.image_size, trained.size if trained else shared.image_size)
         return PlainCrops(folder, smallest)
     manifest = CropsManifest.read(folder)
     rule = manifest.crops[0].crop_rule
@@ -127,7 +131,7 @@ def _crops(folder: Path, shared: SharedClassifier) -> Iterable[Candidate]:
             f"{folder}: crops were cut by the rule {rule!r}, those of training by "
             f"{trained.rule!r}. Scores may be off."
         )
-    return PreparedCrops(manifest)
+    return PreparedCrops(manifest, smallest)
 
 
 def _cutting(
@@ -146,7 +150,8 @@ def _cutting(
                 f"({trained.cutting.margin_mm:g} and {trained.cutting.minimum_mm:g} mm). Leave "
                 "both out."
             )
-        return replace(trained.cutting, spacing_mm=spacing_mm or trained.cutting.spacing_mm)
+        known = trained.cutting.spacing_mm if spacing_mm is None else spacing_mm
+        return replace(trained.cutting, spacing_mm=known)
     if margin_mm is None or minimum_mm is None:
         why = "does not say how its crops were cut"
         if trained is not None:

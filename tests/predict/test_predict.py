@@ -14,7 +14,7 @@ from classifier.released import ReleasedError
 from data_prep.cropping import Box, crop_square, grey_range, to_16_bit
 from data_prep.datamodule import CropsDataset
 from data_prep.dicom import read_mammogram
-from data_prep.errors import ArchiveError
+from data_prep.errors import ArchiveError, DataError
 from data_prep.manifest import CropsManifest
 from mammo_dp.exchange.classifier import classifier
 from mammo_dp.exchange.shared_classifier import SharedClassifier
@@ -193,6 +193,26 @@ def test_plain_files_of_a_wrong_kind_are_listed(run: Path, tmp_path: Path) -> No
     assert [row["file"] for row in rows(tmp_path / "out")] == ["f.png"]
 
 
+def test_prepared_crops_below_the_size_of_training_are_refused_too(
+    run: Path, tmp_path: Path
+) -> None:
+    small = write_cohort(tmp_path / "small", crops=2, size=12)
+    with pytest.raises(PredictError, match=r"12 x 12 px\. The model takes crops of at least 16"):
+        predict(run=str(run), crops=str(small.folder), out=str(tmp_path / "out"))
+
+
+def test_how_to_cut_is_no_question_for_crops_and_a_spacing_of_0_is_none(
+    run: Path, images: Path, tmp_path: Path, cohort: CropsManifest
+) -> None:
+    out = str(tmp_path / "out")
+    with pytest.raises(PredictError, match=r"spacing_mm, margin_mm: .*crops are cut already"):
+        predict(run=str(run), crops=str(cohort.folder), out=out, spacing_mm=0.1, margin_mm=3)
+    table = boxes(tmp_path, ROW)
+    with pytest.raises(DataError, match="a spacing above 0"):
+        predict(run=str(run), dicom=str(images), boxes=table, out=out, spacing_mm=0)
+    assert not Path(out).exists()
+
+
 def test_where_nothing_can_be_scored_the_folder_stays_free(
     run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,7 +227,7 @@ def test_a_model_that_diverged_is_refused(run: Path, cohort: CropsManifest) -> N
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(PredictError, match="logits that are not finite"):
-        scores.score(model, PreparedCrops(cohort))
+        scores.score(model, PreparedCrops(cohort, 16))
 
 
 def test_nothing_is_overwritten(run: Path, images: Path, tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ class LoadedWeights:
         sha256: Hash of the file, or of the tensors that came from the hub.
         loaded: Number of tensors that were taken over.
         reset: Keys of the head that stayed at their random start, since the file has another head.
-        summed: Keys whose three colour channels were summed into the one grey channel.
+        summed: Keys whose three colour channels were summed into the one grey channel. Of weights
+            from the hub, where timm does it, none is listed.
     """
 
     path: str

@@ -14,6 +14,10 @@ FILE_NAME = "predictions.csv"
 COLUMNS = ("row", "patient", "malignant", "logit", "probability")
 
 
+class PredictionsError(ValueError):
+    """Scores that nothing can be said about; the message names the cause and the remedy."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictions:
     """Scores of ``N`` crops.
@@ -35,17 +39,22 @@ class Predictions:
         """Refuses columns that do not belong together.
 
         Raises:
-            ValueError: For unequal lengths, duplicate rows, and logits that are not finite.
+            PredictionsError: For unequal lengths, duplicate rows, labels other than 0 and 1, and
+                logits that are not finite.
         """
         lengths = [len(self.row), len(self.patient), len(self.malignant), len(self.logit)]
         if len(set(lengths)) > 1:
-            raise ValueError(f"predictions: columns of lengths {lengths}. Give one value per crop.")
+            raise PredictionsError(
+                f"predictions: columns of lengths {lengths}. Give one value per crop."
+            )
         if len(np.unique(self.row)) < len(self.row):
-            raise ValueError("predictions: a row of the manifest appears twice. Score it once.")
+            raise PredictionsError(
+                "predictions: a row of the manifest appears twice. Score it once."
+            )
         if not np.isin(self.malignant, (0, 1)).all():
-            raise ValueError("predictions: malignant is neither 0 nor 1 in some row.")
+            raise PredictionsError("predictions: malignant is neither 0 nor 1 in some row.")
         if bad := self.row[~np.isfinite(self.logit)].tolist():
-            raise ValueError(
+            raise PredictionsError(
                 f"predictions: logits of {len(bad)} crops are not finite, first of row {bad[0]}. "
                 "The model has diverged; train with a lower learning rate or more clipping."
             )
@@ -70,12 +79,14 @@ def read_predictions(path: str | Path) -> Predictions:
     """Reads what :func:`write_predictions` wrote.
 
     Raises:
-        ValueError: Naming the file and the row or column that is wrong.
+        PredictionsError: Naming the file and the row or column that is wrong.
     """
     with Path(path).open(newline="") as file:
         reader = csv.DictReader(file)
         if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-            raise ValueError(f"{path}: columns {missing} are missing. Run `mammo-dp test` again.")
+            raise PredictionsError(
+                f"{path}: columns {missing} are missing. Run `mammo-dp test` again."
+            )
         rows = list(reader)
     values: dict[str, list[float]] = {name: [] for name in COLUMNS}
     for number, line in enumerate(rows, start=2):
@@ -83,7 +94,7 @@ def read_predictions(path: str | Path) -> Predictions:
             try:
                 values[name].append((float if name in COLUMNS[3:] else int)(line[name]))
             except (TypeError, ValueError) as error:
-                raise ValueError(
+                raise PredictionsError(
                     f"{path}, row {number}: {name} is {line[name]!r}. Run `mammo-dp test` again."
                 ) from error
     try:
@@ -93,8 +104,8 @@ def read_predictions(path: str | Path) -> Predictions:
             malignant=_integers(values["malignant"]),
             logit=np.array(values["logit"], np.float64),
         )
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except PredictionsError as error:
+        raise PredictionsError(f"{path}: {error}") from error
 
 
 def write_in_one_move(path: str | Path, text: str) -> None:

@@ -4,7 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classifier.predictions import Predictions, read_predictions, write_predictions
+from classifier.predictions import (
+    Predictions,
+    PredictionsError,
+    read_predictions,
+    write_predictions,
+)
 
 
 def some(**changes: object) -> Predictions:
@@ -41,7 +46,7 @@ def test_probability_is_the_logistic_function_even_far_out() -> None:
     ],
 )
 def test_columns_that_do_not_fit_are_refused(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(PredictionsError, match=message):
         some(**changes)
 
 
@@ -56,5 +61,5 @@ def test_columns_that_do_not_fit_are_refused(changes: dict[str, object], message
 )
 def test_a_damaged_table_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "p.csv").write_text(text)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(PredictionsError, match=message):
         read_predictions(tmp_path / "p.csv")

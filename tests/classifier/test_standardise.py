@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from classifier.backbones import build, head
 from classifier.features import body_features
-from classifier.standardise import standardise
+from classifier.standardise import StandardiseError, standardise
 
 VIT: dict[str, Any] = {"depth": 1, "embed_dim": 24, "num_heads": 3, "patch_size": 8}
 
@@ -70,15 +70,15 @@ def test_a_net_whose_features_do_not_scale_with_its_norm_is_refused_and_left_alo
     net = scored(averaged)
     net.get_submodule("norm").register_forward_hook(lambda _m, _i, out: out.tanh())
     before = [parameter.clone() for parameter in net.parameters()]
-    with pytest.raises(ValueError, match="do not scale with its last norm"):
+    with pytest.raises(StandardiseError, match="do not scale with its last norm"):
         standardise(net, images())
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
 def test_a_net_without_a_last_norm_or_crops_without_deviation_are_refused() -> None:
-    with pytest.raises(ValueError, match="1 crops have no deviation"):
+    with pytest.raises(StandardiseError, match="1 crops have no deviation"):
         standardise(scored(vit), images(1))
     net = scored(vit)
     net.norm = nn.Identity()
-    with pytest.raises(ValueError, match="no `norm` or `fc_norm`"):
+    with pytest.raises(StandardiseError, match="no `norm` or `fc_norm`"):
         standardise(net, images())

@@ -144,9 +144,11 @@ def said_of(evaluated: EvaluationSet, book: Sequence[Opening]) -> str:
             "its numbers are no test."
         )
     looks = [look for look in book if is_of(look, evaluated)]
-    if len(looks) <= 1:
-        when = f" on {looks[0].opened[:10]} for {looks[0].cells} models" if looks else ""
-        return f"{evaluated.name} is a test set, opened once{when}, after all training."
+    if not looks:
+        return f"{evaluated.name} is a test set that was not opened: no model was trained."
+    if len(looks) == 1:
+        when = f"on {looks[0].opened[:10]} for {looks[0].cells} models"
+        return f"{evaluated.name} is a test set, opened once {when}, after all training."
     dates = ", ".join(f"{look.opened[:10]} ({look.cells} models)" for look in looks)
     return (
         f"{evaluated.name} is a test set that was opened {len(looks)} times with different models: "

@@ -7,7 +7,7 @@ can stand beside the statement of another model.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,17 @@ from mammo_dp.privacy.statement import SCHEMA
 from mammo_dp.report.beside import BENCHMARK, LADDER
 from mammo_dp.report.errors import ReportError
 from mammo_dp.report.statement import Statement
-from mammo_dp.runs import FILE_NAME, RunInput, RunRecord, file_sha256, read_run, run_of
+from mammo_dp.runs import (
+    FILE_NAME,
+    RunInput,
+    RunRecord,
+    file_sha256,
+    input_sha256,
+    read_run,
+    run_of,
+)
 
+ATTACK, AUDIT = "attack.json", "audit.json"
 METRICS = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
@@ -48,8 +57,8 @@ class Row:
         evaluation: Record of the run that measured it.
         measured: Content of ``metrics.json``.
         privacy: Content of the model's ``privacy.json``.
-        attacker: Record of the run that attacked it, if there is one.
-        auditor: Record of the run that audited its noise, if there is one.
+        attacker: Record of the run that attacked it with most success, if there is one.
+        auditor: Record of the run that audited its noise with most success, if there is one.
         start: What the weights were before this run.
     """
 
@@ -70,12 +79,7 @@ class Row:
     @cached_property
     def attack(self) -> Mapping[str, Any] | None:
         """Content of ``attack.json``, if the model was attacked."""
-        if self.attacker is None:
-            return None
-        try:
-            return read_result(self.attacker.folder / "attack.json")
-        except AttackError as error:
-            raise ReportError(str(error)) from error
+        return None if self.attacker is None else _attack(self.attacker)
 
     @property
     def strongest(self) -> Mapping[str, Any] | None:
@@ -85,9 +89,7 @@ class Row:
     @cached_property
     def audit(self) -> Mapping[str, Any] | None:
         """Content of ``audit.json``, if the model's noise was audited."""
-        if self.auditor is None:
-            return None
-        return _json(self.auditor.folder / "audit.json", "Run the audit again.")
+        return None if self.auditor is None else _audit(self.auditor)
 
     @property
     def split(self) -> str:
@@ -122,6 +124,12 @@ class Row:
     def epsilon(self) -> float:
         """End to end, the largest over cohorts; 0 if no patient stands in the lineage."""
         return max((statement.epsilon for statement in self.statements), default=0.0)
+
+    @property
+    def guarantee(self) -> Statement | None:
+        """The statement with the largest epsilon, if all are finite; none without patients."""
+        worst = max(self.statements, key=lambda statement: statement.epsilon, default=None)
+        return None if worst is None or math.isinf(worst.epsilon) else worst
 
     @property
     def is_private(self) -> bool:
@@ -166,6 +174,11 @@ def collect(runs: Path) -> list[Row]:
     return sorted(rows, key=_order)
 
 
+def models(rows: Iterable[Row]) -> list[Row]:
+    """One row per model; a model may have been measured on several sets of crops."""
+    return list({row.name: row for row in rows}.values())
+
+
 def lineage(record: RunRecord) -> Iterator[tuple[int, str, RunRecord | RunInput]]:
     """Walks from a run to what it was made of.
 
@@ -190,6 +203,12 @@ def made_by(entry: RunInput) -> RunRecord | None:
     record = read_run(folder)
     is_folder = folder.resolve() == Path(entry.path).resolve()
     return record if is_folder or entry.sha256 in record.outputs.values() else None
+
+
+def unchanged(entry: RunInput) -> bool:
+    """Whether an input still lies where it was read, and is still the same."""
+    path = Path(entry.path)
+    return path.exists() and input_sha256(path) == entry.sha256
 
 
 def setting(config: Mapping[str, Any], name: str) -> object:
@@ -223,39 +242,56 @@ def _row(evaluation: RunRecord, records: list[RunRecord], runs: Path) -> Row:
             f"{checkpoint.sha256[:12]}). Run fit and test again into new folders."
         )
     measured = _json(evaluation.folder / "metrics.json", "Run the test again.")
-    attacker = next(
-        (
-            r
-            for r in records
-            if r.is_finished
-            and (r.folder / "attack.json").is_file()
-            and "checkpoint" in r.inputs
-            and r.inputs["checkpoint"].sha256 == checkpoint.sha256
-        ),
-        None,
-    )
-    statement = file_sha256(path)
-    auditor = next(
-        (
-            r
-            for r in records
-            if r.is_finished
-            and (r.folder / "audit.json").is_file()
-            and "privacy" in r.inputs
-            and r.inputs["privacy"].sha256 == statement
-        ),
-        None,
-    )
     return Row(
         name=model.folder.resolve().relative_to(runs.resolve()).as_posix(),
         model=model,
         evaluation=evaluation,
         measured=measured,
         privacy=privacy,
-        attacker=attacker,
-        auditor=auditor,
+        attacker=max(
+            _about(records, ATTACK, "checkpoint", checkpoint.sha256), key=_leak, default=None
+        ),
+        auditor=max(
+            _about(records, AUDIT, "privacy", file_sha256(path)), key=_refuted, default=None
+        ),
         start=_start(model),
     )
+
+
+def _about(
+    records: Iterable[RunRecord], result: str, role: str, sha256: str
+) -> Iterator[RunRecord]:
+    """Finished runs that wrote a result about the file with this hash, which they read."""
+    for record in records:
+        read = record.inputs.get(role)
+        is_about = read is not None and read.sha256 == sha256 and record.is_finished
+        if is_about and (record.folder / result).is_file():
+            yield record
+
+
+def _attack(record: RunRecord) -> Mapping[str, Any]:
+    try:
+        return read_result(record.folder / ATTACK)
+    except AttackError as error:
+        raise ReportError(str(error)) from error
+
+
+def _audit(record: RunRecord) -> Mapping[str, Any]:
+    return _json(record.folder / AUDIT, "Run the audit again.")
+
+
+def _leak(record: RunRecord) -> tuple[bool, float]:
+    """How successful an attack was: of several, none may hide behind a weaker one."""
+    found = _attack(record)
+    strongest = found["attacks"][found["strongest"]]
+    return bool(found["exceeds_bound"]), estimate(strongest["auc"]).value
+
+
+def _refuted(record: RunRecord) -> tuple[bool, float]:
+    """How much an audit refuted, as :func:`_leak`."""
+    found = _audit(record)
+    bounds = (found["one_run"], found["canary_run"])
+    return bool(found["refutes"]), max(float(bound["epsilon"]) for bound in bounds)
 
 
 def _start(model: RunRecord) -> str:

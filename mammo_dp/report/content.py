@@ -14,7 +14,7 @@ from mammo_dp.report.ancestry import ancestry, described
 from mammo_dp.report.benchmark import benchmark
 from mammo_dp.report.beside import BENCHMARK, LADDER, RECONSTRUCTION, found
 from mammo_dp.report.checklist import answers, nist, tripod
-from mammo_dp.report.compare import Row
+from mammo_dp.report.compare import Row, models
 from mammo_dp.report.datasets import HEAD as DATA
 from mammo_dp.report.datasets import datasets, manifest_of
 from mammo_dp.report.diagnosis import LEAST_CROPS, LEAST_PATIENTS, Subgroup, subgroups
@@ -54,15 +54,15 @@ _EXCLUDED = "What is not covered"
 
 def figures(rows: Sequence[Row], chosen: Row) -> dict[str, str]:
     """All figures that the runs have something for, as SVG text by name."""
-    models = [
+    scored = [
         (name, _predictions(row)) for name, row in featured(rows, chosen) if _has_predictions(row)
     ]
     nodes = ancestry(chosen)
     drawn = {
         "utility": utility_privacy(rows),
-        "calibration": calibration(models),
-        "roc": receiver_operating_characteristic(models),
-        "bounds": attacks_and_bounds(_distinct(rows)),
+        "calibration": calibration(scored),
+        "roc": receiver_operating_characteristic(scored),
+        "bounds": attacks_and_bounds(models(rows)),
         "curves": attack_curves(chosen),
         "lineage": draw_lineage(nodes, described(nodes)),
     }
@@ -145,7 +145,7 @@ def _summary(rows: Sequence[Row], chosen: Row, release: str | None) -> dict[str,
         "excluded": "; ".join(map(tables.in_short, chosen.privacy["exclusions"])),
         "facts": facts(chosen),
         "findings": words.findings(rows),
-        "summary": words.summary(rows) if len(_distinct(rows)) > 1 else [],
+        "summary": words.summary(rows) if len(models(rows)) > 1 else [],
     }
 
 
@@ -153,11 +153,11 @@ def _tables(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "caption": tables.conditions(rows),
         "main": tables.MAIN,
-        "main_rows": [tables.main_cells(row) for row in rows],
+        "main_rows": tables.main_rows(rows),
         "risk": tables.RISK,
-        "risk_rows": [tables.risk_cells(row) for row in rows],
+        "risk_rows": [tables.risk_cells(row) for row in models(rows)],
         "attacks": tables.ATTACKS[:-1],
-        "attack_rows": [cells[:-1] for row in rows for cells in tables.attack_cells(row)],
+        "attack_rows": [c[:-1] for row in models(rows) for c in tables.attack_cells(row)],
         "threat_models": words.threat_models(rows),
     }
 
@@ -184,7 +184,7 @@ def _statements(rows: Sequence[Row], chosen: Row) -> dict[str, Any]:
                 "exclusions": [i for i in row.privacy["exclusions"] if i not in excluded],
                 "checkpoint": row.privacy["artefact"]["sha256"],
             }
-            for row in _distinct(rows)
+            for row in models(rows)
             if row.name != chosen.name
         ],
     }
@@ -202,7 +202,7 @@ def _reproduction(rows: Sequence[Row], chosen: Row, root: Path) -> dict[str, Any
                 "command": row.model.command,
                 "settings": settings(row.model, root),
             }
-            for row in _distinct(rows)
+            for row in models(rows)
             if row.name == chosen.name
         ],
     }
@@ -221,8 +221,3 @@ def _has_predictions(row: Row) -> bool:
 
 def _predictions(row: Row) -> Predictions:
     return read_predictions(row.evaluation.folder / PREDICTIONS)
-
-
-def _distinct(rows: Sequence[Row]) -> list[Row]:
-    """One row per model; a model may have been measured on several splits."""
-    return list({row.name: row for row in rows}.values())

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import get_args
 
 from data_prep.manifest import FILE_NAME, CropsManifest, Split
-from mammo_dp.report.compare import Row, lineage, setting
-from mammo_dp.runs import RunInput, RunRecord, input_sha256
+from mammo_dp.report.compare import Row, lineage, setting, unchanged
+from mammo_dp.runs import RunRecord
 
 HEAD = (
     "Set",
@@ -59,7 +59,7 @@ def datasets(row: Row) -> list[tuple[str, ...]]:
 def manifest_of(row: Row) -> CropsManifest | None:
     """Crops that a model was measured on, if they are still there and have not changed."""
     data = row.evaluation.inputs.get("data")
-    if data is None or not _unchanged(data):
+    if data is None or not unchanged(data):
         return None
     return CropsManifest.read(data.path)
 
@@ -69,22 +69,18 @@ def _readers(row: Row) -> Iterator[tuple[RunRecord, Path]]:
     records = [source for *_, source in lineage(row.model) if isinstance(source, RunRecord)]
     for record in [*records, row.evaluation]:
         for entry in record.inputs.values():
-            if (Path(entry.path) / FILE_NAME).is_file() and _unchanged(entry):
+            if (Path(entry.path) / FILE_NAME).is_file() and unchanged(entry):
                 yield record, Path(entry.path).resolve()
-
-
-def _unchanged(entry: RunInput) -> bool:
-    path = Path(entry.path)
-    return path.exists() and input_sha256(path) == entry.sha256
 
 
 def _splits(record: RunRecord) -> list[tuple[str, str]]:
     """Splits that a run used, each with a word on what for."""
     if record.command in ("test", "validate"):
-        return [(str(setting(record.config, "evaluate_split") or "test"), "evaluation")]
-    kind = str(setting(record.config.get("model") or {}, "class_path") or record.command)
-    name = kind.rpartition(".")[2]
-    return [(str(setting(record.config, "train_split") or "train"), f"training, {name}")]
+        return [(str(setting(record.config, "evaluate_split") or "val"), "evaluation")]
+    read = setting(record.config, "train_split") or setting(record.config, "split") or "train"
+    kind = setting(record.config.get("model") or {}, "class_path")
+    use = f"training, {str(kind).rpartition('.')[2]}" if kind else record.command
+    return [(str(read), use)]
 
 
 def _cells(manifest: CropsManifest, split: str, uses: Iterable[str]) -> tuple[str, ...]:

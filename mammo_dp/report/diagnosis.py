@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from classifier.evaluate import Metrics, evaluate
 from classifier.predictions import Predictions
-from data_prep.errors import LabelError
 from data_prep.manifest import ATTRIBUTES, CropsManifest
 
 LEAST_CROPS, LEAST_PATIENTS, MOST_BINS = 10, 5, 10
@@ -68,7 +67,7 @@ class Subgroup:
         crops: Number of crops.
         patients: Number of patients.
         malignant: Number of malignant crops.
-        metrics: None for too few patients, or one class only.
+        metrics: None for too few patients in one of the classes.
     """
 
     attribute: str
@@ -134,7 +133,7 @@ def calibration_bins(predictions: Predictions, *, seed: int = 0) -> Bins:
 
 
 def subgroups(predictions: Predictions, manifest: CropsManifest) -> list[Subgroup]:
-    """Utility in each group of view, density, shape and margin that the manifest names.
+    """Utility in each group of view, density, shape, margin and subtlety that the manifest names.
 
     Args:
         predictions: Scores of one split of ``manifest``.
@@ -159,10 +158,7 @@ def _subgroup(name: str, value: str, predictions: Predictions, rows: list[int]) 
     label, patient = predictions.malignant[rows], predictions.patient[rows]
     metrics = None
     if min(len(set(patient[label == c].tolist())) for c in (0, 1)) >= LEAST_PATIENTS:
-        try:
-            metrics = evaluate(label, predictions.probability[rows], patient, resamples=RESAMPLES)
-        except LabelError:
-            metrics = None
+        metrics = evaluate(label, predictions.probability[rows], patient, resamples=RESAMPLES)
     return Subgroup(
         attribute=name,
         value=value,

@@ -44,7 +44,7 @@ def choose(rows: Sequence[Row], release: str | None) -> Row:
             known = ", ".join(dict.fromkeys(row.name for row in rows))
             raise ReportError(f"release is {release!r}, evaluated are: {known}. Name one of these.")
         return max(named, key=lambda row: row.split == "test")
-    guaranteed = [row for row in rows if row.own and math.isfinite(row.epsilon)]
+    guaranteed = [row for row in rows if row.guarantee]
     return max(guaranteed or rows, key=lambda row: row.metrics["auroc"].value)
 
 
@@ -123,7 +123,7 @@ def lead(row: Row, rows: Sequence[Row], release: str | None) -> str:
         sentences.append(
             "This model has the largest AUROC of those with a guarantee; that choice looked at "
             "patients, and no ε counts it."
-            if math.isfinite(row.epsilon) and row.own
+            if row.guarantee
             else "No model here has a guarantee; this one has the largest AUROC."
         )
     return " ".join(sentences)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mammo_dp.privacy.release import MIX
 from mammo_dp.report.compare import Row, lineage
 from mammo_dp.runs import RunRecord
 
@@ -22,7 +23,7 @@ class Step:
 
     Attributes:
         folder: Where it stands, relative to the reported folder.
-        command: Command line, for a new folder.
+        command: Command line, for a new folder; a remark where there is none.
         facts: Time, seed, commit and hash of the configuration.
     """
 
@@ -41,8 +42,8 @@ def steps(rows: Iterable[Row], root: Path) -> list[Step]:
     records: dict[Path, RunRecord] = {}
     for row in rows:
         made = [source for *_, source in lineage(row.model) if isinstance(source, RunRecord)]
-        attacker = [row.attacker] if row.attacker else []
-        for record in [*made[::-1], row.evaluation, *attacker]:
+        tried = [record for record in (row.attacker, row.auditor) if record]
+        for record in [*made[::-1], row.evaluation, *tried]:
             records.setdefault(record.folder.resolve(), record)
     return [
         Step(folder=relative(folder, root), command=command(record, root), facts=_facts(record))
@@ -65,6 +66,9 @@ def command(record: RunRecord, root: Path) -> str:
         run = relative(checkpoint.removesuffix("/checkpoints/last.ckpt"), root)
         return f"mammo-dp {record.command} --run {shlex.quote(run)} --run_dir NEW_FOLDER"
     paths = {entry.path for entry in record.inputs.values()}
+    if record.command == MIX:
+        read = " and ".join(relative(path, root) for path in sorted(paths))
+        return f"# {read}, mixed by `mammo-dp benchmark` as run.json says"
     flags, elsewhere = [], []
     for name, value in _flat(record.config):
         if _OBJECT.fullmatch(value):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.manifest import FILE_NAME, CropsManifest
+from mammo_dp.report.compare import unchanged
 from mammo_dp.runs import read_run
 
 GAP_PX = 2
@@ -21,7 +22,7 @@ NOTICES = {
     "phantom-archive": "No real patient: phantoms in the roles of patients.",
     "gan": "Drawn by a generator that may have learned from patients.",
     "evolved": "Drawn by a simulator, chosen by patients' noisy votes; see privacy.json.",
-    "synthetic": "Imported synthetic crops; their generator learned from patients elsewhere.",
+    "synthetic": "Imported synthetic crops; their generator may have learned from patients.",
 }
 REAL = "Shows images of the cohort: internal use only. No epsilon covers this picture."
 
@@ -92,13 +93,13 @@ def attack_sheet(folder: Path, file: str, *, label: str, show_patients: bool) ->
     """A picture that an attack made, with a word on whose images it shows.
 
     Args:
-        folder: Run of the attack; unknown crops count as real patients.
+        folder: Run of the attack; crops that are gone or have changed count as real patients.
         file: The picture, relative to ``folder``.
         label: What it shows.
         show_patients: Whether it is embedded where it shows real patients.
     """
     data = read_run(folder).inputs.get("data")
-    known = data is not None and (Path(data.path) / FILE_NAME).is_file()
+    known = data is not None and unchanged(data) and (Path(data.path) / FILE_NAME).is_file()
     text, real = notice(CropsManifest.read(data.path)) if data and known else (REAL, True)
     path = folder / file
     source = ""

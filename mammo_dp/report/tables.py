@@ -9,6 +9,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
 from rich.box import SIMPLE_HEAD
@@ -17,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from classifier.evaluate import Estimate, Metrics
-from mammo_dp.report.compare import METRICS, Row, estimate
+from mammo_dp.report.compare import METRICS, Row, estimate, models
 from mammo_dp.report.diagnosis import Subgroup
 from mammo_dp.report.statement import Statement
 
@@ -68,8 +69,13 @@ SUBGROUPS = (
 _SCREEN = (0, 3, 4, 5, 6, 7)  # columns of MAIN that fit a terminal
 
 
-def main_cells(row: Row) -> tuple[str, ...]:
-    """Utility and privacy of one row, in the order of ``MAIN``."""
+def main_cells(row: Row, on: str = "") -> tuple[str, ...]:
+    """Utility and privacy of one row, in the order of ``MAIN``.
+
+    Args:
+        row: The evaluation.
+        on: Crops that AUROC was measured on, if the cell shall say so.
+    """
     numbers = [number(row.metrics[name].value) for name in METRICS if name != "auroc"]
     return (
         row.name,
@@ -79,9 +85,18 @@ def main_cells(row: Row) -> tuple[str, ...]:
         epsilon(row.own.stage_epsilon) if row.own else NONE,
         _per_cohort(row, lambda s: s.unit) or NONE,
         _per_cohort(row, lambda s: f"{s.delta:g}") or NONE,
-        interval(row.metrics["auroc"]),
+        interval(row.metrics["auroc"]) + (f" on {on}" if on else ""),
         *numbers,
     )
+
+
+def main_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Cells of all rows, in the order of ``MAIN``; AUROC says on which crops where they differ."""
+    sets = _sets(rows)
+    return [
+        main_cells(row, on if len(set(sets)) > 1 else "")
+        for row, on in zip(rows, sets, strict=True)
+    ]
 
 
 def risk_cells(row: Row) -> tuple[str, ...]:
@@ -133,17 +148,18 @@ def conditions(rows: Sequence[Row]) -> str:
     """What must be read with each epsilon, attack and interval of the table."""
     statements = [statement for row in rows for statement in row.statements]
     measured = _joined(
-        f"{row.split} ({row.measured['crops']} crops of {row.measured['patients']} patients)"
-        for row in rows
+        f"{on} ({row.measured['crops']} crops of {row.measured['patients']} patients)"
+        for row, on in zip(rows, _sets(rows), strict=True)
     )
     parts = [f"Measured on {measured}; malignant is positive; intervals resample patients."]
     if statements:
-        parts += [
+        parts.append(
             "“ε end to end” covers each stage that the model descends from and is the guarantee "
             "(∞: there is none); “ε of this stage only” is what the last training spent and is "
-            "no guarantee by itself.",
-            f"Each finite ε holds for {_joined(s.conditions for s in statements if s.accountant)}.",
-        ]
+            "no guarantee by itself."
+        )
+    if finite := _joined(s.conditions for s in statements if s.accountant):
+        parts.append(f"Each finite ε holds for {finite}.")
     if any(row.attack for row in rows):
         parts.append(
             "Attacks are measured, bounds are the most that any attack can reach; an ∞ has bound 1."
@@ -167,9 +183,9 @@ def markdown(rows: Sequence[Row]) -> str:
 
     return "\n\n".join(
         (
-            table(MAIN, map(main_cells, rows)),
-            table(RISK, map(risk_cells, rows)),
-            table(ATTACKS, [cells for row in rows for cells in attack_cells(row)]),
+            table(MAIN, main_rows(rows)),
+            table(RISK, map(risk_cells, models(rows))),
+            table(ATTACKS, [cells for row in models(rows) for cells in attack_cells(row)]),
             caption(rows) + "\n",
         )
     )
@@ -194,8 +210,7 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
         whole = MAIN[place] in ("Run", "Unit", "AUROC [95 %]")
         justify: Literal["left", "right"] = "right" if place else "left"
         table.add_column(MAIN[place], justify=justify, no_wrap=whole)
-    for row in rows:
-        shown = main_cells(row)
+    for shown in main_rows(rows):
         table.add_row(*(Text(shown[place]) for place in _SCREEN))
     (console or Console()).print(table)
 
@@ -251,6 +266,14 @@ def _per_cohort(row: Row, show: Callable[[Statement], str]) -> str:
         return values[0] if values else ""
     names = [statement.stored["cohort_name"] for statement in row.statements]
     return "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
+
+
+def _sets(rows: Sequence[Row]) -> list[str]:
+    """Crops that each row was measured on: the split, and its folder where rows differ in that."""
+    read = [row.evaluation.inputs.get("data") for row in rows]
+    folders = ["" if data is None else Path(data.path).name for data in read]
+    alike = len(set(folders)) == 1
+    return [r.split if alike else f"{f}/{r.split}" for r, f in zip(rows, folders, strict=True)]
 
 
 def _lines(row: Row) -> list[dict[str, object]]:

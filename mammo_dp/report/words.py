@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mammo_dp.report.compare import Row
+from mammo_dp.report.compare import Row, models
 from mammo_dp.report.statement import Statement
 from mammo_dp.report.tables import end_to_end, epsilon, interval, number, plain
 
@@ -13,22 +13,18 @@ from mammo_dp.report.tables import end_to_end, epsilon, interval, number, plain
 def summary(rows: Sequence[Row]) -> list[str]:
     """What a hurried reader should know, most important first."""
     sentences = []
-    guaranteed = [
-        (row, row.own)
-        for row in rows
-        if row.own and row.is_private and all(math.isfinite(s.epsilon) for s in row.statements)
-    ]
+    guaranteed = [(row, row.guarantee) for row in rows if row.guarantee]
     ascending = sorted(guaranteed, key=lambda pair: pair[1].epsilon)
     # As printed: what was calibrated to one target differs a little.
-    for level in dict.fromkeys(end_to_end(own) for _, own in ascending):
-        row, own = max(
-            ((row, own) for row, own in guaranteed if end_to_end(own) == level),
+    for level in dict.fromkeys(end_to_end(stated) for _, stated in ascending):
+        row, stated = max(
+            ((row, stated) for row, stated in guaranteed if end_to_end(stated) == level),
             key=lambda pair: pair[0].metrics["auroc"].value,
         )
         sentences.append(
-            f"At ε = {end_to_end(own)} end to end (unit {own.unit}, δ = {own.delta:g}) the best "
-            f"model, started from {row.start}, reaches AUROC {interval(row.metrics['auroc'])} "
-            f"on {row.split}."
+            f"At ε = {end_to_end(stated)} end to end (unit {stated.unit}, δ = {stated.delta:g}) "
+            f"the best model, started from {row.start}, reaches AUROC "
+            f"{interval(row.metrics['auroc'])} on {row.split}."
         )
     open_rows = [row for row in rows if row.own and not row.is_private]
     if open_rows:
@@ -37,9 +33,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
             f"Trained without privacy, the best model reaches AUROC "
             f"{interval(best.metrics['auroc'])} on {best.split}."
         )
-    voided = [
-        row for row in rows if row.is_private and any(math.isinf(s.epsilon) for s in row.statements)
-    ]
+    voided = [row for row in models(rows) if row.is_private and math.isinf(row.epsilon)]
     if voided:
         because = dict.fromkeys(
             str(s.stored["because"])
@@ -52,7 +46,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
             f"{'s' if len(voided) == 1 else ''} from a stage without privacy: the end-to-end "
             f"epsilon is infinity. {' '.join(because)}"
         )
-    attacked = [row for row in rows if row.attack]
+    attacked = [row for row in models(rows) if row.attack]
     if attacked and not findings(rows):
         sentences.append(
             f"No membership attack exceeded a bound on {_count(len(attacked), 'model', 'models')}"
@@ -65,6 +59,7 @@ def findings(rows: Sequence[Row]) -> list[str]:
     """What must stop a release; empty if nothing does."""
     stop = "Do not release; the claimed guarantee does not hold."
     found = []
+    rows = models(rows)
     if broken := [row.name for row in rows if row.attack and row.attack["exceeds_bound"]]:
         found.append(
             f"Finding: a membership attack on {', '.join(broken)} exceeds the bound of the privacy "

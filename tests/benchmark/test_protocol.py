@@ -58,6 +58,7 @@ def test_each_look_with_other_models_is_booked_and_said(
 ) -> None:
     other = all_test(make_cohort("elsewhere", seed=5, origin="another-archive"))
     _, external = evaluation_sets(cohort.folder, [other.folder], open_test=False)
+    assert "was not opened" in said_of(external, openings(tmp_path))
     open_set(tmp_path, external, ["a", "b"])
     open_set(tmp_path, external, ["b", "a", "a"])  # a resumed run looks at the same
     assert [look.cells for look in openings(tmp_path)] == [2]

@@ -207,6 +207,8 @@ def test_sheets_of_real_patients_are_embedded_only_on_demand(
     assert (withheld["source"], withheld["real"]) == ("", True)
     assert "--show_patients true" in withheld["notice"]
     assert "internal use only" in sheet(real, show=True)["notice"]
+    make_cohort("phantoms", origin="phantom-archive", crops=10, size=16)  # others since
+    assert sheet(phantoms, show=False)["source"] == ""
     (real.folder / "sheet.png").unlink()
     assert "is missing" in sheet(real, show=True)["notice"]
 

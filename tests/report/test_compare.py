@@ -8,9 +8,11 @@ import pytest
 
 from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.report.compare import collect, lineage, setting
+from mammo_dp.report.drawings.utility import utility_privacy
 from mammo_dp.report.errors import ReportError
+from mammo_dp.report.headline import choose, lead
 from mammo_dp.report.tables import comma_separated
-from mammo_dp.report.words import attacker, findings
+from mammo_dp.report.words import attacker, findings, summary
 from mammo_dp.runs import RunInput, RunRecord, close_run, open_run
 from tests.report.conftest import BECAUSE, Tree
 
@@ -143,6 +145,32 @@ def test_an_evaluation_without_a_checkpoint_is_refused(make_tree: Make) -> None:
     run.write_text(json.dumps(json.loads(run.read_text()) | {"inputs": {}}))
     with pytest.raises(ReportError, match="names no checkpoint"):
         collect(tree.runs)
+
+
+def test_a_strong_attack_cannot_hide_behind_a_weaker_one(make_tree: Make) -> None:
+    tree = make_tree()
+    weak = tree.runs / "dp/eps6_phantom" / "attack_membership"
+    weak.rename(weak.with_name("attack_first"))
+    strong = tree.attack("dp/eps6_phantom", shift=3.0)
+    row = next(row for row in collect(tree.runs) if row.name == "dp/eps6_phantom")
+    assert row.attacker
+    assert row.attacker.folder == strong
+    assert "dp/eps6_phantom" in findings([row])[0]
+
+
+def test_what_descends_from_a_private_model_alone_keeps_its_guarantee(make_tree: Make) -> None:
+    tree = make_tree()
+    tree.test("pretrain_phantom", 0.7)
+    path = tree.runs / "pretrain_phantom" / "privacy.json"
+    inherited = tree.statement("c" * 64, 6, voided=False)  # of the crops' labels, as after relabel
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"statements": [inherited]}))
+    rows = collect(tree.runs)
+    row = choose(rows, None)
+    assert (row.name, row.own) == ("pretrain_phantom", None)
+    assert row.guarantee
+    assert "This model has the largest AUROC of those with a guarantee" in lead(row, rows, None)
+    assert "started from random weights, reaches AUROC 0.700" in summary(rows)[0]
+    assert "pretrain_phantom: 0.700" in (utility_privacy(rows) or "")
 
 
 def test_an_audit_stands_beside_the_model_whose_statement_it_is_about(make_tree: Make) -> None:

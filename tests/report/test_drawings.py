@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 import re
 from collections.abc import Callable
 from xml.etree import ElementTree
@@ -68,6 +69,19 @@ def test_no_lane_where_every_epsilon_holds(make_tree: Make) -> None:
     found = texts(utility_privacy([row for row in rows if row.is_private]) or "")
     assert "∞" not in found
     assert not any("hollow" in text for text in found)
+
+
+def test_a_model_of_synthetic_crops_without_guarantee_has_a_place_in_the_lane(
+    make_tree: Make,
+) -> None:
+    tree = make_tree(starts=("phantom",))
+    tree.test("pretrain_gan", 0.6)
+    path = tree.runs / "pretrain_gan" / "privacy.json"
+    inherited = tree.statement("c" * 64, None, voided=True)  # the generator's, not its own
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"statements": [inherited]}))
+    svg = utility_privacy(collect(tree.runs)) or ""
+    assert "pretrain_gan: AUROC 0.600" in svg
+    assert "from random weights" in texts(svg)
 
 
 def test_attack_figures_name_each_attacked_run_and_each_attack(drawn: dict[str, str]) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 from mammo_dp.report.compare import collect
 from mammo_dp.report.reproduce import command, relative, settings, steps
+from mammo_dp.runs import open_run
 from tests.report.conftest import Tree
 
 
@@ -37,3 +38,11 @@ def test_no_page_names_the_machine(tree: Tree) -> None:
     said += [value for row in rows for _, value in settings(row.attacker or row.model, tree.runs)]
     assert str(tree.root) not in " ".join(said)
     assert relative(Path("/a/b/c"), Path("/a/d")) == "../b/c"
+
+
+def test_a_mixture_of_a_benchmark_has_no_command_of_its_own(tree: Tree, tmp_path: Path) -> None:
+    read = {"crops": tree.data("cohort"), "synthetic": tree.data("phantoms")}
+    mixed = open_run(tmp_path / "mix", command="mix", config={"per_class": 6}, inputs=read)
+    assert command(mixed, tree.runs) == (
+        "# ../data/cohort and ../data/phantoms, mixed by `mammo-dp benchmark` as run.json says"
+    )

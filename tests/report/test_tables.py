@@ -3,6 +3,7 @@ import csv
 import io
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -17,9 +18,11 @@ from mammo_dp.report.tables import (
     RISK,
     caption,
     comma_separated,
+    conditions,
     end_to_end,
     epsilon,
     main_cells,
+    main_rows,
     markdown,
     number,
     print_table,
@@ -63,6 +66,24 @@ def test_cells_have_a_column_each(tree: Tree) -> None:
     gan = dict(zip(MAIN, main_cells(rows[2]), strict=True))
     assert (gan["ε end to end"], gan["ε of this stage only"]) == ("∞", "5.49")
     assert (gan["Unit"], gan["δ"]) == ("patient", "0.0001")
+
+
+def test_rows_of_several_sets_say_which_they_are_of(make_tree: Make) -> None:
+    tree = make_tree()
+    first = collect(tree.runs)[1]
+    assert main_rows([first])[0][7] == "0.610 [0.560, 0.660]"
+    second = replace(first, measured={**first.measured, "split": "test"})
+    assert [cells[7] for cells in main_rows([first, second])] == [
+        "0.610 [0.560, 0.660] on val",
+        "0.610 [0.560, 0.660] on test",
+    ]
+    text = markdown([first, second])
+    assert text.count("loss-threshold |") == 1  # one model, attacked once
+
+
+def test_conditions_of_no_epsilon_are_not_begun(make_tree: Make) -> None:
+    rows = collect(make_tree(epsilons=()).runs)
+    assert "Each finite ε" not in conditions(rows)
 
 
 def test_a_crops_epsilon_never_stands_without_the_patients() -> None:

@@ -24,7 +24,9 @@ _LANE = 200.0  # widest lane of models without guarantee
 
 
 def utility_privacy(rows: Sequence[Row]) -> str | None:
-    """One marker per model; models without a guarantee have a lane of their own.
+    """One marker per evaluation; models without a guarantee have a lane of their own.
+
+    Models without patients in their lineage have no epsilon and are left to the table.
 
     Epsilon is that of the guarantee, over every stage of the lineage, not of the last stage. Lines
     connect means over models of one start and body at one epsilon.
@@ -32,11 +34,12 @@ def utility_privacy(rows: Sequence[Row]) -> str | None:
     Returns:
         SVG, or none if no model has a finite epsilon.
     """
-    finite = [row for row in rows if row.own and math.isfinite(row.epsilon)]
+    rows = [row for row in rows if row.statements]
+    finite = [row for row in rows if row.guarantee]
     if not finite:
         return None
     lane = [row for row in rows if math.isinf(row.epsilon)]
-    starts = list(dict.fromkeys(_kind(row) for row in rows if row.own))
+    starts = list(dict.fromkeys(map(_kind, rows)))
     entries = [
         (f"s{place % SERIES}", SHAPES[place % SERIES], False, f"from {start}")
         for place, start in enumerate(starts)
@@ -67,14 +70,13 @@ def utility_privacy(rows: Sequence[Row]) -> str | None:
     described = "; ".join(
         f"{row.name}: {interval(row.metrics['auroc'])} at epsilon {epsilon(row.epsilon)}"
         for row in rows
-        if row.own
     )
     return drawing.svg("utility", "AUROC against epsilon end to end", described)
 
 
 def _y_scale(rows: Sequence[Row]) -> Scale:
     """Room for each interval and for the line of chance."""
-    measured = [row.metrics["auroc"] for row in rows if row.own]
+    measured = [row.metrics["auroc"] for row in rows]
     ends = [v for m in measured for v in (m.low, m.value, m.high) if math.isfinite(v)]
     low, high = min([0.48, *ends]) - 0.01, max([0.6, *ends]) + 0.01
     return Scale(low=low, high=high, start=_BOTTOM, end=_TOP)
@@ -142,16 +144,16 @@ def _mark(drawing: Drawing, row: Row, x: float, y: Scale, series: int) -> None:
     if not math.isnan(auroc.low):
         drawing.line((x, y(auroc.low)), (x, y(auroc.high)), f"{css} faint")
     without = math.isinf(row.epsilon)
-    shape = SHAPES[series % SERIES] if row.is_private else "cross"
+    shape = "cross" if without and not row.is_private else SHAPES[series % SERIES]
     drawing.marker(shape, (x, y(auroc.value)), css, hollow=without)
     drawing.titled(f"{row.name}: AUROC {interval(auroc)}, ε {epsilon(row.epsilon)}", start)
 
 
 def _conditions(rows: Sequence[Row]) -> str:
-    owns = [row.own for row in rows if row.own]
-    units = " or ".join(sorted({own.unit for own in owns}))
-    deltas = ", ".join(f"{delta:g}" for delta in sorted({own.delta for own in owns}))
-    adjacency = " or ".join(sorted({str(own.stored["adjacency"]) for own in owns}))
+    stated = [row.guarantee for row in rows if row.guarantee]
+    units = " or ".join(sorted({one.unit for one in stated}))
+    deltas = ", ".join(f"{delta:g}" for delta in sorted({one.delta for one in stated}))
+    adjacency = " or ".join(sorted({str(one.stored["adjacency"]) for one in stated}))
     return f"unit {units}, δ = {deltas}, {adjacency}"
 
 

@@ -18,7 +18,10 @@ from gan.networks import Discriminator, Generator, plain_weights
 
 AVERAGED = "average.module."  # where the state dict of a model holds the averaged generator
 DISCRIMINATOR = "discriminator."
-ADVICE = "Give the checkpoint of a fit of mammo_dp.MCGAN, such as RUN/checkpoints/last.ckpt"
+ADVICE = (
+    "Give the checkpoint of a fit of mammo_dp.MCGAN or mammo_dp.DPMCGAN, such as "
+    "RUN/checkpoints/last.ckpt"
+)
 
 
 class CheckpointError(ValueError):
@@ -173,9 +176,19 @@ def draw(net: Generator, number: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _load(net: nn.Module, prefix: str, state: Mapping[str, Tensor], path: Path) -> None:
-    """Loads the part of a state dict under a prefix."""
+    """Loads the part of a state dict under a prefix.
+
+    Raises:
+        CheckpointError: If a tensor does not fit, or holds NaN or infinity, which would become
+            black crops without a word.
+    """
     part = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
     _match(net.state_dict(), part, path)
+    if broken := sorted(name for name, tensor in part.items() if not tensor.isfinite().all()):
+        raise CheckpointError(
+            f"{path}: {prefix}{broken[0]} holds NaN or infinity: the training diverged. Fit again "
+            "with lower rates."
+        )
     net.load_state_dict(part)
 
 

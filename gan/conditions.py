@@ -167,8 +167,9 @@ class Conditions:
 def level_of(crop: Crop, name: str) -> str | None:
     """Level of an attribute, rare words merged.
 
-    Of words joined by a hyphen the most suspicious counts, since it decides what is done. Words
-    without a level of their own, such as ``ASYMMETRIC_BREAST_TISSUE``, become ``OTHER``.
+    Of several words the most suspicious counts, since it decides what is done; small letters count
+    as capitals. Words without a level of their own, such as ``ASYMMETRIC_BREAST_TISSUE``, become
+    ``OTHER``.
 
     Args:
         crop: Row of a manifest.
@@ -177,8 +178,10 @@ def level_of(crop: Crop, name: str) -> str | None:
     Returns:
         A level, or none if unknown.
     """
-    value = crop.view if name == "view" else crop.attributes.get(name)
-    if not value or value.upper() in ("N/A", "NA", "0"):
+    if name == "view":
+        return crop.view
+    value = crop.attributes.get(name, "").upper()
+    if value in ("", "N/A", "NA", "0"):
         return None
     if value in LEVELS[name]:
         return value

@@ -79,7 +79,7 @@ class MCGAN(lightning.LightningModule):
         momentum: First coefficient of Adam; the second is 0.99.
         average_decay: Decay of the averaged generator per step, in ``[0, 1)``.
         sample_every_epochs: Epochs between sample sheets; the last epoch always has one.
-        seed: Of latent vectors, labels and augmentation.
+        seed: Of latent vectors, noise, forgotten attributes and augmentation.
     """
 
     fixed_latents: Tensor
@@ -254,7 +254,7 @@ class MCGAN(lightning.LightningModule):
 
     @torch.no_grad()
     def glance(self) -> Glance:
-        """Compares fresh crops, under the conditions of training crops, with real ones."""
+        """Compares crops, asked for under the classes of training crops, with real ones."""
         rng = torch.Generator().manual_seed(self.seed)
         malignant = self._monitor.malignant
         asked = self.conditions.of_classes(malignant)

@@ -5,6 +5,7 @@ Rough on purpose, so that it costs a moment: crops are compared as coarse grey p
 strength of their detail. ``mammo-dp fidelity`` measures properly, after training.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -31,8 +32,9 @@ class Glance:
         distance: Kernel distance to the training crops, unbiased, so it may be below 0; 0 for crops
             of one law (Binkowski et al. 2018, arXiv 1801.01401, on our coarse features).
         diversity: Mean distance between crops of a class over that between real ones; 1 is alike.
-        copying: Median distance to the nearest training crop over that to the nearest of equally
-            many crops of other patients; 1 is no copying. None without other patients.
+        copying: Distance to the nearest training crop over that to the nearest of equally many
+            crops of other patients, median over the crops; 1 is no copying. None without other
+            patients.
     """
 
     distance: float
@@ -42,6 +44,8 @@ class Glance:
     @property
     def warnings(self) -> list[str]:
         """What looks wrong, each with a remedy."""
+        if not math.isfinite(self.diversity):
+            return ["Crops hold NaN: the training diverged. Fit again with lower rates."]
         found = []
         if self.diversity < COLLAPSED:
             found.append(

@@ -46,10 +46,10 @@ def widths(image_size: int, channels: int) -> list[int]:
     Raises:
         ValueError: If ``channels`` cannot be split into groups, or the size is not allowed.
     """
-    if channels < 1 or (channels > CHANNELS_PER_GROUP and channels % CHANNELS_PER_GROUP):
+    if channels < 1 or (channels % CHANNELS_PER_GROUP and CHANNELS_PER_GROUP % channels):
         raise ValueError(
             f"{channels=}. Give a multiple of {CHANNELS_PER_GROUP}, or for tiny networks a power "
-            f"of two below it."
+            "of two below it."
         )
     return [min(WIDEST, channels * image_size // edge) for edge in resolutions(image_size)]
 
@@ -175,9 +175,9 @@ class Discriminator(nn.Module):
     """Crops and conditions become logits: above 0 means real.
 
     Strided convolutions and a projection on the condition (Miyato and Koyama 2018, arXiv
-    1802.05637).
-    Beside the crop they see its amplified :func:`detail`, which would otherwise drown in the
-    twentyfold contrast of coarse structure.
+    1802.05637). Beside the crop they see its amplified :func:`detail`, which would otherwise drown
+    in the twentyfold contrast of coarse structure.
+
     Per-row gradients by Opacus hooks work with ``"group"`` and ``"none"``; ``"spectral"``
     (arXiv 1802.05957) is a parametrisation, which the hooks refuse.
 

@@ -101,11 +101,13 @@ def test_what_was_asked_for_stands_in_each_row(checkpoint: Path, tmp_path: Path)
 def test_a_killed_run_ends_with_the_same_crops(checkpoint: Path, tmp_path: Path) -> None:
     generate(str(checkpoint), str(tmp_path / "whole"), per_class=60, batch_size=16)
     out = tmp_path / "killed"
-    call = f"generate({str(checkpoint)!r}, {str(out)!r}, per_class=60, batch_size=16)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"from gan.generate import generate; {call}"],
-        stdout=subprocess.DEVNULL,
+    slow = (  # or it ends before it can be killed
+        "import time; from gan import drawn; from gan.generate import generate; "
+        "save = drawn.save_crop_image; "
+        "drawn.save_crop_image = lambda *crop: time.sleep(0.01) or save(*crop); "
     )
+    call = f"generate({str(checkpoint)!r}, {str(out)!r}, per_class=60, batch_size=16)"
+    process = subprocess.Popen([sys.executable, "-c", slow + call], stdout=subprocess.DEVNULL)
     while process.poll() is None and len(list(out.glob("images/*.png"))) < 20:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)

@@ -38,6 +38,11 @@ def test_one_picture_for_all_is_collapse(monitor: Monitor) -> None:
     assert glance.distance > 0.5
 
 
+def test_crops_that_are_no_numbers_are_named(monitor: Monitor) -> None:
+    glance = monitor.look(torch.full((80, 1, 32, 32), torch.nan), labels(80))
+    assert glance.warnings == ["Crops hold NaN: the training diverged. Fit again with lower rates."]
+
+
 def test_turned_training_crops_under_another_exposure_are_copies(monitor: Monitor) -> None:
     copies = 0.7 * torch.rot90(monitor.crops.flip(3), 1, (2, 3)) + 0.1
     glance = monitor.look(copies, monitor.malignant)

@@ -75,6 +75,7 @@ def test_width_doubles_with_each_halving_and_is_capped() -> None:
         ({"image_size": 96}, "image_size=96. Give a power of two"),
         ({"image_size": 8}, "image_size=8. Give a power of two"),
         ({"channels": 12}, "channels=12. Give a multiple of 8"),
+        ({"channels": 7}, "channels=7. Give a multiple of 8, or for tiny networks a power of two"),
         ({"channels": 0}, "channels=0. Give a multiple of 8"),
         ({"latent": 0}, "latent=0. Give 1 or more"),
     ],

@@ -4,6 +4,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,8 @@ def collect_parents(paths: Iterable[str | Path]) -> PrivacyLedger:
 def _parent(path: Path) -> PrivacyLedger:
     if path.is_file() and path.suffix != Path(CROPS).suffix:
         folder = run_of(path)
+        if folder != path.parent and (path.parent / FILE_NAME).is_file():
+            return _exported(path)
         if folder is None and _is_ours(path):
             raise PrivacyError(
                 f"{path}: is a checkpoint of a fit outside of its run folder, so nobody knows "
@@ -247,6 +250,16 @@ def _parent(path: Path) -> PrivacyLedger:
             "command that makes them again, to its end; it writes it."
         )
     return PrivacyLedger()
+
+
+def _exported(path: Path) -> PrivacyLedger:
+    """What the statement says that was passed on with weights; it is about their checkpoint."""
+    ledger = ledger_of(read_statement(path.parent))
+    doubt = (
+        f"Initial weights from an export (sha256 {file_sha256(path)}): the statement beside them "
+        "is counted; that it is theirs was not checked."
+    )
+    return replace(ledger, exclusions=(*ledger.exclusions, doubt))
 
 
 def _learned(crop: Crop) -> bool:

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -212,6 +213,22 @@ def test_weights_from_outside_become_an_exclusion(tmp_path: Path) -> None:
     write_statement(tmp_path, ledger)
     assert exclusion in (tmp_path / "PRIVACY.md").read_text()
     assert read_ledger(tmp_path) == ledger
+
+
+def test_the_statement_beside_exported_weights_is_counted(
+    tmp_path: Path, cohort: CropsManifest
+) -> None:
+    run = run_folder(tmp_path / "run", cohort).parent
+    export = tmp_path / "classifier"
+    export.mkdir()
+    for name in ("privacy.json", "PRIVACY.md"):
+        shutil.copyfile(run / name, export / name)
+    weights = export / "model.safetensors"
+    weights.write_text("tensors")
+    ledger = collect_parents([weights])
+    assert ledger.accesses == read_ledger(run).accesses
+    (doubt,) = ledger.exclusions
+    assert file_sha256(weights) in doubt
 
 
 def test_a_statement_that_does_not_fit_its_artefact_is_refused(

@@ -51,7 +51,7 @@ def test_files_that_hold_no_mcgan_are_refused(tmp_path: Path) -> None:
 def test_a_training_that_diverged_is_named(tmp_path: Path) -> None:
     net = MCGAN(image_size=16, channels=2, latent=8)
     with torch.no_grad():
-        net.average.module.grid.bias[0] = torch.nan
+        dict(net.named_parameters())["average.module.grid.bias"][0] = torch.nan
     path = save(tmp_path / "last.ckpt", net)
     with pytest.raises(CheckpointError, match=r"average.module.grid.bias holds NaN .* diverged"):
         TrainedGenerator.read(path)

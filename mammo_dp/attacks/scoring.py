@@ -23,6 +23,10 @@ from mammo_dp.runs import write_text_atomically
 
 FPRS = (0.01, 0.001)
 SCHEMA = 2  # 1 held one attack, and no value per crop
+CONTROL = (
+    "control: mean AUC of the same attack between the same groups with shadow heads in the "
+    "model's place, to which membership is random. Away from .5, the groups differ: no leak."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +58,15 @@ class Outcome:
             something, since crops of one patient are not independent.
         exceeds_bound: Whether the scores refute the bound; all attacks on a release share the
             error.
+        control: Area of the same attack, between the same groups, on models to which their
+            membership is random; away from .5, the groups differ. None if there are no such models.
     """
 
     attack: Attack
     found: Audit
     per_crop: Audit
     exceeds_bound: bool
+    control: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,12 +109,16 @@ class Result:
         for outcome in self.outcomes:
             area, best = outcome.found.auc, outcome.found.advantage
             shown.append(
-                f"{outcome.attack.name}: AUC {area.value:.3f} [{area.low:.3f}, {area.high:.3f}], "
-                f"advantage {best.value:.3f} (bound {self.bounds.advantage:.3f}), per {self.unit}, "
-                f"{outcome.found.members} members, {outcome.found.nonmembers} others"
+                f"{outcome.attack.name}: AUC {area.value:.3f} [{area.low:.3f}, {area.high:.3f}]"
+                + ("" if outcome.control is None else f" (control {outcome.control:.3f})")
+                + f", advantage {best.value:.3f} (bound {self.bounds.advantage:.3f}), per "
+                f"{self.unit}, {outcome.found.members} members, {outcome.found.nonmembers} others"
                 + ("; EXCEEDS THE BOUND" if outcome.exceeds_bound else "")
             )
-        return shown + [f"{name}: not tried, {why}" for name, why in self.not_tried.items()]
+        shown += [f"{name}: not tried, {why}" for name, why in self.not_tried.items()]
+        if any(outcome.control is not None for outcome in self.outcomes):
+            shown.append(CONTROL)
+        return shown
 
     def as_json(self) -> dict[str, Any]:
         """Content of ``attack.json``: what all attacks share once, then each by name."""
@@ -135,6 +146,7 @@ class Result:
                     "score": outcome.attack.score,
                     "combine": outcome.attack.combine,
                     **measured(outcome.found, bounds),
+                    "control": outcome.control,
                     "per_crop": _values(outcome.per_crop),
                     "exceeds_bound": outcome.exceeds_bound,
                 }
@@ -151,6 +163,7 @@ def score(
     unit: Unit,
     bounds: Bounds,
     models: int = 0,
+    control: Mapping[str, float] = MappingProxyType({}),
     not_tried: Mapping[str, str] = MappingProxyType({}),
     resamples: int = 2000,
     seed: int = 0,
@@ -166,6 +179,7 @@ def score(
         unit: Unit of the statement.
         bounds: What the statement allows.
         models: Models of the adversary's own behind the signals.
+        control: Area of each attack on models to which membership is random, by its name.
         not_tried: Why an attack was left out, by its name.
         resamples: Bootstrap resamples.
         seed: Seed of the bootstrap and of the random baseline.
@@ -189,6 +203,7 @@ def score(
                 found=found(of, unit, attack.combine),
                 per_crop=found(of, "crop", draws=1),
                 exceeds_bound=exceeds(*groups, bounds, fprs=FPRS, level=level),
+                control=control.get(attack.name),
             )
         )
     random = np.random.default_rng(seed).standard_normal(len(signals.row))

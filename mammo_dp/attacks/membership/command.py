@@ -6,17 +6,13 @@ likelihood ratios in ``lira`` and ``rmia``. Signals are saved, so that scoring r
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from classifier.module import CropClassifier
-from classifier.released import load_classifier
 from data_prep.manifest import CropsManifest, Split
-from mammo_dp.attacks.groups import require_two_groups, statement_about
-from mammo_dp.attacks.membership import lira
+from mammo_dp.attacks.groups import require_patients, require_two_groups, statement_about
 from mammo_dp.attacks.membership.observed import Observed, read_observed, write_observed
-from mammo_dp.attacks.membership.query import LOSS_THRESHOLD, query
-from mammo_dp.attacks.membership.rmia import RMIA, rmia
+from mammo_dp.attacks.membership.query import query
+from mammo_dp.attacks.membership.ratios import ATTACKS, controls, with_ratios
 from mammo_dp.attacks.membership.shadows import (
     CHECKPOINT,
     TrainedRun,
@@ -34,7 +30,6 @@ from mammo_dp.runs import close_run, open_run
 
 SHADOWS = 64
 SCORES, MODELS, ATTACK = "scores.csv", "models.npz", "attack.json"
-ATTACKS = {attack.name: attack for attack in (LOSS_THRESHOLD, RMIA, lira.OFFLINE, lira.ONLINE)}
 
 
 def membership(
@@ -52,8 +47,9 @@ def membership(
     """Attacks the classifier of a run and compares the success with the bounds of its statement.
 
     A loss threshold always; RMIA and LiRA (offline, online) with shadow heads, trained here on
-    random halves of the patients, where the body is frozen. Where it is not, RMIA and offline LiRA
-    compare with reference runs.
+    random halves of the patients, where the body is frozen; and beside each, as control, the same
+    attack on some of these heads. Where the body is not frozen, RMIA and offline LiRA compare with
+    reference runs.
 
     Writes ``scores.csv`` and ``models.npz`` (signals, private data) and ``attack.json``
     (aggregates). An interrupted attack goes on from what was saved.
@@ -121,7 +117,10 @@ def attack_membership(
     """
     require_two_groups(member_split, nonmember_split, resamples)
     manifest = CropsManifest.read(crops)
-    statement = statement_about(run / "privacy.json", manifest, member_split, nonmember_split)
+    splits = (member_split, nonmember_split)
+    for split in splits:
+        require_patients(manifest, manifest.rows(split), split)
+    statement = statement_about(run / "privacy.json", manifest, *splits)
     trained = TrainedRun.read(run, statement)
     count, why_not = how_many(trained, shadows, references)
     record = open_run(
@@ -140,21 +139,19 @@ def attack_membership(
         | {f"reference {place}": folder / CHECKPOINT for place, folder in enumerate(references)},
         seed=seed,
     )
-    saved = record.folder / SCORES
+    saved, models = record.folder / SCORES, record.folder / MODELS
     if saved.exists():
         signals = read_signals(saved)
     else:
-        model, splits = load_classifier(run / CHECKPOINT), (member_split, nonmember_split)
-        signals = query(model, manifest, *splits)
+        signals = query(trained.released, manifest, *splits)
         if count or references:
             observed = _observed(
                 trained,
-                model,
                 manifest,
                 signals,
                 references,
                 splits,
-                folder=record.folder,
+                saved=models,
                 count=count,
                 cache=cache or run / "features",
                 seed=seed,
@@ -168,6 +165,9 @@ def attack_membership(
         unit=statement["unit"],
         bounds=bounds_of(statement),
         models=count or len(references),
+        control=controls(signals, read_observed(models), statement["unit"])
+        if count and models.is_file()
+        else {},
         not_tried={name: why_not for name in ATTACKS if name not in signals.columns},
         resamples=resamples,
         seed=seed,
@@ -204,45 +204,27 @@ def how_many(run: TrainedRun, asked: int | None, references: Sequence[Path]) -> 
     return asked, "" if asked else "no shadow heads were asked for"
 
 
-def with_ratios(signals: Signals, observed: Observed) -> Signals:
-    """Adds the column of each attack that the models allow; runs no model.
-
-    Args:
-        signals: Of the attacked model alone.
-        observed: Logits on the same crops, of the adversary's models too.
-    """
-    knew, did_not = observed.seen_by
-    columns = {RMIA.name: rmia(observed)}
-    if did_not >= 2:
-        columns[lira.OFFLINE.name] = lira.offline(observed)
-    if min(knew, did_not) >= 2:
-        columns[lira.ONLINE.name] = lira.online(observed)
-    return replace(signals, columns={**signals.columns, **columns})
-
-
 def _observed(
     run: TrainedRun,
-    model: CropClassifier,
     manifest: CropsManifest,
     signals: Signals,
     runs: Sequence[Path],
     splits: tuple[Split, Split],
     *,
-    folder: Path,
+    saved: Path,
     count: int,
     cache: Path,
     seed: int,
     progress: bool,
 ) -> Observed:
     """What the models say, from an interrupted attack or asked now."""
-    saved = folder / MODELS
     if saved.exists():
         return read_observed(saved)
     observed = (
-        reference_runs(model, manifest, signals, runs, *splits)
+        reference_runs(manifest, signals, runs, *splits)
         if runs
         else shadow_heads(
-            run, model, manifest, signals, count=count, cache=cache, seed=seed, progress=progress
+            run, manifest, signals, count=count, cache=cache, seed=seed, progress=progress
         )
     )
     write_observed(saved, observed)

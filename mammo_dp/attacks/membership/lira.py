@@ -7,7 +7,7 @@ models of its own on random halves of the patients; and queries the released mod
 kind that it was trained on. It sees no update.
 
 Source: Carlini et al. 2022, arXiv 2112.03570, with the logit-scaled confidence averaged over views;
-one variance for all crops below 64 models, as there. Crops of a patient add up.
+one variance for all crops where a side has few models, as there. Crops of a patient add up.
 """
 
 import numpy as np
@@ -41,7 +41,7 @@ OFFLINE = Attack(
     ),
     combine="sum",
 )
-ENOUGH = 64  # models from which each crop has a variance of its own
+ENOUGH = 31  # models of a side, for a variance of each crop's own: half of 64, less a stand-in
 _LEAST = 1e-6  # of a variance; identical models would divide by zero
 
 
@@ -73,7 +73,7 @@ def _normal(confidence: Floats, side: NDArray[np.bool_]) -> tuple[Floats, Floats
     count = side.sum(0)
     mean = (confidence * side).sum(0) / count
     squares = ((confidence - mean) ** 2 * side).sum(0)
-    if len(confidence) >= ENOUGH:
+    if count.min() >= ENOUGH:
         variance = squares / (count - 1)
     else:
         variance = np.full(len(mean), squares.sum() / (count - 1).sum())

@@ -2,8 +2,10 @@
 """What an adversary with models of its own saw: logits of all models on all crops, saved once."""
 
 import io
-from dataclasses import dataclass
+import zipfile
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +50,16 @@ class Observed:
         """Fewest models that were, and that were not, trained on the patient of any crop."""
         inside = self.inside.sum(0)
         return int(inside.min()), int((len(self.inside) - inside).min())
+
+    def with_target(self, model: int) -> Self:
+        """What the adversary sees if it attacks one of its own models with the others."""
+        others = np.arange(len(self.models)) != model
+        return replace(
+            self,
+            target=self.models[model],
+            models=self.models[others],
+            inside=self.inside[others],
+        )
 
     def of_target(self) -> Floats:
         """``log(p_y / (1 - p_y))`` of the attacked model, mean over views, shape ``(crops,)``."""
@@ -99,7 +111,7 @@ def read_observed(path: Path) -> Observed:
                 models=stored["models"].astype(np.float64),
                 inside=stored["inside"],
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise AttackError(
             f"{path}: holds no logits of models ({error!r}). Remove it; the attack makes it again."
         ) from error

@@ -9,10 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from classifier.module import CropClassifier
+from classifier.released import ReleasedClassifier
 from data_prep.datamodule import CropsDataset, collate_crops
 from data_prep.manifest import CropsManifest, Split
-from mammo_dp.attacks.groups import require_patients
 from mammo_dp.attacks.scoring import Attack
 from mammo_dp.attacks.signals import AttackError, Signals
 
@@ -31,20 +30,22 @@ LOSS_THRESHOLD = Attack(
 
 
 def query(
-    model: CropClassifier, manifest: CropsManifest, member_split: Split, nonmember_split: Split
+    released: ReleasedClassifier,
+    manifest: CropsManifest,
+    member_split: Split,
+    nonmember_split: Split,
 ) -> Signals:
     """Asks the model about each crop of two splits, without augmentation.
 
     Raises:
-        AttackError: If a split is empty or holds crops without a patient, or a logit is not
-            finite.
+        AttackError: If a logit is not finite.
     """
+    model, calibration = released.model, released.calibration
     columns: dict[str, list[NDArray[Any]]] = {
         name: [] for name in ("row", "patient", "member", "malignant", "signal")
     }
     for split in (member_split, nonmember_split):
         rows = manifest.rows(split)
-        require_patients(manifest, rows, split)
         dataset = CropsDataset(manifest, rows, image_size=model.hparams["image_size"])
         collate = partial(collate_crops, image_size=dataset.image_size)
         with torch.inference_mode():
@@ -55,6 +56,8 @@ def query(
                         f"{type(model).__name__}: logits of split {split!r} are not finite. The "
                         "model has diverged; train it again."
                     )
+                if calibration is not None:
+                    logit = calibration(logit)
                 malignant = batch.malignant.numpy()
                 columns["row"].append(batch.row.numpy())
                 columns["patient"].append(batch.unit.numpy())

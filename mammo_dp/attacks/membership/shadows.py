@@ -15,8 +15,7 @@ from torch import Tensor
 
 from classifier.backbones import head
 from classifier.features import cached_features
-from classifier.module import CropClassifier
-from classifier.released import ReleasedError, load_classifier
+from classifier.released import ReleasedClassifier, ReleasedError, load_classifier
 from data_prep.manifest import CropsManifest, Split
 from mammo_dp.attacks.membership.heads import (
     Examples,
@@ -45,20 +44,30 @@ class TrainedRun:
 
     Attributes:
         record: The run.
+        released: What it released.
         settings: Hyper-parameters of the model.
         statement: Statement about the cohort that it was trained on.
     """
 
     record: RunRecord
+    released: ReleasedClassifier
     settings: Mapping[str, Any]
     statement: Mapping[str, Any]
 
     @classmethod
     def read(cls, folder: Path, statement: Mapping[str, Any]) -> "TrainedRun":
-        """Reads ``run.json`` and the hyper-parameters beside the weights."""
+        """Reads ``run.json``, the weights, and all hyper-parameters beside them.
+
+        Raises:
+            ReleasedError: If the run released no classifier.
+        """
+        released = ReleasedClassifier.read(folder / CHECKPOINT)
         stored = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
         return cls(
-            record=read_run(folder), settings=stored["hyper_parameters"], statement=statement
+            record=read_run(folder),
+            released=released,
+            settings=stored.get("hyper_parameters", {}),
+            statement=statement,
         )
 
     @property
@@ -69,6 +78,10 @@ class TrainedRun:
             return f"{kind or 'a model of unknown kind'} is not trained as a head by this attack"
         if (trained := self.settings["trainable"]) != "head":
             return f"trainable is {trained!r}, so that each shadow would be a whole fit"
+        data, split = self.record.inputs.get("data"), self.data.get("train_split", "train")
+        seen = (data and data.sha256, split)
+        if seen != (self.statement["cohort"], self.statement["cohort_name"].rpartition("/")[2]):
+            return "the head was fitted to other crops than these, which an earlier stage saw"
         return ""
 
     @property
@@ -93,8 +106,8 @@ class TrainedRun:
 
         Args:
             crops: Crops that the run was trained on.
-            share: Crops of a shadow over these; plain steps shrink with it, so that each crop is
-                seen as often.
+            share: Crops of a shadow over these; plain steps of few crops shrink with it, so that
+                each crop is seen as often.
         """
         settings, trainer = self.settings, self._of("trainer")
         private = self.statement["noise_multiplier"] is not None
@@ -112,15 +125,17 @@ class TrainedRun:
             steps = trainer.get("max_steps") or -1
             if steps < 1:
                 steps = (trainer.get("max_epochs") or 1) * math.ceil(crops / size)
-            steps = max(1, round(steps * share))
+            passes, part = steps / math.ceil(crops / size), share * crops
+            steps = max(1, round(passes * part / min(size, part)))
             kind = PlainSteps(batch_size=size, gradient_clip=trainer.get("gradient_clip_val"))
+        optimizer = settings.get("optimizer", "adam")
         return Recipe(
             steps=steps,
             kind=kind,
             learning_rate=self._learning_rate(),
             warmup_steps=settings["warmup_steps"],
             weight_decay=settings["weight_decay"],
-            optimizer=settings.get("optimizer", "adam"),
+            optimizer="adam" if optimizer == "adamw" else optimizer,
             ema_decay=settings.get("ema_decay"),
         )
 
@@ -134,19 +149,18 @@ class TrainedRun:
             clipping_norm=self.settings["clipping_norm"],
             expected_units=statement["sampling_rate"] * statement["units"],
             steps=statement["steps"],
-            features=len(self.start()) - 1,
+            features=head(self.released.model.net).in_features,
             score_noise=self.settings["score_noise"],
         ).rate
 
     def start(self) -> Tensor:
         """Head before the first step, bias last: that of the initial weights, or zero."""
-        layer = head(load_classifier(self.record.folder / CHECKPOINT).net)
         given = self.record.inputs.get("weights")
         if given is not None and Path(given.path).is_file():
             with contextlib.suppress(ReleasedError):  # weights of another task have another head
                 layer = head(load_classifier(given.path).net)
                 return torch.cat([layer.weight[0], layer.bias]).detach()
-        return torch.zeros(layer.in_features + 1)
+        return torch.zeros(head(self.released.model.net).in_features + 1)
 
     def _of(self, part: str) -> Mapping[str, Any]:
         return dict(self.record.config.get(part, {}))
@@ -154,7 +168,6 @@ class TrainedRun:
 
 def shadow_heads(
     run: TrainedRun,
-    model: CropClassifier,
     manifest: CropsManifest,
     signals: Signals,
     *,
@@ -167,7 +180,6 @@ def shadow_heads(
 
     Args:
         run: The attacked run, with a frozen body.
-        model: What it released.
         manifest: Crops of members and non-members.
         signals: Which crops, and whose.
         count: Number of heads, even.
@@ -178,10 +190,11 @@ def shadow_heads(
     parts = [signals.row[signals.member == who] for who in (True, False)]
     if not np.array_equal(np.concatenate(parts), signals.row):
         raise AttackError("signals: members do not stand first. Query the model again.")
+    net = run.released.model.net
     features = torch.cat(
         [
             cached_features(
-                model.net,
+                net,
                 manifest,
                 rows.tolist(),
                 folder=cache,
@@ -192,13 +205,13 @@ def shadow_heads(
             for rows in parts
         ]
     )
-    patients, patient = np.unique(signals.patient, return_inverse=True)
+    _, patient = np.unique(signals.patient, return_inverse=True)
     examples = Examples(features=features, malignant=signals.malignant, patient=patient)
-    inside = halves(len(patients), count, seed)
+    inside = halves(examples.patients, count, seed)
     trained_on = len(parts[0])
     recipe = run.recipe(trained_on, len(signals.row) / 2 / trained_on)
     heads = train_heads(examples, inside, recipe, run.start(), seed=seed, progress=progress)
-    layer = head(model.net)
+    layer = head(net)
     own = torch.cat([layer.weight[0], layer.bias])[None].detach()
     return Observed(
         malignant=signals.malignant,
@@ -209,7 +222,6 @@ def shadow_heads(
 
 
 def reference_runs(
-    model: CropClassifier,
     manifest: CropsManifest,
     signals: Signals,
     runs: Sequence[Path],
@@ -219,9 +231,8 @@ def reference_runs(
     """Asks runs of the same kind that were trained on other patients, or on some of them.
 
     Args:
-        model: What the attacked run released.
         manifest: Crops of members and non-members.
-        signals: Which crops, and whose.
+        signals: What the attacked model said about which crops, and whose they are.
         runs: Folders of fits; their data must still be where they were read.
         member_split: Split of the members.
         nonmember_split: Split of the others.
@@ -232,7 +243,7 @@ def reference_runs(
     models, inside = [], []
     for folder in runs:
         known = _trained_on(folder)
-        reference = load_classifier(folder / CHECKPOINT)
+        reference = ReleasedClassifier.read(folder / CHECKPOINT)
         asked = query(reference, manifest, member_split, nonmember_split)
         models.append(asked)
         own = np.array([manifest.crops[row].sha256 in known for row in signals.row])
@@ -246,7 +257,7 @@ def reference_runs(
 
     observed = Observed(
         malignant=signals.malignant,
-        target=logits(query(model, manifest, member_split, nonmember_split)),
+        target=logits(signals),
         models=np.stack([logits(asked) for asked in models]),
         inside=np.stack(inside),
     )

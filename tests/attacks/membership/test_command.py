@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +16,15 @@ from torch.nn import functional as F
 from classifier.backbones import head
 from classifier.features import body_features
 from classifier.module import CropClassifier
+from classifier.released import Calibration, ReleasedClassifier, ReleasedError
 from data_prep.datamodule import CropsDataset, collate_crops
 from data_prep.manifest import Crop, CropsManifest, save_crop_image
 from mammo_dp.attacks.audit import Bounds
-from mammo_dp.attacks.membership.command import (
-    ATTACKS,
-    attack_membership,
-    membership,
-    with_ratios,
-)
+from mammo_dp.attacks.membership.command import attack_membership, membership
 from mammo_dp.attacks.membership.observed import read_observed
 from mammo_dp.attacks.membership.query import LOSS_THRESHOLD, query
+from mammo_dp.attacks.membership.ratios import ATTACKS, with_ratios
+from mammo_dp.attacks.membership.shadows import TrainedRun
 from mammo_dp.attacks.scoring import Result, read_result, score
 from mammo_dp.attacks.signals import AttackError, Signals, read_signals, write_signals
 from mammo_dp.main import main
@@ -41,6 +40,10 @@ def model(seed: int = 0, **changes: Any) -> CropClassifier:
     torch.manual_seed(seed)
     settings: dict[str, Any] = {"image_size": 32, "warmup_steps": 0} | changes
     return CropClassifier(backbone="vit_tiny_patch16_224", backbone_args=BACKBONE, **settings)
+
+
+def released(net: CropClassifier, calibration: Calibration | None = None) -> ReleasedClassifier:
+    return ReleasedClassifier(model=net.eval(), calibration=calibration)
 
 
 @pytest.fixture(scope="module")
@@ -141,14 +144,14 @@ def scored(signals: Signals, bounds: Bounds, seed: int = 0) -> Result:
 def test_an_overfitted_model_gives_its_members_away(
     noise: CropsManifest, overfitted: CropClassifier
 ) -> None:
-    signals = query(overfitted, noise, "train", "val")
+    signals = query(released(overfitted), noise, "train", "val")
     result = scored(signals, NO_BOUND, seed=1)
     assert result.strongest.found.auc.low > 0.6
     assert all(abs(blind.auc.value - 0.5) < 0.2 for blind in result.blind.values())
 
 
 def test_an_untrained_model_gives_nobody_away(noise: CropsManifest) -> None:
-    signals = query(model(1).eval(), noise, "train", "val")
+    signals = query(released(model(1)), noise, "train", "val")
     result = scored(signals, TIGHT)
     assert result.strongest.found.auc.low < 0.5 < result.strongest.found.auc.high
     assert not result.exceeds_bound
@@ -157,7 +160,7 @@ def test_an_untrained_model_gives_nobody_away(noise: CropsManifest) -> None:
 def test_signal_is_the_logit_scaled_confidence_of_the_true_label(
     noise: CropsManifest, overfitted: CropClassifier
 ) -> None:
-    signals = query(overfitted, noise, "train", "val")
+    signals = query(released(overfitted), noise, "train", "val")
     for row in noise.rows("val")[:5]:
         image = torch.from_numpy(noise.image(row) / 65535 * 2 - 1).float()[None, None]
         with torch.no_grad():
@@ -168,8 +171,16 @@ def test_signal_is_the_logit_scaled_confidence_of_the_true_label(
         assert not signals.member[at]
 
 
+def test_a_calibrated_model_is_asked_for_what_it_released(noise: CropsManifest) -> None:
+    plain = query(released(model(2)), noise, "train", "val")
+    fitted = Calibration(slope=0.5, intercept=1.0)
+    calibrated = query(released(model(2), fitted), noise, "train", "val")
+    sign = np.where(plain.malignant == 1, 1, -1)
+    np.testing.assert_allclose(calibrated.of(NAME), 0.5 * plain.of(NAME) + sign)
+
+
 def test_score_of_a_patient_is_the_mean_over_its_crops(noise: CropsManifest) -> None:
-    signals = query(model(2).eval(), noise, "train", "val")
+    signals = query(released(model(2)), noise, "train", "val")
     naive: dict[bool, dict[str, list[float]]] = {True: {}, False: {}}
     for row, member, value in zip(signals.row, signals.member, signals.of(NAME), strict=True):
         patient = noise.crops[row].patient_id
@@ -225,7 +236,7 @@ def test_a_finding_of_one_attack_may_be_none_of_one_attack_among_eight() -> None
 def test_crops_of_a_patient_add_up_where_they_are_log_likelihood_ratios(
     noise: CropsManifest,
 ) -> None:
-    signals = query(model(2).eval(), noise, "train", "val")
+    signals = query(released(model(2)), noise, "train", "val")
     summed, _ = signals.scores(signals.of(NAME), "patient", "sum")
     mean, _ = signals.scores(signals.of(NAME), "patient")
     crops, _ = signals.scores(np.ones(len(signals.row)), "patient", "sum")
@@ -331,6 +342,7 @@ def test_arguments_that_would_measure_nothing_are_refused(
     arguments = ["attack", "membership", "--run", str(run), "--crops", str(noise.folder), *flags]
     assert main(arguments) == 1
     assert message in capsys.readouterr().err
+    assert not (run / "attack_membership").exists()  # free for the right flags
 
 
 @pytest.fixture(scope="module")
@@ -352,6 +364,19 @@ def head_run(tmp_path_factory: pytest.TempPathFactory, noise: CropsManifest) -> 
     return write_run(tmp_path_factory.mktemp("head") / "run", net.eval(), noise)
 
 
+@pytest.mark.parametrize("batch_size", [9, 24, 100_000])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_shadow_sees_each_crop_as_often_as_the_run_did(
+    head_run: Path, batch_size: int, share: float
+) -> None:
+    run = TrainedRun.read(head_run, {"noise_multiplier": None})
+    config = {**run.record.config, "data": {"init_args": {"batch_size": batch_size}}}
+    recipe = replace(run, record=replace(run.record, config=config)).recipe(36, share)
+    assert recipe.optimizer == "adam"
+    crops, epochs = 36 * share, 60
+    assert recipe.steps * min(batch_size, crops) == epochs * crops
+
+
 def attack_head(run: Path, crops: CropsManifest, out: Path, **changes: Any) -> Result:
     settings = {"shadows": 8, "resamples": 100} | changes
     return attack_membership(run=run, crops=crops.folder, out=out, **settings)
@@ -366,6 +391,10 @@ def test_a_frozen_body_lets_every_attack_train_shadow_heads(
     stored = read_result(tmp_path / "out" / "attack.json")
     assert stored["attacks"]["rmia"]["threat_model"] == ATTACKS["rmia"].threat_model
     assert all(outcome.found.auc.value > 0.5 for outcome in result.outcomes)
+    for name, found in stored["attacks"].items():
+        assert 0.3 < found["control"] < min(0.7, found["auc"]["value"]), name
+    assert "(control 0." in result.lines()[0]
+    assert "no leak" in result.lines()[-1]
     again = attack_head(head_run, noise, tmp_path / "out")
     assert again.as_json() == result.as_json()
 
@@ -393,11 +422,26 @@ def test_reference_runs_stand_in_for_shadow_heads(
     result = attack_head(run, noise, tmp_path / "out", shadows=None, references=other)
     assert [o.attack.name for o in result.outcomes] == [NAME, "rmia", "lira-offline"]
     assert all(outcome.found.auc.value > 0.6 for outcome in result.outcomes)
-    assert result.models == 2
+    assert (result.models, result.outcomes[0].control) == (2, None)
+    assert "control" not in "".join(result.lines())
     assert "either side" in result.not_tried["lira-online"]
     knew = write_run(tmp_path / "knew", model(7), noise)
     with pytest.raises(AttackError, match="some patients were in the training of all 1"):
         attack_head(run, noise, tmp_path / "none", shadows=None, references=[knew])
+
+
+def test_heads_on_crops_that_the_run_never_saw_do_not_stand_beside_it(
+    tmp_path: Path, noise: CropsManifest, head_run: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(head_run, run)
+    record = json.loads((run / "run.json").read_text())
+    record["inputs"]["data"]["sha256"] = "of synthetic crops"
+    (run / "run.json").write_text(json.dumps(record))
+    result = attack_head(run, noise, tmp_path / "out", shadows=None)
+    assert "fitted to other crops than these" in result.not_tried["rmia"]
+    with pytest.raises(AttackError, match="shadows=8: the head was fitted to other crops"):
+        attack_head(run, noise, tmp_path / "other")
 
 
 @pytest.mark.parametrize("count", [-2, 2, 3])
@@ -438,12 +482,22 @@ def test_synthetic_crops_are_refused(
 ) -> None:
     phantoms = make_cohort(origin="phantom")
     with pytest.raises(AttackError, match="24 crops of split 'train' are synthetic"):
-        query(model(), phantoms, "train", "val")
+        attack_membership(run=tmp_path, crops=phantoms.folder)
+
+
+def test_a_run_that_released_no_classifier_is_refused_before_a_folder_is_made(
+    tmp_path: Path, noise: CropsManifest
+) -> None:
+    run = write_run(tmp_path / "run", model(), noise)
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(ReleasedError, match="cannot be read as a checkpoint"):
+        membership(run=str(run), crops=str(noise.folder))
+    assert not (run / "attack_membership").exists()
 
 
 def test_a_model_that_diverged_is_refused(noise: CropsManifest) -> None:
-    net = model().eval()
+    net = model()
     with torch.no_grad():
         next(net.net.parameters()).fill_(math.nan)
     with pytest.raises(AttackError, match="not finite"):
-        query(net, noise, "train", "val")
+        query(released(net), noise, "train", "val")

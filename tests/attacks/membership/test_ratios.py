@@ -10,7 +10,7 @@ import torch
 from scipy.stats import norm
 
 from mammo_dp.attacks.audit import auc
-from mammo_dp.attacks.membership import lira, rmia
+from mammo_dp.attacks.membership import lira, ratios, rmia
 from mammo_dp.attacks.membership.heads import NoisySteps, Recipe
 from mammo_dp.attacks.membership.observed import (
     Floats,
@@ -54,15 +54,17 @@ def null() -> Observed:
     )
 
 
+SIGNALS = Signals(
+    row=np.arange(len(CROPS.patient)),
+    patient=CROPS.patient,
+    member=MEMBERS[CROPS.patient],
+    malignant=CROPS.malignant,
+    columns={},
+)
+
+
 def by_patient(of: Floats) -> tuple[Floats, Floats]:
-    signals = Signals(
-        row=np.arange(len(of)),
-        patient=CROPS.patient,
-        member=MEMBERS[CROPS.patient],
-        malignant=CROPS.malignant,
-        columns={},
-    )
-    return signals.scores(of, "patient", "sum")
+    return SIGNALS.scores(of, "patient", "sum")
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
@@ -73,6 +75,32 @@ def test_a_memorised_patient_is_found_and_a_stranger_to_the_model_is_not(
     assert found.low > 0.6
     nothing = auc(*by_patient(ratio(null)), resamples=200)
     assert nothing.low < 0.5
+
+
+def test_a_control_sees_no_leak_but_sees_that_the_groups_differ(leak: Observed) -> None:
+    plain = ratios.controls(SIGNALS, leak, "patient")
+    assert set(plain) == set(ratios.ATTACKS)
+    assert all(0.4 < area < 0.6 for area in plain.values())
+    toward = np.where(leak.malignant == 1, 2.0, -2.0) * SIGNALS.member
+    easier = replace(leak, models=leak.models + toward[:, None])  # members are easier to all models
+    shifted = ratios.controls(SIGNALS, easier, "patient")
+    assert shifted["loss-threshold"] > 0.7
+    assert abs(shifted["lira-online"] - plain["lira-online"]) < 1e-6  # compares with other models
+
+
+def test_a_control_is_the_attack_with_each_own_model_as_the_target(leak: Observed) -> None:
+    areas = []
+    for model in range(16):
+        others = [m for m in range(16) if m != model]
+        alone = Observed(
+            malignant=leak.malignant,
+            target=leak.models[model],
+            models=leak.models[others],
+            inside=leak.inside[others],
+        )
+        areas.append(auc(*by_patient(lira.online(alone)), resamples=1).value)
+    found = ratios.controls(SIGNALS, leak, "patient")
+    assert found["lira-online"] == pytest.approx(np.mean(areas))
 
 
 @pytest.mark.parametrize("models", [16, 64])

@@ -8,10 +8,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
 from classifier.backbones import head, state_sha256
@@ -126,6 +128,20 @@ def cached_features(
     computed = body_features(net, images())
     _write(path, computed)
     return computed.view(len(rows), views, -1)
+
+
+@contextmanager
+def rank_zero_first(strategy: Strategy) -> Iterator[None]:
+    """Lets rank 0 go through a block before the others, which then find what it wrote.
+
+    Args:
+        strategy: The trainer's; on a single device nobody waits.
+    """
+    if not strategy.is_global_zero:
+        strategy.barrier()
+    yield
+    if strategy.is_global_zero:
+        strategy.barrier()
 
 
 def body_sha256(net: nn.Module, image_size: int) -> str:

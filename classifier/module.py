@@ -4,7 +4,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import lightning
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import AdamW, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from classifier import evaluate
@@ -26,8 +26,9 @@ from classifier.backbones import (
     load_weights,
     select_trainable,
 )
+from classifier.features import cached_features, rank_zero_first
 from classifier.predictions import FILE_NAME, Predictions, write_predictions
-from data_prep.datamodule import CropBatch
+from data_prep.datamodule import CropBatch, CropsDataModule
 
 
 class CropClassifier(lightning.LightningModule):
@@ -35,6 +36,9 @@ class CropClassifier(lightning.LightningModule):
 
     The weights after the last step are the product; no epoch is chosen by validation. Subclasses
     that train in another way keep :meth:`losses` and :meth:`configure_optimizers`.
+
+    Where only the head trains, on crops as they are, features of the frozen body are computed once
+    and kept in ``features`` below the trainer's root folder; they are as private as the crops.
 
     Args:
         backbone: timm's name of the model.
@@ -45,9 +49,11 @@ class CropClassifier(lightning.LightningModule):
         lora_rank: Rank of the adapters for ``trainable: lora``.
         pretrained: Whether to start from timm's weights, fetched from the hub.
         weights: Checkpoint of ours or local timm file to start from.
-        learning_rate: Largest learning rate of AdamW, > 0.
+        optimizer: ``adamw``, or ``descent``: plain steps at one rate.
+        learning_rate: Largest learning rate, > 0.
         weight_decay: Weight decay of matrices; norms, biases and embeddings have none.
-        warmup_steps: Steps of linear warm-up, >= 0; then the rate follows a cosine to 0.
+        warmup_steps: For ``adamw``: steps of linear warm-up, >= 0; then the rate follows a cosine
+            to 0.
 
     Attributes:
         net: The timm model.
@@ -66,6 +72,7 @@ class CropClassifier(lightning.LightningModule):
         lora_rank: int = 8,
         pretrained: bool = False,
         weights: str | None = None,
+        optimizer: Literal["adamw", "descent"] = "adamw",
         learning_rate: float = 5e-4,
         weight_decay: float = 0.05,
         warmup_steps: int = 50,
@@ -80,6 +87,7 @@ class CropClassifier(lightning.LightningModule):
                 f"{learning_rate=}, {weight_decay=}, {warmup_steps=}. "
                 "Give a rate above 0, and the others not below 0."
             )
+        self.optimizer_name: str = optimizer
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
@@ -99,6 +107,31 @@ class CropClassifier(lightning.LightningModule):
         super().train(mode)
         keep_frozen_in_eval(self.net)
         return self
+
+    def on_fit_start(self) -> None:
+        """Computes or finds the features of a frozen body."""
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, CropsDataModule) or not (views := self.kept_views(data)):
+            return
+        with rank_zero_first(self.trainer.strategy):
+            features = cached_features(
+                self.net,
+                data.manifest,
+                data.train_rows,
+                folder=Path(self.trainer.default_root_dir) / "features",
+                image_size=data.image_size,
+                augment=data.augment,
+                views=views,
+            )
+        data.use_features(features)
+
+    def kept_views(self, data: CropsDataModule) -> int:
+        """Views of each training crop whose features can be kept; 0 where they change.
+
+        Args:
+            data: What the fit trains on.
+        """
+        return int(self.trains_head_only and data.augment == "none")
 
     def on_train_start(self) -> None:
         """Freezes the modes of frozen parts; before, Lightning would warn of what is meant."""
@@ -200,9 +233,18 @@ class CropClassifier(lightning.LightningModule):
         """Trainable parameters, matrices apart from norms, biases and embeddings."""
         return parameter_groups(self.net, self.weight_decay)
 
+    @property
+    def trains_head_only(self) -> bool:
+        """Whether the body stays as it is, so that its features can be kept."""
+        own = {id(p) for p in head(self.net).parameters()}
+        return {id(p) for p in self.net.parameters() if p.requires_grad} == own
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with warm-up and a cosine over all steps of the fit."""
-        optimizer = AdamW(self.parameter_groups(), lr=self.learning_rate)
+        """AdamW with warm-up and a cosine over all steps of the fit, or plain descent."""
+        groups = self.parameter_groups()
+        if self.optimizer_name == "descent":
+            return {"optimizer": SGD(groups, lr=self.learning_rate)}
+        optimizer = AdamW(groups, lr=self.learning_rate)
         schedule = warmup_cosine(optimizer, self.warmup_steps, total_steps(self.trainer))
         return {
             "optimizer": optimizer,

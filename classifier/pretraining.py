@@ -12,7 +12,7 @@ from classifier.backbones import head
 from classifier.measured import MeasuredCrops
 from classifier.module import CropClassifier
 from classifier.standardise import standardise
-from data_prep.datamodule import CropBatch
+from data_prep.datamodule import CropBatch, CropsDataModule
 from data_prep.descriptors import COUNT, describe
 
 
@@ -64,6 +64,10 @@ class CropPretraining(CropClassifier):
         if self.measure:
             found = torch.cat([describe(image) for image in self._crops()])
             self._mean, self._deviation = found.mean(0), found.std(0).clamp_min(1e-6)
+
+    def kept_views(self, data: CropsDataModule) -> int:
+        """None: the body changes, or is whitened once the fit has started."""
+        return 0
 
     def training_step(self, batch: CropBatch, batch_idx: int) -> Tensor:
         """Cross-entropy of the label, and the error of the measurements."""

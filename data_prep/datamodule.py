@@ -23,7 +23,7 @@ class CropItem(NamedTuple):
     """One crop.
 
     Attributes:
-        image: Shape ``(1, H, W)``, float32 in ``[-1, 1]``.
+        image: Shape ``(1, H, W)``, float32 in ``[-1, 1]``; or ``(views, d)`` features.
         malignant: 1 for malignant, 0 for benign.
         row: Row in ``crops.csv``.
         unit: Position of the patient in the manifest, see :meth:`CropsDataset.unit_of`.
@@ -84,6 +84,10 @@ class CropsDataset(Dataset[CropItem]):
         augment: Pipeline, see :func:`data_prep.transforms.pipeline`.
         seed: Start of the augmentation in this process; workers use :func:`seed_worker`.
 
+    Attributes:
+        features: What a model makes of each crop, shape ``(len(rows), views, d)``; where they are
+            set, items hold them in place of images.
+
     Raises:
         ManifestError: If an image cannot be read or the sizes differ.
     """
@@ -102,6 +106,7 @@ class CropsDataset(Dataset[CropItem]):
         self.pixels: NDArray[np.uint16] = manifest.images(self.rows)
         self.image_size = image_size or self.pixels.shape[-1]
         self.transform = pipeline(augment, max(1, self.image_size), seed=seed)
+        self.features: Tensor | None = None
         self._unit = self.unit_of(manifest)
 
     @staticmethod
@@ -119,14 +124,13 @@ class CropsDataset(Dataset[CropItem]):
 
     def __getitem__(self, index: int) -> CropItem:
         row = self.rows[index]
+        malignant = int(self.manifest.crops[row].malignant)
+        if self.features is not None:
+            return CropItem(self.features[index], malignant, row, self._unit[row])
         grey = self.pixels[index].astype(np.float32)[..., None] / FULL_SCALE
         image = self.transform(image=grey)["image"][..., 0].clip(0, 1) * 2 - 1
-        return CropItem(
-            torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None],
-            int(self.manifest.crops[row].malignant),
-            row,
-            self._unit[row],
-        )
+        pixels = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None]
+        return CropItem(pixels, malignant, row, self._unit[row])
 
 
 def seed_worker(worker: int) -> None:
@@ -236,6 +240,14 @@ class CropsDataModule(lightning.LightningDataModule):
             self.evaluate_dataset  # noqa: B018  loads
         elif self.trainer is not None:
             self.trainer.limit_val_batches = 0  # or Lightning warns about a loader without batches
+
+    def use_features(self, features: Tensor) -> None:
+        """Trains on features instead of images.
+
+        Args:
+            features: Shape ``(len(train_rows), views, d)``, of the training crops in order.
+        """
+        self.train_dataset.features = features
 
     def train_dataloader(self) -> DataLoader[CropItem]:
         """Shuffled, augmented training crops; the last batch may be smaller."""

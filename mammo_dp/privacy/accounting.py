@@ -242,11 +242,12 @@ def _step_loss(
 
     Source: a mixture of Gaussians for units of several crops, Charles et al. 2024, arXiv
     2407.07737. We measure shifts in standard deviations: dp-accounting inverts mixtures with an
-    absolute precision, and fails where the noise is not far above that.
+    absolute precision, and fails where the noise is not far above that. Where every crop is always
+    drawn there is no mixture, and its inversion can fail.
     """
-    if (most := mechanism.crops_of_unit) == 1:
+    if (most := mechanism.crops_of_unit) == 1 or mechanism.sampling_rate == 1:
         return privacy_loss_distribution.from_gaussian_mechanism(
-            mechanism.noise_multiplier,
+            mechanism.noise_multiplier / most,
             sampling_prob=mechanism.sampling_rate,
             value_discretization_interval=interval,
             use_connect_dots=True,

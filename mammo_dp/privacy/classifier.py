@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The private classifier: ``DPCropClassifier``."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -9,14 +8,13 @@ from torch import Tensor
 from torch.optim import SGD, AdamW
 
 from classifier.backbones import head
-from classifier.features import cached_features
 from classifier.module import CropClassifier, warmup_cosine
+from data_prep.datamodule import CropsDataModule
 from mammo_dp.privacy.budget import PrivacyBudget
 from mammo_dp.privacy.descent import plan_descent
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.gradients.choice import GradientMethod
 from mammo_dp.privacy.gradients.units import Clipping
-from mammo_dp.privacy.strategy import rank_zero_first
 from mammo_dp.privacy.training import DPTraining
 
 
@@ -137,22 +135,9 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
             return super().forward(image.flatten(0, 1)).view(image.shape[:2])
         return super().forward(image)
 
-    def on_fit_start(self) -> None:
-        """Computes or finds the features of a frozen body, then checks the gradients."""
-        if self.cache_features and self._trains_head_only():
-            data = self._datamodule
-            with rank_zero_first(self.trainer.strategy):
-                features = cached_features(
-                    self.net,
-                    data.manifest,
-                    data.train_rows,
-                    folder=Path(self.trainer.default_root_dir) / "features",
-                    image_size=data.image_size,
-                    augment=data.augment,
-                    views=self.views,
-                )
-            data.use_features(features)
-        super().on_fit_start()
+    def kept_views(self, data: CropsDataModule) -> int:
+        """All views of a frozen body: each is drawn once."""
+        return self.views if self.cache_features and self.trains_head_only else 0
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam or SGD with warm-up and a cosine over ``max_steps``, or plain descent."""
@@ -175,7 +160,7 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         Raises:
             PrivacyError: If more than the head trains: the rule is one for heads.
         """
-        if not self._trains_head_only():
+        if not self.trains_head_only:
             raise PrivacyError(
                 "learning_rate=None: follows from noise only where trainable: head. Give a rate."
             )
@@ -189,7 +174,3 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         )
         self.print(str(plan))  # from one rank
         return plan.rate
-
-    def _trains_head_only(self) -> bool:
-        own = {id(p) for p in head(self.net).parameters()}
-        return {id(p) for p in self.net.parameters() if p.requires_grad} == own

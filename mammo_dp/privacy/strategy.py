@@ -6,15 +6,14 @@ shares are added up, and every rank adds the same noise to the same sum: the rel
 device, and so is the account.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from itertools import chain
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import ClusterEnvironment
-from lightning.pytorch.strategies import DDPStrategy, Strategy, StrategyRegistry
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch import Tensor
 
 from mammo_dp.privacy.errors import PrivacyError
@@ -91,20 +90,6 @@ class DPDDPStrategy(DDPStrategy):
         totals = torch.split(flat, [part.numel() for part in sums])
         for part, total in zip(sums, totals, strict=True):
             part.copy_(total.view_as(part))
-
-
-@contextmanager
-def rank_zero_first(strategy: Strategy) -> Iterator[None]:
-    """Lets rank 0 go through a block before the others, which then find what it wrote.
-
-    Args:
-        strategy: The trainer's; on a single device nobody waits.
-    """
-    if not strategy.is_global_zero:
-        strategy.barrier()
-    yield
-    if strategy.is_global_zero:
-        strategy.barrier()
 
 
 StrategyRegistry.register(

@@ -74,6 +74,37 @@ def test_loss_is_the_mean_binary_cross_entropy() -> None:
     assert net.losses(batch(0)).shape == (0,)
 
 
+def test_descent_over_all_crops_is_gradient_descent_on_features_kept_once(
+    cohort: CropsManifest, tmp_path: Path
+) -> None:
+    settings = {"trainable": "head", "optimizer": "descent", "learning_rate": 0.5}
+    net = model(**settings, weight_decay=0.0)
+    crops = data(cohort, batch_size=1000, augment="none", image_size=32)
+    rows = crops.train_rows
+    features = body_features(
+        net.net, torch.stack([crops.dataset(rows)[i].image for i in range(len(rows))])
+    )
+    malignant = torch.tensor([float(cohort.crops[row].malignant) for row in rows])
+    weight, bias = (p.detach().clone() for p in net.net.get_submodule("head").parameters())
+    for _ in range(3):
+        error = torch.sigmoid(features @ weight[0] + bias) - malignant
+        weight -= 0.5 * (error @ features)[None] / len(rows)
+        bias -= 0.5 * error.mean()
+    trainer(tmp_path, max_epochs=3).fit(net, crops)
+    torch.testing.assert_close(net.net.get_parameter("head.weight").detach(), weight)
+    torch.testing.assert_close(net.net.get_parameter("head.bias").detach(), bias)
+    assert len(list((tmp_path / "features").iterdir())) == 1
+
+
+def test_features_are_not_kept_where_views_or_bodies_change(
+    cohort: CropsManifest, tmp_path: Path
+) -> None:
+    for changes, augment in (({"trainable": "head"}, "gan"), ({}, "none")):
+        crops = data(cohort, augment=augment, image_size=32)
+        trainer(tmp_path, max_steps=1).fit(model(**changes), crops)
+        assert crops.train_dataset.features is None
+
+
 def test_cached_views_pass_only_the_head_and_average_their_losses() -> None:
     net = model().eval()
     nn.init.normal_(net.net.get_parameter("head.weight"))

@@ -17,11 +17,12 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.nn.utils import parameters_to_vector
 
+from classifier.features import rank_zero_first
 from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.datamodule import DPCropsDataModule
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.sampling import new_key
-from mammo_dp.privacy.strategy import DPDDPStrategy, rank_zero_first
+from mammo_dp.privacy.strategy import DPDDPStrategy
 from tests.privacy.fits import data, model, trainer
 
 STEPS = 8

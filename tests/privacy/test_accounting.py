@@ -152,6 +152,15 @@ def test_a_naive_simulation_of_drawn_crops_agrees(crops: int, steps: int) -> Non
     assert np.any(compose([mechanism(2.4)]).deltas(epsilons) < simulated - error)
 
 
+@pytest.mark.parametrize(("noise", "crops"), [(1.525, 14), (3.0, 6), (12.0, 2)])
+def test_where_every_crop_is_always_drawn_a_patient_is_one_gaussian(
+    noise: float, crops: int
+) -> None:
+    several = Mechanism(noise_multiplier=noise, sampling_rate=1.0, steps=32, crops_of_unit=crops)
+    one = Mechanism(noise_multiplier=noise / crops, sampling_rate=1.0, steps=32)
+    assert compose([several]).epsilon(1e-4) == pytest.approx(compose([one]).epsilon(1e-4), rel=0.01)
+
+
 def test_the_dominating_mechanism_is_worse_at_every_epsilon() -> None:
     crops = Mechanism(noise_multiplier=3.0, sampling_rate=0.1, steps=5, crops_of_unit=4)
     bound = crops.dominating

@@ -166,13 +166,13 @@ class Benchmark:
                 above = ", ".join(sorted(crops))
                 self._refuse(f"crops {name}: {line!r} is not `{_MIX}` of {above}, known so far")
             crops.add(name)
-        forms = [(None, s) for r in self.regimes for s in (r.private, r.none) if s is not None]
+        forms = [("", s) for r in self.regimes for s in (r.private, r.none) if s is not None]
         for name, stage in (*self.stages.items(), *forms):
             if stage.crops not in crops:
                 self._refuse(f"no crops are called {stage.crops!r}")
             if stage.weights is not None and stage.weights not in stages:
                 self._refuse(f"no stage above is called {stage.weights!r}")
-            stages |= {name} if name else set()
+            stages.add(name)
         if unseeded := [name for name, stage in self.stages.items() if stage.seed is None]:
             self._refuse(f"stages {', '.join(unseeded)} are shared and need a `seed`")
         if self.reference not in {regime.name for regime in self.regimes}:

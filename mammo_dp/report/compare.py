@@ -15,12 +15,16 @@ from typing import Any
 
 from classifier.evaluate import Estimate
 from data_prep.manifest import CropsManifest
-from mammo_dp.attacks.scoring import read_result
-from mammo_dp.attacks.signals import AttackError
 from mammo_dp.privacy.statement import SCHEMA
 from mammo_dp.report.beside import BENCHMARK, LADDER
 from mammo_dp.report.errors import ReportError
 from mammo_dp.report.statement import Statement
+from mammo_dp.report.tried import (
+    most_successful_attack,
+    most_successful_audit,
+    read_attack,
+    read_audit,
+)
 from mammo_dp.runs import (
     FILE_NAME,
     RunInput,
@@ -31,7 +35,6 @@ from mammo_dp.runs import (
     run_of,
 )
 
-ATTACK, AUDIT = "attack.json", "audit.json"
 METRICS = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
@@ -79,7 +82,7 @@ class Row:
     @cached_property
     def attack(self) -> Mapping[str, Any] | None:
         """Content of ``attack.json``, if the model was attacked."""
-        return None if self.attacker is None else _attack(self.attacker)
+        return None if self.attacker is None else read_attack(self.attacker)
 
     @property
     def strongest(self) -> Mapping[str, Any] | None:
@@ -89,7 +92,7 @@ class Row:
     @cached_property
     def audit(self) -> Mapping[str, Any] | None:
         """Content of ``audit.json``, if the model's noise was audited."""
-        return None if self.auditor is None else _audit(self.auditor)
+        return None if self.auditor is None else read_audit(self.auditor)
 
     @property
     def split(self) -> str:
@@ -248,50 +251,10 @@ def _row(evaluation: RunRecord, records: list[RunRecord], runs: Path) -> Row:
         evaluation=evaluation,
         measured=measured,
         privacy=privacy,
-        attacker=max(
-            _about(records, ATTACK, "checkpoint", checkpoint.sha256), key=_leak, default=None
-        ),
-        auditor=max(
-            _about(records, AUDIT, "privacy", file_sha256(path)), key=_refuted, default=None
-        ),
+        attacker=most_successful_attack(records, checkpoint.sha256),
+        auditor=most_successful_audit(records, file_sha256(path)),
         start=_start(model),
     )
-
-
-def _about(
-    records: Iterable[RunRecord], result: str, role: str, sha256: str
-) -> Iterator[RunRecord]:
-    """Finished runs that wrote a result about the file with this hash, which they read."""
-    for record in records:
-        read = record.inputs.get(role)
-        is_about = read is not None and read.sha256 == sha256 and record.is_finished
-        if is_about and (record.folder / result).is_file():
-            yield record
-
-
-def _attack(record: RunRecord) -> Mapping[str, Any]:
-    try:
-        return read_result(record.folder / ATTACK)
-    except AttackError as error:
-        raise ReportError(str(error)) from error
-
-
-def _audit(record: RunRecord) -> Mapping[str, Any]:
-    return _json(record.folder / AUDIT, "Run the audit again.")
-
-
-def _leak(record: RunRecord) -> tuple[bool, float]:
-    """How successful an attack was: of several, none may hide behind a weaker one."""
-    found = _attack(record)
-    strongest = found["attacks"][found["strongest"]]
-    return bool(found["exceeds_bound"]), estimate(strongest["auc"]).value
-
-
-def _refuted(record: RunRecord) -> tuple[bool, float]:
-    """How much an audit refuted, as :func:`_leak`."""
-    found = _audit(record)
-    bounds = (found["one_run"], found["canary_run"])
-    return bool(found["refutes"]), max(float(bound["epsilon"]) for bound in bounds)
 
 
 def _start(model: RunRecord) -> str:

@@ -17,6 +17,7 @@ from mammo_dp.report.content import content, figures
 from mammo_dp.report.headline import choose
 from mammo_dp.report.markup import breakable, marked
 from mammo_dp.report.pdf import find_chromium, print_pdf
+from mammo_dp.report.tried import ATTACK, AUDIT
 from mammo_dp.runs import close_run, open_run, write_text_atomically
 
 PAGE, PDF = "report.html", "report.pdf"
@@ -134,7 +135,7 @@ def _inputs(rows: Sequence[Row], sheets: Mapping[str, str], root: Path) -> dict[
         inputs[f"metrics {row.name} {row.split}"] = row.evaluation.folder / "metrics.json"
         inputs[f"privacy {row.name}"] = row.model.folder / "privacy.json"
         if row.attacker:
-            inputs[f"attack {row.name}"] = row.attacker.folder / "attack.json"
+            inputs[f"attack {row.name}"] = row.attacker.folder / ATTACK
         if row.auditor:
-            inputs[f"audit {row.name}"] = row.auditor.folder / "audit.json"
+            inputs[f"audit {row.name}"] = row.auditor.folder / AUDIT
     return inputs

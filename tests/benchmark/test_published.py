@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -8,7 +9,7 @@ from mammo_dp.benchmark.errors import BenchmarkError
 from mammo_dp.benchmark.figure import draw
 from mammo_dp.benchmark.published import Published, read_published
 
-ENTRY = {
+ENTRY: dict[str, Any] = {
     "source": "Somebody 2024",
     "url": "https://example.org",
     "data": "theirs",

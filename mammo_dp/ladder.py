@@ -2,8 +2,9 @@
 """``attack ladder``: one private classifier fitted along a list of budgets, each run attacked."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,15 +14,15 @@ from rich.rule import Rule
 
 from classifier.evaluate import Estimate
 from data_prep.manifest import CropsManifest
+from mammo_dp.attacks.audit import LEVEL
 from mammo_dp.attacks.bounds.command import BUDGETS
 from mammo_dp.attacks.bounds.corridor import RESOLUTIONS, Questions, corridor
 from mammo_dp.attacks.bounds.schedules import NONE, named, of_run
 from mammo_dp.attacks.ladder import configs, identify, results
-from mammo_dp.attacks.ladder.cells import Rung, findings, membership_cells, short
+from mammo_dp.attacks.ladder.cells import KAPPA, Rung, findings, membership_cells
 from mammo_dp.attacks.ladder.images import image_cells
 from mammo_dp.attacks.ladder.results import Climbed
 from mammo_dp.attacks.membership.command import ATTACK, membership
-from mammo_dp.attacks.reconstruction.candidates import LEVEL
 from mammo_dp.attacks.reconstruction.collect import Known, Targets, collect, known_at, targets_of
 from mammo_dp.attacks.reconstruction.isolated import LEAST_PX
 from mammo_dp.attacks.reconstruction.judge import judge
@@ -30,7 +31,8 @@ from mammo_dp.runs import RunRecord, close_run, open_run, write_text_atomically
 from mammo_dp.training_cli import train
 
 Budget = float | Literal["none"]
-_OBSERVERS = "mammo_dp.attacks.ladder.observers"
+_FEATURES = "mammo_dp.benchmark.features.SharedFeatures"
+_CANDIDATES = "mammo_dp.attacks.ladder.observers.SavedCandidates"
 
 
 def ladder(
@@ -66,7 +68,8 @@ def ladder(
         weights: Weights that the body starts from.
         prior: Folder of crops of nobody under attack, such as phantoms: what an adversary with a
             prior on mammograms holds, and what blind guesses start from.
-        budgets: Epsilons per patient, and none for training without privacy.
+        budgets: Epsilons per patient, and none for training without privacy. Results say what was
+            executed: beyond about 1e7 the smallest noise multiplier, .001, may fall short.
         resolutions: Edges of the images that a malicious server reads, in pixels; those that do
             not divide the edge of the crops are left out.
         thumbnail: The resolution whose chance of being read is drawn in the corridor.
@@ -100,6 +103,7 @@ def ladder(
     )
     if record.is_finished and not rescore:
         print((plan.out / results.TABLE).read_text())
+        _refuse(record, json.loads((plan.out / results.LADDER).read_text())["refuted"])
         return
     console, steps = Console(), []
     edges = plan.edges(resolutions)
@@ -117,7 +121,8 @@ def ladder(
         shown=(thumbnail, edges[0]),
         cohort=plan.manifest.sha256,
     )
-    _close(record, findings(step.rung for step in steps))
+    _refuse(record, findings(step.rung for step in steps))
+    close_run(record)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,9 +149,13 @@ class _Plan:
         """Refuses what would fail after the fits.
 
         Raises:
-            AttackError: For budgets that are all open or that lack a configuration, or a thumbnail
-                that is not read.
+            AttackError: For budgets that are no epsilon, that are all open or that lack a
+                configuration, or a thumbnail that is not read.
         """
+        if odd := [b for b in self.budgets if not isinstance(b, str) and not 0 < b < math.inf]:
+            raise AttackError(
+                f"budgets: {', '.join(map(str, odd))}. Give finite epsilons above 0, or none."
+            )
         if all(budget == NONE for budget in self.budgets):
             raise AttackError(
                 f"budgets={list(self.budgets)}: none is private. Give at least one epsilon."
@@ -192,8 +201,8 @@ def _plan(
         weights=weights,
         budgets=tuple(dict.fromkeys(budgets)),
         questions=Questions(
-            delta=private["model"]["init_args"].get("delta", 1e-4),
-            kappas=(identify.KAPPA, 0.1),
+            delta=private["model"]["init_args"]["delta"],
+            kappas=(KAPPA, 0.1),
             correlation=correlation,
             mean_square=float((targets.images**2).mean()),
         ),
@@ -211,16 +220,15 @@ def _climb(
     train(["fit", "--config", str(_config(plan, budget, name)), "--run_dir", str(run)])
     train(["test", "--run", str(run)])
     membership(run=str(run), crops=plan.crops, out=str(attacked), seed=plan.seed)
-    (found,) = of_run(run)
-    mechanism, bound = found.mechanism, corridor(found.mechanism, plan.questions)
-    schedule = replace(found, name=short(bound.epsilon))  # as executed
+    (schedule,) = of_run(run)
+    mechanism, bound = schedule.mechanism, corridor(schedule.mechanism, plan.questions)
     collect(schedule, plan.targets, known, edges, signals)
     judged = judge(
         schedule,
         plan.targets,
         known,
         edges,
-        (identify.KAPPA,),
+        (KAPPA,),
         signals,
         level=LEVEL,
         resamples=1000,
@@ -259,8 +267,8 @@ def _config(plan: _Plan, budget: Budget, name: str) -> Path:
         content = configs.with_callbacks(
             configs.private(plan.private, budget, crops=plan.crops, weights=plan.weights),
             {
-                f"{_OBSERVERS}.SharedFeatures": {"folder": str(plan.out / "features")},
-                f"{_OBSERVERS}.SavedCandidates": {
+                _FEATURES: {"folder": str((plan.out / "features").resolve())},
+                _CANDIDATES: {
                     "crops": plan.crops,
                     "file": str(plan.out / "signals" / name / "candidates.npz"),
                 },
@@ -271,12 +279,11 @@ def _config(plan: _Plan, budget: Budget, name: str) -> Path:
     return path
 
 
-def _close(record: RunRecord, refuted: Sequence[str]) -> None:
-    """Closes the folder, unless a guarantee does not hold."""
+def _refuse(record: RunRecord, refuted: Sequence[str]) -> None:
+    """Fails if a guarantee does not hold."""
     if refuted:
         raise AttackError(
             f"{record.folder}: {len(refuted)} attacks refute a guarantee. Do not release these "
             "runs; sampling, clip, noise or account is wrong.\n"
             + "\n".join(f"- {found}" for found in refuted)
         )
-    close_run(record)

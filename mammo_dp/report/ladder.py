@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mammo_dp.attacks.ladder.cells import NO_PRIOR, PRIOR, is_chance, ncc_at
 from mammo_dp.report.beside import Result
 from mammo_dp.report.compare import estimate
 from mammo_dp.report.drawings.corridor import Budget, Line, Marks, draw_corridor
@@ -15,10 +16,9 @@ from mammo_dp.report.tables import NONE, epsilon, plain
 Stored = Mapping[str, Any]
 Key = tuple[int, str, str]  # rung, attack, metric
 _SHEET = "sheet.png"
-_SERVERS = ("no prior", "Gaussian prior")
+_SERVERS = (NO_PRIOR, PRIOR)
 _CSS = {1: "s5", 3: "s0", 4: "s3", 5: "s2"}
 _SHAPES = ("square", "diamond", "circle", "wedge", "triangle", "pentagon")
-_NOT_CHANCES = ("NCC", "MSE", "PSNR", "SSIM", "AUC", "epsilon")
 
 
 def ladder(result: Result, *, show_patients: bool) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _lines(between: Stored, small: int, full: int) -> list[Line]:
 def _chances(budgets: Sequence[Stored], small: int) -> list[Key]:
     """Rung, attack and metric of what the figure shows; of membership attacks, the strongest."""
     cells = [cell for budget in budgets for cell in budget["attacks"]]
-    cells = [cell for cell in cells if not cell["metric"].startswith(_NOT_CHANCES)]
+    cells = [cell for cell in cells if is_chance(cell["metric"])]
     best = max((c for c in cells if c["rung"] == 5), key=lambda c: c["value"], default=None)
     keys = [
         _key(cell)
@@ -112,7 +112,7 @@ def _chances(budgets: Sequence[Stored], small: int) -> list[Key]:
 
 
 def _correlations(budgets: Sequence[Stored], small: int, full: int) -> list[Key]:
-    metrics = {f"NCC at {edge} px" for edge in (small, full)}
+    metrics = {ncc_at(edge) for edge in (small, full)}
     keys = [_key(cell) for budget in budgets for cell in budget["attacks"]]
     return sorted({key for key in keys if key[1] in _SERVERS and key[2] in metrics})
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one attack achieved at one budget, beside its bound and a blind guess."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -9,7 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from classifier.evaluate import Estimate
+from mammo_dp.attacks.scoring import read_result
 
+KAPPA = 0.01  # chance of naming a patient by guessing, and false positive rate, of all rungs
+NO_PRIOR, PRIOR = "no prior", "Gaussian prior"  # attacks of rungs 3 and 4 that are drawn
+_NO_CHANCES = ("NCC", "MSE", "PSNR", "SSIM", "AUC", "epsilon")  # how other metrics begin
 Bound = Literal["guarantee", "assumption", "prediction", "none"]
 
 
@@ -121,6 +124,16 @@ class Rung:
         }
 
 
+def ncc_at(px: int) -> str:
+    """Metric: correlation of what a server read at a resolution with the image."""
+    return f"NCC at {px} px"
+
+
+def is_chance(metric: str) -> bool:
+    """Whether a metric is a chance of success, which the corridor can show."""
+    return not metric.startswith(_NO_CHANCES)
+
+
 def short(epsilon: float) -> str:
     """Three digits, without zeros and signs in an exponent."""
     if math.isinf(epsilon):
@@ -139,14 +152,13 @@ def findings(rungs: Iterable[Rung]) -> list[str]:
     ]
 
 
-def membership_cells(path: Path, fpr: str = "0.01") -> list[Cell]:
-    """Every attack in an ``attack.json``: area, and true positive rate at a false positive rate.
+def membership_cells(path: Path) -> list[Cell]:
+    """Every attack in an ``attack.json``: area, and true positive rate at ``KAPPA``.
 
-    Args:
-        path: The file.
-        fpr: False positive rate, as the file spells it.
+    Raises:
+        AttackError: If the file is unreadable or of another schema.
     """
-    stored = json.loads(path.read_text())
+    stored, fpr = read_result(path), f"{KAPPA:g}"
     kind: Bound = "none" if stored["bound_from"]["epsilon"] == "infinity" else "guarantee"
     blind = stored["blind"]["label-only"]
     cells = []

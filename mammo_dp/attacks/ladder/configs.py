@@ -13,6 +13,7 @@ from mammo_dp.attacks.signals import AttackError
 Config = dict[str, Any]
 _PRIVATE = ("DPCropClassifier", "DPCropsDataModule")
 _OPEN = ("CropClassifier", "CropsDataModule")
+_DELTA = 1e-4  # of a fit that leaves it open; written out, so that fit and ladder cannot differ
 _TARGETS = ("epsilon", "advantage", "tpr", "fpr", "reconstruction")
 
 
@@ -31,6 +32,7 @@ def read_private(path: str | Path) -> Config:
             f"ladder attacks heads on cached features of patients: {' on '.join(_PRIVATE)}, "
             "trainable: head, unit: patient."
         )
+    content["model"]["init_args"].setdefault("delta", _DELTA)
     return content
 
 

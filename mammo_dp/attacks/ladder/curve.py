@@ -11,7 +11,7 @@ from rich.progress import track
 from mammo_dp.attacks.bounds import relaxed
 from mammo_dp.attacks.bounds.edgeworth import LEAST_STEPS
 from mammo_dp.attacks.bounds.from_scratch import FromScratch, expected_observations
-from mammo_dp.attacks.ladder.identify import KAPPA
+from mammo_dp.attacks.ladder.cells import KAPPA
 from mammo_dp.attacks.ladder.predicted import best_hit, predicted
 from mammo_dp.attacks.reconstruction.collect import Known
 from mammo_dp.attacks.reconstruction.isolated import pooled
@@ -31,7 +31,8 @@ class Curve:
         kappa: Chance of naming a patient by guessing, and false positive rate of rung 2.
         kappa_image: Largest share of targets that one reference image hits; none without one.
         worst_case: Rung 1, by PLD, at ``kappa``.
-        worst_case_image: Rung 1 at ``kappa_image``; none without reference.
+        worst_case_image: Rung 1 at ``kappa_image``, a guarantee only if no guess hits more than the
+            best reference image; none without reference.
         relaxed: Rung 2; none for fewer than 30 steps.
         scratch: Rung 3, chance that an image is read, by resolution.
         prior: Rung 4, prediction of the Gaussian prior at the smaller resolution; none without.

@@ -10,10 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from mammo_dp.attacks.ladder.cells import Cell, Rung
+from mammo_dp.attacks.ladder.cells import KAPPA, NO_PRIOR, Cell, Rung, is_chance
+from mammo_dp.attacks.ladder.cells import PRIOR as GAUSSIAN
 from mammo_dp.attacks.ladder.curve import Curve
-from mammo_dp.attacks.ladder.images import NO_PRIOR
-from mammo_dp.attacks.ladder.images import PRIOR as GAUSSIAN
 from mammo_dp.attacks.membership.lira import ONLINE
 
 INK, MUTED, GRID = "#22272e", "#7a828c", "#dde1e6"
@@ -105,7 +104,7 @@ def _corridor(axes: Axes, rungs: Sequence[Rung], places: Sequence[float], curve:
     shown = [
         (1, None, "named from", WORST, "s", "1 attack: patient named by gradients, this run"),
         (1, None, "recognised", WORST, "D", "1 attack: worst-case canary recognised"),
-        (5, membership, "TPR", MEMBER, "^", f"5 attack: {membership}, TPR at FPR 0.01"),
+        (5, membership, "TPR", MEMBER, "^", f"5 attack: {membership}, TPR at FPR {KAPPA:g}"),
         (3, NO_PRIOR, f"at {small} px", SCRATCH, "o", f"3 attack: image read at {small} px"),
         (4, GAUSSIAN, f"at {small} px", PRIOR, "v", f"4 attack: image read at {small} px"),
     ]
@@ -117,7 +116,7 @@ def _corridor(axes: Axes, rungs: Sequence[Rung], places: Sequence[float], curve:
             if cell.rung == number
             and attack in (None, cell.attack)
             and word in cell.metric
-            and not cell.metric.startswith(("NCC", "MSE", "PSNR", "SSIM"))
+            and is_chance(cell.metric)
         ]
         _points(axes, points, colour, marker, label)
     _blind(axes, rungs, small)
@@ -159,7 +158,8 @@ def _blind(axes: Axes, rungs: Sequence[Rung], px: int) -> None:
             linestyle="--",
             label=f"blind: image read at {px} px, nothing seen",
         )
-    axes.axhline(0.01, color=MUTED, linewidth=1.0, linestyle=":", label="blind: guess, 0.01")
+    guess = f"blind: guess, {KAPPA:g}"
+    axes.axhline(KAPPA, color=MUTED, linewidth=1.0, linestyle=":", label=guess)
 
 
 def _by_resolution(axes: Axes, rungs: Sequence[Rung]) -> None:
@@ -234,4 +234,6 @@ def _membership(rungs: Sequence[Rung]) -> str | None:
 
 
 def _image_label(curve: Curve) -> str:
-    return f"1 guarantee: any image (one reference image hits {curve.kappa_image or 0:.2f})"
+    return (
+        f"1 guarantee, if no blind guess reads more than {curve.kappa_image or 0:.2f}: image read"
+    )

@@ -10,14 +10,14 @@ that is named in a single run swings around its mean, which alone is bounded.
 from pathlib import Path
 
 from classifier.evaluate import Estimate
-from mammo_dp.attacks.ladder.cells import Cell
+from mammo_dp.attacks.audit import LEVEL
+from mammo_dp.attacks.ladder.cells import KAPPA, Cell
 from mammo_dp.attacks.lower_bounds import many_run
-from mammo_dp.attacks.reconstruction.candidates import LEVEL, CandidateScores, named, recognised
+from mammo_dp.attacks.reconstruction.candidates import CandidateScores, named, recognised
 from mammo_dp.attacks.reconstruction.files import read_candidates
 from mammo_dp.privacy.accounting import Mechanism
 
 _COMPARISONS = 2  # with a guarantee at one budget: recognised, audited
-KAPPA = 0.01
 
 
 def cells(

@@ -7,14 +7,13 @@ from typing import Any
 from classifier.evaluate import Estimate
 from mammo_dp.attacks.audit import clopper_pearson
 from mammo_dp.attacks.bounds.from_scratch import FromScratch
-from mammo_dp.attacks.ladder.cells import Cell
+from mammo_dp.attacks.ladder.cells import NO_PRIOR, PRIOR, Cell, ncc_at
 from mammo_dp.attacks.ladder.predicted import Predicted, predicted
 from mammo_dp.attacks.reconstruction.collect import FEW, ROWS, SEARCH_PX, Known
 from mammo_dp.attacks.reconstruction.isolated import Attacker, Reconstruction
 from mammo_dp.attacks.reconstruction.judge import Judged
 from mammo_dp.attacks.reconstruction.quality import Images, Quality, ncc
 
-NO_PRIOR, PRIOR = "no prior", "Gaussian prior"
 _NAMES: Mapping[Attacker, tuple[int, str]] = {
     "from_scratch": (3, "no prior, unbiased"),
     "centred": (3, NO_PRIOR),
@@ -74,7 +73,7 @@ def _isolated(
     return [
         Cell.of(
             quality.ncc,
-            metric=f"NCC at {px} px",
+            metric=ncc_at(px),
             bound=expected,
             kind=kind,
             blind=guess.quality.ncc.value,
@@ -106,12 +105,13 @@ def _published(judged: Judged) -> list[Cell]:
     def correlation(quality: Quality, rung: int, attack: str, **facts: Any) -> Cell:
         return Cell.of(quality.ncc, rung=rung, attack=attack, **facts)
 
+    several = min(FEW, len(next(iter(judged.reconstructions.values())).originals))
     cells = [
         correlation(
             judged.rows[f"{how}_{rows}"],
             3,
             f"one update, {words} of {rows}",
-            metric=f"NCC of {FEW} images",
+            metric=f"NCC of {several} images",
         )
         for rows in ROWS
         for how, words in (("division", "one row divided"), ("mean_of_rows", "mean of rows"))
@@ -127,9 +127,7 @@ def _published(judged: Judged) -> list[Cell]:
             )
         )
     if judged.search is not None:
-        cells.append(
-            correlation(judged.search, 4, "search by gradient", metric=f"NCC at {SEARCH_PX} px")
-        )
+        cells.append(correlation(judged.search, 4, "search by gradient", metric=ncc_at(SEARCH_PX)))
     return cells
 
 

@@ -24,9 +24,9 @@ from mammo_dp.runs import write_text_atomically
 LADDER, CSV, TABLE = "ladder.json", "ladder.csv", "ladder.txt"
 FIGURE, SHEET = "ladder.png", "sheet.png"
 _NOTICE = (
-    "Computed from private data, and covered by no epsilon: runs/*/features, signals/, attacks/, "
-    "sheet.png and all numbers here. What may be shared is checkpoints/last.ckpt of a private run, "
-    "with its statement."
+    "Computed from private data, and covered by no epsilon: features/, runs/*/features, "
+    "signals/, attacks/, sheet.png and all numbers here. What may be shared is "
+    "checkpoints/last.ckpt of a private run, with its statement."
 )
 
 
@@ -86,12 +86,13 @@ def write(
     }
     _write_json(folder / LADDER, climbed, between, facts)
     made = tables.table(rungs, tables.columns(rungs, *shown), conditions)
-    tables.write_text(folder / TABLE, made)
+    stages = [f"{one.rung.title}, end to end: {one.schedule.end_to_end}" for one in climbed]
+    tables.write_text(folder / TABLE, made, stages)
     tables.write_csv(folder / CSV, rungs)
     figure.draw(folder / FIGURE, rungs, between, conditions)
     draw_sheet(
         folder / SHEET,
-        lines_of([one.judged for one in climbed]),
+        lines_of([one.judged for one in climbed], [rung.label for rung in rungs]),
         title=textwrap.fill(
             f"Crops read from noisy updates, by epsilon {conditions}", 60 + 15 * len(climbed)
         ),
@@ -99,6 +100,7 @@ def write(
     )
     console = Console()
     console.print(made)
+    console.print(*stages, sep="\n", highlight=False, markup=False)
     console.print(f"Figure: {folder / FIGURE}. {_NOTICE}", highlight=False)
 
 
@@ -128,4 +130,4 @@ def _conditions(rungs: Sequence[Rung], delta: float) -> str:
             by.setdefault(rung.accountant, []).append(rung.shown_epsilon)
     first, *others = by
     more = "".join(f"; {', '.join(by[name])} by {name}" for name in others)
-    return f"per patient, delta {delta:g}, add or remove, by {first}{more}"
+    return f"of each fit alone, per patient, delta {delta:g}, add or remove, by {first}{more}"

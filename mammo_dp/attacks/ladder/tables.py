@@ -10,11 +10,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from mammo_dp.attacks.ladder.cells import Cell, Rung
-from mammo_dp.attacks.ladder.images import NO_PRIOR, PRIOR
+from mammo_dp.attacks.ladder.cells import KAPPA, NO_PRIOR, PRIOR, Cell, Rung, ncc_at
 from mammo_dp.runs import write_text_atomically
 
-_WIDTH = 150
+_WIDTH = 210
 _FACTS = ("budget", "epsilon", "accountant", "noise_multiplier", "auroc", "auroc_low", "auroc_high")
 _CELL = [
     "rung",
@@ -35,7 +34,7 @@ def columns(rungs: Sequence[Rung], thumbnail: int, edge: int) -> list[tuple[int,
     wanted: dict[tuple[int, str, str], None] = {}
     for cell in (cell for rung in rungs for cell in rung.cells):
         read = cell.attack in (NO_PRIOR, PRIOR)
-        of_image = cell.metric in {f"NCC at {px} px" for px in (thumbnail, edge)}
+        of_image = cell.metric in {ncc_at(thumbnail), ncc_at(edge)}
         if cell.rung == 1 or (read and of_image) or cell.metric.startswith(("TPR", "NCC of")):
             wanted[cell.rung, cell.attack, cell.metric] = None
     return sorted(wanted, key=lambda key: key[0])
@@ -51,7 +50,7 @@ def table(rungs: Sequence[Rung], shown: Sequence[tuple[int, str, str]], conditio
         "AUROC",
         *(f"{r.auroc.value:.3f} [{r.auroc.low:.2f}, {r.auroc.high:.2f}]" for r in rungs),
     )
-    made.add_row("2, no sign: bound", *(_relaxed(rung) for rung in rungs))
+    made.add_row(f"2, no sign: bound at {KAPPA:g}", *(_relaxed(rung) for rung in rungs))
     made.add_section()
     for rung, attack, metric in shown:
         cells = [_cell(r.cells, rung, attack, metric) for r in rungs]
@@ -59,11 +58,11 @@ def table(rungs: Sequence[Rung], shown: Sequence[tuple[int, str, str]], conditio
     return made
 
 
-def write_text(path: Path, made: Table) -> None:
-    """Writes the table as plain text in one move."""
+def write_text(path: Path, made: Table, below: Sequence[str]) -> None:
+    """Writes the table as plain text, with sentences below it, in one move."""
     text = io.StringIO()
-    Console(file=text, width=_WIDTH + 60).print(made)
-    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    Console(file=text, width=_WIDTH).print(made)
+    lines = [*(line.rstrip() for line in text.getvalue().splitlines()), *below]
     write_text_atomically(path, "\n".join(lines) + "\n")
 
 
@@ -88,4 +87,4 @@ def _cell(cells: Sequence[Cell], rung: int, attack: str, metric: str) -> Cell | 
 
 def _relaxed(rung: Rung) -> str:
     values = rung.bounds["relaxed"]
-    return "-" if values is None else f"{values['0.01']:.3f}"
+    return "-" if values is None else f"{values[f'{KAPPA:g}']:.3f}"

@@ -34,14 +34,12 @@ class Trapped:
     """What one batch gave away.
 
     Attributes:
-        images: Best candidate for each original, shape ``(batch, edge, edge)``.
-        quality: Of these.
+        quality: Of the best candidate for each original.
         recovered: Share of originals whose best candidate has a PSNR of at least 40 dB.
         blind: Quality of the best among as many images of others.
         candidates: How many there were to choose from.
     """
 
-    images: Images
     quality: Quality
     recovered: float
     blind: Quality
@@ -56,9 +54,7 @@ def spring(
     *,
     noise_multiplier: float,
     rows: int,
-    clipping_norm: float = 1.0,
     key: int,
-    seed: int = 0,
 ) -> Images:
     """Sends a trap and reads one update of a batch.
 
@@ -69,9 +65,7 @@ def spring(
         kind: Which trap.
         noise_multiplier: Standard deviation of the noise / clipping norm, >= 0.
         rows: Rows of the trap; twice the batch is usual.
-        clipping_norm: Largest L2 norm of one patient's gradient, > 0.
         key: 128 bits of the client's noise.
-        seed: Seed of the trap.
 
     Returns:
         Candidates, one per row that fired, shape ``(candidates, edge, edge)``, any range.
@@ -80,13 +74,12 @@ def spring(
         AttackError: If the model is not imprintable.
     """
     net = small_classifier(images.shape[-1], rows)
-    plant(net, reference, kind, batch=len(images), seed=seed)
+    plant(net, reference, kind, batch=len(images))
     update = mean_update(
         net,
         cross_entropy(net),
         one_crop_each(images)._replace(malignant=torch.from_numpy(malignant)),
         noise_multiplier=noise_multiplier,
-        clipping_norm=clipping_norm,
         key=key,
     )
     weight, bias = (update[f"1.{name}"].double().numpy() for name in ("weight", "bias"))
@@ -107,7 +100,6 @@ def match(originals: Images, candidates: Images, others: Images, *, seed: int = 
     """
     best, blind = _best(originals, candidates), _best(originals, others)
     return Trapped(
-        images=best,
         quality=Quality.of(originals, best, seed=seed),
         recovered=float((psnr(originals, best) >= _CERTAIN_DB).mean()),
         blind=Quality.of(originals, blind, seed=seed),

@@ -23,13 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifier.evaluate import Estimate
-from mammo_dp.attacks.audit import clopper_pearson, tpr_at_fpr
+from mammo_dp.attacks.audit import LEVEL, clopper_pearson, tpr_at_fpr
 from mammo_dp.attacks.signals import AttackError
 from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.privacy.risk import risk_of
 
 Scores = NDArray[np.float64]
-LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from data_prep.datamodule import FULL_SCALE
-from data_prep.manifest import CropsManifest, Split
+from data_prep.manifest import Crop, CropsManifest, Split
 from mammo_dp.attacks.bounds.schedules import Schedule
 from mammo_dp.attacks.reconstruction.batches import cross_entropy, spring
 from mammo_dp.attacks.reconstruction.canary_lists import canary_lists
@@ -47,7 +47,7 @@ class Targets:
         images: One crop per patient, shape ``(targets, edge, edge)``, in ``[0, 1]``.
         malignant: Labels, shape ``(targets,)``.
         reference: Crops of others at the same size; none for no prior.
-        real: Whether the crops show patients.
+        real: Whether crops under attack or of others show patients: a sheet shows both.
     """
 
     images: Images
@@ -97,7 +97,8 @@ def targets_of(
         most: Patients that are attacked at most.
 
     Raises:
-        AttackError: If there is no patient, sizes differ, or the prior holds the targets.
+        AttackError: If there is no patient, sizes differ, or the prior holds patients or crops of
+            the attacked split.
     """
     patients = manifest.units(manifest.rows(split), "patient")
     if not patients:
@@ -105,11 +106,11 @@ def targets_of(
     rows = [patients[place][0] for place in _spread(len(patients), most)]
     reference = None
     if prior is not None:
-        own = {manifest.crops[row].sha256 for row in manifest.rows(split)}
-        if shared := sum(crop.sha256 in own for crop in prior.crops):
+        own = {name for row in manifest.rows(split) for name in _names(manifest.crops[row])}
+        if shared := sum(not own.isdisjoint(_names(crop)) for crop in prior.crops):
             raise AttackError(
-                f"{prior.folder}: {shared} crops are also in the attacked split, so the prior "
-                "would hold the answer. Give crops of others."
+                f"{prior.folder}: {shared} crops, or their patients, are also in the attacked "
+                "split, so the prior would hold the answer. Give crops of others."
             )
         known = [prior.rows()[place] for place in _spread(len(prior.rows()), 1000)]
         reference = prior.images(known) / FULL_SCALE
@@ -124,7 +125,9 @@ def targets_of(
         malignant=np.array([int(manifest.crops[row].malignant) for row in rows]),
         reference=reference,
         real=any(
-            not (crop.is_synthetic or crop.origin.startswith("phantom")) for crop in manifest.crops
+            not crop.is_synthetic and crop.origin != "phantom-archive"
+            for one in (manifest, *([] if prior is None else [prior]))
+            for crop in one.crops
         ),
     )
 
@@ -213,7 +216,7 @@ def _rows(targets: Targets, noise: float) -> Arrays:
     found: dict[str, NDArray[np.float32]] = {}
     for rows in ROWS:
         seen = read_rows(images, noise_multiplier=noise, rows=rows, resolution=edge, key=new_key())
-        found |= {f"{how}_{rows}": read.astype(np.float32) for how, read in seen.images.items()}
+        found |= {f"{how}_{rows}": read.astype(np.float32) for how, read in seen.items()}
     return found
 
 
@@ -246,6 +249,14 @@ def _trapped(targets: Targets, noise: float) -> Arrays:
         ).astype(np.float32)
         for kind in TRAPS
     }
+
+
+def _names(crop: Crop) -> set[object]:
+    """What a crop is recognised by: its pixels, and its patient if there is one."""
+    names: set[object] = {crop.sha256}
+    if not crop.is_synthetic:
+        names.add((crop.origin, crop.patient_id))
+    return names
 
 
 def _spread(count: int, most: int) -> list[int]:

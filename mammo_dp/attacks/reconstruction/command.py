@@ -2,16 +2,18 @@
 """``attack reconstruction``: images of patients out of noisy updates, along budgets."""
 
 import json
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.crop_set import watched
 from data_prep.manifest import CropsManifest, Split
+from mammo_dp.attacks.audit import LEVEL
 from mammo_dp.attacks.bounds.command import BUDGETS
 from mammo_dp.attacks.bounds.corridor import RESOLUTIONS
 from mammo_dp.attacks.bounds.schedules import Schedule, of_budgets, of_run
-from mammo_dp.attacks.reconstruction.candidates import LEVEL
 from mammo_dp.attacks.reconstruction.collect import (
     Targets,
     collect,
@@ -61,6 +63,24 @@ CAVEATS = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What the attacked steps cost a patient, as executed.
+
+    Attributes:
+        epsilon: At the delta of the command; ``"infinity"`` without privacy.
+        accountant: Where it comes from; empty without privacy.
+    """
+
+    epsilon: float | Literal["infinity"]
+    accountant: str
+
+    @property
+    def title(self) -> str:
+        """``"epsilon 6"`` or ``"no privacy"``."""
+        return "no privacy" if self.epsilon == "infinity" else f"epsilon {self.epsilon:.3g}"
+
+
 def reconstruction(
     *,
     crops: str,
@@ -72,7 +92,7 @@ def reconstruction(
     steps: int = 2700,
     delta: float = 1e-4,
     resolutions: list[int] = list(RESOLUTIONS),  # noqa: B006
-    kappa: list[float] = [0.01],  # noqa: B006
+    kappa: float | list[float] = 0.01,
     patients: int = 48,
     split: Split = "train",
     resamples: int = 1000,
@@ -96,13 +116,16 @@ def reconstruction(
         prior: Folder of crops that the adversary holds, such as phantoms, another cohort, or
             released synthetic crops; none for an adversary who knows nothing, without traps.
         run: Folder of a private run whose noise, rate and steps are taken instead of budgets.
-        budgets: Epsilons per patient at delta, by PLD, add or remove; none for no privacy.
+        budgets: Epsilons per patient at delta, add or remove; none for no privacy. Results say what
+            was executed: beyond about 1e7 the smallest noise multiplier, .001, may fall short.
         sampling_rate: Chance that a patient joins a step, above 0 and at most 1.
         steps: Number of steps.
-        delta: Chance that the bound of epsilon fails; below 1 / patients.
+        delta: Chance that the bound of epsilon fails; below 1 / patients. Of the statement, for a
+            run.
         resolutions: Edges that the server averages images down to before it reads them, in pixels;
             those that do not divide the edge of the crops are left out.
-        kappa: Chances of naming the patient without the release, each above 0 and below 1.
+        kappa: Chance, or chances, of naming the patient without the release, each above 0 and
+            below 1.
         patients: Patients attacked, one crop each, at least 2.
         split: Split that is attacked.
         resamples: Bootstrap resamples of patients, at least 100.
@@ -111,7 +134,8 @@ def reconstruction(
     Raises:
         AttackError: For input that cannot be attacked, and for a refuted guarantee.
     """
-    _check(kappa, patients, resamples)
+    kappas = kappa if isinstance(kappa, list) else [kappa]
+    _check(kappas, patients, resamples)
     record = open_run(
         out,
         command="attack reconstruction",
@@ -124,7 +148,7 @@ def reconstruction(
             "steps": steps,
             "delta": delta,
             "resolutions": resolutions,
-            "kappa": kappa,
+            "kappa": kappas,
             "patients": patients,
             "split": split,
             "resamples": resamples,
@@ -144,6 +168,7 @@ def reconstruction(
     )
     for schedule in schedules:
         noise_of(schedule)  # refuses before anything runs
+    delta = next((schedule.delta for schedule in schedules if schedule.delta), delta)
     manifest = CropsManifest.read(crops)
     others = None if prior is None else CropsManifest.read(prior)
     targets = targets_of(manifest, split, others, patients)
@@ -155,14 +180,14 @@ def reconstruction(
     ]
     for schedule, folder in watched(list(zip(schedules, folders, strict=True)), "attacks"):
         collect(schedule, targets, known, edges, folder)
-    level = 1 - (1 - LEVEL) / max(1, len(schedules) * (1 + len(kappa)))  # Bonferroni
+    level = 1 - (1 - LEVEL) / max(1, len(schedules) * (1 + len(kappas)))  # Bonferroni
     judged = [
         judge(
             schedule,
             targets,
             known,
             edges,
-            kappa,
+            kappas,
             folder,
             level=level,
             resamples=resamples,
@@ -170,18 +195,19 @@ def reconstruction(
         )
         for schedule, folder in zip(schedules, folders, strict=True)
     ]
-    _write(record, judged, targets, manifest, others, level=level, delta=delta)
+    costs = [_cost(schedule, delta) for schedule in schedules]
+    _write(record, judged, costs, targets, manifest, others, level=level, delta=delta)
     if broken := [one.schedule.name for one in judged if one.exceeds_bound]:
         raise AttackError(
             f"{record.folder / RESULT}: at {', '.join(broken)} a list was read better than the "
             "guarantee allows. Sampling, clip or noise are not what is accounted: release nothing."
         )
     close_run(record)
-    _show(judged)
+    _show(judged, costs, delta)
 
 
-def _check(kappa: Sequence[float], patients: int, resamples: int) -> None:
-    for one in kappa:
+def _check(kappas: Sequence[float], patients: int, resamples: int) -> None:
+    for one in kappas:
         if not 0 < one < 1:
             raise AttackError(
                 f"kappa={one} is no chance of guessing right. Give a value between 0 and 1, such "
@@ -209,6 +235,7 @@ def _dividing(resolutions: Sequence[int], edge: int) -> list[int]:
 def _write(
     record: RunRecord,
     judged: Sequence[Judged],
+    costs: Sequence[Cost],
     targets: Targets,
     manifest: CropsManifest,
     others: CropsManifest | None,
@@ -220,7 +247,7 @@ def _write(
         "schema": 1,
         "unit": "patient",
         "adjacency": "add-or-remove",
-        "delta": next((j.schedule.delta for j in judged if j.schedule.delta), delta),
+        "delta": delta,
         "cohort": manifest.sha256,
         "split": record.config["split"],
         "patients": len(targets.images),
@@ -231,15 +258,16 @@ def _write(
         "caveats": list(CAVEATS),
         "level": LEVEL,
         "level_of_lists": level,
-        "budgets": [one.as_json() | _stated(one.schedule, delta) for one in judged],
+        "budgets": [
+            one.as_json() | {"epsilon": cost.epsilon, "accountant": cost.accountant}
+            for one, cost in zip(judged, costs, strict=True)
+        ],
     }
     draw_sheet(
         record.folder / SHEET,
-        lines_of(judged),
-        title=(
-            "Reconstruction of patients' crops from noisy updates, by epsilon per patient (delta "
-            f"{result['delta']:g}, add or remove, by "
-            f"{' or '.join(sorted({b['accountant'] for b in result['budgets']} - {''}))})"
+        lines_of(judged, [cost.title for cost in costs]),
+        title=textwrap.fill(
+            f"Crops read from updates. {_conditions(costs, delta)}", 60 + 15 * len(costs)
         ),
         real=targets.real,
     )
@@ -247,17 +275,28 @@ def _write(
     write_text_atomically(record.folder / RESULT, text + "\n")
 
 
-def _stated(schedule: Schedule, delta: float) -> dict[str, Any]:
-    """Epsilon per patient of the steps under attack, with its accountant."""
+def _cost(schedule: Schedule, delta: float) -> Cost:
     if schedule.mechanism is None:
-        return {"epsilon": "infinity", "accountant": ""}
+        return Cost(epsilon="infinity", accountant="")
     curve = compose([schedule.mechanism])
-    return {"epsilon": curve.epsilon(schedule.delta or delta), "accountant": curve.source}
+    return Cost(epsilon=curve.epsilon(delta), accountant=curve.source)
 
 
-def _show(judged: Sequence[Judged]) -> None:
-    """One line per budget: what was read at the finest and at a readable resolution."""
-    for one in judged:
+def _conditions(costs: Sequence[Cost], delta: float) -> str:
+    """What every epsilon that is shown means."""
+    accountants = dict.fromkeys(cost.accountant for cost in costs if cost.accountant)
+    if not accountants:
+        return "Without privacy."
+    return (
+        f"Each epsilon: of the attacked steps, per patient, delta {delta:g}, add or remove, by "
+        f"{' or '.join(accountants)}."
+    )
+
+
+def _show(judged: Sequence[Judged], costs: Sequence[Cost], delta: float) -> None:
+    """One line per budget: what was read at each resolution; then what lists gave away."""
+    print(_conditions(costs, delta))
+    for one, cost in zip(judged, costs, strict=True):
         parts = []
         for resolution, found in one.reconstructions.items():
             best = found.attacks.get("prior", found.attacks["centred"]).quality.ncc
@@ -266,7 +305,7 @@ def _show(judged: Sequence[Judged]) -> None:
             parts.append(
                 f"{resolution} px {alone.value:.2f} / {best.value:.2f} ({blind.value:.2f})"
             )
-        print(f"{one.schedule.name}: NCC without / with prior (blind) " + ", ".join(parts))
+        print(f"{cost.title}: NCC without / with prior (blind) " + ", ".join(parts))
         for name, found_list in one.lists.items():
             rate = found_list.success
             print(

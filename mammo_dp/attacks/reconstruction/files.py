@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +33,9 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         AttackError: If it cannot be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, BadZipFile) as error:
         raise AttackError(
             f"{path}: holds no signals ({error}). Remove it; the attack runs again and writes it."
         ) from error

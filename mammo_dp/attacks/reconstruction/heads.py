@@ -152,8 +152,9 @@ class CandidateObserver(Callback):
     def _observe(self, optimizer: Optimizer, *arguments: Any) -> None:
         module, layer, drawn = self._module, self._layer, self._drawn
         noisy = torch.cat([_gradient(layer.weight).flatten(), _gradient(layer.bias)])
-        members = self.members.gradients(layer.weight, layer.bias, module.clip)
-        others = self.others.gradients(layer.weight, layer.bias, module.clip)
+        weights = layer.weight.cpu(), layer.bias.cpu()  # features lie there, wherever the fit runs
+        members = self.members.gradients(*weights, module.clip)
+        others = self.others.gradients(*weights, module.clip)
         scale = module.sampling.expected_units / module.clipping_norm
         # What is left without all that were drawn; a target that was drawn is then put back.
         left = noisy * scale - members[drawn].sum(dim=0)
@@ -202,4 +203,4 @@ class CandidateObserver(Callback):
 
 def _gradient(parameter: Tensor) -> Tensor:
     assert parameter.grad is not None
-    return parameter.grad.detach()
+    return parameter.grad.detach().cpu()

@@ -113,54 +113,6 @@ class Reconstruction:
     blind: Mapping[Blind, Guess]
 
 
-def reconstruct(
-    images: Images,
-    *,
-    noise_multiplier: float,
-    rounds: int,
-    resolution: int,
-    reference: Images | None = None,
-    key: int,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Reconstruction:
-    """Attacks images with every attacker: :func:`observe`, then :func:`score`.
-
-    Args:
-        images: One image per patient, shape ``(targets, edge, edge)``, in ``[0, 1]``.
-        noise_multiplier: Standard deviation of the noise / clipping norm, >= 0; 0 is no noise.
-        rounds: Rounds in which each target took part, > 0; ``round(q T)`` for a server that
-            recognises every step of the target.
-        resolution: Edge that the server averages images down to, in pixels; divides ``edge``.
-        reference: Images of nobody under attack that the prior is fitted on and blind guesses are
-            taken from, shape ``(references, edge, edge)``, in ``[0, 1]``; none for no prior.
-        key: 128 bits of the clients' noise, see :func:`mammo_dp.privacy.sampling.new_key`.
-        resamples: Bootstrap resamples of patients.
-        seed: Seed of the bootstrap.
-
-    Raises:
-        AttackError: If the images cannot be averaged down to the resolution.
-    """
-    known = None if reference is None else pooled(reference, resolution)
-    prior = None if known is None else GaussianPrior.fit(known)
-    seen = observe(
-        images,
-        noise_multiplier=noise_multiplier,
-        rounds=rounds,
-        resolution=resolution,
-        prior=prior,
-        key=key,
-    )
-    return score(
-        seen,
-        pooled(images, resolution),
-        prior=prior,
-        reference=known,
-        resamples=resamples,
-        seed=seed,
-    )
-
-
 def pooled(images: NDArray[np.float64], resolution: int) -> Images:
     """Images averaged down to a resolution, as the server's first layer does.
 

@@ -65,11 +65,13 @@ class Judged:
     def as_json(self) -> Numbers:
         """Plain values."""
         mechanism = self.schedule.mechanism
+        first = next(iter(self.reconstructions.values()))
+        searched = min(SEARCHED, len(first.originals))
         return {
             "name": self.schedule.name,
             "end_to_end": self.schedule.end_to_end,
             "mechanism": mechanism and mechanism.as_json(),
-            "rounds": next(iter(self.reconstructions.values())).rounds,
+            "rounds": first.rounds,
             "isolated": {
                 str(resolution): {
                     "attacks": {
@@ -82,7 +84,7 @@ class Judged:
                 for resolution, found in self.reconstructions.items()
             },
             "search": self.search
-            and {"targets": SEARCHED, "resolution": SEARCH_PX, **asdict(self.search)},
+            and {"targets": searched, "resolution": SEARCH_PX, **asdict(self.search)},
             "rows": {name: asdict(quality) for name, quality in self.rows.items()},
             "traps": dict(self.traps),
             "lists": {
@@ -119,7 +121,7 @@ def judge(
         seed: Seed of the bootstrap.
 
     Raises:
-        AttackError: If signals are missing, or are those of other targets.
+        AttackError: If signals are missing.
     """
     reconstructions, closed_forms = {}, {}
     for resolution in resolutions:

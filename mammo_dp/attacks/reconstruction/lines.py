@@ -15,11 +15,12 @@ _BLIND: dict[Blind, str] = {
 }
 
 
-def lines_of(judged: Sequence[Judged]) -> list[Line]:
+def lines_of(judged: Sequence[Judged], titles: Sequence[str]) -> list[Line]:
     """Lines of two targets: without a prior as a thumbnail and in full, and with one in full.
 
     Args:
         judged: Budgets, in the order of the columns; all with the same targets and resolutions.
+        titles: Of their columns: what was executed, such as ``"epsilon 6"``; equal ones are one.
     """
     resolutions = list(judged[0].reconstructions)
     fine = max(resolutions)
@@ -35,8 +36,8 @@ def lines_of(judged: Sequence[Judged]) -> list[Line]:
         for name, attacker, resolution in kinds:
             found = [one.reconstructions[resolution] for one in judged]
             guesses = {
-                _column(one): reconstruction.attacks[attacker].images[target]
-                for one, reconstruction in zip(judged, found, strict=True)
+                title: reconstruction.attacks[attacker].images[target]
+                for title, reconstruction in zip(titles, found, strict=True)
             }
             blind = found[0].blind
             guesses |= {
@@ -52,8 +53,3 @@ def lines_of(judged: Sequence[Judged]) -> list[Line]:
                 )
             )
     return lines
-
-
-def _column(one: Judged) -> str:
-    name = one.schedule.name
-    return "no privacy" if one.schedule.mechanism is None else f"epsilon {name}"

@@ -12,7 +12,6 @@ from classifier.evaluate import Estimate
 
 Images = NDArray[np.float64]  # shape (images, edge, edge); originals lie in [0, 1]
 PerImage = NDArray[np.float64]  # shape (images,)
-METRICS = ("mse", "psnr", "ncc", "ssim")
 MOST_PSNR = 120.0  # dB, of equal images
 _WINDOW = 7  # pixels of a mean in SSIM
 

@@ -10,8 +10,6 @@ evidence that reconstruction does.
 Source: division, Boenisch et al. 2021, arXiv 2112.02918; the variances are derived in this project.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -25,30 +23,20 @@ from mammo_dp.privacy.sampling import draw
 How = Literal["division", "mean_of_rows"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowsReadOut:
-    """Images read out of ``rows`` rows in both ways.
-
-    Attributes:
-        rows: Rows that the image fires, ``M``.
-        images: By way, shape ``(targets, edge, edge)``, unbiased up to the error of a divisor.
-    """
-
-    rows: int
-    images: Mapping[How, Images]
-
-
 def read_rows(
     images: Images, *, noise_multiplier: float, rows: int, resolution: int, key: int
-) -> RowsReadOut:
+) -> dict[How, Images]:
     """One noisy update for each image, read in both ways.
 
     Args:
         images: One image per patient, shape ``(targets, edge, edge)``, in ``[0, 1]``.
         noise_multiplier: Standard deviation of the noise / clipping norm, >= 0.
-        rows: Active rows, > 0.
+        rows: Rows that an image fires, ``M``, > 0.
         resolution: Edge that the server averages images down to, in pixels.
         key: 128 bits of the clients' noise.
+
+    Returns:
+        By way, shape ``(targets, resolution, resolution)``, unbiased up to the error of a divisor.
     """
     shape = (resolution, resolution)
     small = pooled(images, resolution)
@@ -68,4 +56,4 @@ def read_rows(
         # The norm is granted, as everywhere: a divisor of one number would be as noisy as one row.
         norm = np.sqrt(rows * ((small[target] ** 2).sum() + 1))
         found["mean_of_rows"].append((weight.mean(axis=0) * max(1.0, norm)).reshape(shape))
-    return RowsReadOut(rows=rows, images={how: np.stack(seen) for how, seen in found.items()})
+    return {how: np.stack(seen) for how, seen in found.items()}

@@ -5,6 +5,8 @@ import pytest
 
 from classifier.evaluate import Estimate
 from mammo_dp.attacks.ladder.cells import Cell, Rung, findings, membership_cells
+from mammo_dp.attacks.scoring import SCHEMA
+from mammo_dp.attacks.signals import AttackError
 
 
 def rung(*cells: Cell) -> Rung:
@@ -25,6 +27,7 @@ def stored(tmp_path: Path, epsilon: float | str, exceeds: bool) -> Path:
 
     attack = {"auc": cell(0.6), "tpr_at_fpr": {"0.01": cell(0.2)}, "exceeds_bound": exceeds}
     content = {
+        "schema": SCHEMA,
         "bound_from": {"epsilon": epsilon},
         "attacks": {"RMIA": attack},
         "blind": {"label-only": {"auc": cell(0.5), "tpr_at_fpr": {"0.01": cell(0.01)}}},
@@ -46,6 +49,13 @@ def test_membership_is_a_guarantee_where_epsilon_is_finite(tmp_path: Path) -> No
     assert (rate.metric, rate.value, rate.kind) == ("TPR at FPR 0.01", 0.2, "guarantee")
     assert len(findings([rung(area, rate)])) == 2
     assert "budget 6: RMIA reaches AUC" in findings([rung(area)])[0]
+
+
+def test_a_result_of_another_schema_is_refused(tmp_path: Path) -> None:
+    path = stored(tmp_path, 6.0, exceeds=False)
+    path.write_text(path.read_text().replace(f'"schema": {SCHEMA}', '"schema": 1'))
+    with pytest.raises(AttackError, match="schema 1, known is"):
+        membership_cells(path)
 
 
 def test_without_a_guarantee_nothing_is_refuted(tmp_path: Path) -> None:

@@ -34,6 +34,14 @@ def test_a_budget_replaces_every_target(tmp_path: Path) -> None:
     assert "crops" not in yaml.safe_load(path.read_text())["data"]["init_args"]
 
 
+def test_a_delta_that_is_left_open_is_written_out(tmp_path: Path) -> None:
+    content = yaml.safe_load(changed(tmp_path, "model").read_text())
+    del content["model"]["init_args"]["delta"]
+    (tmp_path / "open.yaml").write_text(yaml.safe_dump(content))
+    found = private(read_private(tmp_path / "open.yaml"), 6, crops="here", weights=None)
+    assert found["model"]["init_args"]["delta"] == 1e-4
+
+
 def test_the_budget_none_takes_its_own_configuration() -> None:
     found = at(read_open(SHIPPED.with_name("baseline.yaml")), crops="here", weights="w.ckpt")
     assert found["data"]["init_args"]["crops"] == "here"

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from mammo_dp.attacks.bounds.schedules import Schedule
-from mammo_dp.attacks.ladder.cells import Cell
+from mammo_dp.attacks.ladder.cells import NO_PRIOR, PRIOR, Cell
 from mammo_dp.attacks.ladder.curve import curve
-from mammo_dp.attacks.ladder.images import NO_PRIOR, PRIOR, image_cells
+from mammo_dp.attacks.ladder.images import image_cells
 from mammo_dp.attacks.ladder.predicted import best_hit, predicted, prior_draws
 from mammo_dp.attacks.reconstruction.collect import Targets, collect, known_at
 from mammo_dp.attacks.reconstruction.judge import judge
@@ -51,6 +51,7 @@ def test_cells_lie_on_the_closed_form_and_a_prior_helps(tmp_path: Path) -> None:
     assert prior.value > max(alone.value, prior.blind)
     assert 0 <= found[NO_PRIOR, "share with NCC >= 0.7 at 16 px"].value <= 1
     assert not any(cell.exceeds for cell in found.values())
+    assert ("one update, mean of rows of 64", "NCC of 10 images") in found
     before = {key: cell.value for key, cell in found.items()}
     again = {key: cell.value for key, cell in cells_at(tmp_path, NOISY).items()}
     assert again == before  # saved signals: fresh noise would move every number

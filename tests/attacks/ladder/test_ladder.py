@@ -90,7 +90,11 @@ def test_a_ladder_writes_everything_resumes_and_blocks_what_is_refuted(
     rows = list(csv.DictReader((out / "ladder.csv").read_text().splitlines()))
     assert {row["budget"] for row in rows} == {"4", "none"}
     assert len(rows) == len(private["attacks"]) + len(none["attacks"])
-    assert "add or remove" in (out / "ladder.txt").read_text()
+    table = (out / "ladder.txt").read_text()
+    assert "of each fit alone, per patient, delta 0.01, add or remove, by PLD" in table
+    assert "budget 4, end to end: epsilon = " in table
+    assert "no privacy, end to end: No guarantee, epsilon = infinity" in table
+    assert (out / "runs" / "eps4" / "features").samefile(out / "features")
     for picture in ("ladder.png", "sheet.png"):
         assert np.asarray(Image.open(out / picture)).std() > 5
     for text in (out / "ladder.json", out / "ladder.csv", out / "ladder.txt"):
@@ -112,12 +116,15 @@ def test_a_ladder_writes_everything_resumes_and_blocks_what_is_refuted(
     assert "budget 4: worst-case canaries" in message
     assert "budget 4: audit by canaries" in message
     assert "EXCEEDS" in (out / "ladder.txt").read_text()
+    assert climb(tmp_path, make_cohort)[0] == 1  # the folder was finished before
+    assert "refute a guarantee" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--budgets", "[none]"], "none is private"),
+        (["--budgets", "[4, -1, none]"], "budgets: -1"),
         (["--thumbnail", "5"], "thumbnail=5"),
         (["--correlation", "2"], "correlation=2.0 is no chance"),
         (["--patients", "1"], "patients=1"),

@@ -155,9 +155,37 @@ def test_a_prior_that_holds_the_targets_or_other_sizes_is_refused(
 ) -> None:
     with pytest.raises(AttackError, match="the prior would hold the answer"):
         attacked(tmp_path / "own", cohort, cohort)
+    same_patients = make_cohort("again", seed=9)
+    assert not {c.sha256 for c in same_patients.crops} & {c.sha256 for c in cohort.crops}
+    with pytest.raises(AttackError, match="or their patients, are also in the attacked"):
+        attacked(tmp_path / "patients", cohort, same_patients)
     small = make_cohort(size=16, origin="phantom")
     with pytest.raises(AttackError, match="Prepare both at one size"):
         attacked(tmp_path / "small", cohort, small)
+
+
+def test_a_sheet_shows_patients_where_attacked_crops_or_those_of_the_prior_do(
+    cohort: CropsManifest, prior: CropsManifest, make_cohort: Callable[..., CropsManifest]
+) -> None:
+    real = make_cohort("real", origin="cbis-ddsm", seed=2)
+    assert not collecting.targets_of(cohort, "train", prior, 2).real
+    assert collecting.targets_of(cohort, "train", real, 2).real
+    assert collecting.targets_of(real, "train", None, 2).real
+
+
+def test_what_was_executed_is_shown_and_not_a_budget_that_no_noise_reaches(
+    cohort: CropsManifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--crops", str(cohort.folder), "--out", str(tmp_path / "attack"), "--patients", "2"]
+    flags += ["--budgets", "[1e9]", "--sampling_rate", "1", "--steps", "1", "--resamples", "100"]
+    assert main(["attack", "reconstruction", *flags, "--resolutions", "[8]"]) == 0
+    (budget,) = json.loads((tmp_path / "attack" / "reconstruction.json").read_text())["budgets"]
+    assert budget["epsilon"] < 1e6
+    shown = capsys.readouterr().out
+    assert f"epsilon {budget['epsilon']:.3g}: NCC" in shown
+    assert "per patient, delta 0.0001, add or remove, by PLD" in shown
+    assert "1e+09" not in shown
+    assert budget["search"]["targets"] == 2
 
 
 def test_files_without_signals_are_refused(tmp_path: Path) -> None:
@@ -169,11 +197,13 @@ def test_files_without_signals_are_refused(tmp_path: Path) -> None:
     assert again.offset is None
     write_arrays(tmp_path / "odd.npz", {"x": np.zeros(1)})
     (tmp_path / "text.npz").write_text("no")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    (tmp_path / "half.npz").write_bytes((tmp_path / "seen.npz").read_bytes()[:-99])
     with pytest.raises(AttackError, match="holds no read-outs"):
         read_observations(tmp_path / "odd.npz")
     with pytest.raises(AttackError, match="holds no scores of candidates"):
         read_candidates(tmp_path / "odd.npz")
-    for missing in ("text.npz", "none.npz"):
+    for missing in ("text.npz", "none.npz", "empty.npz", "half.npz"):
         with pytest.raises(AttackError, match="holds no signals"):
             read_observations(tmp_path / missing)
 

@@ -9,10 +9,10 @@ from torch import nn
 from mammo_dp.attacks.reconstruction.engine import mean_update
 from mammo_dp.attacks.reconstruction.isolated import (
     Observations,
+    Reconstruction,
     observe,
     one_crop_each,
     pooled,
-    reconstruct,
     score,
 )
 from mammo_dp.attacks.reconstruction.prior import GaussianPrior
@@ -38,6 +38,12 @@ def seen_by_servers(**settings: object) -> Observations:
         "key": 7,
     }
     return observe(same_image(), **(chosen | settings))  # type: ignore[arg-type]
+
+
+def reconstructed(images: Array, others: Array, *, sigma: float, key: int) -> Reconstruction:
+    prior, edge = GaussianPrior.fit(others), images.shape[-1]
+    seen = observe(images, noise_multiplier=sigma, rounds=10, resolution=edge, prior=prior, key=key)
+    return score(seen, images, prior=prior, reference=others)
 
 
 def law_of_errors(image: Array, sigma: float) -> Callable[[Array], Array]:
@@ -89,7 +95,7 @@ def test_neither_rows_nor_the_clip_change_the_noise_of_their_mean(
 def test_a_division_has_the_noise_of_one_row_and_the_mean_that_of_all() -> None:
     rows, sigma, images = 25, 1e-3, same_image(60)
     length = (images[0] ** 2).sum() + 1
-    found = read_rows(images, noise_multiplier=sigma, rows=rows, resolution=EDGE, key=5).images
+    found = read_rows(images, noise_multiplier=sigma, rows=rows, resolution=EDGE, key=5)
     noise = {how: float(((seen - images) ** 2).mean()) for how, seen in found.items()}
     # The divisor's own noise adds to that of a division by the mean square of the image.
     division = rows * sigma**2 * length * (1 + (images[0] ** 2).mean())
@@ -155,9 +161,7 @@ def test_a_fitted_prior_predicts_the_error_on_fresh_images(truth: GaussianPrior)
 def test_without_noise_every_attacker_has_the_image(truth: GaussianPrior) -> None:
     images = np.random.default_rng(4).random((5, 32, 32))
     others = np.random.default_rng(5).random((20, 32, 32))
-    found = reconstruct(
-        images, noise_multiplier=0.0, rounds=3, resolution=32, reference=others, key=1
-    )
+    found = reconstructed(images, others, sigma=0.0, key=1)
     for attacker in ("from_scratch", "prior"):
         assert found.attacks[attacker].quality.psnr.low > 40
     assert found.attacks["centred"].quality.ncc.low > 0.9999
@@ -169,15 +173,7 @@ def test_a_prior_helps_and_blind_guesses_do_not_look_at_updates() -> None:
     waves = np.sin(np.arange(16) / 3 + rng.random((1100, 1, 1)) * 6) * np.ones((1, 16, 1))
     images = 0.5 + 0.4 * waves
     loud, quiet = (
-        reconstruct(
-            images[:40],
-            noise_multiplier=sigma,
-            rounds=10,
-            resolution=16,
-            reference=images[100:],
-            key=2,
-        )
-        for sigma in (0.5, 50.0)
+        reconstructed(images[:40], images[100:], sigma=sigma, key=2) for sigma in (0.5, 50.0)
     )
     assert loud.attacks["prior"].quality.ncc.low > loud.attacks["centred"].quality.ncc.high
     assert loud.attacks["prior"].quality.ncc.low > loud.blind["mean"].quality.ncc.high

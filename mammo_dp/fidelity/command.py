@@ -132,13 +132,20 @@ def _fill(record: RunRecord, cohort: CropsManifest, found: Mapping[str, CropsMan
 
 
 def _require_foreign(encoder: str, compared: set[str]) -> None:
-    """Refuses features of a network that learned from the crops it would compare."""
+    """Refuses features of a network that learned, at any stage, from what it would compare.
+
+    Stages before the last are known by the statement, which names patients' crops alone.
+    """
     folder = run_of(encoder)
-    read = {} if folder is None else {k: v.sha256 for k, v in read_run(folder).inputs.items()}
-    if seen := sorted(role for role, digest in read.items() if digest in compared):
+    if folder is None:
+        return
+    seen = {entry.sha256 for entry in read_run(folder).inputs.values()}
+    if (privacy := folder / "privacy.json").is_file():
+        seen |= {said["cohort"] for said in json.loads(privacy.read_text())["statements"]}
+    if seen & compared:
         raise FidelityError(
-            f"{encoder}: was trained on crops that are compared here ({', '.join(seen)}), so its "
-            "features are nearer to them than to others. Give an encoder of other crops."
+            f"{encoder}: was trained on crops that are compared here, so its features are nearer "
+            "to them than to others. Give an encoder of other crops."
         )
 
 

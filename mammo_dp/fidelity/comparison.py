@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mammo_dp.fidelity.agreement import CLASSIFIER
 from mammo_dp.fidelity.copying import FALSE_ALARM, Copying
@@ -16,9 +17,10 @@ from mammo_dp.fidelity.halves import LEVEL, matched, real_halves, synthetic_halv
 from mammo_dp.fidelity.manifold import NEIGHBOURS
 from mammo_dp.fidelity.measures import Scores, in_features, in_labels, in_pairs, in_spectrum
 from mammo_dp.fidelity.nearest import Gallery, copying_of, gallery, pixels
-from mammo_dp.fidelity.samples import Samples
+from mammo_dp.fidelity.samples import FidelityError, Samples
 from mammo_dp.fidelity.sheet import draw_sheet
 
+_TRIES = 100  # of the control; with two patients of a class five of nine fail
 NOTICE = (
     "Computed from the real crops without noise: no epsilon covers these numbers, the figure or "
     "the sheets. Keep them inside, and choose no checkpoint or setting of a private generator by "
@@ -61,6 +63,7 @@ def compare(
     drawn = {name: synthetic_halves(samples, halves, seed=seed) for name, samples in used.items()}
     spaces = {"features": extractor.features, "pixels": pixels}
     galleries = {name: gallery(train, test, space) for name, space in spaces.items()}
+    control = _copies(_control(galleries, draws=draws, seed=seed))
     features = {name: extractor.features(samples.images) for name, samples in used.items()}
     real_features = galleries["features"].views[0][: len(train)]
 
@@ -86,7 +89,6 @@ def compare(
         }
         path = folder / f"nearest_{name}.png"
         draw_sheet(path, samples, at["features"], real_images, galleries["features"], title=name)
-    control = _copies(_control(galleries, draws=draws, seed=seed))
     return {
         **_conditions(extractor, real_features.shape[1], halves.crops, draws),
         "crops_of_a_half": dict(zip(("benign", "malignant"), halves.per_class, strict=True)),
@@ -123,10 +125,9 @@ def _control(
 
     They play the generator; the other training patients and the held-out ones stay.
     """
-    third = np.random.default_rng(seed).random(len(galleries["features"].is_training)) < 1 / 3
+    plays = players(galleries["features"], seed)
     controls = {}
     for space, real in galleries.items():
-        plays = third & real.is_training
         row = plays[real.patient]
         rest, ids = ~row, np.flatnonzero(~plays)
         controls[space] = copying_of(
@@ -142,6 +143,26 @@ def _control(
             seed=seed,
         )
     return controls
+
+
+def players(real: Gallery, seed: int) -> NDArray[np.bool_]:
+    """About a third of the training patients, with crops of both classes on either side.
+
+    Raises:
+        FidelityError: If there are too few patients of a class for that.
+    """
+    rng = np.random.default_rng(seed)
+    is_training = real.is_training[real.patient]
+    for _ in range(_TRIES):
+        plays = (rng.random(len(real.is_training)) < 1 / 3) & real.is_training
+        row = plays[real.patient]
+        sides = (row, is_training & ~row)
+        if all(len(set(real.malignant[side].tolist())) == 2 for side in sides):
+            return plays
+    raise FidelityError(
+        f"{real.is_training.sum()} training patients do not give a third of them with crops of "
+        "both classes, as the control of the copying test needs. Give more patients."
+    )
 
 
 def _copies(found: Mapping[str, Mapping[str, Copying]]) -> dict[str, Any]:

@@ -28,8 +28,8 @@ def scales(size: int) -> tuple[float, ...]:
 def pair_similarity(samples: Samples, *, pairs: int, seed: int) -> NDArray[np.float64]:
     """MS-SSIM of disjoint random pairs of one class each, at most one crop of a patient.
 
-    No crop and no patient appears twice, so the pairs are independent and their plain bootstrap is
-    valid.
+    Within a class no patient appears twice, so its pairs are independent, and a plain bootstrap of
+    pairs is valid but for patients with crops of both classes.
 
     Args:
         samples: Crops of one source.

@@ -42,7 +42,7 @@ _RC: dict[Any, Any] = {  # matplotlib types each key
 
 
 def draw_figure(result: Mapping[str, Any], path: Path) -> None:
-    """Draws all measures of a comparison as PNG.
+    """Draws all measures of a comparison as PNG, in one move.
 
     Args:
         result: Content of ``fidelity.json``.
@@ -72,7 +72,9 @@ def draw_figure(result: Mapping[str, Any], path: Path) -> None:
             fontsize=8,
             color=_MUTED,
         )
-        figure.savefig(path, dpi=150, metadata={"Software": None})
+        part = path.with_suffix(".part")
+        figure.savefig(part, dpi=150, format="png", metadata={"Software": None})
+        part.replace(path)
 
 
 def _panel(

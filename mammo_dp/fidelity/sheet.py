@@ -24,7 +24,7 @@ def draw_sheet(
     *,
     title: str,
 ) -> None:
-    """Draws pairs, synthetic left and its nearest training crop right, turned to match.
+    """Draws pairs in one move: synthetic left, its nearest training crop right, turned to match.
 
     For each class one line holds the pairs that are nearest of all, where copies would show, and
     one holds pairs spread evenly over the order of distances, which no eye has chosen.
@@ -69,4 +69,6 @@ def draw_sheet(
         "PRIVATE: shows images of patients. No epsilon covers this picture.",
         fontsize=11,
     )
-    figure.savefig(path, dpi=130, metadata={"Software": None})
+    part = path.with_suffix(".part")
+    figure.savefig(part, dpi=130, format="png", metadata={"Software": None})
+    part.replace(path)

@@ -53,7 +53,10 @@ def print_table(result: Mapping[str, Any], folder: Path) -> None:
         f"({half['malignant']} malignant); agreement trained on {agreement['train']}, tested on "
         f"{agreement['test']} real crops of {agreement['patients of test']} patients. "
         f"{result['level']:.0%} intervals over patients and crops, {result['draws']} draws.",
-        *(f"AUROC synthetic → real, {k}: {shown(v)}." for k, v in _differences(result)),
+        *(
+            f"AUROC synthetic → real, {pair}: {shown(value)}."
+            for pair, value in result["tstr_differences"].items()
+        ),
         result["notice"],
         f"Result: {folder}",
         sep="\n",
@@ -67,7 +70,3 @@ def shown(value: Mapping[str, float | None]) -> str:
     if value["value"] is None:
         return "—"
     return f"{value['value']:.3g} [{value['low']:.3g}, {value['high']:.3g}]"
-
-
-def _differences(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float | None]]]:
-    return list(result["tstr_differences"].items())

@@ -3,6 +3,7 @@ import pytest
 
 from data_prep.phantoms import phantom_stream
 from data_prep.symmetries import SYMMETRIES, symmetric
+from mammo_dp.fidelity.comparison import players
 from mammo_dp.fidelity.copying import Copying, copying, to_patients
 from mammo_dp.fidelity.nearest import Gallery, copying_of, gallery, nearest_training_crop, pixels
 from mammo_dp.fidelity.samples import FidelityError, Samples
@@ -112,6 +113,28 @@ def test_noisy_training_crops_turned_by_a_quarter_are_flagged_and_fresh_phantoms
     assert flagged["all"].p_value <= 0.001
     assert clear["all"].p_value > 0.01
     assert flagged["benign"].crops + flagged["malignant"].crops == flagged["all"].crops == 72
+
+
+def few(malignant_patients: int) -> Gallery:
+    ill = np.arange(12) < malignant_patients
+    return Gallery(
+        views=(np.zeros((12, 1)),),
+        malignant=ill.astype(int),
+        patient=np.arange(12),
+        is_training=np.ones(12, bool),
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_both_sides_of_the_control_hold_both_classes(seed: int) -> None:
+    plays = players(few(2), seed)
+    assert 0 < plays[:2].sum() < 2
+    assert 0 < plays[2:].sum() < 10
+
+
+def test_a_control_of_one_malignant_patient_is_refused() -> None:
+    with pytest.raises(FidelityError, match="12 training patients do not give a third"):
+        players(few(1), 0)
 
 
 @pytest.mark.parametrize("number", range(SYMMETRIES))

@@ -15,6 +15,8 @@ from mammo_dp.privacy.sampling import PoissonSampling
 
 __all__ = ["PrivacyBudget", "PrivacyError", "calibrate"]
 
+# Sums are float32: around 500 clipping norms its numbers lie 3e-5 apart. Much less noise than this
+# would be rounded away, and with it what the account counts on.
 SMALLEST_NOISE, LARGEST_NOISE = 1e-3, 1e3
 _TARGETS = ("epsilon", "advantage", "tpr", "reconstruction")
 _DIGITS = 4  # significant digits of a calibrated noise multiplier, rounded up

@@ -67,6 +67,7 @@ def synthetic(
         seed=seed,
     )
     if record.is_finished:
+        print(f"{record.folder}: already finished; nothing to do.")
         return
     manifest = CropsManifest.read(crops)
     statement = statement_about(privacy, manifest, member_split, nonmember_split)

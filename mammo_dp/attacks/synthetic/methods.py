@@ -137,8 +137,8 @@ class Method:
 
 
 _ONE_PERSON = "crops of one person and the synthetic set"
-_WITH_REFERENCE = f"{_ONE_PERSON}, and a second set that does not depend on the cohort"
 _EVERYBODY = "crops of everybody it asks about, and the synthetic set"
+_AND_REFERENCE = ", and a second set that does not depend on the cohort"
 METHODS = (
     Method(
         name="nearest-sample",
@@ -148,14 +148,14 @@ METHODS = (
     ),
     Method(
         name="nearest-sample calibrated",
-        knows=_WITH_REFERENCE,
+        knows=_ONE_PERSON + _AND_REFERENCE,
         score="the distance to the nearest reference crop minus that to the nearest released crop",
         signal=calibrated,
         needs_reference=True,
     ),
     Method(
         name="density-ratio",
-        knows=_WITH_REFERENCE,
+        knows=_EVERYBODY + _AND_REFERENCE,
         score="the logarithm of the density of released crops over that of reference crops",
         signal=density_ratio,
         needs_reference=True,

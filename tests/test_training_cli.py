@@ -229,7 +229,10 @@ def test_delta_above_one_per_patient_is_refused(tmp_path: Path, cohort: CropsMan
 def test_weights_past_the_lineage_are_refused(
     tmp_path: Path, cohort: CropsManifest, name: str
 ) -> None:
-    model = {**TINY["model"], "init_args": {**BODY, "backbone_args": {name: "leaky.ckpt"}}}
+    model = {
+        "class_path": "mammo_dp.CropClassifier",
+        "init_args": {**BODY, "backbone_args": {name: "leaky.ckpt"}},
+    }
     line = fit_line(tmp_path, cohort, {**TINY, "model": model}, "plain")
     with pytest.raises(RunError, match=f"backbone_args: {name} would load weights"):
         run(line)

@@ -30,6 +30,8 @@ def test_a_right_method_passes(method: Method) -> None:
 class Adding(nn.Identity):
     """Keeps a sum of what it sees, as the running statistics of a norm are kept."""
 
+    seen: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("seen", torch.zeros(()))

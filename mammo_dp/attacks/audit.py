@@ -273,8 +273,10 @@ def exceeds(
 
     Asks, for the advantage and for each false-positive rate, whether the lower limit of the
     success lies above what the bound allows at the *upper* limit of the false-positive rate. The
-    questions share the error: an attack on a model that keeps its bounds is called a finding with
-    probability at most ``1 - level``.
+    questions share the error: where units' scores are independent, as those of canaries are, an
+    attack on a model that keeps its bounds is called a finding with probability at most
+    ``1 - level``. Patients of one run share its noise, for which no interval accounts: a narrow
+    finding on them asks for a second run.
     """
     each = 1 - (1 - level) / (1 + len(fprs))
     best = advantage(member_scores, nonmember_scores, level=each)

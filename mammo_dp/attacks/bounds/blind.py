@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an adversary has who saw nothing of the training: the baselines of every reconstruction."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import cv2
@@ -9,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.datamodule import FULL_SCALE
-from data_prep.manifest import CropsManifest, Split
+from data_prep.manifest import FILE_NAME, CropsManifest
 from mammo_dp.attacks.signals import AttackError
 
 Images = NDArray[np.float64]  # shape (images, edge, edge), grey values in [0, 1]
-_MOST = 60  # targets; their mean correlation is then known to about .03
+TARGETS = 60  # their mean correlation is then known to about .03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,16 +64,32 @@ def blind(targets: Images, reference: Images, edge: int) -> Blind:
     )
 
 
-def images(folder: str, split: Split | None = None, most: int = _MOST) -> Images:
+def require_apart(targets: CropsManifest, reference: CropsManifest) -> None:
+    """Checks that a guess from the reference is blind.
+
+    Raises:
+        AttackError: If the two share patients, or synthetic crops.
+    """
+    own, others = (
+        {c.sha256 if c.is_synthetic else (c.origin, c.patient_id) for c in one.crops}
+        for one in (targets, reference)
+    )
+    if shared := len(own & others):
+        raise AttackError(
+            f"{reference.folder / FILE_NAME}: {shared} patients or crops of the reference are "
+            "among those to be guessed. Give phantoms or crops of other patients."
+        )
+
+
+def images(manifest: CropsManifest, most: int = TARGETS) -> Images:
     """At most so many crops, spread evenly over the rows, as grey values in ``[0, 1]``.
 
     Raises:
         AttackError: If there is no crop.
     """
-    manifest = CropsManifest.read(folder)
-    rows: Sequence[int] = manifest.rows(split)
+    rows = manifest.rows()
     if not rows:
-        raise AttackError(f"{folder}: holds no crop of split {split!r}. Give another folder.")
+        raise AttackError(f"{manifest.folder / FILE_NAME}: holds no crop. Give another folder.")
     places = np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)
     return manifest.images([rows[place] for place in places]) / FULL_SCALE
 

@@ -4,8 +4,9 @@
 import json
 from typing import Any, Literal
 
+from data_prep.manifest import CropsManifest
 from mammo_dp.attacks.bounds import tables
-from mammo_dp.attacks.bounds.blind import Blind, blind, images
+from mammo_dp.attacks.bounds.blind import Blind, blind, images, require_apart
 from mammo_dp.attacks.bounds.corridor import RESOLUTIONS, Corridor, Questions, corridor
 from mammo_dp.attacks.bounds.schedules import Schedule, of_budgets, of_run
 from mammo_dp.attacks.signals import AttackError
@@ -22,7 +23,7 @@ def bounds(
     sampling_rate: float | None = None,
     steps: int | None = None,
     delta: float = 1e-4,
-    kappa: list[float] | None = None,
+    kappa: float | list[float] | None = None,
     resolutions: list[int] = list(RESOLUTIONS),  # noqa: B006
     correlation: float = 0.7,
     mean_square: float = 0.31,
@@ -44,8 +45,8 @@ def bounds(
         steps: Number of steps.
         delta: Chance that the bound of epsilon fails; below 1 / patients. Of the statement, for a
             run.
-        kappa: Chances of naming the patient without the release, beyond .01 and .1 and, for a run,
-            1 / patients.
+        kappa: Chance, or chances, of naming the patient without the release, beyond .01 and .1
+            and, for a run, 1 / patients.
         resolutions: Edges of the images that a malicious server reads, in pixels.
         correlation: A reconstruction succeeds from this correlation with the image on.
         mean_square: Mean squared grey value of an image in [0, 1]; .31 for CBIS-DDSM mass crops.
@@ -61,12 +62,13 @@ def bounds(
     schedules = _schedules(run, budgets, sampling_rate, steps, delta)
     delta = next((s.delta for s in schedules if s.delta is not None), delta)
     guesses = [1 / s.patients for s in schedules if s.patients and s.patients > 1]
+    asked = [kappa] if isinstance(kappa, float) else kappa or []
     baselines = _baselines(crops, reference, resolutions)
     if baselines:
         mean_square = baselines[-1].blank_mse
     questions = Questions(
         delta=delta,
-        kappas=tuple(sorted({*KAPPAS, *guesses, *(kappa or [])})),
+        kappas=tuple(sorted({*KAPPAS, *guesses, *asked})),
         resolutions=tuple(sorted(set(resolutions))),
         correlation=correlation,
         mean_square=mean_square,
@@ -126,5 +128,7 @@ def _baselines(crops: str | None, reference: str | None, resolutions: list[int])
         )
     if crops is None or reference is None:
         return []
-    targets, known = images(crops), images(reference, most=500)
+    own, others = CropsManifest.read(crops), CropsManifest.read(reference)
+    require_apart(own, others)
+    targets, known = images(own), images(others, most=500)
     return [blind(targets, known, edge) for edge in sorted(set(resolutions))]

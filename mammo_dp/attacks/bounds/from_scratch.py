@@ -78,11 +78,6 @@ class FromScratch:
         return self.variance <= self.mean_square
 
     @property
-    def mse_variance(self) -> float:
-        """Variance of the mean squared error over draws of the noise."""
-        return 2 * self.variance**2 / self.pixels
-
-    @property
     def mean_ncc(self) -> float:
         """Expected correlation with the image, about ``s / sqrt(s^2 + v)``."""
         spread = self._spread
@@ -97,10 +92,6 @@ class FromScratch:
         half = self.pixels / 2
         log_error = digamma(half) - math.log(half) + math.log(self.variance)
         return float(10 / math.log(10) * (2 * math.log(data_range) - log_error))
-
-    def psnr_at_least(self, decibels: float, data_range: float = 1.0) -> float:
-        """Chance of a peak signal-to-noise ratio of at least ``decibels``."""
-        return self.mse_at_most(data_range**2 * 10 ** (-decibels / 10))
 
     def ncc_at_least(self, correlation: float) -> float:
         """Chance of a correlation of at least ``correlation``, in ``(-1, 1)``.

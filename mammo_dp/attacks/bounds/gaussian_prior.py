@@ -43,19 +43,6 @@ def expected_mse(eigenvalues: ArrayLike, *, residual: float, pixels: int, varian
     return float((_left(values, variance).sum() + left * _left(residual, variance)) / pixels)
 
 
-def expected_ncc(mse: float, spread: float) -> float:
-    """About the correlation with the image that a posterior mean of this error has.
-
-    A posterior mean does not correlate with its own error, so its variance is that of the image
-    less the error.
-
-    Args:
-        mse: Expected error of images whose own mean is taken off.
-        spread: Root mean square of such images, population mean included, > 0.
-    """
-    return math.sqrt(max(0.0, 1 - mse / spread**2))
-
-
 def _left(prior: ArrayLike, variance: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """Variance that remains along a direction, ``lam v / (lam + v)``."""
     values = np.asarray(prior, np.float64)

@@ -12,7 +12,7 @@ of a patient's crops multiply.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import mannwhitneyu
+from scipy.stats import rankdata
 
 from mammo_dp.attacks.membership.lira import OWN_MODELS
 from mammo_dp.attacks.membership.observed import Floats, Observed
@@ -70,14 +70,13 @@ def tuned(own: Floats, inside: NDArray[np.bool_]) -> float:
     tried = 0
     for model in range(min(PRETENDED, len(own))):
         others = np.arange(len(own)) != model
-        known = (~inside[others]).any(0)
-        members, strangers = known & inside[model], known & ~inside[model]
-        if not (members.any() and strangers.any()):
+        asked = (~inside[others]).any(0)  # not the crops that all others knew
+        member, outside = inside[model, asked], ~inside[others][:, asked]
+        if member.all() or not member.any():
             continue
         tried += 1
         for place, a in enumerate(_GRID):
-            with np.errstate(invalid="ignore", divide="ignore"):  # crops that all others knew
-                ratio = log_ratio(own[model], own[others], ~inside[others], a=float(a))
-            wins = mannwhitneyu(ratio[members], ratio[strangers]).statistic
-            areas[place] += wins / (members.sum() * strangers.sum())
+            ratio = log_ratio(own[model, asked], own[others][:, asked], outside, a=float(a))
+            mean_rank = rankdata(ratio)[member].mean()
+            areas[place] += (mean_rank - (member.sum() + 1) / 2) / (~member).sum()
     return float(_GRID[areas.argmax()]) if tried else A_UNTUNED

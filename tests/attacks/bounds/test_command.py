@@ -73,6 +73,12 @@ def test_text_names_adversaries_baselines_and_conditions(
     assert "128 px" not in text
 
 
+def test_one_chance_of_a_guess_needs_no_list(ask: Ask) -> None:
+    for kappa in ("0.3", "[0.3]"):
+        found = ask(*SHORT, "--budgets", "[none]", "--kappa", kappa, "--format", "json")
+        assert list(json.loads(found)["budgets"][0]["identification"]) == ["0.01", "0.1", "0.3"]
+
+
 def test_blind_baselines_come_from_other_peoples_crops(
     ask: Ask, make_cohort: Callable[..., CropsManifest]
 ) -> None:
@@ -84,6 +90,10 @@ def test_blind_baselines_come_from_other_peoples_crops(
     assert 0.8 < found["blind"][0]["mean_ncc"] <= found["blind"][0]["nearest_ncc"] + 0.05
     assert found["mean_square"] == found["blind"][-1]["blank_mse"]
     assert "blind: mean image" in ask(*SHORT, "--budgets", "[6]", *flags)
+    for same, shared in ((crops, 6), (other, 24)):
+        flags = ["--crops", str(same.folder), "--reference", str(same.folder)]
+        found = ask(*SHORT, "--budgets", "[6]", *flags, fails=True)
+        assert f"{shared} patients or crops of the reference are among those" in found
 
 
 def test_blind_guesses_equal_a_double_loop() -> None:

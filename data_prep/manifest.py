@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Literal, Self, get_args
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -281,8 +282,9 @@ def save_crop_image(path: Path, pixels: NDArray[np.uint16]) -> str:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".png.part")
-    image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint16))
-    image.save(temporary, format="PNG", compress_level=1)  # three times as fast, 9 % larger
+    # By OpenCV: files as small as Pillow's in a third of the time.
+    _, png = cv2.imencode(".png", np.ascontiguousarray(pixels, dtype=np.uint16))
+    temporary.write_bytes(png.tobytes())
     temporary.replace(path)
     return pixel_hash(pixels)
 

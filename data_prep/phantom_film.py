@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data_prep.phantom_texture import Details, FloatImage, Layer
+from data_prep.phantom_texture import Details, FloatImage, Layer, exponential
 from data_prep.phantom_tissue import column, logistic
 
 AIR = -0.5  # attenuation at which the film is black
@@ -109,7 +109,7 @@ def expose(
         kernel = cv2.getGaussianKernel(2 * math.ceil(3 * edge * case.blur) + 1, edge * case.blur)
         noise = source.noise(Layer.GRAIN, *seen.shape[1:])
         noise *= case.grain / np.square(kernel).sum()  # what the blur leaves of it
-        noise *= np.exp(np.float32(LATITUDE) * np.minimum(attenuation[i] - 0.5, 0.6))
+        noise *= exponential(np.float32(LATITUDE) * np.minimum(attenuation[i] - 0.5, 0.6))
         noise += attenuation[i]
         seen[i] = cv2.sepFilter2D(noise, -1, kernel, kernel)
     return logistic(4 * column(cases, "slope") * (seen - np.float32(0.5)))

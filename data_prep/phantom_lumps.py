@@ -53,11 +53,13 @@ def clustered_lumps(
     result = np.empty((len(details), *shape), np.float32)
     for i, source in enumerate(details):
         y, x, bins = _places(source, coarse, edge / 2, direction[i])
-        used, bins = np.unique(bins, return_inverse=True)
-        cells = np.ravel_multi_index((bins, y, x), (len(used), *coarse))
-        points = np.bincount(cells, minlength=len(used) * coarse[0] * coarse[1])
-        spectra = fft.rfft2(points.reshape(len(used), *coarse).astype(np.float32))
-        spectra *= [_blob(*coarse, edge / 2, int(turn)) for turn in used]
+        cells = np.ravel_multi_index((bins, y, x), (DIRECTIONS, *coarse))
+        points = np.bincount(cells, minlength=DIRECTIONS * coarse[0] * coarse[1])
+        points = points.reshape(DIRECTIONS, *coarse)
+        used = np.flatnonzero(points.any(axis=(1, 2))).tolist()
+        spectra = fft.rfft2(points[used].astype(np.float32))
+        for spectrum, turn in zip(spectra, used, strict=True):
+            spectrum *= _blob(*coarse, edge / 2, turn)
         fine = _enlarged(spectra.sum(axis=0), coarse)
         result[i] = fine[2 * margin :, 2 * margin :][: shape[0], : shape[1]]
     return standardised(result)
@@ -76,9 +78,9 @@ def _places(
     there = np.arange(most) < count[:, None]
     where = ndtr(normals[:, None, 1:3]) * size
     where = where + SPREAD * edge * normals[:, 4:].reshape(clusters, most, 2)
-    y, x = np.mod(np.round(where[there]), size).astype(np.int64).T
-    bins = np.broadcast_to(np.mod(turn, DIRECTIONS)[:, None], there.shape)[there]
-    return y, x, bins.astype(np.int64)
+    y, x = np.round(where[there]).astype(np.int64).T
+    bins = np.broadcast_to(turn.astype(np.int64)[:, None], there.shape)[there]
+    return y % size[0], x % size[1], bins % DIRECTIONS
 
 
 def _enlarged(half: NDArray[np.complex64], size: tuple[int, ...]) -> FloatImage:

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from data_prep.phantom_lines import blurred
 from data_prep.phantom_spicules import draw_spicules
-from data_prep.phantom_texture import Details, FloatImage, Layer, power_law_fields
+from data_prep.phantom_texture import (
+    Details,
+    FloatImage,
+    Layer,
+    exponential,
+    logarithm,
+    power_law_fields,
+)
 from data_prep.phantom_tissue import SMOOTH, column, logistic
 
 ANGLES = 512  # samples of an outline
@@ -24,6 +31,7 @@ _ANGLE = np.linspace(0, 2 * np.pi, ANGLES, endpoint=False)
 _COS, _SIN = np.cos(_ANGLE), np.sin(_ANGLE)
 _WAVES = np.stack([np.cos(ORDERS[:, None] * _ANGLE), np.sin(ORDERS[:, None] * _ANGLE)])
 _WAVES /= np.sqrt(ORDERS)[:, None]
+_WAVES = _WAVES.reshape(-1, ANGLES)  # cosines, then sines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +129,7 @@ def draw_outlines(
         ((lowest <= ORDERS) & (highest >= ORDERS), of("waviness")),
         (ORDERS[None] >= RIPPLES, of("ripple")),
     ):
-        wave = ((normals * band[:, None])[..., None] * _WAVES).sum(axis=(1, 2))
+        wave = (normals * band[:, None]).reshape(len(cases), -1) @ _WAVES
         stretch += size * wave / wave.std(axis=1, keepdims=True)
     radius = np.exp(stretch) / np.hypot(along, across)
     x, y = radius * _COS, radius * _SIN
@@ -174,9 +182,9 @@ def draw_masses(
     body *= rho
     np.subtract(1, np.square(body, out=body), out=body)
     np.maximum(body, 1e-9, out=body)  # outside, where the logarithm has no value
-    np.log(body, out=body)
+    logarithm(body)
     body *= column(cases, "exponent")
-    np.exp(body, out=body)
+    exponential(body)
     body *= 1 + column(cases, "grain") * inner
     spicules = draw_spicules(
         details,

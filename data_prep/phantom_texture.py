@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
@@ -19,6 +20,7 @@ from scipy import fft
 FloatImage = NDArray[np.float32]
 
 MOST_SEEDS = 4  # a texture that was varied more often forgets its lightest part
+SMALLEST = 1e-35  # numbers that single precision holds in part only take ten times as long
 PADDING = 1.25  # a transform is periodic; a cut-out from a larger field is not
 
 
@@ -81,8 +83,10 @@ class Details:
 
     def __init__(self, texture: Texture) -> None:
         self._weights = texture.weights
-        self._sources = [np.random.PCG64(seed) for seed in texture.seeds]
-        self._starts = [source.state for source in self._sources]
+        sources = [np.random.PCG64(seed) for seed in texture.seeds]
+        self._generators = [
+            (source, source.state, np.random.Generator(source)) for source in sources
+        ]
 
     def normals(self, layer: Layer, *shape: int) -> FloatImage:
         """Standard normals of one layer; more of them start like fewer.
@@ -112,10 +116,10 @@ class Details:
         return self._mixed(parts)
 
     def _at(self, layer: Layer) -> Iterator[np.random.Generator]:
-        for source, start in zip(self._sources, self._starts, strict=True):
+        for source, start, generator in self._generators:
             source.state = start
             source.advance(layer << 64)
-            yield np.random.Generator(source)
+            yield generator
 
     def _mixed(self, parts: Sequence[FloatImage]) -> FloatImage:
         mixed = parts[0]
@@ -168,14 +172,15 @@ def power_law_fields(
     squared += fy**2 * (across**2 * stretch + along**2 / stretch)
     squared += fx * fy * (2 * along * across * (stretch - 1 / stretch))
     squared += np.float32(outer_scale**-2.0)
-    amplitude = np.log(squared, out=squared)
+    amplitude = logarithm(squared)
     amplitude *= -beta / 4
-    np.exp(amplitude, out=amplitude)
+    exponential(amplitude)
     amplitude *= doubled
-    noise = np.stack([source.noise(layer, 2 * len(where)) for source in details])
     columns = width // 2 + 1 if finest is None else min(width // 2, finest) + 1
     spectrum = np.zeros((len(details), height * columns), np.complex64)
-    spectrum[:, where] = amplitude * noise.view(np.complex64)
+    amplitude = np.broadcast_to(amplitude, (len(details), len(where)))
+    for row, source, strength in zip(spectrum, details, amplitude, strict=True):
+        row[where] = strength * source.noise(layer, 2 * len(where)).view(np.complex64)
     # One axis after the other: the second transform leaves out rows that are cut off.
     waves = fft.ifft(spectrum.reshape(-1, height, columns), axis=1, overwrite_x=True)
     return standardised(fft.irfft(waves[:, : shape[0]], width, axis=2)[:, :, : shape[1]])
@@ -187,6 +192,27 @@ def standardised(fields: FloatImage) -> FloatImage:
     fields -= fields.mean(axis=(1, 2), keepdims=True)
     fields /= np.sqrt(np.square(fields).mean(axis=(1, 2), keepdims=True))
     return fields
+
+
+def exponential(values: FloatImage) -> FloatImage:
+    """Exponential in place, of an array whose rows lie one after another; returns the array.
+
+    As exact as NumPy's, which takes four times as long on processors without AVX-512. Results below
+    ``SMALLEST`` are set to it.
+    """
+    assert values.flags.c_contiguous  # else a copy would be changed
+    flat = values.reshape(-1, values.shape[-1])
+    cv2.max(flat, math.log(SMALLEST), flat)
+    cv2.exp(flat, flat)
+    return values
+
+
+def logarithm(values: FloatImage) -> FloatImage:
+    """Natural logarithm of positive values in place, as :func:`exponential`."""
+    assert values.flags.c_contiguous
+    flat = values.reshape(-1, values.shape[-1])
+    cv2.log(flat, flat)
+    return values
 
 
 @functools.lru_cache(maxsize=16)

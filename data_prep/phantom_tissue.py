@@ -13,7 +13,7 @@ import numpy as np
 
 from data_prep.phantom_lines import Lines, draw_lines
 from data_prep.phantom_lumps import clustered_lumps
-from data_prep.phantom_texture import Details, FloatImage, Layer, power_law_fields
+from data_prep.phantom_texture import Details, FloatImage, Layer, exponential, power_law_fields
 
 OUTER_SCALE = 1.25  # longest wave of tissue, in edges of a crop
 FINE = 64  # waves along an axis beyond which the background drowns in grain
@@ -129,7 +129,8 @@ def tissue(
     )
     # In place: at this size of arrays, memory takes most of the time.
     sheets *= column(cases, "sheet_fineness")
-    np.exp(-np.square(sheets, out=sheets), out=sheets)
+    np.square(sheets, out=sheets)
+    exponential(np.negative(sheets, out=sheets))
     sheets *= column(cases, "sheet_strength")
     strands *= column(cases, "strand_strength")
     strands += sheets
@@ -210,8 +211,7 @@ def _glands(
 def logistic(value: FloatImage) -> FloatImage:
     """Smooth step from 0 to 1."""
     result: FloatImage = np.negative(value)
-    np.minimum(result, 60, out=result)  # exp stays within single precision
-    np.exp(result, out=result)
+    exponential(result)  # beyond single precision it is infinite, and the result is 0
     result += 1
     np.reciprocal(result, out=result)
     return result

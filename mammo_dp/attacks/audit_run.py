@@ -11,6 +11,7 @@ Source: audit of one run with tossed canaries, Steinke et al. 2023, arXiv 2305.0
 
 import json
 import logging
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from data_prep.manifest import Unit
 from mammo_dp.attacks.audit import LEVEL, Bounds, Scores, audit, exceeds
 from mammo_dp.attacks.canaries import canary_scores
 from mammo_dp.attacks.canary_fit import fit_canaries
-from mammo_dp.attacks.lower_bounds import LowerBound, many_run, one_run
+from mammo_dp.attacks.lower_bounds import LowerBound, many_run, many_run_gaussian, one_run
 from mammo_dp.attacks.scoring import FPRS, measured
 from mammo_dp.attacks.signals import AttackError
 from mammo_dp.privacy.accounting import Mechanism, compose
@@ -38,7 +39,7 @@ THREAT_MODEL = (
     "weights, sees the weights after every step, and knows noise, sampling rate and number of "
     "steps; it knows neither who is drawn nor the noise. No adversary does better."
 )
-TESTS = 3  # questions that share the error: one run, many canaries, the trade-off curve
+LEAST = 20  # canaries; each bound has a ceiling that needs them
 _SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # of the canaries that are guessed "in", or "out"
 
 
@@ -70,6 +71,8 @@ class RunAudit:
         canaries: Number of canaries, each in with chance 1/2.
         one_run: Lower bound from guesses; holds for any mechanism.
         canary_run: Lower bound from rates over the canaries, which the noise treats independently.
+        gaussian_run: As ``canary_run``, by the Gaussian trade-off curve that full batches have;
+            none where steps are subsampled.
         measured: Rates of the attack beside the bounds of the stage's trade-off curve.
         exceeds_curve: Whether the rates lie above that curve.
     """
@@ -78,13 +81,22 @@ class RunAudit:
     canaries: int
     one_run: LowerBound
     canary_run: LowerBound
+    gaussian_run: LowerBound | None
     measured: Mapping[str, Any]
     exceeds_curve: bool
 
     @property
+    def bounds(self) -> dict[str, LowerBound]:
+        """Each lower bound by what it is from, for people."""
+        found = {"one run": self.one_run, "all canaries": self.canary_run}
+        if self.gaussian_run is not None:
+            found["all canaries, curve taken to be Gaussian"] = self.gaussian_run
+        return found
+
+    @property
     def refutes(self) -> bool:
         """Whether the claim is refuted; all questions together err with chance 1 - LEVEL."""
-        largest = max(self.one_run.epsilon, self.canary_run.epsilon)
+        largest = max(found.epsilon for found in self.bounds.values())
         return largest > self.stage.epsilon or self.exceeds_curve
 
     def lines(self) -> list[str]:
@@ -102,7 +114,7 @@ class RunAudit:
         )
         return [
             f"{name}: epsilon >= {found.epsilon:.3g} (ceiling {found.ceiling:.3g}, {claimed})"
-            for name, found in (("one run", self.one_run), ("all canaries", self.canary_run))
+            for name, found in self.bounds.items()
         ] + [f"{self.canaries} canaries, {LEVEL:.0%} confidence. {verdict}"]
 
     def as_json(self) -> dict[str, Any]:
@@ -114,9 +126,10 @@ class RunAudit:
             "stage": stage | {"adjacency": "add-or-remove"},
             "canaries": self.canaries,
             "level": LEVEL,
-            "level_of_each_test": _each(),
+            "level_of_each_test": _each(self.stage),
             "one_run": asdict(self.one_run),
             "canary_run": asdict(self.canary_run),
+            "gaussian_run": self.gaussian_run and asdict(self.gaussian_run),
             "white_box": dict(self.measured),
             "exceeds_curve": self.exceeds_curve,
             "refutes": self.refutes,
@@ -136,11 +149,12 @@ def audit_run(*, run: str, out: str | None = None, canaries: int = 1000) -> None
         canaries: Number of canaries, at least 20; at most 1 / (2 delta) are used.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no product tips
-    print("\n".join(attack_audit(run=Path(run), out=out and Path(out), canaries=canaries).lines()))
+    result = attack_audit(run=Path(run), out=Path(out) if out else None, canaries=canaries)
+    print("\n".join(result.lines()))
 
 
 def attack_audit(
-    *, run: Path, out: Path | str | None = None, canaries: int = 1000, progress: bool = True
+    *, run: Path, out: Path | None = None, canaries: int = 1000, progress: bool = True
 ) -> RunAudit:
     """As :func:`audit_run`, with the result; a finished folder is scored again.
 
@@ -153,12 +167,13 @@ def attack_audit(
     Raises:
         AttackError: If the run had no private stage, or there are too few canaries.
     """
-    if canaries < 20:
-        raise AttackError(
-            f"{canaries=}. Give at least 20; each bound has a ceiling that needs them."
-        )
     stage = stage_of(run)
-    count = min(canaries, int(0.5 / stage.delta))
+    count = min(canaries, int(0.5 / stage.delta))  # as lower_bounds.one_run needs
+    if count < LEAST:
+        raise AttackError(
+            f"{canaries=} at delta {stage.delta:g}, which allows {int(0.5 / stage.delta)}. Give at "
+            f"least {LEAST}, or a run with a smaller delta."
+        )
     record = open_run(
         out or run / "attack_audit",
         command="attack audit",
@@ -167,8 +182,7 @@ def attack_audit(
     )
     saved = record.folder / CANARIES
     if saved.exists():
-        with np.load(saved) as stored:
-            scores, inside = stored["scores"], stored["inside"]
+        scores, inside = _read(saved)
     else:
         inside = np.random.default_rng().random(count) < 0.5
         scores = fit_canaries(
@@ -212,7 +226,8 @@ def stage_of(run: Path) -> Stage:
             curve = compose([mechanism])
             return Stage(
                 mechanism=mechanism,
-                unit=statement["unit"],
+                # where a patient pays for each crop, what was drawn and has this epsilon is a crop
+                unit="crop" if statement["crops_of_unit"] > 1 else statement["unit"],
                 epsilon=curve.epsilon(statement["delta"]),
                 accountant=curve.source,
                 delta=statement["delta"],
@@ -231,7 +246,7 @@ def audited(stage: Stage, scores: Scores, inside: NDArray[np.bool_]) -> RunAudit
         scores: One per canary.
         inside: Whether each took part, by the toss of a fair coin.
     """
-    each = _each()
+    each = _each(stage)
     members, others = scores[inside], scores[~inside]
     guesses = best_guesses(stage, len(scores), each)
     risk = risk_of(compose([stage.mechanism]), fprs=FPRS)
@@ -248,6 +263,9 @@ def audited(stage: Stage, scores: Scores, inside: NDArray[np.bool_]) -> RunAudit
             members, others, guessed_in=guesses, guessed_out=guesses, delta=stage.delta, level=each
         ),
         canary_run=many_run(members, others, delta=stage.delta, level=each),
+        gaussian_run=many_run_gaussian(members, others, delta=stage.delta, level=each)
+        if stage.mechanism.sampling_rate == 1
+        else None,
         measured=measured(audit(members, others, fprs=FPRS), bounds),
         exceeds_curve=exceeds(members, others, bounds, fprs=FPRS, level=each),
     )
@@ -279,5 +297,16 @@ def best_guesses(stage: Stage, canaries: int, level: float) -> int:
     return tried[int(np.argmax(found))]
 
 
-def _each() -> float:
-    return 1 - (1 - LEVEL) / TESTS
+def _each(stage: Stage) -> float:
+    """Level of each question: two bounds, a third where batches are full, and the curve."""
+    return 1 - (1 - LEVEL) / (4 if stage.mechanism.sampling_rate == 1 else 3)
+
+
+def _read(path: Path) -> tuple[Scores, NDArray[np.bool_]]:
+    try:
+        with np.load(path) as stored:
+            return stored["scores"], stored["inside"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise AttackError(
+            f"{path}: holds no scores of canaries ({error!r}). Remove it; the audit makes it again."
+        ) from error

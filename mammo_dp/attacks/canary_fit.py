@@ -35,14 +35,15 @@ LOUD = 100.0  # grey level of a canary's pixel: its gradient is far above the cl
 
 
 class CanaryImages(Dataset[CropItem]):
-    """One image per canary; the label is the number of its output.
+    """Images with one loud pixel; the label is the number of an output.
 
     Args:
-        coordinates: Weight that each canary changes, shape ``(canaries,)``.
+        coordinates: Weight that each image changes, shape ``(images,)``.
+        units: Unit that each belongs to, shape ``(images,)``.
     """
 
-    def __init__(self, coordinates: NDArray[np.int64]) -> None:
-        self.coordinates = torch.from_numpy(coordinates)
+    def __init__(self, coordinates: NDArray[np.int64], units: NDArray[np.int64]) -> None:
+        self.coordinates, self.units = torch.from_numpy(coordinates), torch.from_numpy(units)
 
     def __len__(self) -> int:
         return len(self.coordinates)
@@ -51,24 +52,24 @@ class CanaryImages(Dataset[CropItem]):
         """One draw."""
         row = torch.tensor(rows, dtype=torch.int64)
         image = nn.functional.one_hot(self.coordinates[row] % PIXELS, PIXELS) * LOUD
-        return CropBatch(image[:, None, None], self.coordinates[row] // PIXELS, row, row)
+        output = self.coordinates[row] // PIXELS
+        return CropBatch(image[:, None, None], output, row, self.units[row])
 
 
 class CanaryData(lightning.LightningDataModule):
     """Canaries drawn by Poisson sampling, as patients are.
 
     Args:
-        coordinates: Weight that each canary changes.
-        unit: What the audited run drew.
-        rate: Chance that a canary joins a step.
+        coordinates: Weight that each image changes, shape ``(images,)``.
+        sampling: Which images make a unit, and how often a unit is drawn.
+        key: Of draws and noise.
     """
 
-    def __init__(self, coordinates: NDArray[np.int64], unit: Unit, rate: float) -> None:
+    def __init__(self, coordinates: NDArray[np.int64], sampling: PoissonSampling, key: int) -> None:
         super().__init__()
-        self.images = CanaryImages(coordinates)
-        rows_of = tuple((row,) for row in range(len(coordinates)))
-        self.sampling = PoissonSampling(unit=unit, rows_of=rows_of, rate=rate)
-        self.key = new_key()
+        sizes = list(map(len, sampling.rows_of))
+        self.images = CanaryImages(coordinates, np.repeat(np.arange(len(sizes)), sizes))
+        self.sampling, self.key = sampling, key
 
     def image_shape(self) -> tuple[int, ...]:
         """Shape of one image."""
@@ -88,25 +89,28 @@ class CanaryData(lightning.LightningDataModule):
 
 
 class CanaryHead(DPTraining):
-    """A linear layer, trained with the noise that is audited.
+    """A linear layer with one weight per canary.
 
     Args:
-        mechanism: Steps of the audited run.
-        epsilon: As stated for them.
-        delta: Of epsilon.
+        budget: What is stated.
         outputs: Outputs of the layer.
+        audited_noise: Noise multiplier of the audited run, whatever its target was; that of the
+            budget if not given.
     """
 
-    def __init__(self, mechanism: Mechanism, epsilon: float, delta: float, outputs: int) -> None:
+    def __init__(
+        self, budget: PrivacyBudget, outputs: int, audited_noise: float | None = None
+    ) -> None:
         super().__init__()
         self.net = nn.Linear(PIXELS, outputs, bias=False)
-        self.mechanism = mechanism
-        self.promise(PrivacyBudget(delta=delta, epsilon=epsilon), clipping_norm=1.0)
+        self.audited_noise = audited_noise
+        self.promise(budget, clipping_norm=0.5)  # not 1, or a forgotten norm would go unseen
 
     def setup(self, stage: str) -> None:
-        """Takes the noise of the audited run, whatever its target was."""
+        """Takes the noise of the audited run."""
         super().setup(stage)
-        self.noise_multiplier = self.mechanism.noise_multiplier
+        if self.audited_noise is not None:
+            self.noise_multiplier = self.audited_noise
 
     def losses(self, batch: CropBatch) -> Tensor:
         """Linear in the weights, so that a canary stays loud while they move."""
@@ -141,8 +145,14 @@ def fit_canaries(
         Log-likelihood ratio of each canary, high for "inside", shape ``(canaries,)``.
     """
     observer = WhiteBoxObserver("net.weight")
-    model = CanaryHead(mechanism, epsilon, delta, outputs=-(-len(inside) // PIXELS))
-    data = CanaryData(np.flatnonzero(inside), unit, mechanism.sampling_rate)
+    model = CanaryHead(
+        PrivacyBudget(delta=delta, epsilon=epsilon),
+        outputs=-(-len(inside) // PIXELS),
+        audited_noise=mechanism.noise_multiplier,
+    )
+    rows_of = tuple((row,) for row in range(int(inside.sum())))
+    sampling = PoissonSampling(unit=unit, rows_of=rows_of, rate=mechanism.sampling_rate)
+    data = CanaryData(np.flatnonzero(inside), sampling, new_key())
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning advises workers for a table in memory
         lightning.Trainer(

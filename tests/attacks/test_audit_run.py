@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mammo_dp.attacks.audit import Scores
 from mammo_dp.attacks.audit_run import Stage, attack_audit, audited, best_guesses, stage_of
+from mammo_dp.attacks.canaries import canary_scores
 from mammo_dp.attacks.canary_fit import fit_canaries
 from mammo_dp.attacks.signals import AttackError
 from mammo_dp.main import main
@@ -71,7 +72,13 @@ def test_guesses_are_fixed_by_the_claim_alone() -> None:
     assert best_guesses(weak, 200, 0.95) in (4, 10, 20, 40, 60, 100)
 
 
-def private_run(folder: Path, cohort: Path, mechanism: Mechanism | None) -> Path:
+def private_run(
+    folder: Path,
+    cohort: Path,
+    mechanism: Mechanism | None,
+    *,
+    delta: float = 1e-4,
+) -> Path:
     folder.mkdir()
     (folder / "last.ckpt").write_text("weights")
     access = Access.of_training(
@@ -82,7 +89,7 @@ def private_run(folder: Path, cohort: Path, mechanism: Mechanism | None) -> Path
         released=file_sha256(folder / "last.ckpt"),
     )
     ledger = PrivacyLedger(accesses=(access,))
-    write_statement(folder, ledger, delta=1e-4, artefact=folder / "last.ckpt")
+    write_statement(folder, ledger, delta=delta, artefact=folder / "last.ckpt")
     return folder
 
 
@@ -104,5 +111,51 @@ def test_a_run_without_noise_has_no_claim_to_audit(tmp_path: Path) -> None:
     run = private_run(tmp_path / "run", tmp_path / "cohort", None)
     with pytest.raises(AttackError, match="names no private training of its own"):
         attack_audit(run=run)
-    with pytest.raises(AttackError, match="canaries=5"):
-        attack_audit(run=run, canaries=5)
+
+
+@pytest.mark.parametrize(
+    ("canaries", "delta", "message"),
+    [
+        (5, 1e-4, "canaries=5 at delta 0.0001, which allows 5000"),
+        (100, 0.1, "which allows 5. Give"),
+    ],
+)
+def test_too_few_canaries_are_refused(
+    tmp_path: Path, canaries: int, delta: float, message: str
+) -> None:
+    run = private_run(tmp_path / "run", tmp_path / "cohort", STAGE.mechanism, delta=delta)
+    with pytest.raises(AttackError, match=message):
+        attack_audit(run=run, canaries=canaries)
+    assert not (run / "attack_audit").exists()
+
+
+def test_what_was_drawn_alone_is_audited_as_a_crop(tmp_path: Path) -> None:
+    run = private_run(tmp_path / "run", tmp_path / "cohort", STAGE.mechanism)
+    assert stage_of(run).unit == "patient"
+    stored = json.loads((run / "privacy.json").read_text())
+    stored["statements"][0]["crops_of_unit"] = 4  # as where an earlier stage drew patients
+    (run / "privacy.json").write_text(json.dumps(stored))
+    assert stage_of(run).unit == "crop"
+
+
+def test_full_batches_allow_the_closer_bound_of_a_gaussian_curve(drawn: Drawn) -> None:
+    assert audited(STAGE, *drawn).gaussian_run is None
+    full = Mechanism(noise_multiplier=2.0, sampling_rate=1.0, steps=4)
+    claimed = replace(STAGE, mechanism=full, epsilon=compose([full]).epsilon(1e-4))
+    rng = np.random.default_rng(0)
+    inside = rng.random(1000) < 0.5
+
+    def observed(noise: float) -> Scores:
+        products = inside + noise * rng.standard_normal((4, 1000))
+        return canary_scores(products, noise_multiplier=2.0, sampling_rate=1.0)
+
+    found = audited(claimed, observed(2.0), inside)
+    assert found.gaussian_run is not None
+    assert found.canary_run.epsilon < found.gaussian_run.epsilon < claimed.epsilon
+    assert found.gaussian_run.ceiling > found.canary_run.ceiling
+    assert (len(found.lines()), found.refutes) == (4, False)
+    loud = audited(claimed, observed(1.0), inside)
+    assert loud.gaussian_run is not None
+    assert loud.gaussian_run.epsilon > claimed.epsilon
+    assert loud.refutes
+    assert found.as_json()["gaussian_run"]["assumes"] == "Gaussian trade-off curve"

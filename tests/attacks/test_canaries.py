@@ -26,9 +26,9 @@ from mammo_dp.privacy.sampling import UNITS, PoissonSampling, draw
 from tests.attacks.canary_fits import (
     COORDINATES,
     DELTA,
-    Canaries,
-    LinearHead,
     Trials,
+    canaries,
+    head,
     observed,
     trials,
 )
@@ -114,7 +114,7 @@ def test_observer_reads_who_was_drawn_where_there_is_no_noise(
 ) -> None:
     scale_noise(0.0)
     inside = np.array([5, COORDINATES - 1, 0, 777])
-    model, data = LinearHead(8.0), Canaries(inside, crops=3, unit="patient", rate=0.5)
+    model, data = head(8.0), canaries(inside, crops=3, rate=0.5)
     observer = WhiteBoxObserver("net.weight")
     trainer(tmp_path, max_steps=6, callbacks=[observer]).fit(model, data)
     expected = np.zeros((6, COORDINATES))
@@ -156,12 +156,12 @@ def test_training_attains_the_curve_of_the_accountant_and_does_not_pass_it(
 
 def test_guesses_in_one_run_stay_below_the_stated_epsilon(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    canaries = rng.permutation(COORDINATES)[:1000]
+    planted = rng.permutation(COORDINATES)[:1000]
     tossed = rng.random(1000) < 0.5
-    scores, model = observed(tmp_path, canaries[tossed], epsilon=8.0, rate=1.0, steps=4)
+    scores, model = observed(tmp_path, planted[tossed], epsilon=8.0, rate=1.0, steps=4)
     found = one_run(
-        scores[canaries[tossed]],
-        scores[canaries[~tossed]],
+        scores[planted[tossed]],
+        scores[planted[~tossed]],
         guessed_in=100,
         guessed_out=100,
         delta=DELTA,
@@ -231,7 +231,7 @@ def test_epsilon_of_a_crop_is_none_of_a_patient_with_four(tmp_path: Path) -> Non
     ],
 )
 def test_updates_that_hide_the_gradient_are_refused(optimizer: Callable[..., Optimizer]) -> None:
-    model = LinearHead(8.0)
+    model = head(8.0)
     private = PrivateOptimizer(
         optimizer(list(model.parameters()), lr=0.1),
         noise_multiplier=1.0,

@@ -12,6 +12,7 @@ from data_prep.phantoms import phantom_stream
 from data_prep.symmetries import symmetric
 from mammo_dp.fidelity.measures import IN_FEATURES
 from mammo_dp.main import main
+from mammo_dp.runs import close_run, open_run
 
 
 def write_phantoms(folder: Path, *, per_class: int, seed: int, origin: str, size: int = 32) -> None:
@@ -137,6 +138,19 @@ def test_a_finished_run_is_shown_again_and_not_computed(
     shown = capsys.readouterr().out
     assert "Fréchet distance" in shown
     assert "no epsilon covers" in shown
+
+
+def test_an_encoder_whose_earlier_stage_saw_the_compared_crops_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = tmp_path / "fit" / "last.ckpt"
+    close_run(open_run(encoder.parent, command="fit", config={}, inputs={}))
+    encoder.write_text("weights")
+    said = {"statements": [{"cohort": CropsManifest.read(data / "real").sha256}]}
+    (encoder.parent / "privacy.json").write_text(json.dumps(said))
+    flags = ("--synthetic", str(data / "good"), "--encoder", str(encoder))
+    assert run(data, tmp_path / "out", *flags) == 1
+    assert "was trained on crops that are compared here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -94,10 +94,14 @@ class RunAudit:
         return found
 
     @property
+    def best(self) -> LowerBound:
+        """The largest lower bound; each errs so rarely that the choice costs no confidence."""
+        return max(self.bounds.values(), key=lambda found: found.epsilon)
+
+    @property
     def refutes(self) -> bool:
         """Whether the claim is refuted; all questions together err with chance 1 - LEVEL."""
-        largest = max(found.epsilon for found in self.bounds.values())
-        return largest > self.stage.epsilon or self.exceeds_curve
+        return self.best.epsilon > self.stage.epsilon or self.exceeds_curve
 
     def lines(self) -> list[str]:
         """For the screen: each bound with its ceiling and with what is claimed."""
@@ -130,6 +134,7 @@ class RunAudit:
             "one_run": asdict(self.one_run),
             "canary_run": asdict(self.canary_run),
             "gaussian_run": self.gaussian_run and asdict(self.gaussian_run),
+            "best": asdict(self.best),
             "white_box": dict(self.measured),
             "exceeds_curve": self.exceeds_curve,
             "refutes": self.refutes,

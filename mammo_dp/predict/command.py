@@ -16,8 +16,14 @@ from mammo_dp.predict.candidates import Candidate, CutOut, PlainCrops, PreparedC
 from mammo_dp.predict.errors import PredictError
 from mammo_dp.predict.scores import Refusal, rejected, score, table
 from mammo_dp.privacy.statement import read_statement
-from mammo_dp.runs import FILE_NAME as RUN
-from mammo_dp.runs import RunRecord, close_run, input_sha256, open_run, write_text_atomically
+from mammo_dp.runs import (
+    RunRecord,
+    close_run,
+    forget_run,
+    input_sha256,
+    open_run,
+    write_text_atomically,
+)
 
 FILE_NAME = "predictions.csv"
 _SHOWN = 3  # refusals in a message
@@ -101,14 +107,13 @@ def predict(
 
 
 def _fill(record: RunRecord, shared: SharedClassifier, candidates: Iterable[Candidate]) -> None:
-    """Scores, then writes both tables; where nothing has a score, the folder stays free."""
+    """Scores, then writes both tables; where nothing has a score, no folder stays."""
     try:
         scores, refusals = score(shared.released.model, candidates)
         if not scores:
             raise PredictError(f"nothing could be scored. {_listed(refusals, _SHOWN)}")
     except Exception:
-        if [path.name for path in record.folder.iterdir()] == [RUN]:
-            (record.folder / RUN).unlink()
+        forget_run(record)
         raise
     write_text_atomically(record.folder / REJECTED_FILE, rejected(refusals))
     write_text_atomically(record.folder / FILE_NAME, table(scores, shared))

@@ -67,7 +67,7 @@ def _membership(found: Mapping[str, Any]) -> list[str]:
     for name, attack in found["attacks"].items():
         rate = attack["tpr_at_fpr"]["0.01"]
         lines.append(
-            f"| {name} | {_cell(attack['auc'])} | {_cell(attack['advantage'])} | "
+            f"| {name} | {_cell(attack['auc'])}{_control(attack)} | {_cell(attack['advantage'])} | "
             f"{attack['advantage']['bound']:.3f} | {_cell(rate)} | {rate['bound']:.3f} |"
         )
     lines += [""]
@@ -89,7 +89,7 @@ def _audit(found: Mapping[str, Any]) -> list[str]:
         f"claimed {stage['epsilon']:.4g} per {stage['unit']} at delta {stage['delta']:g}, "
         f"{stage['adjacency']}, by {stage['accountant']}"
     )
-    best = max((found["one_run"], found["canary_run"]), key=lambda bound: bound["epsilon"])
+    best = found["best"]
     verdict = (
         "FINDING: the claim is refuted. Do not release."
         if found["refutes"]
@@ -101,6 +101,11 @@ def _audit(found: Mapping[str, Any]) -> list[str]:
         "",
         f"- {found['threat_model']}",
     ]
+
+
+def _control(attack: Mapping[str, Any]) -> str:
+    """Its area between the same groups on models that drew their members at random, if known."""
+    return "" if (value := attack.get("control")) is None else f" (control {value:.3f})"
 
 
 def _cell(found: Mapping[str, float]) -> str:

@@ -98,9 +98,14 @@ def attack_sheet(folder: Path, file: str, *, label: str, show_patients: bool) ->
         label: What it shows.
         show_patients: Whether it is embedded where it shows real patients.
     """
-    data = read_run(folder).inputs.get("data")
-    known = data is not None and unchanged(data) and (Path(data.path) / FILE_NAME).is_file()
-    text, real = notice(CropsManifest.read(data.path)) if data and known else (REAL, True)
+    inputs = read_run(folder).inputs
+    shown = [inputs[name] for name in ("data", "prior") if name in inputs]
+    text, real = (REAL, True) if "data" not in inputs else ("", False)
+    for data in shown:
+        known = unchanged(data) and (Path(data.path) / FILE_NAME).is_file()
+        text, real = notice(CropsManifest.read(data.path)) if known else (REAL, True)
+        if real:
+            break
     path = folder / file
     source = ""
     if not path.is_file():

@@ -8,9 +8,9 @@ names adjacency, accountant and what is excluded.
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -113,6 +113,12 @@ def risk_cells(row: Row) -> tuple[str, ...]:
     )
 
 
+def control(attack: Mapping[str, Any]) -> str:
+    """Its area between the same groups on models that drew their members at random, if known."""
+    value = attack.get("control")
+    return "" if value is None else f" (control {number(value)})"
+
+
 def attack_cells(row: Row) -> list[tuple[str, ...]]:
     """What each attack on one model achieved, in the order of ``ATTACKS``."""
     if row.attack is None:
@@ -121,7 +127,7 @@ def attack_cells(row: Row) -> list[tuple[str, ...]]:
         (
             row.name,
             name,
-            interval(estimate(found["auc"])),
+            interval(estimate(found["auc"])) + control(found),
             number(found["per_crop"]["auc"]),
             interval(estimate(found["advantage"])),
             interval(estimate(found["tpr_at_fpr"]["0.01"])),
@@ -294,7 +300,7 @@ def _lines(row: Row) -> list[dict[str, object]]:
                 shared |= _spread(f"{name}_tpr_at_fpr_{fpr}", estimate(rate))
         shared["attack_exceeds_bound"] = int(row.attack["exceeds_bound"])
     if row.audit:
-        best = max(row.audit["one_run"], row.audit["canary_run"], key=lambda b: b["epsilon"])
+        best = row.audit["best"]
         shared |= {
             "audited_epsilon_at_least": best["epsilon"],
             "audited_epsilon_ceiling": best["ceiling"],

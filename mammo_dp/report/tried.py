@@ -39,8 +39,7 @@ def most_successful_audit(records: Iterable[RunRecord], sha256: str) -> RunRecor
 
     def success(record: RunRecord) -> tuple[bool, float]:
         found = read_audit(record)
-        bounds = (found["one_run"], found["canary_run"])
-        return bool(found["refutes"]), max(float(bound["epsilon"]) for bound in bounds)
+        return bool(found["refutes"]), float(found["best"]["epsilon"])
 
     return max(_about(records, AUDIT, "privacy", sha256), key=success, default=None)
 

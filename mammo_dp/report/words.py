@@ -154,7 +154,7 @@ def attacker(row: Row) -> list[str]:
 def _audited(audit: Mapping[str, Any]) -> str:
     """The largest epsilon that canaries refute, with its ceiling and the claim."""
     stage = audit["stage"]
-    best = max((audit["one_run"], audit["canary_run"]), key=lambda bound: float(bound["epsilon"]))
+    best = audit["best"]
     return (
         f"Audit by {audit['canaries']} white-box canaries in a fit with the same noise: "
         f"ε ≥ {best['epsilon']:.3g} (ceiling {best['ceiling']:.3g}, this stage claims "

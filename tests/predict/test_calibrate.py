@@ -26,6 +26,7 @@ def test_other_patients_pay_for_the_calibration_and_those_of_the_fit_do_not(
     words = ["calibrate", "--run", str(run), "--crops", str(cohort.folder)]
     assert main([*words, "--out", str(tmp_path / "refused")]) == 1
     assert "noise alone would move the intercept" in capsys.readouterr().err
+    assert not (tmp_path / "refused").exists()
     assert main([*words, "--target_epsilon", "30", "--out", str(out)]) == 0
     assert "slope" in capsys.readouterr().out
     found = epsilons(out)

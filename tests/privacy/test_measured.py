@@ -26,6 +26,7 @@ ATTACK: dict[str, Any] = {
         "rmia": {
             "threat_model": "Sees probabilities.",
             "auc": cell(0.61),
+            "control": 0.503,
             "advantage": cell(0.2),
             "tpr_at_fpr": {"0.01": cell(0.07)},
             "exceeds_bound": False,
@@ -43,8 +44,7 @@ AUDIT: dict[str, Any] = {
         "adjacency": "add-or-remove",
         "accountant": "PLD",
     },
-    "one_run": {"epsilon": 1.2, "ceiling": 5.1},
-    "canary_run": {"epsilon": 1.0, "ceiling": 4.3},
+    "best": {"epsilon": 1.2, "ceiling": 5.1},
     "refutes": False,
 }
 
@@ -81,7 +81,7 @@ def test_explain_shows_attacks_apart_from_a_statement_that_stays_as_it_was(
     for part in (
         "## What attackers achieved here",
         "Not part of the sealed statement",
-        "| rmia | 0.610 [0.560, 0.660] | 0.200 [0.150, 0.250] | 0.500 |",
+        "| rmia | 0.610 [0.560, 0.660] (control 0.503) | 0.200 [0.150, 0.250] | 0.500 |",
         "Sees probabilities.",
         "lira-online: not tried; no shadow heads were asked for",
         "epsilon >= 1.2 (ceiling 5.1, claimed 8 per patient at delta 0.0001, add-or-remove, by "

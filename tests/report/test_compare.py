@@ -191,8 +191,7 @@ def test_an_audit_stands_beside_the_model_whose_statement_it_is_about(make_tree:
             "adjacency": "add-or-remove",
             "accountant": "PLD",
         },
-        "one_run": {"epsilon": 2.03, "ceiling": 3.18},
-        "canary_run": {"epsilon": 1.77, "ceiling": 4.32},
+        "best": {"epsilon": 2.03, "ceiling": 3.18},
         "refutes": False,
     }
     (record.folder / "audit.json").write_text(json.dumps(audit))

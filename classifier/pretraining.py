@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from classifier.backbones import head
 from classifier.measured import MeasuredCrops
 from classifier.module import CropClassifier
-from classifier.standardise import standardise
+from classifier.standardise import last_norm, standardise
 from data_prep.datamodule import CropBatch, CropsDataModule
 from data_prep.descriptors import COUNT, describe
 
@@ -38,7 +38,8 @@ class CropPretraining(CropClassifier):
         classifier: Further arguments of :class:`classifier.module.CropClassifier`.
 
     Raises:
-        ValueError: If ``measure`` is negative or the body has fewer features than measurements.
+        ValueError: If ``measure`` is negative, the body has fewer features than measurements, or no
+            last norm to be standardised by.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class CropPretraining(CropClassifier):
                 f"{measure=}: the body has {features} features for {COUNT} measurements. "
                 f"Choose a body with at least {COUNT}, or measure: 0."
             )
+        if standardise:
+            last_norm(self.net)  # refuses a body without one now, not after the last step
         self.measure = measure
         self.standardise = standardise
 

@@ -172,7 +172,7 @@ def power_law_fields(
     squared += fy**2 * (across**2 * stretch + along**2 / stretch)
     squared += fx * fy * (2 * along * across * (stretch - 1 / stretch))
     squared += np.float32(outer_scale**-2.0)
-    amplitude = logarithm(squared)
+    amplitude = logarithm(np.asarray(squared, np.float32))
     amplitude *= -beta / 4
     exponential(amplitude)
     amplitude *= doubled
@@ -202,7 +202,7 @@ def exponential(values: FloatImage) -> FloatImage:
     """
     assert values.flags.c_contiguous  # else a copy would be changed
     flat = values.reshape(-1, values.shape[-1])
-    cv2.max(flat, math.log(SMALLEST), flat)
+    cv2.max(flat, math.log(SMALLEST), flat)  # type: ignore[call-overload]  # or a number
     cv2.exp(flat, flat)
     return values
 

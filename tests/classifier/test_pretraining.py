@@ -135,6 +135,10 @@ def test_a_fit_resumed_after_its_last_epoch_is_standardised_too(
     [
         ({"measure": -1.0}, "measure=-1.0"),
         ({"backbone_args": {"depth": 1, "embed_dim": 48, "num_heads": 3}}, "48 features for"),
+        (
+            {"backbone": "crop_measurements", "backbone_args": {}, "measure": 0.0},
+            "MeasuredCrops has no `norm`.* standardise: false",
+        ),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:

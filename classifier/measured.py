@@ -12,7 +12,8 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from classifier.measurements import COUNT, Measurements
+from data_prep.errors import DataError
+from data_prep.measurements import COUNT, Measurements
 
 FAR = 3.0  # standardised measurements are cut here: an odd crop shall not rule its features
 
@@ -77,12 +78,12 @@ class MeasuredCrops(nn.Module):
             images: Batches of shape ``(B, 1, size, size)``, in ``[-1, 1]``.
 
         Raises:
-            ValueError: If there are fewer crops than two per component.
+            DataError: If there are fewer crops than two per component.
         """
         found = torch.cat([self.measure(batch).double() for batch in images])
         components = self.num_features
         if len(found) < 2 * components:
-            raise ValueError(
+            raise DataError(
                 f"{len(found)} crops cannot say how {components} components vary. Give at least "
                 f"{2 * components}, or backbone_args: {{components: {max(1, len(found) // 2)}}}."
             )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixed measurements of a crop: pre-training teaches them to a body, and a generator to its crops.
+"""Fixed measurements of a crop that pre-training teaches to a body.
 
 Brightness and its spread by distance from the centre, power by spatial frequency, and strength and
 direction of edges relative to the centre, at several scales. None depends on data; all of them

@@ -10,12 +10,14 @@ Source: matching of feature statistics with running means, dos Santos et al. 201
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from data_prep.descriptors import COUNT, describe
+from data_prep.measurements import COUNT, Measurements
 from gan.averaging import decay_of
 
+SIZE = 64  # pixels; finer detail is left to the discriminator, and would cost four times as much
 LONGEST = 0.98  # decay of the running means: about 50 batches
-SQUARES = 0.25  # weight of mean squares beside that of means
+SQUARES = 0.5  # weight of mean squares beside that of means
 _LIMIT = 5.0  # standard deviations; an odd crop must not rule a mean
 
 
@@ -24,13 +26,17 @@ class Matching(nn.Module):
 
     The running statistics are part of a checkpoint, so that a resumed run goes on as if it had not
     stopped; those of the real crops are taken again.
+
+    Args:
+        image_size: Edge of the crops, in pixels, a power of two from 16 on.
     """
 
     running: Tensor
     updates: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, image_size: int) -> None:
         super().__init__()
+        self.measurements = Measurements(min(SIZE, image_size))
         self.register_buffer("running", torch.zeros(2, 2 * COUNT))
         self.register_buffer("updates", torch.zeros(2, dtype=torch.int64))
 
@@ -42,7 +48,7 @@ class Matching(nn.Module):
             malignant: Shape ``(R,)``, 1 or 0.
         """
         with torch.no_grad():
-            measured = torch.cat([describe(part) for part in torch.split(crops, 64)])
+            measured = torch.cat([self._measure(part) for part in torch.split(crops, 64)])
         self._mean, self._spread = measured.mean(0), measured.std(0) + 1e-6
         moments = self._moments(measured)
         self._real = torch.stack([moments[malignant == label].mean(0) for label in (0, 1)])
@@ -57,7 +63,7 @@ class Matching(nn.Module):
             fakes: Shape ``(B, 1, H, H)``, values in ``[-1, 1]``.
             malignant: Classes they were asked for, shape ``(B,)``, 1 or 0.
         """
-        moments = self._moments(describe(fakes))
+        moments = self._moments(self._measure(fakes))
         penalty = moments.new_zeros(())
         for label in (0, 1):
             own = moments[malignant == label]
@@ -76,6 +82,14 @@ class Matching(nn.Module):
         decay = decay_of(int(self.updates[label]), LONGEST)
         self.running[label].lerp_(mean, 1 - decay if self.updates[label] else 1.0)
         self.updates[label] += 1
+
+    def _measure(self, crops: Tensor) -> Tensor:
+        """Measurements of crops, made coarser first where they are finer than ``SIZE``."""
+        with torch.autocast(crops.device.type, enabled=False):
+            measured: Tensor = self.measurements(
+                F.adaptive_avg_pool2d(crops.float(), self.measurements.size)
+            )
+        return measured
 
     def _moments(self, measured: Tensor) -> Tensor:
         """Scaled measurements and their squares, shape ``(N, 2 * COUNT)``."""

@@ -139,7 +139,7 @@ class MCGAN(lightning.LightningModule):
         for net in (self.generator, self.discriminator):  # oneDNN and cuDNN are faster this way
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = averaged(self.generator, average_decay)
-        self.matched = Matching() if matching else None
+        self.matched = Matching(image_size) if matching else None
         rng = torch.Generator().manual_seed(seed)
         shape = (SAMPLE_COLUMNS, 1, image_size, image_size)
         self.register_buffer("fixed_latents", torch.randn(SAMPLE_COLUMNS, latent, generator=rng))

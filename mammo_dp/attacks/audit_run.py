@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.manifest import Unit
-from mammo_dp.attacks.audit import LEVEL, Bounds, Scores, audit, exceeds
+from mammo_dp.attacks.audit import LEVEL, SCHEMA, Bounds, Scores, audit, exceeds
 from mammo_dp.attacks.canaries import canary_scores
 from mammo_dp.attacks.canary_fit import fit_canaries
 from mammo_dp.attacks.lower_bounds import LowerBound, many_run, many_run_gaussian, one_run
@@ -125,7 +125,7 @@ class RunAudit:
         """Content of ``audit.json``."""
         stage = asdict(self.stage)
         return {
-            "schema": 1,
+            "schema": SCHEMA,
             "threat_model": THREAT_MODEL.format(self.stage.unit),
             "stage": stage | {"adjacency": "add-or-remove"},
             "canaries": self.canaries,

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from mammo_dp.attacks.audit import SCHEMA
 from mammo_dp.attacks.scoring import read_result
 from mammo_dp.attacks.signals import AttackError
 from mammo_dp.report.errors import ReportError
@@ -64,9 +65,14 @@ def read_audit(record: RunRecord) -> Mapping[str, Any]:
     """
     path = record.folder / AUDIT
     try:
-        return dict(json.loads(path.read_text()))
+        found = dict(json.loads(path.read_text()))
+        if found.get("schema") != SCHEMA:
+            raise ValueError(f"schema {found.get('schema')}, known is {SCHEMA}")
     except (OSError, ValueError) as error:
-        raise ReportError(f"{path}: cannot be read ({error}). Run the audit again.") from error
+        raise ReportError(
+            f"{path}: cannot be read ({error}). Run the audit again, into a new folder."
+        ) from error
+    return found
 
 
 def _about(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mammo_dp.attacks.audit import SCHEMA
 from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.report.compare import collect, lineage, setting
 from mammo_dp.report.drawings.utility import utility_privacy
@@ -183,6 +184,7 @@ def test_an_audit_stands_beside_the_model_whose_statement_it_is_about(make_tree:
         inputs={"privacy": run / "privacy.json"},
     )
     audit = {
+        "schema": SCHEMA,
         "canaries": 1000,
         "stage": {
             "epsilon": 5.4801,
@@ -204,3 +206,6 @@ def test_an_audit_stands_beside_the_model_whose_statement_it_is_about(make_tree:
     assert findings(list(rows.values())) == []
     rows["dp/eps6_phantom"].__dict__["audit"] = audit | {"refutes": True}
     assert "refutes its epsilon" in findings(list(rows.values()))[0]
+    (record.folder / "audit.json").write_text(json.dumps(audit | {"schema": 1}))
+    with pytest.raises(ReportError, match=r"audit\.json: .*schema 1.* Run the audit again"):
+        collect(tree.runs)

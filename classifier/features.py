@@ -7,6 +7,7 @@ The features are as private as the crops; callers keep the folder inside their r
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -175,6 +176,6 @@ def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
 
 def _write(path: Path, features: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".pt.part")
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.part")  # cells may share the folder
     torch.save(features, temporary)
     temporary.replace(path)

@@ -69,7 +69,7 @@ class CropPretraining(CropClassifier):
             self._mean, self._deviation = found.mean(0), found.std(0).clamp_min(1e-6)
 
     def kept_views(self, data: CropsDataModule) -> int:
-        """None: the body changes, or is whitened once the fit has started."""
+        """0: the body trains, or is whitened once the fit has started."""
         return 0
 
     def training_step(self, batch: CropBatch, batch_idx: int) -> Tensor:

@@ -15,9 +15,10 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from data_prep.crop_image import save_crop_image
 from data_prep.duplicates import deduplicate, thumbnail
 from data_prep.errors import ArchiveError, RecordRejected
-from data_prep.manifest import Crop, CropsManifest, Split, save_crop_image
+from data_prep.manifest import Crop, CropsManifest, Split
 
 REJECTED_FILE = "rejected.csv"
 

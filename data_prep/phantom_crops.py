@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.crop_image import save_crop_image
 from data_prep.crop_set import watched
-from data_prep.manifest import Crop, CropsManifest, save_crop_image
+from data_prep.manifest import Crop, CropsManifest
 from data_prep.phantom_parameters import PhantomError, PhantomParameters
 from data_prep.phantom_texture import FloatImage
 from data_prep.phantoms import CHUNK, phantom_cases, render

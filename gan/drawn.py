@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_prep.crop_image import pixel_hash, save_crop_image
 from data_prep.manifest import FILE_NAME as CROPS
-from data_prep.manifest import pixel_hash, save_crop_image
 
 SETTINGS, TABLE = "generate.json", "drawn.csv"
 _LINE = re.compile(r"(\d+),([0-9a-f]{64})")

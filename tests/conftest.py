@@ -11,7 +11,8 @@ import data_prep  # noqa: F401  declares what torchvision lacks before lightning
 # isort: split
 import torch
 
-from data_prep.manifest import Crop, CropsManifest, Split, save_crop_image
+from data_prep.crop_image import save_crop_image
+from data_prep.manifest import Crop, CropsManifest, Split
 
 SPLITS: tuple[Split, ...] = ("train", "train", "train", "train", "val", "val")
 

@@ -9,6 +9,7 @@ from mammo_dp.benchmark.published import read_published
 from mammo_dp.benchmark.spec import Benchmark
 from mammo_dp.main import run
 from mammo_dp.pipeline import Pipeline
+from mammo_dp.privacy.descent import LONGEST_WALK
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -70,3 +71,11 @@ def test_stages_have_valid_flags(
         elif kind not in seen:
             parses(line, capsys)
         seen.add(kind)
+
+
+def test_the_baseline_walks_as_far_as_a_private_head() -> None:
+    config = yaml.safe_load(BASE.read_text())
+    rate, steps = config["model"]["init_args"]["learning_rate"], config["trainer"]["max_steps"]
+    private = yaml.safe_load((BASE.parent / "dp_finetune.yaml").read_text())
+    assert rate * steps == LONGEST_WALK
+    assert steps == private["trainer"]["max_steps"]

@@ -4,9 +4,10 @@
 import shutil
 from pathlib import Path
 
+from data_prep.crop_image import save_crop_image
 from data_prep.crop_set import watched
 from data_prep.manifest import FILE_NAME as CROPS
-from data_prep.manifest import CropsManifest, save_crop_image
+from data_prep.manifest import CropsManifest
 from data_prep.secondary_capture import save_secondary_capture, secondary_capture
 from mammo_dp.exchange.data_card import data_card
 from mammo_dp.exchange.errors import ExportError

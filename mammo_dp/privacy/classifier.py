@@ -136,7 +136,7 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         return super().forward(image)
 
     def kept_views(self, data: CropsDataModule) -> int:
-        """All views of a frozen body: each is drawn once."""
+        """All views, each drawn once, where the body is frozen and features are wanted."""
         return self.views if self.cache_features and self.trains_head_only else 0
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -17,6 +17,7 @@ from mammo_dp.report.content import content, figures
 from mammo_dp.report.headline import choose
 from mammo_dp.report.markup import breakable, marked
 from mammo_dp.report.pdf import find_chromium, print_pdf
+from mammo_dp.report.spreadsheet import comma_separated
 from mammo_dp.report.tried import ATTACK, AUDIT
 from mammo_dp.runs import close_run, open_run, write_text_atomically
 
@@ -67,7 +68,7 @@ def report(
         drawn = figures(rows, chosen)
         for name, svg in drawn.items():
             write_text_atomically(folder / "figures" / f"{name}.svg", svg)
-        write_text_atomically(folder / "table.csv", tables.comma_separated(rows))
+        write_text_atomically(folder / "table.csv", comma_separated(rows))
         write_text_atomically(folder / "table.md", tables.markdown(rows))
         html = render(
             rows,

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of a report: CSV in full precision, Markdown, and on screen.
+"""The tables of a report: cells, Markdown, and on screen; in full in :mod:`.spreadsheet`.
 
 An epsilon never stands alone: unit and delta have columns, and the caption that each form carries
 names adjacency, accountant and what is excluded.
 """
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -197,18 +195,6 @@ def markdown(rows: Sequence[Row]) -> str:
     )
 
 
-def comma_separated(rows: Sequence[Row]) -> str:
-    """The table in full precision; a model with several cohorts has a line for each of them."""
-    lines = [line for row in rows for line in _lines(row)]
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, list(dict.fromkeys(k for line in lines for k in line)), restval=""
-    )
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue().replace("\r\n", "\n")
-
-
 def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
     """Prints utility and privacy on the screen, with the caption below."""
     table = Table(box=SIMPLE_HEAD, caption=Text(caption(rows)), caption_justify="left")
@@ -280,69 +266,6 @@ def _sets(rows: Sequence[Row]) -> list[str]:
     folders = ["" if data is None else Path(data.path).name for data in read]
     alike = len(set(folders)) == 1
     return [r.split if alike else f"{f}/{r.split}" for r, f in zip(rows, folders, strict=True)]
-
-
-def _lines(row: Row) -> list[dict[str, object]]:
-    shared: dict[str, object] = {
-        "run": row.name,
-        "starts_from": row.start,
-        "training": row.training,
-        "split": row.split,
-    }
-    for name, measured in row.metrics.items():
-        shared |= _spread(name, measured)
-    if row.attack:
-        shared |= {"attack_unit": row.attack["unit"], "strongest_attack": row.attack["strongest"]}
-        for name, found in row.attack["attacks"].items():
-            shared |= _spread(f"{name}_auc", estimate(found["auc"]))
-            shared |= _spread(f"{name}_advantage", estimate(found["advantage"]))
-            for fpr, rate in found["tpr_at_fpr"].items():
-                shared |= _spread(f"{name}_tpr_at_fpr_{fpr}", estimate(rate))
-        shared["attack_exceeds_bound"] = int(row.attack["exceeds_bound"])
-    if row.audit:
-        best = row.audit["best"]
-        shared |= {
-            "audited_epsilon_at_least": best["epsilon"],
-            "audited_epsilon_ceiling": best["ceiling"],
-        }
-    return [shared | _statement_line(statement, row) for statement in row.statements] or [shared]
-
-
-def _statement_line(statement: Statement, row: Row) -> dict[str, object]:
-    stored = statement.stored
-    own = statement is row.own
-    return {
-        "cohort": stored["cohort"],
-        "cohort_name": stored["cohort_name"],
-        "epsilon_end_to_end": _full(statement.epsilon),
-        "epsilon_end_to_end_per_patient": _full(
-            statement.epsilon if statement.patient_epsilon is None else statement.patient_epsilon
-        ),
-        "epsilon_of_this_stage_only": _full(statement.stage_epsilon) if own else "",
-        "delta": repr(statement.delta),
-        "unit": statement.unit,
-        "units": stored["units"],
-        "crops": stored["crops"],
-        "adjacency": stored["adjacency"],
-        "accountant": statement.accountant,
-        "noise_multiplier": stored["noise_multiplier"] if own else "",
-        "sampling_rate": stored["sampling_rate"] if own else "",
-        "steps": stored["steps"] if own else "",
-        "advantage_bound": statement.advantage,
-        "tpr_at_fpr_0.01_bound": statement.tpr,
-        "reconstruction_bound": statement.reconstruction,
-        "because": stored["because"],
-        "excludes": "; ".join(row.privacy["exclusions"]),
-    }
-
-
-def _spread(name: str, measured: Estimate) -> dict[str, object]:
-    ends = {f"{name}_low": measured.low, f"{name}_high": measured.high}
-    return {name: measured.value} | {k: "" if math.isnan(v) else v for k, v in ends.items()}
-
-
-def _full(value: float) -> str:
-    return "infinity" if math.isinf(value) else repr(value)
 
 
 def _exclusions(rows: Sequence[Row]) -> Iterable[str]:

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from data_prep.crop_image import pixel_hash
 from data_prep.duplicates import Deduplicated, deduplicate, thumbnail
 from data_prep.errors import LeakageError
-from data_prep.manifest import Crop, pixel_hash
+from data_prep.manifest import Crop
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 65536, (6, 64, 64), dtype=np.uint16)

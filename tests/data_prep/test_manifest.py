@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_prep.crop_image import pixel_hash, save_crop_image
 from data_prep.errors import LabelError, LeakageError, ManifestError
-from data_prep.manifest import COLUMNS, Crop, CropsManifest, pixel_hash, save_crop_image
+from data_prep.manifest import COLUMNS, Crop, CropsManifest
 from tests.conftest import write_cohort
 
 CROP = Crop(

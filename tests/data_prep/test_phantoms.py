@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from data_prep import phantom_crops
-from data_prep.manifest import CropsManifest, save_crop_image
+from data_prep.crop_image import save_crop_image
+from data_prep.manifest import CropsManifest
 from data_prep.phantom_case import draw_case
 from data_prep.phantom_crops import write_phantom_crops
 from data_prep.phantom_parameters import PhantomError, PhantomParameters, class_shares

@@ -8,9 +8,10 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID, SecondaryCaptureImageStorage
 
+from data_prep.crop_image import pixel_hash
 from data_prep.dicom import read_mammogram
 from data_prep.errors import ManifestError
-from data_prep.manifest import Crop, pixel_hash
+from data_prep.manifest import Crop
 from data_prep.secondary_capture import (
     derived_uid,
     save_secondary_capture,

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.manifest import Crop, CropsManifest, save_crop_image
+from data_prep.crop_image import save_crop_image
+from data_prep.manifest import Crop, CropsManifest
 from data_prep.phantoms import phantom_stream
 from data_prep.symmetries import symmetric
 from mammo_dp.fidelity.measures import IN_FEATURES

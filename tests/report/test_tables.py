@@ -12,12 +12,12 @@ from mammo_dp.privacy.accounting import Mechanism
 from mammo_dp.privacy.cohorts import Cohort
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
 from mammo_dp.report.compare import collect
+from mammo_dp.report.spreadsheet import comma_separated
 from mammo_dp.report.statement import Statement
 from mammo_dp.report.tables import (
     MAIN,
     RISK,
     caption,
-    comma_separated,
     conditions,
     end_to_end,
     epsilon,

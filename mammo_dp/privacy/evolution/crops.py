@@ -3,8 +3,9 @@
 
 import numpy as np
 
+from data_prep.crop_image import save_crop_image
 from data_prep.crop_set import watched
-from data_prep.manifest import Crop, CropsManifest, save_crop_image
+from data_prep.manifest import Crop, CropsManifest
 from mammo_dp.privacy.evolution.account import RoundsAccount, origin
 from mammo_dp.privacy.evolution.genome import Simulator
 from mammo_dp.privacy.evolution.population import Evolution

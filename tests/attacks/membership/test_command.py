@@ -17,8 +17,9 @@ from classifier.backbones import head
 from classifier.features import body_features
 from classifier.module import CropClassifier
 from classifier.released import Calibration, ReleasedClassifier, ReleasedError
+from data_prep.crop_image import save_crop_image
 from data_prep.datamodule import CropsDataset, collate_crops
-from data_prep.manifest import Crop, CropsManifest, save_crop_image
+from data_prep.manifest import Crop, CropsManifest
 from mammo_dp.attacks.audit import Bounds
 from mammo_dp.attacks.membership.command import attack_membership, membership
 from mammo_dp.attacks.membership.observed import read_observed

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.manifest import Crop, CropsManifest, save_crop_image
+from data_prep.crop_image import save_crop_image
+from data_prep.manifest import Crop, CropsManifest
 from data_prep.phantoms import phantom_stream
 
 Pixels = NDArray[np.uint16]

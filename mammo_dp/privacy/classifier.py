@@ -48,7 +48,7 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
             inside the clip: free of privacy.
         learning_rate: Largest learning rate, > 0, fixed in advance; none follows from
             ``score_noise``, for ``descent``.
-        optimizer: ``adam``, ``sgd`` with momentum .9, or ``descent``: plain steps at one rate,
+        optimizer: ``adamw``, ``sgd`` with momentum .9, or ``descent``: plain steps at one rate,
             which leave the least noise in a head, see :mod:`mammo_dp.privacy.descent`.
         score_noise: For ``descent``: largest standard deviation, in logits, that noise may give the
             score of a crop, > 0. The rate that follows is printed at the start of the fit.
@@ -77,7 +77,7 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         clipping: Clipping = "flat",
         views: int = 4,
         learning_rate: float | None = 0.01,
-        optimizer: Literal["adam", "sgd", "descent"] = "adam",
+        optimizer: Literal["adamw", "sgd", "descent"] = "adamw",
         score_noise: float = 0.6,
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
@@ -140,7 +140,7 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         return self.views if self.cache_features and self.trains_head_only else 0
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam or SGD with warm-up and a cosine over ``max_steps``, or plain descent."""
+        """AdamW or SGD with warm-up and a cosine over ``max_steps``, or plain descent."""
         groups = self.parameter_groups()
         if self.optimizer_name == "descent":
             if self.rate_follows:

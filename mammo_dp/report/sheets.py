@@ -100,12 +100,12 @@ def attack_sheet(folder: Path, file: str, *, label: str, show_patients: bool) ->
     """
     inputs = read_run(folder).inputs
     shown = [inputs[name] for name in ("data", "prior") if name in inputs]
-    text, real = (REAL, True) if "data" not in inputs else ("", False)
+    found = [] if "data" in inputs else [(REAL, True)]
     for data in shown:
         known = unchanged(data) and (Path(data.path) / FILE_NAME).is_file()
-        text, real = notice(CropsManifest.read(data.path)) if known else (REAL, True)
-        if real:
-            break
+        found.append(notice(CropsManifest.read(data.path)) if known else (REAL, True))
+    text = " ".join(dict.fromkeys(words for words, _ in found))
+    real = any(is_real for _, is_real in found)
     path = folder / file
     source = ""
     if not path.is_file():

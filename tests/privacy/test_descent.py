@@ -113,7 +113,7 @@ def test_descent_equals_plain_steps_at_one_rate(cohort: CropsManifest, tmp_path:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"optimizer": "adam"}, "Give a rate, or descent"),
+        ({"optimizer": "adamw"}, "Give a rate, or descent"),
         ({"score_noise": 0.0}, "score_noise=0.0"),
     ],
 )

@@ -81,7 +81,7 @@ class Recipe:
         learning_rate: Largest learning rate; it falls to 0 along a cosine.
         warmup_steps: Steps of linear warm-up.
         weight_decay: Decay of the weights; the bias has none.
-        optimizer: ``adam`` (AdamW), ``sgd`` with momentum .9, or ``descent``: plain steps at one
+        optimizer: ``adamw``, ``sgd`` with momentum .9, or ``descent``: plain steps at one
             rate.
         ema_decay: Largest decay of the average that is released; none releases the last weights.
     """
@@ -91,7 +91,7 @@ class Recipe:
     learning_rate: float
     warmup_steps: int = 0
     weight_decay: float = 0.0
-    optimizer: Literal["adam", "sgd", "descent"] = "adam"
+    optimizer: Literal["adamw", "sgd", "descent"] = "adamw"
     ema_decay: float | None = None
 
 
@@ -126,7 +126,7 @@ def train_heads(
     ]
     optimizer = (
         AdamW(groups, lr=recipe.learning_rate)
-        if recipe.optimizer == "adam"
+        if recipe.optimizer == "adamw"
         else SGD(groups, lr=recipe.learning_rate, momentum=0.9 * (recipe.optimizer == "sgd"))
     )
     varied = recipe.optimizer != "descent"

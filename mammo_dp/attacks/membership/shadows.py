@@ -128,14 +128,13 @@ class TrainedRun:
             passes, part = steps / math.ceil(crops / size), share * crops
             steps = max(1, round(passes * part / min(size, part)))
             kind = PlainSteps(batch_size=size, gradient_clip=trainer.get("gradient_clip_val"))
-        optimizer = settings.get("optimizer", "adam")
         return Recipe(
             steps=steps,
             kind=kind,
             learning_rate=self._learning_rate(),
             warmup_steps=settings["warmup_steps"],
             weight_decay=settings["weight_decay"],
-            optimizer="adam" if optimizer == "adamw" else optimizer,
+            optimizer=settings.get("optimizer", "adamw"),
             ema_decay=settings.get("ema_decay"),
         )
 

@@ -373,7 +373,7 @@ def test_a_shadow_sees_each_crop_as_often_as_the_run_did(
     run = TrainedRun.read(head_run, {"noise_multiplier": None})
     config = {**run.record.config, "data": {"init_args": {"batch_size": batch_size}}}
     recipe = replace(run, record=replace(run.record, config=config)).recipe(36, share)
-    assert recipe.optimizer == "adam"
+    assert recipe.optimizer == "adamw"
     crops, epochs = 36 * share, 60
     assert recipe.steps * min(batch_size, crops) == epochs * crops
 

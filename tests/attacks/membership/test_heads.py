@@ -90,7 +90,7 @@ def test_plain_gradient_equals_autograd_on_the_own_half_and_is_clipped() -> None
     torch.testing.assert_close(clipped.norm(dim=1), torch.full((2,), 1e-3))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd", "descent"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "descent"])
 def test_each_head_is_trained_as_a_module_on_its_own_would_be(optimizer: str) -> None:
     crops = examples(6, 4, views=1)
     inside = np.array([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]], bool)
@@ -115,7 +115,7 @@ def test_each_head_is_trained_as_a_module_on_its_own_would_be(optimizer: str) ->
         ]
         stepper = (
             torch.optim.AdamW(groups, lr=0.1)
-            if optimizer == "adam"
+            if optimizer == "adamw"
             else torch.optim.SGD(groups, lr=0.1, momentum=0.9 if optimizer == "sgd" else 0.0)
         )
         schedule = warmup_cosine(stepper, 3, 12) if optimizer != "descent" else None

@@ -4,7 +4,7 @@
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from gan.networks import Generator
+from gan.generator import Generator
 
 
 def averaged(generator: Generator, most: float) -> AveragedModel:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from data_prep.manifest import CropRule
 from gan.conditions import ConditionError, Conditions
-from gan.networks import Discriminator, Generator, plain_weights
+from gan.discriminator import Discriminator, plain_weights
+from gan.generator import Generator
 
 AVERAGED = "average.module."  # where the state dict of a model holds the averaged generator
 DISCRIMINATOR = "discriminator."
@@ -39,7 +40,7 @@ class Checkpoint:
         crop_rule: How the training crops were cut.
         generator: The averaged generator, in evaluation mode, on the CPU.
         discriminator: Plain weights, spectral norms divided out, see
-            :func:`gan.networks.plain_weights`.
+            :func:`gan.discriminator.plain_weights`.
     """
 
     path: Path
@@ -74,7 +75,9 @@ class Checkpoint:
         try:
             columns = Conditions(tuple(settings["conditions"])).width
             size, channels = settings["image_size"], settings["channels"]
-            generator = Generator(size, channels, settings["latent"], columns)
+            generator = Generator(
+                size, channels, settings["latent"], columns, settings.get("separability", 1.0)
+            )
             judge = Discriminator(size, channels, settings["normalisation"], columns)
         except (ConditionError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: its settings build no model ({error}).") from error

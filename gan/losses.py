@@ -39,21 +39,27 @@ def surprise(logits: Tensor, loss: Loss) -> Tensor:
     return F.relu(1 - logits) if loss == "hinge" else F.softplus(-logits)
 
 
-def class_loss(own: Tensor, other: Tensor) -> Tensor:
-    """How far the discriminator is from telling the classes of real crops apart.
+def class_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """How far the discriminator is from telling classes apart that generated crops do not.
 
-    The difference of two logits that share everything but the class is the projection's opinion of
-    the class; its cross-entropy teaches the class without lowering the logit of a crop that could
-    be either. After the auxiliary classifier of Odena et al. 2017, arXiv 1610.09585.
+    An opinion is the difference of a crop's logits under its own and under the other class: two
+    logits that share everything but the class, so realness is not touched. Real crops are to be
+    given their own class, generated ones the other: where both show a class alike the two pull
+    equally and nothing is left, and where generated crops show it too much, which a classifier of
+    real crops alone (Odena et al. 2017, arXiv 1610.09585) rewards, the generator is pushed back.
+    The best opinion is ``log (r1 + f0) / (r0 + f1)`` for joint densities of real (r) and generated
+    (f) crops with their classes, which is 0 for equal ones.
 
     Args:
-        own: Logits of real crops under their own class, shape ``(R,)``.
-        other: Logits of the same crops under the other class, shape ``(R,)``.
+        real: Opinions on real crops, shape ``(R,)``.
+        fake: Opinions on generated crops, shape ``(F,)``.
 
     Returns:
         Scalar, ``>= 0``; log 2 without an opinion.
+
+    Source: after the discriminative classifier of Hou et al. 2022, arXiv 2107.10060.
     """
-    return F.softplus(other - own).mean()
+    return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
 
 
 def generator_loss(fake: Tensor, loss: Loss) -> Tensor:

@@ -17,6 +17,8 @@ from gan.augment import augment, parse_policy
 from gan.averaging import averaged
 from gan.checkpoint import Checkpoint
 from gan.conditions import Conditions, other_class
+from gan.discriminator import Discriminator, Normalisation
+from gan.generator import Generator
 from gan.losses import (
     Loss,
     class_loss,
@@ -27,7 +29,6 @@ from gan.losses import (
 )
 from gan.matching import Matching
 from gan.monitor import Glance, Monitor
-from gan.networks import Discriminator, Generator, Normalisation
 from gan.samples import write_sheet
 
 log = logging.getLogger(__name__)
@@ -67,11 +68,13 @@ class MCGAN(lightning.LightningModule):
         r1: Weight ``gamma`` of the gradient penalty on real crops; 0 leaves it out.
         diversity: Weight of the penalty on equal pictures for different latent vectors; 0 leaves it
             out.
-        class_weight: Weight of the discriminator's classification of real crops; 0 leaves it out.
-            Without it the weak difference between benign and malignant masses is learned late; too
-            much of it exaggerates the difference. It costs no pass.
+        class_weight: Weight of the discriminator's classification of crops
+            (:func:`gan.losses.class_loss`); 0 leaves it out. Without it the weak difference between
+            benign and malignant masses is learned late. It costs no pass.
         matching: Weight of the difference between fixed measurements of generated and of training
             crops, class by class (:mod:`gan.matching`); 0 leaves it out.
+        separability: AUROC between generated classes that no classifier exceeds, above 0.5, at most
+            1 (:class:`gan.generator.Generator`).
         normalisation: Of the discriminator; per-row gradients need ``"group"`` or ``"none"``.
         augmentations: What the discriminator sees distorted, names separated by commas.
         generator_rate: Learning rate of the generator.
@@ -96,8 +99,9 @@ class MCGAN(lightning.LightningModule):
         loss: Loss = "hinge",
         r1: float = 0.0,
         diversity: float = 0.1,
-        class_weight: float = 0.2,
+        class_weight: float = 0.4,
         matching: float = 0.0,
+        separability: float = 1.0,
         normalisation: Normalisation = "spectral",
         augmentations: str = "flip,translation,brightness,contrast,cutout",
         generator_rate: float = 1e-4,
@@ -132,7 +136,7 @@ class MCGAN(lightning.LightningModule):
         self.sample_every_epochs = sample_every_epochs
         self.seed = seed
         columns = self.conditions.width
-        self.generator = Generator(image_size, channels, latent, columns)
+        self.generator = Generator(image_size, channels, latent, columns, separability)
         self.discriminator = Discriminator(image_size, channels, normalisation, columns)
         if weights is not None:
             Checkpoint.read(weights).start(self.generator, self.discriminator)
@@ -146,7 +150,7 @@ class MCGAN(lightning.LightningModule):
         self.register_buffer("fixed_noise", torch.randn(shape, generator=rng))
 
     def forward(self, latent: Tensor, noise: Tensor, condition: Tensor) -> Tensor:
-        """Crops of the averaged generator, see :meth:`gan.networks.Generator.forward`."""
+        """Crops of the averaged generator, see :meth:`gan.generator.Generator.forward`."""
         crops: Tensor = self.average(latent, noise, condition)
         return crops
 
@@ -290,10 +294,12 @@ class MCGAN(lightning.LightningModule):
         real = augment(real, self.augmentations, rng)
         seen = torch.cat([real, augment(fakes, self.augmentations, rng)])
         features = self.discriminator.describe(seen)
-        logits = self.discriminator.judge(features, torch.cat([condition, condition]))
+        asked = torch.cat([condition, condition])
+        logits = self.discriminator.judge(features, asked)
         loss = discriminator_loss(logits[: len(real)], logits[len(real) :], self.loss)
-        other = self.discriminator.judge(features[: len(real)], other_class(condition))
-        penalised = loss + self.class_weight * class_loss(logits[: len(real)], other)
+        opinion = logits - self.discriminator.judge(features, other_class(asked))
+        classes = class_loss(opinion[: len(real)], opinion[len(real) :])
+        penalised = loss + self.class_weight * classes
         if self.r1 and self.global_step % R1_EVERY == 0:
             slope = gradient_penalty(lambda crops: self.discriminator(crops, condition), real)
             penalised = penalised + self.r1 / 2 * R1_EVERY * slope

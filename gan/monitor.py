@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from data_prep.datamodule import CropsDataModule
 from data_prep.symmetries import SYMMETRIES, symmetric
-from gan.networks import detail
+from gan.discriminator import detail
 
 LOOKED_AT = 256  # crops of each kind, at most
 COARSE = 16  # edge of the patterns that are compared

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-import gan.networks
+import gan.generator
 from gan.checkpoint import Checkpoint
 from gan.conditions import Conditions
 from mammo_dp import __version__
@@ -28,7 +28,7 @@ WEIGHTS = "generator.pt"
 DEPENDENCIES = ("numpy>=2.0", "pillow>=10.3", "torch>=2.6")
 SAMPLES = 8
 # medigan imports the folder as a package, so the network lies beside the function.
-_IMPORT, _BESIDE = "from gan.networks import", "from .networks import"
+_IMPORT, _BESIDE = "from gan.generator import", "from .generator import"
 _TEST = """\
 #!/bin/sh
 # Generates ten crops into test_images/. Needs what requirements.txt lists.
@@ -81,13 +81,14 @@ def medigan(*, checkpoint: str, out: str, name: str, licence_of_cohort: str | No
 def _write_weights(path: Path, source: Checkpoint) -> None:
     settings = {name: source.settings[name] for name in ("image_size", "channels", "latent")}
     settings["columns"] = Conditions(tuple(source.settings["conditions"])).width
+    settings["separability"] = source.settings.get("separability", 1.0)
     torch.save({"generator": source.generator.state_dict(), "settings": settings}, path)
 
 
 def _write_code(folder: Path, name: str) -> None:
     code = Path(medigan_package.__file__).read_text()
     write_text_atomically(folder / "__init__.py", code.replace(_IMPORT, _BESIDE))
-    shutil.copyfile(gan.networks.__file__, folder / "networks.py")
+    shutil.copyfile(gan.generator.__file__, folder / "generator.py")
     write_text_atomically(folder / "requirements.txt", "\n".join(DEPENDENCIES) + "\n")
     write_text_atomically(folder / "test.sh", _TEST.format(name=name, weights=WEIGHTS))
     licence = next(f for f in distribution("mammo-dp").files or () if f.name == "LICENSE")

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from gan.networks import Generator
+from gan.generator import Generator
 
 CLASSES = ("benign", "malignant")
 AT_ONCE = 32  # crops in memory on their way to files

@@ -16,9 +16,10 @@ from gan.augment import augment, parse_policy
 from gan.averaging import averaged
 from gan.checkpoint import Checkpoint
 from gan.conditions import Conditions
+from gan.discriminator import Discriminator, Normalisation
+from gan.generator import Generator
 from gan.losses import Loss, generator_loss, mode_seeking, surprise
 from gan.module import SAMPLE_COLUMNS
-from gan.networks import Discriminator, Generator, Normalisation
 from gan.samples import write_sheet
 from mammo_dp.privacy.budget import PrivacyBudget
 from mammo_dp.privacy.errors import PrivacyError
@@ -144,7 +145,7 @@ class DPMCGAN(DPTraining):
         return self.discriminator
 
     def forward(self, latent: Tensor, noise: Tensor, condition: Tensor) -> Tensor:
-        """Crops of the averaged generator, see :meth:`gan.networks.Generator.forward`."""
+        """Crops of the averaged generator, see :meth:`gan.generator.Generator.forward`."""
         crops: Tensor = self.average(latent, noise, condition)
         return crops
 

@@ -26,7 +26,7 @@ def run_of_fit(
     record = open_run(folder, command="fit", config={}, inputs={})
     (folder / "checkpoints").mkdir()
     torch.manual_seed(0)
-    net = MCGAN(image_size=16, channels=2, latent=8, conditions=["margin"])
+    net = MCGAN(image_size=16, channels=2, latent=8, conditions=["margin"], separability=0.85)
     path = save(folder / "checkpoints" / "last.ckpt", net)
     ledger = PrivacyLedger()
     if cohort is not None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-import gan.networks
+import gan.generator
 from data_prep.errors import LicenceError
 from gan.checkpoint import CheckpointError, TrainedGenerator
 from mammo_dp.exchange import medigan_package
@@ -24,7 +24,7 @@ from tests.conftest import write_cohort
 from tests.exchange.conftest import run_of_fit
 
 FILES = [
-    *("LICENSE", "PRIVACY.md", "__init__.py", "generator.pt", "metadata.json", "networks.py"),
+    *("LICENSE", "PRIVACY.md", "__init__.py", "generator.pt", "metadata.json", "generator.py"),
     *("privacy.json", "requirements.txt", "samples", "test.sh"),
 ]
 
@@ -70,14 +70,15 @@ def test_weights_are_tensors_and_numbers_of_the_averaged_generator(
     exported: Path, checkpoint: Path
 ) -> None:
     stored = torch.load(exported / "generator.pt", weights_only=True)
-    assert stored["settings"] == {"image_size": 16, "channels": 2, "latent": 8, "columns": 8}
+    sizes = {"image_size": 16, "channels": 2, "latent": 8, "columns": 8}
+    assert stored["settings"] == sizes | {"separability": 0.85}
     ours = TrainedGenerator.read(checkpoint).net.state_dict()
     assert stored["generator"].keys() == ours.keys()
     assert all(torch.equal(value, ours[name]) for name, value in stored["generator"].items())
 
 
 def test_the_code_imports_torch_numpy_and_pillow_alone(exported: Path) -> None:
-    for name in ("__init__.py", "networks.py"):
+    for name in ("__init__.py", "generator.py"):
         tops = set()
         for node in ast.walk(ast.parse((exported / name).read_text())):
             if isinstance(node, ast.Import):
@@ -85,7 +86,7 @@ def test_the_code_imports_torch_numpy_and_pillow_alone(exported: Path) -> None:
             elif isinstance(node, ast.ImportFrom):
                 tops.add("." if node.level else (node.module or "").split(".")[0])
         assert tops - set(sys.stdlib_module_names) <= {"torch", "numpy", "PIL", "."}
-    assert (exported / "networks.py").read_bytes() == Path(gan.networks.__file__).read_bytes()
+    assert (exported / "generator.py").read_bytes() == Path(gan.generator.__file__).read_bytes()
 
 
 ELSEWHERE = """

@@ -71,13 +71,27 @@ def test_gradient_penalty_has_a_gradient_for_the_judge() -> None:
     assert weight.grad.item() == pytest.approx(4 * 2 * 3)
 
 
-def test_class_loss_is_the_cross_entropy_of_the_difference() -> None:
-    own, other = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([1.0, 0.5, 3.0])
-    shares = [1 / (1 + math.exp(b - a)) for a, b in zip(own.tolist(), other.tolist(), strict=True)]
-    expected = -sum(map(math.log, shares)) / 3
-    assert float(class_loss(own, other)) == pytest.approx(expected, rel=1e-6)
-    shifted = class_loss(own + 5, other + 5)
-    assert float(shifted) == pytest.approx(expected, rel=1e-6)  # realness does not matter
+def test_class_loss_asks_real_crops_for_their_class_and_generated_ones_for_the_other() -> None:
+    real, fake = torch.tensor([1.0, 0.0, -4.0]), torch.tensor([0.5, -2.0])
+    right = [-math.log(1 / (1 + math.exp(-x))) for x in real.tolist()]
+    wrong = [-math.log(1 / (1 + math.exp(x))) for x in fake.tolist()]
+    expected = (sum(right) / 3 + sum(wrong) / 2) / 2
+    assert float(class_loss(real, fake)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("made", "best"), [(9, math.log(0.9 / 1.1)), (8, 0.0), (5, math.log(1.3 / 0.7))]
+)
+def test_the_best_opinion_weighs_real_classes_against_generated_ones(
+    made: int, best: float
+) -> None:
+    # crops that look alike: 8 of 10 real ones are malignant, and ``made`` of 10 generated ones
+    opinion = torch.tensor(best, requires_grad=True)
+    side = opinion * torch.ones(10)
+    real, fake = (side * torch.tensor(n * [1] + (10 - n) * [-1]) for n in (8, made))
+    class_loss(real, fake).backward()  # type: ignore[no-untyped-call]
+    assert opinion.grad is not None
+    assert opinion.grad.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_mode_seeking_matches_a_plain_loop_over_pairs_under_one_condition() -> None:

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from data_prep.measurements import COUNT, Measurements
-from gan.matching import SQUARES, Matching
+from gan.matching import RIDGE, SQUARES, Matching
 
 SIZE = 16
 
@@ -50,17 +50,37 @@ def test_classes_are_matched_apart() -> None:
 
 
 def test_gradient_is_that_of_half_the_squared_distance_of_one_batch(matching: Matching) -> None:
-    made = crops(6, seed=9, spread=0.3).requires_grad_()
-    malignant = torch.ones(6, dtype=torch.int64)
+    real, made = crops(64, seed=0), crops(6, seed=9, spread=0.3).requires_grad_()
+    malignant = torch.tensor([1, 0, 0, 1, 1, 0])
     matching(made, malignant).backward()  # the first batch is its own running mean
     assert made.grad is not None
     found = made.grad
-    scaled = ((Measurements(SIZE)(made) - matching._mean) / matching._spread).clamp(-5, 5)
-    moments = torch.cat([scaled, scaled.square()], 1).mean(0)
-    weights = torch.cat([torch.ones(COUNT), torch.full((COUNT,), SQUARES)])
-    half = (0.5 * weights * (moments - matching._real[1]).square()).mean()
-    (expected,) = torch.autograd.grad(half, made)
-    torch.testing.assert_close(found, expected)
+
+    taken = Measurements(SIZE)(real)
+    mean, spread = taken.mean(0), taken.std(0) + 1e-6
+
+    def scaled(images: Tensor) -> Tensor:
+        measured: Tensor = Measurements(SIZE)(images)
+        found: Tensor = ((measured - mean) / spread).clamp(-5, 5)
+        return found
+
+    own, known = scaled(made), scaled(real)
+    half, difference = torch.zeros(()), torch.zeros(COUNT)
+    within = torch.zeros(COUNT, COUNT, dtype=torch.float64)
+    for label, sign in ((0, -1), (1, 1)):
+        ours, theirs = own[malignant == label], known[labels(64) == label]
+        half = half + (ours.mean(0) - theirs.mean(0)).square().sum() / 2
+        squares = ours.square().mean(0) - theirs.square().mean(0)
+        half = half + SQUARES * squares.square().sum() / 2
+        difference = difference + sign * (ours.mean(0) - theirs.mean(0))
+        for row in (theirs - theirs.mean(0)).double():
+            within += torch.outer(row, row) / 64
+    metric = torch.linalg.inv(within + RIDGE * torch.eye(COUNT)).float()
+    half = half + difference @ metric @ difference / 4
+    # each class is half of the batch, and the penalty is a mean over numbers
+    (expected,) = torch.autograd.grad(half / 2 / (2 * COUNT), made)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-7)
+    assert not torch.allclose(found, torch.zeros_like(found), atol=1e-5)
 
 
 def test_a_flat_crop_has_a_gradient(matching: Matching) -> None:

@@ -22,9 +22,9 @@ from data_prep.manifest import CropsManifest
 from gan.averaging import decay_of
 from gan.checkpoint import CheckpointError
 from gan.conditions import ConditionError
+from gan.discriminator import Normalisation
 from gan.losses import Loss
 from gan.module import MCGAN
-from gan.networks import Normalisation
 
 pytestmark = pytest.mark.filterwarnings(
     # lightning 2.6 on torch 2.13
@@ -276,11 +276,12 @@ def test_the_class_loss_teaches_the_discriminator_the_class(
         ({"average_decay": 1.0}, "average_decay=1.0. Give a number from 0"),
         (
             {"r1": -1.0},
-            "r1=-1.0, diversity=0.1, class_weight=0.2, matching=0.0, sample_every_epochs=10. ",
+            "r1=-1.0, diversity=0.1, class_weight=0.4, matching=0.0, sample_every_epochs=10. ",
         ),
         ({"sample_every_epochs": 0}, "sample_every_epochs=0. Give weights >= 0 and epochs >= 1"),
         ({"class_weight": -0.1}, "class_weight=-0.1"),
         ({"matching": -0.1}, "matching=-0.1"),
+        ({"separability": 0.5}, "separability=0.5. Give a number above 0.5, at most 1"),
         ({"augmentations": "flip,blur"}, r"\['blur'\] unknown"),
     ],
 )

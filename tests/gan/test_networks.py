@@ -7,16 +7,8 @@ from opacus.grad_sample import GradSampleModule
 from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
-from gan.networks import (
-    Discriminator,
-    Generator,
-    GrowingBlock,
-    Normalisation,
-    coarser,
-    detail,
-    plain_weights,
-    widths,
-)
+from gan.discriminator import Discriminator, Normalisation, detail, plain_weights
+from gan.generator import Generator, GrowingBlock, blur, coarser, widths
 
 
 def spectrum_peaks(crops: Tensor) -> NDArray[np.float64]:
@@ -95,6 +87,30 @@ def test_condition_latent_and_noise_change_the_crop() -> None:
         net(latent, -noise, benign),
     ):
         assert (crop - other).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("separability", [0.6, 0.85, 0.99])
+def test_no_classifier_tells_blurred_classes_apart_better_than_asked(separability: float) -> None:
+    signal, noise = blur(separability)
+    assert signal**2 + noise**2 == pytest.approx(1)
+    rng = np.random.default_rng(0)
+    benign, malignant = (sign * signal + noise * rng.standard_normal(4000) for sign in (-1, 1))
+    wins = (malignant[:, None] > benign).mean()
+    assert wins == pytest.approx(separability, abs=0.02)  # standard error below .006
+
+
+def test_a_blurred_class_reaches_crops_through_one_number_alone() -> None:
+    net = Generator(16, channels=4, latent=8, separability=0.85)
+    latents, noise = torch.randn(6, 8), torch.randn(6, 1, 16, 16)
+    benign, malignant = asked(*6 * [0]), asked(*6 * [1])
+    moved = latents.clone()
+    moved[:, 0] += 2 * net.signal / net.blur  # what a benign crop lacks
+    crops = net(latents, noise, malignant)
+    torch.testing.assert_close(net(moved, noise, benign), crops)
+    assert not torch.allclose(net(latents, noise, benign), crops, atol=1e-3)
+    outright = Generator(16, channels=4, latent=8)
+    outright.load_state_dict(net.state_dict())
+    assert not torch.allclose(outright(moved, noise, benign), crops, atol=1e-3)
 
 
 def test_coarser_noise_stays_white_with_equal_variance() -> None:

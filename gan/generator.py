@@ -1,29 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The conditional generator and discriminator.
+"""The conditional generator.
 
-Both grow from a 4 x 4 grid by factors of two, so the image size is a power of two. The width at
+It grows from a 4 x 4 grid by factors of two, so the image size is a power of two. The width at
 resolution ``r`` is ``channels * image_size / r``, at most ``WIDEST``: each resolution costs about
-the same number of multiplications. Nothing mixes the rows of a batch and nothing works in place,
-so that per-row gradients exist.
+the same number of multiplications.
 """
 
-from collections.abc import Mapping
-from typing import Literal
+import math
+from statistics import NormalDist
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations, parametrize
 
 GRID = 4
 WIDEST = 512
 CHANNELS_PER_GROUP = 8
 LEAK = 0.2
-POWER_ITERATIONS = 15  # torch's own number at the start of a spectral norm
-DETAIL_WINDOW = 5  # pixels, odd
-DETAIL_GAIN = 16.0  # tissue of power 1 / f^3 has about 1/20 of its contrast below DETAIL_WINDOW
-
-Normalisation = Literal["spectral", "group", "none"]
 
 
 def resolutions(image_size: int) -> list[int]:
@@ -121,21 +114,34 @@ class Generator(nn.Module):
     image that is doubled bilinearly; finer ones add less, in proportion to the pixel, as the power
     law of tissue asks for.
 
+    Benign and malignant masses often look alike, and a generator that is told a class outright
+    marks each crop with it in ways that no real mass shows. ``separability`` bounds that by
+    construction: malignancy is blurred by the first entry of the latent vector, which is used for
+    nothing else (:func:`blur`). Shorter latent vectors and exaggerated conditions lift the bound.
+
     Args:
         image_size: Edge of the crops, in pixels, a power of two, ``>= 16``.
         channels: Feature channels at the full resolution.
         latent: Length of the latent vector, ``>= 1``.
         columns: Length of a condition, :attr:`gan.conditions.Conditions.width`.
+        separability: AUROC between the two classes of generated crops that no classifier exceeds,
+            above 0.5, at most 1; 1 tells the class outright.
     """
 
     def __init__(
-        self, image_size: int = 128, channels: int = 8, latent: int = 128, columns: int = 2
+        self,
+        image_size: int = 128,
+        channels: int = 8,
+        latent: int = 128,
+        columns: int = 2,
+        separability: float = 1.0,
     ) -> None:
         super().__init__()
         if latent < 1:
             raise ValueError(f"{latent=}. Give 1 or more.")
         first, *others = levels = widths(image_size, channels)
         self.image_size, self.latent = image_size, latent
+        self.signal, self.blur = blur(separability)
         self.embedding = nn.Linear(columns, latent, bias=False)
         nn.init.normal_(self.embedding.weight)
         self.condition = nn.Linear(2 * latent, latent)
@@ -154,12 +160,18 @@ class Generator(nn.Module):
         Args:
             latent: Shape ``(B, latent)``, standard normal.
             noise: Shape ``(B, 1, image_size, image_size)``, standard normal.
-            condition: Shape ``(B, columns)``, see :mod:`gan.conditions`. Between two conditions lie
-                crops in between, beyond them exaggerated ones.
+            condition: Shape ``(B, columns)``, benign and malignant first, see
+                :mod:`gan.conditions`. Between two conditions lie crops in between, beyond them
+                exaggerated ones.
 
         Returns:
             Shape ``(B, 1, image_size, image_size)``, values in ``(-1, 1)``.
         """
+        if self.blur:
+            told = self.signal * (condition[:, 1] - condition[:, 0]) + self.blur * latent[:, 0]
+            blurred = torch.stack([1 - told, 1 + told], dim=1) / 2
+            condition = torch.cat([blurred, condition[:, 2:]], dim=1)
+            latent = torch.cat([torch.zeros_like(latent[:, :1]), latent[:, 1:]], dim=1)
         mixed = self.condition(torch.cat([latent, self.embedding(condition)], dim=1))
         style = F.leaky_relu(mixed, LEAK)
         features = self.grid(style).unflatten(1, (-1, GRID, GRID))
@@ -171,107 +183,30 @@ class Generator(nn.Module):
         return torch.tanh(image)
 
 
-class Discriminator(nn.Module):
-    """Crops and conditions become logits: above 0 means real.
+def blur(separability: float) -> tuple[float, float]:
+    """How much of its class a generator is told, and how much noise beside it.
 
-    Strided convolutions and a projection on the condition (Miyato and Koyama 2018, arXiv
-    1802.05637). Beside the crop they see its amplified :func:`detail`, which would otherwise drown
-    in the twentyfold contrast of coarse structure.
-
-    Per-row gradients by Opacus hooks work with ``"group"`` and ``"none"``; ``"spectral"``
-    (arXiv 1802.05957) is a parametrisation, which the hooks refuse.
+    Told ``signal * (1 or -1) + blur * standard normal``, it cannot make crops whose classes are
+    told apart better than by that number, whose AUROC is ``Phi(sqrt(2) * signal / blur)``.
 
     Args:
-        image_size: Edge of the crops, in pixels, a power of two, ``>= 16``.
-        channels: Feature channels that the full resolution would have; the first layer halves it.
-        normalisation: What bounds the layers.
-        columns: Length of a condition, :attr:`gan.conditions.Conditions.width`.
-    """
-
-    def __init__(
-        self,
-        image_size: int = 128,
-        channels: int = 8,
-        normalisation: Normalisation = "spectral",
-        columns: int = 2,
-    ) -> None:
-        super().__init__()
-        levels = widths(image_size, channels)[-2::-1]
-        layers: list[nn.Module] = []
-        for wide, narrow in zip([2, *levels], levels, strict=False):
-            layers.append(_bounded(nn.Conv2d(wide, narrow, 4, stride=2, padding=1), normalisation))
-            if normalisation == "group" and wide > 2:
-                layers.append(group_norm(narrow, affine=True))
-            layers.append(nn.LeakyReLU(LEAK))
-        self.features = nn.Sequential(*layers)
-        self.real = _bounded(nn.Linear(levels[-1] * GRID * GRID, 1), normalisation)
-        projection = nn.Linear(columns, levels[-1] * GRID * GRID, bias=False)
-        nn.init.normal_(projection.weight, std=0.02)
-        self.projection = _bounded(projection, normalisation)
-
-    def forward(self, image: Tensor, condition: Tensor) -> Tensor:
-        """Judges crops.
-
-        Args:
-            image: Shape ``(B, 1, image_size, image_size)``, values about ``[-1, 1]``.
-            condition: Shape ``(B, columns)``, see :mod:`gan.conditions`.
-
-        Returns:
-            Logits, shape ``(B,)``.
-        """
-        return self.judge(self.describe(image), condition)
-
-    def describe(self, image: Tensor) -> Tensor:
-        """What is seen of a crop before the condition is known, shape ``(B, features)``."""
-        seen = torch.cat([image, DETAIL_GAIN * detail(image)], dim=1)
-        features: Tensor = self.features(seen).flatten(1)
-        return features
-
-    def judge(self, features: Tensor, condition: Tensor) -> Tensor:
-        """Logits, shape ``(B,)``, of what :meth:`describe` gave under a condition."""
-        unconditional: Tensor = self.real(features).squeeze(1)
-        asked: Tensor = (self.projection(condition) * features).sum(dim=1)
-        return unconditional + asked
-
-    def take_plain(self, weights: Mapping[str, Tensor]) -> None:
-        """Starts from plain weights, under the normalisation of this network.
-
-        Args:
-            weights: As :func:`plain_weights` gives them.
-        """
-        with torch.no_grad():
-            for name, value in weights.items():
-                owner, _, tensor = name.rpartition(".")
-                layer = self.get_submodule(owner)
-                if parametrize.is_parametrized(layer, tensor):
-                    setattr(layer, tensor, value)
-                    for _ in range(POWER_ITERATIONS):
-                        getattr(layer, tensor)  # each look in training mode is one iteration
-                else:
-                    layer.get_parameter(tensor).copy_(value)
-
-
-def plain_weights(net: Discriminator) -> dict[str, Tensor]:
-    """Weights as the layers use them, spectral norms divided out.
-
-    Args:
-        net: Its mode is restored.
+        separability: That AUROC, above 0.5, at most 1.
 
     Returns:
-        Tensor by name, as a discriminator without parametrisations has them.
+        Signal and blur, whose squares add up to 1.
+
+    Raises:
+        ValueError: If the AUROC is out of range.
+
+    >>> blur(1.0)
+    (1.0, 0.0)
     """
-    training = net.training
-    net.eval()  # a look in training mode would move the estimate of the norm
-    weights = {
-        name: value.detach().clone()
-        for name, value in net.named_parameters()
-        if ".parametrizations." not in name
-    }
-    for owner, layer in net.named_modules():
-        for tensor in getattr(layer, "parametrizations", {}):
-            weights[f"{owner}.{tensor}"] = getattr(layer, tensor).detach().clone()
-    net.train(training)
-    return weights
+    if not 0.5 < separability <= 1:
+        raise ValueError(f"{separability=}. Give a number above 0.5, at most 1.")
+    if separability == 1:
+        return 1.0, 0.0
+    ratio = NormalDist().inv_cdf(separability) / math.sqrt(2)
+    return ratio / math.hypot(1, ratio), 1 / math.hypot(1, ratio)
 
 
 def double(image: Tensor) -> Tensor:
@@ -285,18 +220,6 @@ def coarser(noise: Tensor, edge: int) -> Tensor:
     factor = noise.shape[-1] // edge
     pooled: Tensor = F.avg_pool2d(noise, factor)
     return factor * pooled
-
-
-def detail(image: Tensor) -> Tensor:
-    """What remains of ``(B, 1, H, W)`` without its mean over ``DETAIL_WINDOW`` squared pixels."""
-    around = F.avg_pool2d(
-        image, DETAIL_WINDOW, stride=1, padding=DETAIL_WINDOW // 2, count_include_pad=False
-    )
-    return image - around
-
-
-def _bounded(layer: nn.Module, normalisation: Normalisation) -> nn.Module:
-    return parametrizations.spectral_norm(layer) if normalisation == "spectral" else layer
 
 
 def _convolution(wide: int, narrow: int, *, bias: bool = True) -> nn.Conv2d:

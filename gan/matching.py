@@ -21,8 +21,9 @@ from data_prep.measurements import COUNT, Measurements
 from gan.averaging import decay_of
 
 SIZE = 64  # pixels; finer detail is left to the discriminator, and would cost four times as much
-LONGEST = 0.99  # decay of the running means: about 100 batches
+LONGEST = 0.98  # decay of the running means: about 50 batches
 RIDGE = 0.3  # of a measurement's variance; best of six for the classes of CBIS-DDSM train crops
+CLASSES = 10.0  # weight of the difference of classes beside the means; it is small in its metric
 SQUARES = 0.5  # weight of mean squares beside that of means
 _LIMIT = 5.0  # standard deviations; an odd crop must not rule a mean
 
@@ -89,7 +90,7 @@ class Matching(nn.Module):
         away = self.running - self._real
         slope = away * self._weights()
         apart = self._metric @ (away[1, :COUNT] - away[0, :COUNT])
-        slope[:, :COUNT] += torch.stack([-apart, apart]) / 2
+        slope[:, :COUNT] += CLASSES / 2 * torch.stack([-apart, apart])
         return slope
 
     def _update(self, label: int, mean: Tensor) -> None:

@@ -133,7 +133,7 @@ class TrainingCLI(LightningCLI):
         if self.record.is_finished:
             raise _Finished
         if fitting:  # an unknown lineage is refused now, not after training
-            collect_parents(entry.path for entry in self.record.inputs.values())
+            self.parents = collect_parents(entry.path for entry in self.record.inputs.values())
         rank_zero_only(write_text_atomically)(
             self.record.folder / CONFIG, yaml.safe_dump(plain, sort_keys=False)
         )
@@ -198,6 +198,7 @@ class TrainingCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         if private:
             refuse_trainer(trainer)
+            self.parents.statements(self.model.budget.delta)  # theirs hold at this delta, or raise
         return trainer
 
     def before_fit(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,18 @@ def test_delta_above_one_per_patient_is_refused(tmp_path: Path, cohort: CropsMan
     line = fit_line(tmp_path, cohort, DP, "dp")
     with pytest.raises(PrivacyError, match="delta"):
         run([*line, "--model.init_args.delta", "0.25"])
+    assert not (tmp_path / "dp").exists()
+
+
+def test_delta_too_large_for_the_patients_of_a_parent_is_refused_before_training(
+    tmp_path: Path, cohort: CropsManifest, make_cohort: Callable[..., CropsManifest]
+) -> None:
+    larger = make_cohort("larger", patients=12)  # 8 of them in train, 4 in that of the other
+    run([*fit_line(tmp_path, larger, DP, "parent"), "--model.init_args.delta", "0.1"])
+    weights = str(tmp_path / "parent" / "checkpoints" / "last.ckpt")
+    line = [*fit_line(tmp_path, cohort, DP, "dp"), "--model.init_args.weights", weights]
+    with pytest.raises(PrivacyError, match=r"delta=0\.2 is not below 1/8"):
+        run([*line, "--model.init_args.delta", "0.2"])
     assert not (tmp_path / "dp").exists()
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from data_prep.measurements import COUNT, Measurements
-from gan.matching import RIDGE, SQUARES, Matching
+from gan.matching import CLASSES, RIDGE, SQUARES, Matching
 
 SIZE = 16
 
@@ -76,7 +76,7 @@ def test_gradient_is_that_of_half_the_squared_distance_of_one_batch(matching: Ma
         for row in (theirs - theirs.mean(0)).double():
             within += torch.outer(row, row) / 64
     metric = torch.linalg.inv(within + RIDGE * torch.eye(COUNT)).float()
-    half = half + difference @ metric @ difference / 4
+    half = half + CLASSES * difference @ metric @ difference / 4
     # each class is half of the batch, and the penalty is a mean over numbers
     (expected,) = torch.autograd.grad(half / 2 / (2 * COUNT), made)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-7)

@@ -11,7 +11,7 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.main import main, run
 from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.privacy.release import PHANTOMS
-from tests.privacy.test_generator import NETS, TINY
+from tests.privacy.generators import NETS, TINY
 from tests.privacy.verify.chain import DP, GAN, PLAIN
 
 BODY: dict[str, Any] = PLAIN["model"]["init_args"] | {"image_size": 16}

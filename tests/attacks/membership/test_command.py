@@ -1,128 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import lightning
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
-from classifier.backbones import head
-from classifier.features import body_features
 from classifier.module import CropClassifier
-from classifier.released import Calibration, ReleasedClassifier, ReleasedError
-from data_prep.crop_image import save_crop_image
-from data_prep.datamodule import CropsDataset, collate_crops
-from data_prep.manifest import Crop, CropsManifest
+from classifier.released import Calibration, ReleasedError
+from data_prep.manifest import CropsManifest
 from mammo_dp.attacks.audit import Bounds
 from mammo_dp.attacks.membership.command import attack_membership, membership
-from mammo_dp.attacks.membership.observed import read_observed
 from mammo_dp.attacks.membership.query import LOSS_THRESHOLD, query
-from mammo_dp.attacks.membership.ratios import ATTACKS, with_ratios
-from mammo_dp.attacks.membership.shadows import TrainedRun
 from mammo_dp.attacks.scoring import Result, read_result, score
 from mammo_dp.attacks.signals import AttackError, Signals, read_signals, write_signals
 from mammo_dp.main import main
-from mammo_dp.runs import close_run, open_run, read_run
+from mammo_dp.runs import read_run
+from tests.attacks.membership.targets import model, released, write_run
 
 NAME = LOSS_THRESHOLD.name
-BACKBONE = {"depth": 1, "embed_dim": 24, "num_heads": 2, "patch_size": 8}
 NO_BOUND = Bounds(epsilon=math.inf, delta=1e-4, advantage=1, tpr_at_fpr={0.01: 1, 0.001: 1})
 TIGHT = Bounds(epsilon=1, delta=1e-4, advantage=0.1, tpr_at_fpr={0.01: 0.02, 0.001: 0.003})
-
-
-def model(seed: int = 0, **changes: Any) -> CropClassifier:
-    torch.manual_seed(seed)
-    settings: dict[str, Any] = {"image_size": 32, "warmup_steps": 0} | changes
-    return CropClassifier(backbone="vit_tiny_patch16_224", backbone_args=BACKBONE, **settings)
-
-
-def released(net: CropClassifier, calibration: Calibration | None = None) -> ReleasedClassifier:
-    return ReleasedClassifier(model=net.eval(), calibration=calibration)
-
-
-@pytest.fixture(scope="module")
-def noise(tmp_path_factory: pytest.TempPathFactory) -> CropsManifest:
-    """Pure noise with labels that no pixel knows: whoever predicts a label has memorised it."""
-    folder = tmp_path_factory.mktemp("noise")
-    rng = np.random.default_rng(0)
-    rows = []
-    for i in range(72):  # patients 0..23 train, 24..47 val; every other patient has two crops
-        patient = i if i < 48 else 2 * (i - 48)
-        file = f"images/{i}.png"
-        rows.append(
-            Crop(
-                file=file,
-                patient_id=f"P{patient}",
-                lesion_id="1",
-                image_id=str(i),
-                malignant=i % 3 == 0,
-                split="train" if patient < 24 else "val",
-                origin="phantom-archive",
-                label_source="phantom",
-                crop_rule="as-is",
-                sha256=save_crop_image(
-                    folder / file, rng.integers(0, 65536, (32, 32)).astype(np.uint16)
-                ),
-            )
-        )
-    return CropsManifest.write(folder, rows)
-
-
-@pytest.fixture(scope="module")
-def overfitted(noise: CropsManifest) -> CropClassifier:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # more cost more than they bring at this size
-    net = model()
-    rows = noise.rows("train")
-    dataset = CropsDataset(noise, rows)
-    batch = collate_crops([dataset[i] for i in range(len(rows))])
-    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
-    for _ in range(150):
-        optimizer.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(net(batch.image), batch.malignant.float())
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    torch.set_num_threads(threads)
-    return net.eval()
-
-
-def write_run(folder: Path, net: CropClassifier, manifest: CropsManifest, **changes: Any) -> Path:
-    data = {"augment": "none", "batch_size": 8, "train_split": changes.pop("split", "train")}
-    record = open_run(
-        folder,
-        command="fit",
-        config={
-            "model": {"class_path": "mammo_dp.CropClassifier"},
-            "data": {"init_args": data},
-            "trainer": {"max_epochs": 60},
-        },
-        inputs={"data": manifest.folder},
-    )
-    (folder / "checkpoints").mkdir(parents=True)
-    trainer = lightning.Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=folder
-    )
-    trainer.strategy.connect(net)
-    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
-    statement = {
-        "cohort": manifest.sha256,
-        "cohort_name": "phantom-archive/train",
-        "unit": "patient",
-        "epsilon": "infinity",
-        "delta": 1e-4,
-        "noise_multiplier": None,
-        "risk": {"advantage": 1.0, "tpr_at_fpr": {"0.01": 1.0, "0.001": 1.0}},
-    } | changes
-    (folder / "privacy.json").write_text(json.dumps({"statements": [statement]}))
-    close_run(record)
-    return folder
 
 
 def planted(shift: float, units: int = 600, others: int = 200) -> Signals:
@@ -344,121 +245,6 @@ def test_arguments_that_would_measure_nothing_are_refused(
     assert main(arguments) == 1
     assert message in capsys.readouterr().err
     assert not (run / "attack_membership").exists()  # free for the right flags
-
-
-@pytest.fixture(scope="module")
-def head_run(tmp_path_factory: pytest.TempPathFactory, noise: CropsManifest) -> Path:
-    net = model(3, trainable="head", learning_rate=0.05, weight_decay=0.0)
-    rows = noise.rows("train")
-    dataset = CropsDataset(noise, rows)
-    batch = collate_crops([dataset[i] for i in range(len(rows))])
-    features = body_features(net.net, batch.image)
-    layer = head(net.net)
-    optimizer = torch.optim.Adam(layer.parameters(), 0.05)
-    for _ in range(200):
-        optimizer.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(
-            layer(features).squeeze(1), batch.malignant.float()
-        )
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    return write_run(tmp_path_factory.mktemp("head") / "run", net.eval(), noise)
-
-
-@pytest.mark.parametrize("batch_size", [9, 24, 100_000])
-@pytest.mark.parametrize("share", [0.5, 1.0])
-def test_a_shadow_sees_each_crop_as_often_as_the_run_did(
-    head_run: Path, batch_size: int, share: float
-) -> None:
-    run = TrainedRun.read(head_run, {"noise_multiplier": None})
-    config = {**run.record.config, "data": {"init_args": {"batch_size": batch_size}}}
-    recipe = replace(run, record=replace(run.record, config=config)).recipe(36, share)
-    assert recipe.optimizer == "adamw"
-    crops, epochs = 36 * share, 60
-    assert recipe.steps * min(batch_size, crops) == epochs * crops
-
-
-def attack_head(run: Path, crops: CropsManifest, out: Path, **changes: Any) -> Result:
-    settings = {"shadows": 8, "resamples": 100} | changes
-    return attack_membership(run=run, crops=crops.folder, out=out, **settings)
-
-
-def test_a_frozen_body_lets_every_attack_train_shadow_heads(
-    tmp_path: Path, noise: CropsManifest, head_run: Path
-) -> None:
-    result = attack_head(head_run, noise, tmp_path / "out")
-    assert [outcome.attack.name for outcome in result.outcomes] == list(ATTACKS)
-    assert (result.models, dict(result.not_tried)) == (8, {})
-    stored = read_result(tmp_path / "out" / "attack.json")
-    assert stored["attacks"]["rmia"]["threat_model"] == ATTACKS["rmia"].threat_model
-    assert all(outcome.found.auc.value > 0.5 for outcome in result.outcomes)
-    for name, found in stored["attacks"].items():
-        assert 0.3 < found["control"] < min(0.7, found["auc"]["value"]), name
-    assert "(control 0." in result.lines()[0]
-    assert "no leak" in result.lines()[-1]
-    again = attack_head(head_run, noise, tmp_path / "out")
-    assert again.as_json() == result.as_json()
-
-
-def test_saved_logits_are_scored_again_without_a_model(
-    tmp_path: Path, noise: CropsManifest, head_run: Path
-) -> None:
-    out = tmp_path / "out"
-    first = attack_head(head_run, noise, out)
-    signals = read_signals(out / "scores.csv")
-    plain = replace(signals, columns={NAME: signals.of(NAME)})
-    again = with_ratios(plain, read_observed(out / "models.npz"))
-    for name, column in again.columns.items():
-        np.testing.assert_allclose(column, signals.of(name), rtol=1e-4, atol=1e-4)
-    assert list(again.columns) == [outcome.attack.name for outcome in first.outcomes]
-
-
-def test_reference_runs_stand_in_for_shadow_heads(
-    tmp_path: Path, noise: CropsManifest, overfitted: CropClassifier
-) -> None:
-    run = write_run(tmp_path / "run", overfitted, noise)
-    other = [
-        write_run(tmp_path / f"other{seed}", model(seed), noise, split="test") for seed in (5, 6)
-    ]
-    result = attack_head(run, noise, tmp_path / "out", shadows=None, references=other)
-    assert [o.attack.name for o in result.outcomes] == [NAME, "rmia", "lira-offline"]
-    assert all(outcome.found.auc.value > 0.6 for outcome in result.outcomes)
-    assert (result.models, result.outcomes[0].control) == (2, None)
-    assert "control" not in "".join(result.lines())
-    assert "either side" in result.not_tried["lira-online"]
-    knew = write_run(tmp_path / "knew", model(7), noise)
-    with pytest.raises(AttackError, match="some patients were in the training of all 1"):
-        attack_head(run, noise, tmp_path / "none", shadows=None, references=[knew])
-
-
-def test_heads_on_crops_that_the_run_never_saw_do_not_stand_beside_it(
-    tmp_path: Path, noise: CropsManifest, head_run: Path
-) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(head_run, run)
-    record = json.loads((run / "run.json").read_text())
-    record["inputs"]["data"]["sha256"] = "of synthetic crops"
-    (run / "run.json").write_text(json.dumps(record))
-    result = attack_head(run, noise, tmp_path / "out", shadows=None)
-    assert "fitted to other crops than these" in result.not_tried["rmia"]
-    with pytest.raises(AttackError, match="shadows=8: the head was fitted to other crops"):
-        attack_head(run, noise, tmp_path / "other")
-
-
-@pytest.mark.parametrize("count", [-2, 2, 3])
-def test_numbers_of_shadows_that_make_no_pairs_are_refused(
-    count: int, tmp_path: Path, noise: CropsManifest, head_run: Path
-) -> None:
-    with pytest.raises(AttackError, match=f"shadows={count}. Give an even number from 4 on"):
-        attack_head(head_run, noise, tmp_path / "out", shadows=count)
-
-
-def test_no_shadows_leave_the_loss_threshold(
-    tmp_path: Path, noise: CropsManifest, head_run: Path
-) -> None:
-    result = attack_head(head_run, noise, tmp_path / "out", shadows=0)
-    assert [outcome.attack.name for outcome in result.outcomes] == [NAME]
-    assert result.not_tried["rmia"] == "no shadow heads were asked for"
 
 
 def test_crops_that_the_run_says_nothing_about_are_refused(

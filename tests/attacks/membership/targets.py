@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny classifiers under attack, and the run folders that released them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+
+from classifier.module import CropClassifier
+from classifier.released import Calibration, ReleasedClassifier
+from data_prep.manifest import CropsManifest
+from mammo_dp.runs import close_run, open_run
+
+BACKBONE = {"depth": 1, "embed_dim": 24, "num_heads": 2, "patch_size": 8}
+
+
+def model(seed: int = 0, **changes: Any) -> CropClassifier:
+    torch.manual_seed(seed)
+    settings: dict[str, Any] = {"image_size": 32, "warmup_steps": 0} | changes
+    return CropClassifier(backbone="vit_tiny_patch16_224", backbone_args=BACKBONE, **settings)
+
+
+def released(net: CropClassifier, calibration: Calibration | None = None) -> ReleasedClassifier:
+    return ReleasedClassifier(model=net.eval(), calibration=calibration)
+
+
+def write_run(folder: Path, net: CropClassifier, manifest: CropsManifest, **changes: Any) -> Path:
+    data = {"augment": "none", "batch_size": 8, "train_split": changes.pop("split", "train")}
+    record = open_run(
+        folder,
+        command="fit",
+        config={
+            "model": {"class_path": "mammo_dp.CropClassifier"},
+            "data": {"init_args": data},
+            "trainer": {"max_epochs": 60},
+        },
+        inputs={"data": manifest.folder},
+    )
+    (folder / "checkpoints").mkdir(parents=True)
+    trainer = lightning.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=folder
+    )
+    trainer.strategy.connect(net)
+    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    statement = {
+        "cohort": manifest.sha256,
+        "cohort_name": "phantom-archive/train",
+        "unit": "patient",
+        "epsilon": "infinity",
+        "delta": 1e-4,
+        "noise_multiplier": None,
+        "risk": {"advantage": 1.0, "tpr_at_fpr": {"0.01": 1.0, "0.001": 1.0}},
+    } | changes
+    (folder / "privacy.json").write_text(json.dumps({"statements": [statement]}))
+    close_run(record)
+    return folder

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attacks by shadow heads and reference runs, through the command."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from classifier.backbones import head
+from classifier.features import body_features
+from classifier.module import CropClassifier
+from data_prep.datamodule import CropsDataset, collate_crops
+from data_prep.manifest import CropsManifest
+from mammo_dp.attacks.membership.command import attack_membership
+from mammo_dp.attacks.membership.observed import read_observed
+from mammo_dp.attacks.membership.query import LOSS_THRESHOLD
+from mammo_dp.attacks.membership.ratios import ATTACKS, with_ratios
+from mammo_dp.attacks.membership.shadows import TrainedRun
+from mammo_dp.attacks.scoring import Result, read_result
+from mammo_dp.attacks.signals import AttackError, read_signals
+from tests.attacks.membership.targets import model, write_run
+
+NAME = LOSS_THRESHOLD.name
+
+
+@pytest.fixture(scope="module")
+def head_run(tmp_path_factory: pytest.TempPathFactory, noise: CropsManifest) -> Path:
+    net = model(3, trainable="head", learning_rate=0.05, weight_decay=0.0)
+    rows = noise.rows("train")
+    dataset = CropsDataset(noise, rows)
+    batch = collate_crops([dataset[i] for i in range(len(rows))])
+    features = body_features(net.net, batch.image)
+    layer = head(net.net)
+    optimizer = torch.optim.Adam(layer.parameters(), 0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(
+            layer(features).squeeze(1), batch.malignant.float()
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return write_run(tmp_path_factory.mktemp("head") / "run", net.eval(), noise)
+
+
+@pytest.mark.parametrize("batch_size", [9, 24, 100_000])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_shadow_sees_each_crop_as_often_as_the_run_did(
+    head_run: Path, batch_size: int, share: float
+) -> None:
+    run = TrainedRun.read(head_run, {"noise_multiplier": None})
+    config = {**run.record.config, "data": {"init_args": {"batch_size": batch_size}}}
+    recipe = replace(run, record=replace(run.record, config=config)).recipe(36, share)
+    assert recipe.optimizer == "adamw"
+    crops, epochs = 36 * share, 60
+    assert recipe.steps * min(batch_size, crops) == epochs * crops
+
+
+def attack_head(run: Path, crops: CropsManifest, out: Path, **changes: Any) -> Result:
+    settings = {"shadows": 8, "resamples": 100} | changes
+    return attack_membership(run=run, crops=crops.folder, out=out, **settings)
+
+
+def test_a_frozen_body_lets_every_attack_train_shadow_heads(
+    tmp_path: Path, noise: CropsManifest, head_run: Path
+) -> None:
+    result = attack_head(head_run, noise, tmp_path / "out")
+    assert [outcome.attack.name for outcome in result.outcomes] == list(ATTACKS)
+    assert (result.models, dict(result.not_tried)) == (8, {})
+    stored = read_result(tmp_path / "out" / "attack.json")
+    assert stored["attacks"]["rmia"]["threat_model"] == ATTACKS["rmia"].threat_model
+    assert all(outcome.found.auc.value > 0.5 for outcome in result.outcomes)
+    for name, found in stored["attacks"].items():
+        assert 0.3 < found["control"] < min(0.7, found["auc"]["value"]), name
+    assert "(control 0." in result.lines()[0]
+    assert "no leak" in result.lines()[-1]
+    again = attack_head(head_run, noise, tmp_path / "out")
+    assert again.as_json() == result.as_json()
+
+
+def test_saved_logits_are_scored_again_without_a_model(
+    tmp_path: Path, noise: CropsManifest, head_run: Path
+) -> None:
+    out = tmp_path / "out"
+    first = attack_head(head_run, noise, out)
+    signals = read_signals(out / "scores.csv")
+    plain = replace(signals, columns={NAME: signals.of(NAME)})
+    again = with_ratios(plain, read_observed(out / "models.npz"))
+    for name, column in again.columns.items():
+        np.testing.assert_allclose(column, signals.of(name), rtol=1e-4, atol=1e-4)
+    assert list(again.columns) == [outcome.attack.name for outcome in first.outcomes]
+
+
+def test_reference_runs_stand_in_for_shadow_heads(
+    tmp_path: Path, noise: CropsManifest, overfitted: CropClassifier
+) -> None:
+    run = write_run(tmp_path / "run", overfitted, noise)
+    other = [
+        write_run(tmp_path / f"other{seed}", model(seed), noise, split="test") for seed in (5, 6)
+    ]
+    result = attack_head(run, noise, tmp_path / "out", shadows=None, references=other)
+    assert [o.attack.name for o in result.outcomes] == [NAME, "rmia", "lira-offline"]
+    assert all(outcome.found.auc.value > 0.6 for outcome in result.outcomes)
+    assert (result.models, result.outcomes[0].control) == (2, None)
+    assert "control" not in "".join(result.lines())
+    assert "either side" in result.not_tried["lira-online"]
+    knew = write_run(tmp_path / "knew", model(7), noise)
+    with pytest.raises(AttackError, match="some patients were in the training of all 1"):
+        attack_head(run, noise, tmp_path / "none", shadows=None, references=[knew])
+
+
+def test_heads_on_crops_that_the_run_never_saw_do_not_stand_beside_it(
+    tmp_path: Path, noise: CropsManifest, head_run: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(head_run, run)
+    record = json.loads((run / "run.json").read_text())
+    record["inputs"]["data"]["sha256"] = "of synthetic crops"
+    (run / "run.json").write_text(json.dumps(record))
+    result = attack_head(run, noise, tmp_path / "out", shadows=None)
+    assert "fitted to other crops than these" in result.not_tried["rmia"]
+    with pytest.raises(AttackError, match="shadows=8: the head was fitted to other crops"):
+        attack_head(run, noise, tmp_path / "other")
+
+
+@pytest.mark.parametrize("count", [-2, 2, 3])
+def test_numbers_of_shadows_that_make_no_pairs_are_refused(
+    count: int, tmp_path: Path, noise: CropsManifest, head_run: Path
+) -> None:
+    with pytest.raises(AttackError, match=f"shadows={count}. Give an even number from 4 on"):
+        attack_head(head_run, noise, tmp_path / "out", shadows=count)
+
+
+def test_no_shadows_leave_the_loss_threshold(
+    tmp_path: Path, noise: CropsManifest, head_run: Path
+) -> None:
+    result = attack_head(head_run, noise, tmp_path / "out", shadows=0)
+    assert [outcome.attack.name for outcome in result.outcomes] == [NAME]
+    assert result.not_tried["rmia"] == "no shadow heads were asked for"

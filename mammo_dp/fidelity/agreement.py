@@ -1,42 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Malignancy agreement: train on synthetic and test on real crops, and the reverse.
-
-One cheap classifier for all sources: a support vector machine with a Gaussian kernel on the fixed
-description of :mod:`mammo_dp.fidelity.descriptor`, so that a difference is one of the crops.
-"""
+"""Malignancy agreement: areas under the curve of several classifiers on the same patients."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from sklearn.svm import SVC
 
 from classifier.evaluate import Estimate
 from mammo_dp.fidelity.halves import LEVEL
 from mammo_dp.fidelity.samples import Rows
 
-CLASSIFIER = (
-    "support vector machine, Gaussian kernel (C = 1, gamma = 1 / 425), on oriented gradients, "
-    "rings and scales, standardised on its training crops and clipped at 5"
-)
 Floats = NDArray[np.float64]
-Labelled = tuple[Floats, Rows]  # descriptions (N, d), labels (N,)
-
-
-def scores(train: Labelled, test: Floats) -> Floats:
-    """Scores of test crops by a classifier of the training crops; they grow with malignancy.
-
-    Args:
-        train: Descriptions ``(N, d)`` and labels, both classes present.
-        test: Descriptions, shape ``(M, d)``.
-    """
-    # a test crop far outside the training law would otherwise be infinitely far from all vectors
-    clip = FunctionTransformer(np.clip, kw_args={"a_min": -5, "a_max": 5})
-    machine = make_pipeline(StandardScaler(), clip, SVC(C=1.0, gamma="auto"))
-    found: Floats = machine.fit(*train).decision_function(test)
-    return found
 
 
 def resampled_aurocs(

@@ -44,7 +44,8 @@ def fidelity(
     nearest training crops, and prints a table. All of it is computed from private crops without
     noise, and no epsilon covers it.
     There is no radiomics distance, since pyradiomics has no release that builds on this Python;
-    texture counts in the features and in the description that agreement is learned from.
+    texture counts in the features and in what agreement is learned from. Agreement is that of two
+    classifiers: a kernel machine, and the default classifier of this package.
 
     Args:
         real: Folder of the real crops.

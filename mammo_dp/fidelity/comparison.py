@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mammo_dp.fidelity.agreement import CLASSIFIER
 from mammo_dp.fidelity.copying import FALSE_ALARM, Copying
 from mammo_dp.fidelity.extractors import Extractor
 from mammo_dp.fidelity.halves import LEVEL, matched, real_halves, synthetic_halves
@@ -19,6 +18,7 @@ from mammo_dp.fidelity.measures import Scores, in_features, in_labels, in_pairs,
 from mammo_dp.fidelity.nearest import Gallery, copying_of, gallery, pixels
 from mammo_dp.fidelity.samples import FidelityError, Samples
 from mammo_dp.fidelity.sheet import draw_sheet
+from mammo_dp.fidelity.students import STUDENTS
 
 _TRIES = 100  # of the control; with two patients of a class five of nine fail
 NOTICE = (
@@ -95,21 +95,24 @@ def compare(
         "agreement_crops": numbers,
         "real": {"crops": len(train), "patients": train.patients, "copying": control},
         "sources": found,
-        "tstr_differences": {pair: _plain(asdict(value)) for pair, value in differences.items()},
+        "tstr_differences": {
+            student: {pair: _plain(asdict(value)) for pair, value in pairs.items()}
+            for student, pairs in differences.items()
+        },
     }
 
 
 def _conditions(extractor: Extractor, dimension: int, crops: int, draws: int) -> dict[str, Any]:
     """What must be known to read the numbers."""
     return {
-        "schema": 1,
+        "schema": 2,
         "notice": NOTICE,
         "extractor": {
             "name": extractor.name,
             "sha256": extractor.sha256,
             "dimension": dimension,
         },
-        "classifier": CLASSIFIER,
+        "classifiers": {name: student.words for name, student in STUDENTS.items()},
         "level": LEVEL,
         "draws": draws,
         "neighbours": NEIGHBOURS,

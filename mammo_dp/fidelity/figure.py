@@ -23,8 +23,10 @@ _BETTER = {
     "ms_ssim": "as real",
     "grid": "lower",
     "slope": "as real",
-    "tstr": "higher",
-    "trts": "as real",
+    "tstr_machine": "higher",
+    "trts_machine": "as real",
+    "tstr_descent": "higher",
+    "trts_descent": "as real",
 }
 _RC: dict[Any, Any] = {  # matplotlib types each key
     "font.size": 9,
@@ -50,12 +52,15 @@ def draw_figure(result: Mapping[str, Any], path: Path) -> None:
     """
     sources: Mapping[str, Any] = result["sources"]
     with mpl.rc_context(_RC):
-        figure = Figure(figsize=(10.5, 1.6 + 3 * (0.85 + 0.2 * len(sources))), layout="constrained")
-        axes = list(figure.subplots(3, 4, sharey=True).flat)
+        figure = Figure(figsize=(13, 1.6 + 3 * (0.9 + 0.2 * len(sources))), layout="constrained")
+        axes = list(figure.subplots(3, 5, sharey=True).flat)
+        while len(axes) > len(NAMES) + 1:
+            axes.pop().set_visible(False)
         for panel, (measure, name) in zip(axes, NAMES.items(), strict=False):
             scores = [source["scores"][measure] for source in sources.values()]
             _panel(panel, [score["found"] for score in scores], scores[0]["bound"])
-            panel.set_title(f"{name}\n{_BETTER[measure]} is better", fontsize=9)
+            title = name.replace(", kernel", ",\nkernel").replace(", default", ",\ndefault")
+            panel.set_title(f"{title}\n{_BETTER[measure]} is better", fontsize=9)
             if measure == "grid" and max(score["found"]["value"] for score in scores) > 10:
                 panel.set_xscale("log")
         ratios = [source["copying"]["features"]["all"]["ratio"] for source in sources.values()]

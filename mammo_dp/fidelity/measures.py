@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """All measures of all sources, each at the same numbers of crops and beside its bound."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 
@@ -8,20 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifier.evaluate import Estimate
-from mammo_dp.fidelity.agreement import resampled_aurocs, scores, with_interval
-from mammo_dp.fidelity.descriptor import describe
+from mammo_dp.fidelity.agreement import resampled_aurocs, with_interval
 from mammo_dp.fidelity.distances import Features, frechet, kernel_distance
 from mammo_dp.fidelity.diversity import pair_similarity
 from mammo_dp.fidelity.halves import Halves, estimate
 from mammo_dp.fidelity.manifold import Overlap, overlap
 from mammo_dp.fidelity.samples import PerClass, Rows, Samples, draw, smallest
 from mammo_dp.fidelity.spectrum import GRID, spectra
+from mammo_dp.fidelity.students import STUDENTS, Student
 
 Scores = dict[str, "Score"]
 Floats = NDArray[np.float64]
 OVERLAP = tuple(field.name for field in fields(Overlap))
 IN_FEATURES = ("frechet", "kernel", *OVERLAP)
 _RESAMPLES = 2000  # of cheap statistics
+_REAL = ""  # no source is called so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,57 +122,63 @@ def in_pairs(real: Samples, sources: Mapping[str, Samples], *, seed: int) -> dic
 
 def in_labels(
     train: Samples, test: Samples, sources: Mapping[str, Samples], *, seeds: int, seed: int
-) -> tuple[dict[str, Scores], dict[str, Estimate], dict[str, int]]:
+) -> tuple[dict[str, Scores], dict[str, dict[str, Estimate]], dict[str, int]]:
     """Train on synthetic and test on real crops, and the reverse; real on real is the ceiling.
 
     Each seed draws the training crops anew, as many of each class as every source has; a source
-    that has no more gives one fit.
+    that has no more gives one fit. All students learn from the same draws.
 
     Returns:
-        Scores ``tstr`` and ``trts``; paired differences of ``tstr``, by ``"A - B"``; and numbers
-        of crops.
+        Scores ``tstr`` and ``trts`` of each student, such as ``tstr_machine``; paired differences
+        of ``tstr`` by student and ``"A - B"``; and numbers of crops.
     """
     counts = smallest([one.per_class for one in (train, *sources.values())])
     rng = np.random.default_rng(seed)
-    described = {name: _described(samples, counts, seeds, rng) for name, samples in sources.items()}
-    real_fits, real_test = _described(train, counts, seeds, rng), describe(test.images)
-
-    by_seed = {
-        name: [scores(fit, real_test) for fit in fits]
-        for name, fits in ({"": real_fits} | described).items()
-    }
-    values = resampled_aurocs(test.malignant, test.patient, by_seed, draws=_RESAMPLES, seed=seed)
-    ceiling = with_interval(values[""])
+    drawn = {name: _draws(samples, counts, seeds, rng) for name, samples in sources.items()}
+    drawn[_REAL] = _draws(train, counts, seeds, rng)
     crops = {"train": sum(counts), "test": len(test), "patients of test": test.patients}
-    found: dict[str, Scores] = {}
-    for name, fits in described.items():
-        descriptions, malignant = fits[0]
-        reverse = [scores(fit, descriptions) for fit in real_fits]
-        area = resampled_aurocs(
-            malignant, np.arange(len(malignant)), {"": reverse}, draws=_RESAMPLES, seed=seed
-        )
-        tstr, trts = with_interval(values[name]), with_interval(area[""])
-        found[name] = {
-            "tstr": Score(found=tstr, bound=ceiling, crops=sum(counts)),
-            "trts": Score(found=trts, bound=ceiling, crops=sum(counts)),
+    found: dict[str, Scores] = {name: {} for name in sources}
+    differences = {}
+    for key, student in STUDENTS.items():
+        fits = {
+            name: _described(samples, drawn[name], student)
+            for name, samples in ({_REAL: train} | dict(sources)).items()
         }
-    names = list(sources)
-    differences = {
-        f"{a} - {b}": with_interval(values[a] - values[b])
-        for place, a in enumerate(names)
-        for b in names[place + 1 :]
-    }
+        real_test = student.describe(test.images)
+        by_seed = {
+            name: [student.scores(fit, real_test) for fit in own] for name, own in fits.items()
+        }
+        values = resampled_aurocs(
+            test.malignant, test.patient, by_seed, draws=_RESAMPLES, seed=seed
+        )
+        ceiling = with_interval(values[_REAL])
+        for name in sources:
+            descriptions, malignant = fits[name][0]
+            reverse = [student.scores(fit, descriptions) for fit in fits[_REAL]]
+            area = resampled_aurocs(
+                malignant, np.arange(len(malignant)), {"": reverse}, draws=_RESAMPLES, seed=seed
+            )
+            for way, value in (("tstr", values[name]), ("trts", area[""])):
+                found[name][f"{way}_{key}"] = Score(
+                    found=with_interval(value), bound=ceiling, crops=sum(counts)
+                )
+        differences[key] = {
+            f"{a} - {b}": with_interval(values[a] - values[b])
+            for a, b in itertools.combinations(sources, 2)
+        }
     return found, differences, crops
 
 
+def _draws(samples: Samples, counts: PerClass, seeds: int, rng: np.random.Generator) -> list[Rows]:
+    """Rows of the training crops of each seed."""
+    fits = 1 if samples.per_class == counts else seeds
+    return [draw(samples.malignant, counts, rng) for _ in range(fits)]
+
+
 def _described(
-    samples: Samples, counts: PerClass, seeds: int, rng: np.random.Generator
+    samples: Samples, drawn: Sequence[Rows], student: Student
 ) -> list[tuple[Floats, Rows]]:
     """Descriptions and labels of the training crops of each seed; each crop described once."""
-    fits = 1 if samples.per_class == counts else seeds
-    rows_of = [draw(samples.malignant, counts, rng) for _ in range(fits)]
-    used = np.unique(np.concatenate(rows_of))
-    descriptions = describe(samples.images[used])
-    return [
-        (descriptions[np.searchsorted(used, rows)], samples.malignant[rows]) for rows in rows_of
-    ]
+    used = np.unique(np.concatenate(drawn))
+    descriptions = student.describe(samples.images[used])
+    return [(descriptions[np.searchsorted(used, rows)], samples.malignant[rows]) for rows in drawn]

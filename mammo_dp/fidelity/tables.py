@@ -19,8 +19,10 @@ NAMES = {
     "ms_ssim": "MS-SSIM of pairs",
     "grid": "grid index",
     "slope": "spectral slope",
-    "tstr": "AUROC, synthetic → real",
-    "trts": "AUROC, real → synthetic",
+    "tstr_machine": "AUROC, synthetic → real, kernel machine",
+    "trts_machine": "AUROC, real → synthetic, kernel machine",
+    "tstr_descent": "AUROC, synthetic → real, default classifier",
+    "trts_descent": "AUROC, real → synthetic, default classifier",
 }
 
 
@@ -54,8 +56,9 @@ def print_table(result: Mapping[str, Any], folder: Path) -> None:
         f"{agreement['test']} real crops of {agreement['patients of test']} patients. "
         f"{result['level']:.0%} intervals over patients and crops, {result['draws']} draws.",
         *(
-            f"AUROC synthetic → real, {pair}: {shown(value)}."
-            for pair, value in result["tstr_differences"].items()
+            f"{NAMES[f'tstr_{student}']}, {pair}: {shown(value)}."
+            for student, pairs in result["tstr_differences"].items()
+            for pair, value in pairs.items()
         ),
         result["notice"],
         f"Result: {folder}",

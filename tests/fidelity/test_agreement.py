@@ -2,9 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from mammo_dp.fidelity.agreement import resampled_aurocs, scores, with_interval
-from mammo_dp.fidelity.descriptor import describe
-from mammo_dp.fidelity.samples import FidelityError
+from mammo_dp.fidelity.agreement import resampled_aurocs, with_interval
 
 
 def test_the_value_is_the_mean_auroc_over_seeds_ties_included() -> None:
@@ -35,30 +33,3 @@ def test_the_interval_has_the_width_that_patients_and_not_crops_give() -> None:
     one, four = with_interval(alone["a"]), with_interval(fourfold["a"])
     assert four.value == pytest.approx(one.value)
     assert four.high - four.low == pytest.approx(one.high - one.low, rel=0.05)
-
-
-def test_the_classifier_learns_what_differs_and_nothing_from_labels_at_random() -> None:
-    rng = np.random.default_rng(3)
-    malignant = np.arange(160) % 2
-    y, x = np.mgrid[:32, :32] / 32 - 0.5
-    angle, radius = np.arctan2(y, x), np.hypot(y, x)
-    lobes = 0.04 * np.cos(8 * angle + rng.uniform(0, 6, (160, 1, 1)))
-    edge = rng.uniform(0.22, 0.3, (160, 1, 1)) + malignant[:, None, None] * lobes
-    images = 0.3 + 0.3 * (radius < edge) + 0.05 * rng.standard_normal((160, 32, 32))
-    described = describe(images.astype(np.float32))
-    found = scores((described[:100], malignant[:100]), described[100:])
-    assert roc_auc_score(malignant[100:], found) > 0.8
-    blind = scores((described[:100], rng.permutation(malignant[:100])), described[100:])
-    assert roc_auc_score(malignant[100:], blind) < 0.75
-
-
-def test_a_description_has_as_many_numbers_at_any_size_and_is_finite() -> None:
-    rng = np.random.default_rng(4)
-    for size in (16, 32):
-        images = rng.random((3, size, size), np.float32)
-        images[0] = 0.5  # a blank crop
-        found = describe(images)
-        assert found.shape == (3, 425)
-        assert np.isfinite(found).all()
-    with pytest.raises(FidelityError, match="multiple of 4"):
-        describe(rng.random((1, 30, 30), np.float32))

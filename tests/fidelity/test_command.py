@@ -12,6 +12,7 @@ from data_prep.manifest import Crop, CropsManifest
 from data_prep.phantoms import phantom_stream
 from data_prep.symmetries import symmetric
 from mammo_dp.fidelity.measures import IN_FEATURES
+from mammo_dp.fidelity.students import STUDENTS
 from mammo_dp.main import main
 from mammo_dp.runs import close_run, open_run
 
@@ -104,7 +105,8 @@ def test_each_number_has_interval_bound_and_crops_the_same_for_all_sources(
     result: dict[str, Any],
 ) -> None:
     good, copied = (result["sources"][name]["scores"] for name in SOURCES)
-    assert set(good) == set(copied) >= {*IN_FEATURES, "ms_ssim", "grid", "slope", "tstr", "trts"}
+    labels = {f"{way}_{student}" for way in ("tstr", "trts") for student in STUDENTS}
+    assert set(good) == set(copied) >= {*IN_FEATURES, "ms_ssim", "grid", "slope", *labels}
     for name, score in good.items():
         assert score["found"]["low"] <= score["found"]["high"]
         assert score["crops"] > 0
@@ -112,7 +114,8 @@ def test_each_number_has_interval_bound_and_crops_the_same_for_all_sources(
         assert score["crops"] == copied[name]["crops"]
     assert len(result["extractor"]["sha256"]) == 64
     assert "no epsilon" in result["notice"]
-    assert "good - copied" in result["tstr_differences"]
+    assert all("good - copied" in result["tstr_differences"][student] for student in STUDENTS)
+    assert set(result["classifiers"]) == set(STUDENTS)
 
 
 def test_copies_of_training_crops_are_flagged_and_fresh_ones_are_not(

@@ -30,6 +30,7 @@ from mammo_dp.runs import (
 FILE_NAME, TEXT_NAME = "privacy.json", "PRIVACY.md"
 SCHEMA = 2  # 1 had no seal, no text hash and no patient's number beside a crop's
 NO_PATIENTS = "No patient data was used."
+NO_RELEASE = "This folder is no release: crops of patients stand in it as they are."
 _DERIVED_BY = ("mammo-dp", "dp-accounting", "opacus")  # shape words and numbers
 
 EXCLUSIONS = (
@@ -118,7 +119,7 @@ def contents(
     Args:
         ledger: Accesses along the lineage of the artefact, its own included.
         delta: Below 1 / units of each cohort with a finite epsilon.
-        artefact: ``path`` and ``sha256`` of what is released.
+        artefact: ``path`` and ``sha256`` of what is released; none if the run released nothing.
         exclusions: What is left out beyond what every statement leaves out.
         randomness: Where draws and noise came from.
         precision: Of the training.
@@ -129,6 +130,8 @@ def contents(
     """
     statements = ledger.statements(delta, artefact["sha256"] if artefact else None)
     sentences = [*(statement.sentence for statement in statements), taken_together(statements)]
+    if run is not None and artefact is None:
+        sentences = [NO_RELEASE, *sentences]
     stored = {
         "schema": SCHEMA,
         "artefact": artefact,

@@ -9,7 +9,13 @@ from mammo_dp.benchmark.errors import BenchmarkError
 from mammo_dp.benchmark.mixture import mix
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.release import write_data_statement
-from mammo_dp.privacy.statement import read_ledger, write_statement
+from mammo_dp.privacy.statement import (
+    NO_PATIENTS,
+    NO_RELEASE,
+    read_ledger,
+    read_statement,
+    write_statement,
+)
 from mammo_dp.privacy.verify import Verification
 from mammo_dp.runs import close_run, open_run
 
@@ -55,6 +61,9 @@ def test_a_folder_with_patients_releases_nothing(
     mix(str(cohort.folder), str(phantoms.folder), 8, str(tmp_path / "mixed"))
     said = (tmp_path / "mixed" / "PRIVACY.md").read_text()
     assert "Released" not in said
+    assert NO_RELEASE in said
+    assert NO_PATIENTS not in said
+    assert read_statement(tmp_path / "mixed")["summary"] == NO_RELEASE
     assert "this folder is not to be released" in said
 
 

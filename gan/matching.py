@@ -89,7 +89,8 @@ class Matching(nn.Module):
         """What a crop of each class is pushed along, shape ``(2, 2 * COUNT)``."""
         away = self.running - self._real
         slope = away * self._weights()
-        apart = self._metric @ (away[1, :COUNT] - away[0, :COUNT])
+        # a product that mixed precision does not round, as it would that of a matrix
+        apart = (self._metric * (away[1, :COUNT] - away[0, :COUNT])).sum(1)
         slope[:, :COUNT] += CLASSES / 2 * torch.stack([-apart, apart])
         return slope
 

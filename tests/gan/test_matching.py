@@ -111,3 +111,10 @@ def test_running_statistics_survive_a_checkpoint(matching: Matching) -> None:
     for each in (matching, resumed):
         each(crops(8, seed=50), labels(8))
     assert torch.equal(resumed.distance(), matching.distance())
+
+
+def test_mixed_precision_does_not_round_what_crops_are_pushed_along(matching: Matching) -> None:
+    shown(matching, spread=0.3, batches=3)
+    exact = matching._slope()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(matching._slope(), exact)

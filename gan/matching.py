@@ -22,7 +22,7 @@ from gan.averaging import decay_of
 
 SIZE = 64  # pixels; finer detail is left to the discriminator, and would cost four times as much
 LONGEST = 0.98  # decay of the running means: about 50 batches
-RIDGE = 0.3  # of a measurement's variance; best of six for the classes of CBIS-DDSM train crops
+RIDGE = 0.3  # of a measurement's variance; best of seven for the classes of CBIS-DDSM train crops
 CLASSES = 10.0  # weight of the difference of classes beside the means; it is small in its metric
 SQUARES = 0.5  # weight of mean squares beside that of means
 _LIMIT = 5.0  # standard deviations; an odd crop must not rule a mean

@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -59,8 +60,7 @@ def draw_figure(result: Mapping[str, Any], path: Path) -> None:
         for panel, (measure, name) in zip(axes, NAMES.items(), strict=False):
             scores = [source["scores"][measure] for source in sources.values()]
             _panel(panel, [score["found"] for score in scores], scores[0]["bound"])
-            title = name.replace(", kernel", ",\nkernel").replace(", default", ",\ndefault")
-            panel.set_title(f"{title}\n{_BETTER[measure]} is better", fontsize=9)
+            panel.set_title(f"{fill(name, 26)}\n{_BETTER[measure]} is better", fontsize=9)
             if measure == "grid" and max(score["found"]["value"] for score in scores) > 10:
                 panel.set_xscale("log")
         ratios = [source["copying"]["features"]["all"]["ratio"] for source in sources.values()]

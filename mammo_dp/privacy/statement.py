@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``privacy.json`` and ``PRIVACY.md``: the statement that travels with an artefact."""
+"""``privacy.json`` and ``PRIVACY.md``, the statement that may be shared, and its private evidence.
+
+A statement covers the artefact whose hash it names, nothing beside it. What is shared holds keyed
+values and declared constants only; ``privacy_evidence.json`` holds what ``verify`` needs beyond
+that (hashes of the inputs, crops per patient, keyed hashes of pixels) and stays in the run folder.
+"""
 
 import hashlib
 import json
@@ -8,27 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from data_prep.manifest import FILE_NAME as CROPS
-from data_prep.manifest import Crop, CropsManifest
-from mammo_dp.privacy.cohorts import seal
+from data_prep.manifest import Crop
+from mammo_dp.privacy.cohorts import CohortEvidence, seal
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.guarantee import taken_together
-from mammo_dp.privacy.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.ledger import Access, PrivacyLedger, PublicData
 from mammo_dp.privacy.prose import in_words
-from mammo_dp.runs import FILE_NAME as RUN
-from mammo_dp.runs import (
-    RunRecord,
-    file_sha256,
-    read_run,
-    run_of,
-    versions,
-    write_text_atomically,
-)
+from mammo_dp.runs import RunRecord, file_sha256, versions, write_text_atomically
 
 FILE_NAME, TEXT_NAME = "privacy.json", "PRIVACY.md"
-SCHEMA = 2  # 1 had no seal, no text hash and no patient's number beside a crop's
+EVIDENCE_NAME = "privacy_evidence.json"  # private: never exported
+FILES_NAME = "privacy_files.json"  # of an export: the files that the statement covers
+SCHEMA = 3  # 2 had plain hashes and counts of private data in what is shared
 NO_PATIENTS = "No patient data was used."
 NO_RELEASE = "This folder is no release: crops of patients stand in it as they are."
 _DERIVED_BY = ("mammo-dp", "dp-accounting", "opacus")  # shape words and numbers
@@ -40,9 +36,9 @@ EXCLUSIONS = (
     "itself, which of several runs is published. Each further look costs privacy that is not "
     "counted here.",
     "Patients of splits that were only used to validate or test: they have no guarantee.",
-    "The numbers of patients and crops, and the split: treated as public.",
-    "The feature cache (features/), training state and logs of the run folder: private, not to be "
-    "published.",
+    "How many patients there are, and whether two cohorts share patients: treated as public.",
+    "The other files of the run folder (evidence, feature cache, training state, predictions, "
+    "logs): private, not to be published.",
     "Side channels such as running time and memory, and attacks on the rounding of floating-point "
     "noise.",
     "What a model teaches about patients in general, which holds whether or not a given patient "
@@ -56,22 +52,26 @@ def write_statement(
     *,
     delta: float = 1e-4,
     artefact: Path | None = None,
+    about: str | None = None,
     exclusions: Sequence[str] = (),
     randomness: Mapping[str, Any] | None = None,
     precision: str | None = None,
     run: RunRecord | None = None,
 ) -> None:
-    """Writes ``privacy.json``, sealed under the cohort key, and ``PRIVACY.md``.
+    """Writes ``privacy.json``, ``PRIVACY.md`` and the private ``privacy_evidence.json``.
+
+    Both JSON files are sealed under the cohort key; the evidence names the hash of the statement.
 
     Args:
         folder: Run folder or data folder.
         ledger: Accesses along the lineage of the artefact, its own included.
         delta: Below 1 / units of each cohort with a finite epsilon.
-        artefact: What is released, below ``folder``; none if the folder releases nothing.
+        artefact: What is released, below ``folder``; None if the folder releases nothing.
+        about: SHA-256 of what the statement is about where nothing is released; it is evidence.
         exclusions: What is left out beyond what every statement leaves out.
         randomness: Where draws and noise came from.
         precision: Of the training, such as ``"32-true"``.
-        run: The run that made the artefact; its configuration and inputs come under the seal.
+        run: The run that made the artefact; its configuration and inputs are evidence.
 
     Raises:
         PrivacyError: If delta is too large.
@@ -87,15 +87,42 @@ def write_statement(
         exclusions=exclusions,
         randomness=randomness or {},
         precision=precision,
-        run=None if run is None else run_facts(run),
     )
-    sealed = json.dumps({**stored, "seal": seal(stored)}, indent=2, allow_nan=False) + "\n"
-    write_text_atomically(folder / FILE_NAME, sealed)
+    _write_sealed(folder / FILE_NAME, stored)
     write_text_atomically(folder / TEXT_NAME, text)
+    evidence = {
+        "schema": SCHEMA,
+        "statement_sha256": file_sha256(folder / FILE_NAME),
+        "about": about,
+        "run": None if run is None else run_facts(run),
+        "cohorts": [
+            access.cohort.private and access.cohort.private.as_json() for access in ledger.accesses
+        ],
+    }
+    _write_sealed(folder / EVIDENCE_NAME, evidence)
+
+
+def _write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    sealed = {**content, "seal": seal(content)}
+    write_text_atomically(path, json.dumps(sealed, indent=2, allow_nan=False) + "\n")
+
+
+def write_files_list(folder: Path, names: Iterable[str]) -> None:
+    """Writes ``privacy_files.json`` of an export: hashes of files, sealed under the cohort key.
+
+    It ties files that were derived from an artefact to the statement about it, which is one of
+    them.
+
+    Args:
+        folder: The export.
+        names: Files below it, ``privacy.json`` among them.
+    """
+    files = {name: file_sha256(folder / name) for name in sorted(names)}
+    _write_sealed(folder / FILES_NAME, {"schema": SCHEMA, "files": files})
 
 
 def run_facts(run: RunRecord) -> dict[str, Any]:
-    """What a statement says about the run that made its artefact."""
+    """What the evidence says about the run that made the artefact."""
     return {
         "command": run.command,
         "config_sha256": run.config_sha256,
@@ -112,7 +139,7 @@ def contents(
     exclusions: Iterable[str] = (),
     randomness: Mapping[str, Any],
     precision: str | None,
-    run: Mapping[str, Any] | None = None,
+    joint: bool = False,
 ) -> tuple[dict[str, Any], str]:
     """What follows from a ledger: the content of ``privacy.json``, unsealed, and ``PRIVACY.md``.
 
@@ -123,14 +150,14 @@ def contents(
         exclusions: What is left out beyond what every statement leaves out.
         randomness: Where draws and noise came from.
         precision: Of the training.
-        run: :func:`run_facts` of the run that made the artefact.
+        joint: Whether this is about several releases together, and not about one folder.
 
     Raises:
         PrivacyError: If delta is too large.
     """
     statements = ledger.statements(delta, artefact["sha256"] if artefact else None)
     sentences = [*(statement.sentence for statement in statements), taken_together(statements)]
-    if run is not None and artefact is None:
+    if artefact is None and not joint:
         sentences = [NO_RELEASE, *sentences]
     stored = {
         "schema": SCHEMA,
@@ -139,27 +166,48 @@ def contents(
         "delta": delta,
         "statements": [statement.as_json() for statement in statements],
         "accesses": [access.as_json() for access in ledger.accesses],
+        "compared": dict(ledger.comparisons),
         "lineage_exclusions": list(ledger.exclusions),
+        "public_data": [one.as_json() for one in ledger.public],
         "exclusions": list(dict.fromkeys([*exclusions, *ledger.exclusions, *EXCLUSIONS])),
         "randomness": dict(randomness),
         "precision": precision,
-        "run": run,
         "versions": versions(_DERIVED_BY),
     }
     text = in_words(stored, statements)
     return {**stored, "text_sha256": hashlib.sha256(text.encode()).hexdigest()}, text
 
 
-def ledger_of(stored: Mapping[str, Any]) -> PrivacyLedger:
-    """The accesses in the content of ``privacy.json``."""
+def ledger_of(
+    stored: Mapping[str, Any], evidence: Mapping[str, Any] | None = None
+) -> PrivacyLedger:
+    """The accesses in the content of ``privacy.json``.
+
+    Args:
+        stored: Content of ``privacy.json``.
+        evidence: Content of ``privacy_evidence.json``, if it is there: with it the cohorts can be
+            compared with others by their crops.
+    """
+    accesses = [Access.from_json(access) for access in stored["accesses"]]
+    if evidence is not None:
+        accesses = [
+            access
+            if found is None
+            else replace(
+                access, cohort=access.cohort.with_evidence(CohortEvidence.from_json(found))
+            )
+            for access, found in zip(accesses, evidence["cohorts"], strict=True)
+        ]
     return PrivacyLedger(
-        accesses=tuple(Access.from_json(access) for access in stored["accesses"]),
+        accesses=tuple(accesses),
         exclusions=tuple(stored["lineage_exclusions"]),
+        public=tuple(PublicData.from_json(one) for one in stored["public_data"]),
+        compared=dict(stored["compared"]),
     )
 
 
 def read_statement(path: str | Path) -> dict[str, Any]:
-    """Reads ``privacy.json``.
+    """Reads ``privacy.json``; whether its seal holds is :func:`seal_doubt`'s question.
 
     Args:
         path: The file, or its folder.
@@ -170,9 +218,9 @@ def read_statement(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     path = path / FILE_NAME if path.is_dir() else path
     try:
-        stored: dict[str, Any] = json.loads(path.read_text())
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if stored["schema"] != SCHEMA:
-            raise ValueError(f"schema {stored['schema']}, known is {SCHEMA}")
+            raise ValueError(f"schema {stored['schema']}, but {SCHEMA} is current")
         ledger_of(stored)
         if (artefact := stored["artefact"]) is not None and set(artefact) != {"path", "sha256"}:
             raise ValueError(f"artefact {artefact}")
@@ -184,106 +232,93 @@ def read_statement(path: str | Path) -> dict[str, Any]:
     return stored
 
 
-def read_ledger(folder: str | Path) -> PrivacyLedger:
-    """The accesses that a folder's statement carries.
-
-    Raises:
-        PrivacyError: If the statement is missing, unreadable, or not about the artefact beside it.
-    """
-    path = Path(folder) / FILE_NAME
-    stored = read_statement(path)
-    if artefact := stored["artefact"]:
-        released = Path(folder) / artefact["path"]
-        if not released.is_file() or file_sha256(released) != artefact["sha256"]:
-            raise PrivacyError(
-                f"{released}: is not the file that {path} speaks about. Restore it, or run the "
-                "stage again."
-            )
-    return ledger_of(stored)
-
-
-def collect_parents(paths: Iterable[str | Path]) -> PrivacyLedger:
-    """Joins the ledgers of what a stage read.
-
-    Args:
-        paths: Folders of crops, and files of weights.
+def read_evidence(folder: str | Path) -> dict[str, Any] | None:
+    """Reads ``privacy_evidence.json`` beside a statement.
 
     Returns:
-        Accesses of all stages behind these inputs. Weights from outside become an exclusion.
+        Its content; None if it is absent, unreadable, not sealed under the key here, or about
+        another statement.
+    """
+    folder = Path(folder)
+    try:
+        evidence: dict[str, Any] = json.loads((folder / EVIDENCE_NAME).read_text(encoding="utf-8"))
+        about = evidence["statement_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if seal_doubt(evidence) or about != file_sha256(folder / FILE_NAME):
+        return None
+    return evidence
+
+
+def seal_doubt(content: Mapping[str, Any]) -> str:
+    """Why sealed content cannot be relied on here, as a clause; empty if its seal holds."""
+    recorded = content.get("seal")
+    there = seal({name: value for name, value in content.items() if name != "seal"})
+    if not isinstance(recorded, Mapping) or set(recorded) != set(there):
+        return "has no seal, so anyone may have written it"
+    if recorded["key_id"] != there["key_id"]:
+        return (
+            f"is sealed under key {recorded['key_id']}, and the cohort key here is "
+            f"{there['key_id']}, so it cannot be checked"
+        )
+    if recorded != there:
+        return "does not fit its seal: somebody without the cohort key changed it"
+    return ""
+
+
+def covering_ledger(folder: str | Path, sha256: str) -> PrivacyLedger | str:
+    """The accesses behind a file, from the statement in a folder.
+
+    The statement must be sealed under the key here and name the hash of the file: as its artefact,
+    in the sealed list of an export, or in its evidence, where nothing was released.
+
+    Args:
+        folder: Where ``privacy.json`` lies.
+        sha256: Hash of the file that is used.
+
+    Returns:
+        The ledger; or, as a clause, why the statement says nothing about the file.
+    """
+    folder = Path(folder)
+    if not (folder / FILE_NAME).is_file():
+        return "no statement lies beside it"
+    try:
+        stored = read_statement(folder)
+    except PrivacyError:
+        return "the statement beside it cannot be read"
+    if doubt := seal_doubt(stored):
+        return f"the statement beside it {doubt}"
+    evidence = read_evidence(folder)
+    covered = {(stored["artefact"] or {}).get("sha256"), *_listed(folder)}
+    if evidence is not None:
+        covered.add(evidence["about"])
+    if sha256 not in covered:
+        return "the statement beside it is about another file"
+    return ledger_of(stored, evidence)
+
+
+def require_ledger(folder: str | Path, sha256: str) -> PrivacyLedger:
+    """As :func:`covering_ledger`, for what must not happen under a doubtful statement.
 
     Raises:
-        PrivacyError: If what a model made or labelled, or a checkpoint of a fit, comes without its
-            statement, crops are unfinished, or a statement does not fit its artefact.
+        PrivacyError: If the statement says nothing about the file.
     """
-    return PrivacyLedger().joined(_parent(Path(path)) for path in paths)
-
-
-def _parent(path: Path) -> PrivacyLedger:
-    if path.is_file() and path.suffix != Path(CROPS).suffix:
-        folder = run_of(path)
-        if folder != path.parent and (path.parent / FILE_NAME).is_file():
-            return _exported(path)
-        if folder is None and _is_ours(path):
-            raise PrivacyError(
-                f"{path}: is a checkpoint of a fit outside of its run folder, so nobody knows "
-                "whose data it saw. Use the file in the run folder, beside its statement."
-            )
-        if folder is None:
-            return PrivacyLedger(
-                exclusions=(
-                    f"Initial weights from outside (sha256 {file_sha256(path)}) have no statement: "
-                    "patients in their training data are not covered.",
-                )
-            )
-        ledger = read_ledger(folder)
-        _require_artefact(path, folder)
-        return ledger
-    manifest = CropsManifest.read(path)
-    if (manifest.folder / FILE_NAME).is_file():
-        return read_ledger(manifest.folder)
-    if (manifest.folder / RUN).is_file() and not read_run(manifest.folder).is_finished:
+    found = covering_ledger(folder, sha256)
+    if isinstance(found, str):
         raise PrivacyError(
-            f"{manifest.folder}: is unfinished and has no {FILE_NAME} yet. Run the command that "
-            "makes it again, to its end."
+            f"{folder}: nothing here says whose data the file with sha256 {sha256[:12]} comes "
+            f"from: {found}. Restore the folder, or run the stage again."
         )
-    if made := sorted({crop.origin for crop in manifest.crops if _learned(crop)}):
-        raise PrivacyError(
-            f"{manifest.folder / CROPS}: crops of {', '.join(made)} without {FILE_NAME}, so nobody "
-            "knows whose data their generator, or the classifier that labelled them, saw. Run the "
-            "command that makes them again, to its end; it writes it."
-        )
-    return PrivacyLedger()
+    return found
 
 
-def _exported(path: Path) -> PrivacyLedger:
-    """What the statement says that was passed on with weights; it is about their checkpoint."""
-    ledger = ledger_of(read_statement(path.parent))
-    doubt = (
-        f"Initial weights from an export (sha256 {file_sha256(path)}): the statement beside them "
-        "is counted; that it is theirs was not checked."
-    )
-    return replace(ledger, exclusions=(*ledger.exclusions, doubt))
-
-
-def _learned(crop: Crop) -> bool:
-    """Whether pixels or label of a synthetic crop come from a model, which saw somebody's data."""
-    return crop.is_synthetic and (crop.origin != "phantom" or crop.label_source == "classifier")
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a file of weights was written by Lightning, not by timm."""
+def _listed(folder: Path) -> set[str]:
+    """Hashes in the sealed list of an export, if it names the statement that lies there."""
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch raises errors of many types for other formats
-        return False
-    return isinstance(stored, dict) and "pytorch-lightning_version" in stored
-
-
-def _require_artefact(path: Path, folder: Path) -> None:
-    """Refuses a file of a run folder that its statement does not speak about."""
-    artefact = json.loads((folder / FILE_NAME).read_text())["artefact"]
-    if artefact is None or file_sha256(path) != artefact["sha256"]:
-        name = "nothing" if artefact is None else artefact["path"]
-        raise PrivacyError(
-            f"{path}: the statement in {folder} is about {name}. Use the released file."
-        )
+        content = json.loads((folder / FILES_NAME).read_text(encoding="utf-8"))
+        files: dict[str, str] = content["files"]
+        if seal_doubt(content) or files[FILE_NAME] != file_sha256(folder / FILE_NAME):
+            return set()
+        return set(files.values())
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()

@@ -13,8 +13,9 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from data_prep.manifest import CropsManifest, Split, Unit
@@ -23,6 +24,60 @@ from mammo_dp.privacy.errors import PrivacyError
 KEY_VARIABLE = "MAMMO_DP_COHORT_KEY"
 _KEY_BYTES = 32
 _DIGITS = 16  # of a patient's hash: 64 bits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropMark:
+    """What recognises one crop under another name, for holders of the key only.
+
+    Attributes:
+        exact: HMAC-SHA-256 of the pixel hash.
+        near: Fingerprint under a mask that the key gives, in hexadecimal; empty if unknown. The
+            mask keeps Hamming distances.
+    """
+
+    exact: str
+    near: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CohortEvidence:
+    """What ``verify`` and the comparison of cohorts need, and nobody else may see.
+
+    Attributes:
+        manifest_sha256: Hash of the manifest.
+        crops_of_patients: How many patients have how many crops: pairs (crops, patients), sorted.
+        pixels: The crops of each patient, by the keyed hash of the patient, sorted.
+    """
+
+    manifest_sha256: str
+    crops_of_patients: tuple[tuple[int, int], ...]
+    pixels: Mapping[str, tuple[CropMark, ...]]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for a private file of the run folder."""
+        return {
+            "manifest_sha256": self.manifest_sha256,
+            "crops_of_patients": [list(pair) for pair in self.crops_of_patients],
+            "pixels": {
+                patient: [[mark.exact, mark.near] for mark in marks]
+                for patient, marks in self.pixels.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Reads what :meth:`as_json` gave."""
+        return cls(
+            manifest_sha256=stored["manifest_sha256"],
+            crops_of_patients=tuple((a, b) for a, b in stored["crops_of_patients"]),
+            pixels=MappingProxyType(
+                {
+                    patient: tuple(CropMark(exact=exact, near=near) for exact, near in marks)
+                    for patient, marks in stored["pixels"].items()
+                }
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +92,8 @@ class Cohort:
         key_id: Names the key of the hashes.
         crops: Crops of these patients; 0 if unknown.
         crops_of_patients: How many patients have how many crops: pairs (crops, patients), sorted.
+        private: What recognises the crops under other names; none if unknown. Never shared, and no
+            part of what makes two cohorts equal.
     """
 
     sha256: str
@@ -46,6 +103,7 @@ class Cohort:
     key_id: str = ""
     crops: int = 0
     crops_of_patients: tuple[tuple[int, int], ...] = ()
+    private: CohortEvidence | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -69,14 +127,25 @@ class Cohort:
         crops = [manifest.crops[row] for row in manifest.rows(split)]
         real = [crop for crop in crops if not crop.is_synthetic]
         counts = Counter((crop.origin, crop.patient_id) for crop in real)
+        marks: dict[str, list[CropMark]] = {}
+        for crop in real:
+            marks.setdefault(_keyed(key, crop.origin, crop.patient_id), []).append(
+                CropMark(exact=_keyed(key, "pixels", crop.sha256))
+            )
+        crops_of_patients = tuple(sorted(Counter(counts.values()).items()))
         return cls(
             sha256=manifest.sha256,
             dataset="+".join(sorted({crop.origin for crop in real or crops})),
             split=split,
-            patients=tuple(sorted(_keyed(key, *patient) for patient in counts)),
+            patients=tuple(sorted(marks)),
             key_id=key_id(key),
             crops=len(real),
-            crops_of_patients=tuple(sorted(Counter(counts.values()).items())),
+            crops_of_patients=crops_of_patients,
+            private=CohortEvidence(
+                manifest_sha256=manifest.sha256,
+                crops_of_patients=crops_of_patients,
+                pixels=MappingProxyType({name: tuple(marks[name]) for name in sorted(marks)}),
+            ),
         )
 
     @classmethod
@@ -122,8 +191,10 @@ class Cohort:
         return ""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, for ``privacy.json``."""
-        return asdict(self)
+        """Plain values, for ``privacy.json``; the private part stays out."""
+        plain = asdict(replace(self, private=None))
+        del plain["private"]
+        return plain
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:

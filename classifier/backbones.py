@@ -41,6 +41,7 @@ class LoadedWeights:
         reset: Keys of the head that stayed at their random start, since the file has another head.
         summed: Keys whose three colour channels were summed into the one grey channel. Of weights
             from the hub, where timm does it, none is listed.
+        licence: Of weights of the hub, as timm states it.
     """
 
     path: str
@@ -48,6 +49,7 @@ class LoadedWeights:
     loaded: int
     reset: tuple[str, ...] = ()
     summed: tuple[str, ...] = ()
+    licence: str = ""
 
 
 def build(
@@ -250,6 +252,7 @@ def hub_weights(net: nn.Module) -> LoadedWeights:
         sha256=state_sha256(fetched),
         loaded=len(fetched),
         reset=reset,
+        licence=str(settings.get("license") or ""),
     )
 
 

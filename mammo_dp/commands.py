@@ -17,6 +17,8 @@ from jsonargparse import SUPPRESS, ArgumentParser, auto_cli
 
 from mammo_dp.runs import close_run, forget_run, open_run
 
+_MADE = ("crops", "checkpoint")  # inputs that other stages made
+
 Function = Callable[..., None]
 # Flags that name what a command reads; their content is hashed into run.json.
 _INPUTS = ("root", "crops", "checkpoint", "provenance")
@@ -173,6 +175,10 @@ def recorded(function: Function, command: str) -> Function:
         if record.is_finished:
             print(f"{record.folder}: already finished; nothing to do.")
             return
+        if read := [record.inputs[name].path for name in _MADE if name in record.inputs]:
+            from mammo_dp.privacy.parents import collect_parents, warn_of_unknown
+
+            warn_of_unknown(collect_parents(read))
         try:
             function(**values)
         except Exception:

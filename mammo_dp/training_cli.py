@@ -27,9 +27,9 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mammo_dp.crop_rule import TrainedCrops
+from mammo_dp.privacy.parents import collect_parents, warn_of_unknown
 from mammo_dp.privacy.refusals import refuse_trainer
-from mammo_dp.privacy.release import write_fit_statement
-from mammo_dp.privacy.statement import collect_parents
+from mammo_dp.privacy.release import hub_ledger, write_fit_statement
 from mammo_dp.privacy.training import DPTraining
 from mammo_dp.runs import (
     RunError,
@@ -132,8 +132,9 @@ class TrainingCLI(LightningCLI):
         )
         if self.record.is_finished:
             raise _Finished
-        if fitting:  # an unknown lineage is refused now, not after training
+        if fitting:
             self.parents = collect_parents(entry.path for entry in self.record.inputs.values())
+            rank_zero_only(warn_of_unknown)(self.parents)
         rank_zero_only(write_text_atomically)(
             self.record.folder / CONFIG, yaml.safe_dump(plain, sort_keys=False)
         )
@@ -192,6 +193,9 @@ class TrainingCLI(LightningCLI):
         if self.subcommand == "fit":
             keep = _keep(folder / RESUME, self.model, chosen.max_steps)
             kwargs["callbacks"] = [*(chosen.callbacks or []), keep]
+        if self.subcommand == "fit":
+            self.parents = self.parents.joined([hub_ledger(self.model)])
+            rank_zero_only(warn_of_unknown)(hub_ledger(self.model))
         private = self.subcommand == "fit" and isinstance(self.model, DPTraining)
         if private:  # the Poisson sampler shares out its draws by itself
             kwargs["use_distributed_sampler"] = False

@@ -4,10 +4,11 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from data_prep.manifest import FILE_NAME, CropsManifest, Split
 from mammo_dp.attacks.signals import AttackError
+from mammo_dp.privacy.cohorts import Cohort
 
 
 def require_two_groups(member_split: Split, nonmember_split: Split, resamples: int) -> None:
@@ -40,10 +41,13 @@ def statement_about(
         AttackError: If the statement says nothing about them, so that nobody is a known member, or
             some stage was trained on the non-members too.
     """
+    by_tag = {
+        statement["cohort"]: statement for statement in json.loads(path.read_text())["statements"]
+    }
     of_split = {
-        statement["cohort_name"].rpartition("/")[2]: statement
-        for statement in json.loads(path.read_text())["statements"]
-        if statement["cohort"] == manifest.sha256
+        split: by_tag[tag]
+        for split in get_args(Split)
+        if (tag := Cohort.of_manifest(manifest, split).tag) and tag in by_tag
     }
     where = f"{manifest.folder / FILE_NAME} ({manifest.sha256[:12]})"
     if member_split not in of_split:

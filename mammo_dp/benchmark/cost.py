@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from mammo_dp.benchmark.errors import BenchmarkError
-from mammo_dp.privacy.cohorts import seal
-from mammo_dp.privacy.statement import read_ledger, read_statement
+from mammo_dp.privacy.statement import covering_ledger, read_statement
+from mammo_dp.runs import file_sha256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +45,17 @@ class Cost:
         """Reads the statement of a run folder.
 
         Raises:
-            PrivacyError: If there is none, or it is not about the weights beside it.
-            BenchmarkError: If its seal is broken, or made with another cohort key.
+            PrivacyError: If there is none.
+            BenchmarkError: If it is not about the weights beside it, or its seal is broken or made
+                with another cohort key.
         """
         stored = read_statement(folder)
-        read_ledger(folder)  # refuses a statement about other weights
-        if stored.get("seal") != seal({k: v for k, v in stored.items() if k != "seal"}):
+        artefact = folder / (stored["artefact"] or {}).get("path", "")
+        found = covering_ledger(folder, file_sha256(artefact) if artefact.is_file() else "")
+        if isinstance(found, str):
             raise BenchmarkError(
-                f"{folder}: its privacy statement does not fit its seal under the cohort key here. "
-                "It was changed, or a worker had another key: give all of them the same "
-                "MAMMO_DP_COHORT_KEY, and remove the folder."
+                f"{folder}: {found}. It was changed, or a worker had another cohort key: give all "
+                "of them the same MAMMO_DP_COHORT_KEY, and remove the folder."
             )
         if not stored["statements"]:
             return cls(

@@ -66,11 +66,13 @@ def mix(real: str, synthetic: str, per_class: int, out: str) -> None:
         *(_linked(crop, patients.folder, record.folder, "real") for crop in own),
         *(_linked(crop, made.folder, record.folder, "synthetic") for crop in chosen),
     ]
-    ledger = data_ledger(record, CropsManifest.write(record.folder, rows))
+    written = CropsManifest.write(record.folder, rows)
+    ledger = data_ledger(record, written)
     write_statement(
         record.folder,
         ledger,
         delta=loose_delta(ledger),
+        about=written.sha256,
         exclusions=(_PATIENTS,),
         run=record,
     )

@@ -74,6 +74,7 @@ def classifier(
     write_text_atomically(folder / PREPROCESSOR, json.dumps(_preprocessor(shared), indent=2) + "\n")
     card = model_card(shared, lineage, terms, facts, form=format, timm=timm)
     write_text_atomically(folder / CARD, card)
+    lineage.seal_files(folder, weights.name, CONFIG, PREPROCESSOR, CARD)
     close_run(record)
     print(f"{folder}: {weights.name}, statement {shared.statement_sha256[:12]}.")
 

@@ -12,8 +12,13 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.findings import Findings
 from mammo_dp.privacy.ledger import PrivacyLedger
 from mammo_dp.privacy.recompute import recompute
-from mammo_dp.privacy.statement import FILE_NAME, TEXT_NAME, collect_parents
-from mammo_dp.runs import file_sha256, run_of
+from mammo_dp.privacy.statement import (
+    FILE_NAME,
+    TEXT_NAME,
+    require_ledger,
+    write_files_list,
+)
+from mammo_dp.runs import file_sha256, input_sha256, run_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +46,14 @@ class Lineage:
             PrivacyError: If there is none, it is about another file, or does not say what follows
                 from it.
         """
-        ledger = collect_parents([source])
-        folder = Path(source) if Path(source).is_dir() else run_of(source)
+        source = Path(source)
+        folder = source if source.is_dir() else run_of(source)
         if folder is None or not (folder / FILE_NAME).is_file():
             raise PrivacyError(
                 f"{source}: comes without {FILE_NAME}, so nobody knows whose data it saw. Export "
                 "what a command of mammo-dp made, in the folder where it was made."
             )
+        ledger = require_ledger(folder, input_sha256(source))
         findings = Findings()
         statement = recompute(folder, findings)
         if findings.found:
@@ -94,3 +100,12 @@ class Lineage:
         names = [FILE_NAME, TEXT_NAME, *(path.name for path in self.folder.glob("provenance.*"))]
         for name in names:
             shutil.copyfile(self.folder / name, folder / name)
+
+    def seal_files(self, folder: Path, *names: str) -> None:
+        """Ties files of an export to the statement that was copied beside them.
+
+        Args:
+            folder: The export, with the copied statement.
+            names: Files below it, such as the weights.
+        """
+        write_files_list(folder, (FILE_NAME, TEXT_NAME, *names))

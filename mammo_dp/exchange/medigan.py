@@ -75,6 +75,7 @@ def medigan(*, checkpoint: str, out: str, name: str, licence_of_cohort: str | No
         folder / "metadata.json",
         json.dumps({name: _metadata(name, source, lineage, terms, folder)}, indent=2) + "\n",
     )
+    lineage.seal_files(folder, WEIGHTS, "__init__.py", "generator.py", "metadata.json")
     medigan_package.generate(str(folder / WEIGHTS), SAMPLES, str(folder / "samples"), True, seed=0)
 
 

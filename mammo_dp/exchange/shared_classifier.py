@@ -3,7 +3,7 @@
 
 An exported folder carries the run's ``privacy.json`` byte by byte. ``config.json`` links tensors
 to that statement: by the hash of the checkpoint that the statement is about, the hashes of both
-files, and a seal under the cohort key over these.
+files; ``privacy_files.json`` seals all of them under the cohort key.
 """
 
 import json
@@ -17,11 +17,10 @@ from classifier.lora import merged
 from classifier.released import Calibration, ReleasedClassifier, settings_of
 from mammo_dp.crop_rule import TrainedCrops
 from mammo_dp.exchange.errors import ExportError
-from mammo_dp.privacy.cohorts import seal
 from mammo_dp.privacy.statement import FILE_NAME as STATEMENT
-from mammo_dp.privacy.statement import read_ledger, read_statement
+from mammo_dp.privacy.statement import covering_ledger, read_statement
 from mammo_dp.runs import FILE_NAME as RUN
-from mammo_dp.runs import RunError, file_sha256, read_run
+from mammo_dp.runs import RunError, file_sha256, read_run, run_of
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 OURS = "mammo_dp"  # the part of config.json that is not of other tools
@@ -45,6 +44,16 @@ class SharedClassifier:
     crops: TrainedCrops | None
     checkpoint_sha256: str
     statement_sha256: str
+
+    @property
+    def doubt(self) -> str:
+        """Why its statement cannot be relied on here, as a clause; empty if it can."""
+        weights = self.path.with_name(WEIGHTS) if self.path.name == CONFIG else self.path
+        folder = self.path.parent if self.path.name == CONFIG else run_of(self.path)
+        if folder is None:
+            return "no statement lies beside it"
+        found = covering_ledger(folder, file_sha256(weights))
+        return found if isinstance(found, str) else ""
 
     @property
     def image_size(self) -> int:
@@ -73,7 +82,6 @@ class SharedClassifier:
         if record.command != "fit" or not record.is_finished:
             found = f"`{record.command}`" if record.is_finished else "a fit that is not finished"
             raise RunError(f"{folder}: holds {found}. Give the run folder of a finished fit.")
-        read_ledger(folder)  # compares the released file with the statement
         artefact = read_statement(folder)["artefact"]
         if artefact is None:
             raise RunError(f"{folder}: its statement says that nothing was released. Fit again.")
@@ -93,7 +101,7 @@ class SharedClassifier:
         safetensors.torch.save_file(whole, path, metadata={"format": "pt"})
 
     def facts(self, weights: Path) -> dict[str, Any]:
-        """What ``config.json`` says under ``mammo_dp``: all that builds the classifier, sealed.
+        """What ``config.json`` says under ``mammo_dp``: all that builds the classifier.
 
         Args:
             weights: The exported file of weights.
@@ -109,8 +117,7 @@ class SharedClassifier:
             "weights": weights.name,
             "weights_sha256": file_sha256(weights),
         }
-        plain: dict[str, Any] = json.loads(json.dumps(content))
-        return {**plain, "seal": seal(plain)}
+        return dict(json.loads(json.dumps(content)))
 
 
 def _of_export(folder: Path) -> SharedClassifier:
@@ -134,12 +141,6 @@ def _of_export(folder: Path) -> SharedClassifier:
     if odd := [name for name, a, b in zip(names, said, there, strict=True) if a != b]:
         raise ExportError(
             f"{folder}: {' and '.join(odd)} differ from what {CONFIG} was written with. {_AGAIN}."
-        )
-    sealed = seal({name: value for name, value in facts.items() if name != "seal"})
-    given = facts.get("seal", {})
-    if given.get("key_id") in (None, sealed["key_id"]) and given != sealed:
-        raise ExportError(
-            f"{path}: does not fit its seal: somebody without the cohort key changed it. {_AGAIN}."
         )
     return SharedClassifier(
         path=path,

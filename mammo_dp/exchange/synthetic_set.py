@@ -59,4 +59,5 @@ def synthetic_set(
     lineage.copy_to(folder)
     card = data_card(manifest, pixels.shape[0], made, lineage, terms, dicom=dicom)
     write_text_atomically(folder / CARD, card)
+    lineage.seal_files(folder, CARD)
     shutil.copyfile(manifest.folder / CROPS, folder / CROPS)  # last: with it the folder is whole

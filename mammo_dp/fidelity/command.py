@@ -12,6 +12,7 @@ from mammo_dp.fidelity.extractors import choose
 from mammo_dp.fidelity.figure import draw_figure
 from mammo_dp.fidelity.samples import FidelityError, Samples
 from mammo_dp.fidelity.tables import print_table
+from mammo_dp.privacy.statement import read_evidence
 from mammo_dp.runs import (
     RunRecord,
     close_run,
@@ -135,14 +136,14 @@ def _fill(record: RunRecord, cohort: CropsManifest, found: Mapping[str, CropsMan
 def _require_foreign(encoder: str, compared: set[str]) -> None:
     """Refuses features of a network that learned, at any stage, from what it would compare.
 
-    Stages before the last are known by the statement, which names patients' crops alone.
+    Stages before the last are known by the evidence of the statement, for patients' crops alone.
     """
     folder = run_of(encoder)
     if folder is None:
         return
     seen = {entry.sha256 for entry in read_run(folder).inputs.values()}
-    if (privacy := folder / "privacy.json").is_file():
-        seen |= {said["cohort"] for said in json.loads(privacy.read_text())["statements"]}
+    if (evidence := read_evidence(folder)) is not None:
+        seen |= {known["manifest_sha256"] for known in evidence["cohorts"] if known}
     if seen & compared:
         raise FidelityError(
             f"{encoder}: was trained on crops that are compared here, so its features are nearer "

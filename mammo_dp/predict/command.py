@@ -103,7 +103,13 @@ def predict(
             "Probabilities are not calibrated; `mammo-dp calibrate` does it for patients of a "
             "cohort, at a stated privacy cost."
         )
-    print(f"Statement {shared.statement_sha256[:12]}: {read_statement(run)['summary']}")
+    said = read_statement(run)["summary"]
+    if doubt := shared.doubt:
+        said = (
+            f"cannot be relied on here: {doubt}. Take it as no guarantee, epsilon = infinity. "
+            f"It says: {said}"
+        )
+    print(f"Statement {shared.statement_sha256[:12]}: {said}")
 
 
 def _fill(record: RunRecord, shared: SharedClassifier, candidates: Iterable[Candidate]) -> None:

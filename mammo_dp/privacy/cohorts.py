@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-from data_prep.manifest import CropsManifest, Split, Unit
+from data_prep.manifest import CropsManifest, Split
 from mammo_dp.privacy.errors import PrivacyError
 
 KEY_VARIABLE = "MAMMO_DP_COHORT_KEY"
@@ -85,24 +85,20 @@ class Cohort:
     """The patients of one split of one manifest.
 
     Attributes:
-        sha256: Hash of the manifest; empty if the manifest is unknown.
+        tag: Keyed hash of split and patients, the name of the cohort; empty if they are unknown.
         dataset: Origins of the crops, such as ``"cbis-ddsm"``, joined by ``+``; empty if unknown.
         split: Split of the manifest; empty if unknown.
         patients: Keyed hashes, sorted; none if unknown; empty if no patient stands behind the data.
         key_id: Names the key of the hashes.
-        crops: Crops of these patients; 0 if unknown.
-        crops_of_patients: How many patients have how many crops: pairs (crops, patients), sorted.
         private: What recognises the crops under other names; none if unknown. Never shared, and no
             part of what makes two cohorts equal.
     """
 
-    sha256: str
+    tag: str
     dataset: str
     split: str
     patients: tuple[str, ...] | None
     key_id: str = ""
-    crops: int = 0
-    crops_of_patients: tuple[tuple[int, int], ...] = ()
     private: CohortEvidence | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -133,14 +129,13 @@ class Cohort:
                 CropMark(exact=_keyed(key, "pixels", crop.sha256))
             )
         crops_of_patients = tuple(sorted(Counter(counts.values()).items()))
+        patients = tuple(sorted(marks))
         return cls(
-            sha256=manifest.sha256,
+            tag=_keyed(key, split, *patients) if patients else "",
             dataset="+".join(sorted({crop.origin for crop in real or crops})),
             split=split,
-            patients=tuple(sorted(marks)),
+            patients=patients,
             key_id=key_id(key),
-            crops=len(real),
-            crops_of_patients=crops_of_patients,
             private=CohortEvidence(
                 manifest_sha256=manifest.sha256,
                 crops_of_patients=crops_of_patients,
@@ -151,19 +146,16 @@ class Cohort:
     @classmethod
     def unknown(cls, dataset: str, split: str = "") -> Self:
         """Patients of an outside data set, of which only the name is known."""
-        return cls(sha256="", dataset=dataset, split=split, patients=None)
+        return cls(tag="", dataset=dataset, split=split, patients=None)
 
-    def units(self, unit: Unit) -> int | None:
-        """Number of patients or crops, if known."""
-        if self.patients is None:
-            return None
-        return len(self.patients) if unit == "patient" else self.crops
+    def is_comparable(self, other: "Cohort") -> bool:
+        """Whether patients and crops of both are known here, hashed under one key."""
+        known = self.private is not None and other.private is not None
+        return known and self.key_id == other.key_id
 
-    def most_crops(self, unit: Unit) -> int | None:
-        """Most crops of one unit, if known."""
-        if not self.crops_of_patients:
-            return None
-        return self.crops_of_patients[-1][0] if unit == "patient" else 1
+    def with_evidence(self, evidence: CohortEvidence) -> Self:
+        """The same cohort; also its patients, where what is shared leaves them out."""
+        return replace(self, patients=tuple(sorted(evidence.pixels)), private=evidence)
 
     def overlap(self, other: "Cohort") -> str:
         """How this cohort's patients meet another's.
@@ -200,13 +192,7 @@ class Cohort:
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """Reads what :meth:`as_json` gave."""
         patients = stored["patients"]
-        return cls(
-            **{
-                **stored,
-                "patients": None if patients is None else tuple(patients),
-                "crops_of_patients": tuple((a, b) for a, b in stored["crops_of_patients"]),
-            }
-        )
+        return cls(**{**stored, "patients": None if patients is None else tuple(patients)})
 
 
 def cohort_key() -> bytes:
@@ -271,7 +257,7 @@ def _names(dataset: str) -> list[str]:
     return ["".join(filter(str.isalnum, name.lower())) for name in dataset.split("+")]
 
 
-def _keyed(key: bytes, origin: str, patient: str) -> str:
-    """Patients are told apart within the data set that numbers them."""
-    message = f"{origin}\0{patient}".encode()
+def _keyed(key: bytes, *parts: str) -> str:
+    """Keyed hash of, for instance, a data set and the patient's number in it."""
+    message = "\0".join(parts).encode()
     return hmac.new(key, message, hashlib.sha256).hexdigest()[:_DIGITS]

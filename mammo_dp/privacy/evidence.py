@@ -6,9 +6,9 @@ rounds of Private Evolution; the cohort from the crops that lie there now; the l
 statements of the parents.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.evolution.account import ACCOUNT, executed, origin
 from mammo_dp.privacy.findings import RESTORE, Findings, shown
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.parents import collect_parents
+from mammo_dp.privacy.public_weights import HUB_SOURCE
 from mammo_dp.privacy.release import (
     EVOLVE,
-    FROM_THE_HUB,
     RELABEL,
     SEEDED,
     data_ledger,
@@ -31,13 +32,19 @@ from mammo_dp.privacy.release import (
     randomness,
     votes_randomness,
 )
-from mammo_dp.privacy.statement import FILE_NAME, collect_parents, ledger_of, run_facts
+from mammo_dp.privacy.statement import (
+    EVIDENCE_NAME,
+    FILE_NAME,
+    ledger_of,
+    read_evidence,
+    run_facts,
+)
 from mammo_dp.runs import RunRecord
 
 _AGAIN = "The statement does not hold; run the stage again"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """A statement and what it is held against.
 
@@ -58,19 +65,34 @@ class Evidence:
         """The statement's file."""
         return self.record.folder / FILE_NAME
 
+    @cached_property
+    def evidence(self) -> Mapping[str, Any] | None:
+        """What stays private beside the statement; None if it cannot be relied on."""
+        return read_evidence(self.record.folder)
+
+    @cached_property
+    def ledger(self) -> PrivacyLedger:
+        """The accesses that the statement lists."""
+        return ledger_of(self.stored, self.evidence)
+
     @property
     def own(self) -> list[Access]:
         """Accesses of the run itself: those that released the artefact."""
         artefact = self.stored["artefact"]
         return [
             access
-            for access in ledger_of(self.stored).accesses
+            for access in self.ledger.accesses
             if artefact and access.released == artefact["sha256"]
         ]
 
     def check(self) -> None:
         """Compares all that there is."""
-        self.findings.compare(self.path, "run", self.stored["run"], run_facts(self.record))
+        where = self.record.folder / EVIDENCE_NAME
+        if (evidence := self.evidence) is None:
+            what = "is missing, altered, or not sealed under the key here"
+            self.findings.add(where, what, RESTORE)
+        else:
+            self.findings.compare(where, "run", evidence["run"], run_facts(self.record))
         private = any(access.mechanism is not None for access in self.own)
         if self.record.command == "fit":
             self._check_cohort("data", self._config("data").get("train_split", "train"))
@@ -100,26 +122,26 @@ class Evidence:
     def _compare_cohorts(self, where: Path, recorded: Cohort, there: Cohort) -> None:
         before, now = set(recorded.patients or ()), set(there.patients or ())
         if recorded.key_id != there.key_id:
-            self.findings.notes.append(
-                f"{self.path}: patients of {recorded.name} are hashed under key "
-                f"{recorded.key_id}; the cohort key here is {there.key_id}, so only their number "
-                "was compared."
+            what = (
+                f"patients of {recorded.name} are hashed under key {recorded.key_id}; the cohort "
+                f"key here is {there.key_id}, so they cannot be compared"
             )
-            there = replace(there, key_id=recorded.key_id)
-            differ = len(before) != len(now)
-        else:
-            differ = before != now
-        if differ:
+            self.findings.add(self.path, what, "Use the key of the statement")
+            return
+        if before != now:
             what = (
                 f"split {there.split!r} holds other patients than {self.path} says: "
                 f"{len(before)} recorded, {len(now)} there, {len(before & now)} of them the same"
             )
             self.findings.add(where, what, RESTORE)
         one, other = (
-            json.loads(json.dumps(replace(cohort, patients=()).as_json()))
+            {"cohort": replace(cohort, patients=()).as_json()}
+            | {"evidence": cohort.private and cohort.private.as_json()}
             for cohort in (recorded, there)
         )
-        self.findings.compare(where, f"cohort {recorded.name}", one, other)
+        if recorded.private is None:  # which has been found
+            del one["evidence"], other["evidence"]
+        self.findings.compare(where, recorded.name, one, other)
 
     def _check_account(self) -> bool:
         """The steps that ran, from the accountant in the released checkpoint.
@@ -194,7 +216,7 @@ class Evidence:
         """Unit, rate, clipping norm, delta, steps and seeds, as configured."""
         model, data = self._config("model"), self._config("data")
         if model.get("pretrained") and not model.get("weights"):
-            self._require_exclusion(FROM_THE_HUB)
+            self._require_hub()
         if not executed:
             return
         steps = sum(int(mechanism[-1]) for mechanism in executed)
@@ -233,7 +255,7 @@ class Evidence:
             what = f"its lineage cannot be collected ({error})"
             self.findings.add(self.path, what, "Restore the parent")
             return None
-        follows, recorded = parents.plus(*self.own), ledger_of(self.stored)
+        follows, recorded = parents.plus(*self.own), self.ledger
         for access in recorded.accesses:
             if access not in follows.accesses:
                 what = f"lists {_named(access)}, which no parent does"
@@ -245,13 +267,20 @@ class Evidence:
         left_open = [
             text  # of this fit itself; whether it has to be there, its configuration says
             for text in recorded.exclusions
-            if text not in follows.exclusions and text.startswith((FROM_THE_HUB, SEEDED))
+            if text not in follows.exclusions and text.startswith(SEEDED)
         ]
         self.findings.compare(
             self.path,
             "lineage_exclusions",
             list(recorded.exclusions),
             [*follows.exclusions, *left_open],
+        )
+        from_hub = [one for one in recorded.public if one.source.startswith(HUB_SOURCE)]
+        self.findings.compare(
+            self.path,
+            "public_data",
+            [one.as_json() for one in recorded.public],
+            [one.as_json() for one in dict.fromkeys((*follows.public, *from_hub))],
         )
         return follows
 
@@ -273,6 +302,13 @@ class Evidence:
         """Arguments of the model or the data module."""
         found: Mapping[str, Any] = self.record.config.get(part, {}).get("init_args", {})
         return found
+
+    def _require_hub(self) -> None:
+        """Weights of the hub are named as public data, or leave patients without a guarantee."""
+        named = any(one.source.startswith(HUB_SOURCE) for one in self.ledger.public)
+        if not named and not any(access.is_unknown for access in self.ledger.accesses):
+            what = "does not name the weights of the hub, which were configured"
+            self.findings.add(self.path, what, RESTORE)
 
     def _require_exclusion(self, beginning: str) -> None:
         if not any(text.startswith(beginning) for text in self.stored["exclusions"]):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 ABSENT = "(absent)"
 RESTORE = "Restore the file, or run the stage that makes the folder again"
+RESTORE_EXPORT = "Restore the export, use the key it was sealed with, or export again"
 _SHOWN = 120  # characters of a value in a message
 
 

@@ -2,7 +2,8 @@
 """Who looked at whose data: accesses along the lineage of an artefact, composed per cohort."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from itertools import permutations
 from typing import Any, Self
 
 from data_prep.manifest import CropsManifest, Split, Unit
@@ -28,6 +29,7 @@ class Access:
     stage: str
     cohort: Cohort
     unit: Unit = "patient"
+    units: int | None = None
     mechanism: Mechanism | None = None
     released: str | None = None
     note: str = ""
@@ -79,6 +81,21 @@ class Access:
         """
         return cls(stage=stage, cohort=Cohort.unknown(dataset), released=released, note=note)
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nobody knows whose data the stage saw."""
+        return self.mechanism is None and not self.cohort.dataset and not self.cohort.tag
+
+    def reason(self, clause: str) -> str:
+        """Why there is no guarantee after a stage without differential privacy, in a sentence.
+
+        Args:
+            clause: How its cohort meets the one that is asked about, see :meth:`Cohort.overlap`.
+        """
+        if self.is_unknown:
+            return f"It is unknown whose data {self.stage} used. {self.note}".rstrip()
+        return f"{self.stage} was trained {clause} without DP."
+
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``privacy.json``."""
         return {
@@ -104,16 +121,55 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PublicData:
+    """Weights from outside that were trained on public data, and are not accounted.
+
+    Attributes:
+        source: Where the weights come from.
+        data: What they were trained on.
+        licence: Of the weights.
+        sha256: Hash of the file, or of its tensors.
+    """
+
+    source: str
+    data: str
+    licence: str
+    sha256: str
+
+    def __str__(self) -> str:
+        """One sentence, for the statement."""
+        return (
+            f"Initial weights: {self.source} (sha256 {self.sha256}), trained on {self.data}; "
+            f"licence: {self.licence}. Public data, not accounted: whoever is in these data has no "
+            "guarantee, and they are taken to hold no patient of the cohorts above."
+        )
+
+    def as_json(self) -> dict[str, str]:
+        """Plain values, for ``privacy.json``."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, str]) -> Self:
+        """Reads what :meth:`as_json` gave."""
+        return cls(**stored)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrivacyLedger:
     """Accesses along the lineage of an artefact, parents first.
 
     Attributes:
         accesses: Each stage's use of each cohort.
-        exclusions: What the lineage leaves open, such as weights from outside.
+        exclusions: What the lineage leaves open.
+        public: Weights from outside that were trained on public data.
+        compared: How two cohorts meet, by their tags, as far as it is known from evidence that is
+            not here; see :attr:`comparisons`.
     """
 
     accesses: tuple[Access, ...] = ()
     exclusions: tuple[str, ...] = ()
+    public: tuple[PublicData, ...] = ()
+    compared: Mapping[str, str] = field(default_factory=dict)
 
     def plus(self, *accesses: Access) -> Self:
         """With further accesses; those without a patient are left out."""
@@ -125,16 +181,46 @@ class PrivacyLedger:
         What is reached on two paths counts once, if it is known by the hash of what it released.
         """
         accesses = [*self.accesses]
-        exclusions = dict.fromkeys(self.exclusions)
+        exclusions, public = dict.fromkeys(self.exclusions), dict.fromkeys(self.public)
+        compared = dict(self.compared)
         for other in others:
             exclusions |= dict.fromkeys(other.exclusions)
+            public |= dict.fromkeys(other.public)
+            compared |= other.comparisons
             accesses += [
                 access
                 for access in other.accesses
                 if not access.cohort.is_empty
                 and (access.released is None or access not in accesses)
             ]
-        return replace(self, accesses=tuple(accesses), exclusions=tuple(exclusions))
+        return replace(
+            self,
+            accesses=tuple(accesses),
+            exclusions=tuple(exclusions),
+            public=tuple(public),
+            compared=compared,
+        )
+
+    @property
+    def comparisons(self) -> dict[str, str]:
+        """How each cohort meets each other one, for every two tags that could be compared.
+
+        Crops are compared by evidence that is private, so the results go into what is shared.
+        """
+        known = {a.cohort.tag: a.cohort for a in self.accesses if a.cohort.tag}
+        found = dict(self.compared) | {
+            f"{one} {other}": known[one].overlap(known[other])
+            for one, other in permutations(known, 2)
+            if known[one].is_comparable(known[other])
+        }
+        return dict(sorted(found.items()))
+
+    def overlap(self, cohort: Cohort, other: Cohort) -> str:
+        """How a cohort meets another, see :meth:`Cohort.overlap`; by an earlier comparison, too."""
+        if cohort.is_comparable(other):
+            return cohort.overlap(other)
+        earlier = self.compared.get(f"{cohort.tag} {other.tag}")
+        return cohort.overlap(other) if earlier is None else earlier
 
     def statements(self, delta: float, released: str | None = None) -> list[PrivacyStatement]:
         """One statement per cohort.
@@ -159,13 +245,11 @@ class PrivacyLedger:
             (access, clause)
             for access in self.accesses
             if (clause := "on these patients" * (access.cohort == cohort))
-            or (clause := cohort.overlap(access.cohort))
+            or (clause := self.overlap(cohort, access.cohort))
         ]
         private = [(a, a.mechanism) for a, _ in touching if a.mechanism is not None]
         reasons = " ".join(
-            f"{access.stage} was trained {clause} without DP."
-            for access, clause in touching
-            if access.mechanism is None
+            access.reason(clause) for access, clause in touching if access.mechanism is None
         )
         by_crops: tuple[tuple[int, int, float], ...] = ()
         if reasons:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mammo_dp.privacy.guarantee import COVERS, Guarantee, PrivacyStatement
-from mammo_dp.privacy.ledger import Access
+from mammo_dp.privacy.ledger import Access, PublicData
 
 
 def in_words(stored: Mapping[str, Any], statements: Sequence[PrivacyStatement]) -> str:
@@ -24,6 +24,15 @@ def in_words(stored: Mapping[str, Any], statements: Sequence[PrivacyStatement]) 
         lines += [*_section(statement), ""]
     if statements:
         lines += ["## What is covered", "", COVERS, ""]
+    if public := stored["public_data"]:
+        lines += ["## Public data, not accounted", ""]
+        lines += [f"- {PublicData.from_json(one)}" for one in public]
+        lines += [
+            "",
+            "Public means that anybody may have the data, not that nobody is in them: if a patient "
+            "of the cohorts above were among them, this statement would not cover that.",
+            "",
+        ]
     lines += ["## What is not covered", ""]
     lines += [f"- {exclusion}" for exclusion in stored["exclusions"]]
     training = stored["randomness"] | ({"precision": precision} if precision else {})
@@ -102,6 +111,6 @@ def _access(access: Access) -> str:
         f"{access.mechanism.sampling_rate:g}, {access.mechanism.steps} steps, clipping norm "
         f"{access.mechanism.clipping_norm:g}"
     )
-    manifest = f" (manifest `{access.cohort.sha256}`)" if access.cohort.sha256 else ""
+    tag = f" (cohort `{access.cohort.tag}`)" if access.cohort.tag else ""
     note = f" {access.note}" if access.note else ""
-    return f"- {access.stage.rstrip(',')}: {access.cohort.name}{manifest}, {how}.{note}"
+    return f"- {access.stage.rstrip(',')}: {access.cohort.name}{tag}, {how}.{note}"

@@ -15,6 +15,7 @@ from mammo_dp.privacy.ledger import PublicData
 
 SUFFIX = ".provenance.yaml"  # of the file beside weights, such as vit.safetensors.provenance.yaml
 HUB = "timm:"  # how the classifier names weights that timm fetched
+HUB_SOURCE = "hub of timm, "  # how a statement names them
 _FIELDS = ("source", "data", "licence", "sha256")
 # Files that packages bring, by SHA-256.
 KNOWN = MappingProxyType(
@@ -95,7 +96,7 @@ def provenance_of_hub(path: str, sha256: str, licence: str) -> PublicData | None
     if not (data := [HUB_DATA[word] for word in words if HUB_DATA.get(word)]):
         return None
     return PublicData(
-        source=f"hub of timm, {path.removeprefix(HUB)}",
+        source=HUB_SOURCE + path.removeprefix(HUB),
         data=" and ".join(dict.fromkeys(data)),
         licence=licence or "see the model's card",
         sha256=sha256,

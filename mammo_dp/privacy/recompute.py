@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mammo_dp.privacy.cohorts import seal
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.findings import ABSENT, RESTORE, Findings, differences, shown
 from mammo_dp.privacy.statement import (
@@ -16,7 +15,9 @@ from mammo_dp.privacy.statement import (
     TEXT_NAME,
     contents,
     ledger_of,
+    read_evidence,
     read_statement,
+    seal_doubt,
 )
 from mammo_dp.runs import file_sha256
 
@@ -35,7 +36,7 @@ _WORDS = {
     "versions",
     "text_sha256",
 }
-_NEEDED = ("delta", "exclusions", "randomness", "precision", "run", "versions", "text_sha256")
+_NEEDED = ("delta", "exclusions", "randomness", "precision", "versions", "text_sha256")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,7 @@ def recompute(path: str | Path, findings: Findings) -> Recomputed:
         )
         return Recomputed(stored=stored, derived={}, text="")
     try:
-        derived, text = _derived(stored)
+        derived, text = _derived(stored, read_evidence(path.parent))
     except (PrivacyError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         findings.add(path, f"no statement follows from its accesses ({error})", RESTORE)
         return Recomputed(stored=stored, derived={}, text="")
@@ -89,9 +90,11 @@ def recompute(path: str | Path, findings: Findings) -> Recomputed:
     return Recomputed(stored=stored, derived=derived, text=text)
 
 
-def _derived(stored: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def _derived(
+    stored: Mapping[str, Any], evidence: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], str]:
     """What the statement says today; its own epsilons, sentences and hashes are not used."""
-    ledger = ledger_of(stored)
+    ledger = ledger_of(stored, evidence)
     usual = {*ledger.exclusions, *EXCLUSIONS}
     derived, text = contents(
         ledger,
@@ -100,7 +103,6 @@ def _derived(stored: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         exclusions=[exclusion for exclusion in stored["exclusions"] if exclusion not in usual],
         randomness=stored["randomness"],
         precision=stored["precision"],
-        run=stored["run"],
     )
     return json.loads(json.dumps(derived)), text  # tuples become lists, as in the file
 
@@ -131,22 +133,8 @@ def _compare(
 
 
 def _check_seal(path: Path, stored: Mapping[str, Any], findings: Findings) -> None:
-    recorded = stored.get("seal")
-    there = seal({name: value for name, value in stored.items() if name != "seal"})
-    if not isinstance(recorded, Mapping) or set(recorded) != set(there):
-        findings.add(
-            path,
-            "has no seal, so anyone may have written it",
-            "Run the stage that makes the folder again",
-        )
-    elif recorded["key_id"] != there["key_id"]:
-        findings.notes.append(
-            f"{path}: sealed under key {recorded['key_id']}; the cohort key here is "
-            f"{there['key_id']}, so a forgery that is consistent in itself would not be seen."
-        )
-    elif recorded != there:
-        what = "does not fit its seal: somebody without the cohort key changed it"
-        findings.add(path, what, RESTORE)
+    if doubt := seal_doubt(stored):
+        findings.add(path, doubt, "Restore the file, use the key, or run the stage again")
     else:
         findings.checked["seals"] += 1
 

@@ -18,7 +18,9 @@ from mammo_dp.privacy.cohorts import Cohort
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.evolution.account import executed
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
-from mammo_dp.privacy.statement import collect_parents, write_statement
+from mammo_dp.privacy.parents import collect_parents
+from mammo_dp.privacy.public_weights import HUB, provenance_of_hub
+from mammo_dp.privacy.statement import write_statement
 from mammo_dp.runs import RunRecord, file_sha256
 
 if TYPE_CHECKING:  # lightning takes seconds to import; reading statements does without
@@ -33,7 +35,6 @@ SEEDED = (
     "Draws and noise come from a fixed seed (insecure_seed): whoever knows it can remove "
     "the noise. There is no guarantee against them."
 )
-FROM_THE_HUB = "Initial weights from the hub"
 EVOLVE = "evolve"  # the command whose crops were chosen by patients' votes
 RELABEL = "relabel"  # the command whose labels are a classifier's
 MIX = "mix"  # of a benchmark: patients' crops and synthetic ones in one folder
@@ -63,7 +64,8 @@ def write_fit_statement(record: RunRecord, trainer: "Trainer", released: Path) -
             "used. Use mammo_dp.CropsDataModule or mammo_dp.DPCropsDataModule."
         )
     private = module if isinstance(module, DPTraining) else None
-    ledger = collect_parents(entry.path for entry in record.inputs.values()).plus(
+    inputs = collect_parents(entry.path for entry in record.inputs.values())
+    ledger = inputs.joined([hub_ledger(module)]).plus(
         *(
             Access.of_training(
                 f"{type(module).__name__} ({record.folder.name})",
@@ -78,7 +80,7 @@ def write_fit_statement(record: RunRecord, trainer: "Trainer", released: Path) -
     )
     write_statement(
         record.folder,
-        replace(ledger, exclusions=(*ledger.exclusions, *_left_open(module, data))),
+        replace(ledger, exclusions=(*ledger.exclusions, *_left_open(data))),
         delta=private.budget.delta if private is not None else loose_delta(ledger),
         artefact=released,
         randomness=(
@@ -191,18 +193,25 @@ def loose_delta(ledger: PrivacyLedger) -> float:
     return min([_WITHOUT_DP, *(0.1 / count for count in counts if count)])
 
 
-def _left_open(module: Any, data: Any) -> list[str]:  # noqa: ANN401  any Lightning module
-    """What no account of this fit covers, nor that of any fit that goes on from it."""
-    left_out = []
+def hub_ledger(module: Any) -> PrivacyLedger:  # noqa: ANN401  any Lightning module
+    """Whose data are behind weights that a model fetched from the hub; empty if it fetched none."""
     start = getattr(module, "initial_weights", None)
-    if start is not None and start.path.startswith("timm:"):
-        left_out.append(
-            f"{FROM_THE_HUB} ({start.path}, sha256 {start.sha256}) have no statement: patients in "
-            "their training data are not covered."
-        )
-    if getattr(data, "insecure_seed", None) is not None:
-        left_out.append(SEEDED)
-    return left_out
+    if start is None or not start.path.startswith(HUB):
+        return PrivacyLedger()
+    if (public := provenance_of_hub(start.path, start.sha256, start.licence)) is not None:
+        return PrivacyLedger(public=(public,))
+    unknown = Access.of_unknown(
+        f"the training of {start.path}",
+        "",
+        released=start.sha256,
+        note="Its tag does not say on which public data.",
+    )
+    return PrivacyLedger(accesses=(unknown,))
+
+
+def _left_open(data: Any) -> list[str]:  # noqa: ANN401  any data module
+    """What no account of this fit covers, nor that of any fit that resumes from it."""
+    return [SEEDED] if getattr(data, "insecure_seed", None) is not None else []
 
 
 def randomness(unit: Unit, *, seeded: bool) -> dict[str, str]:

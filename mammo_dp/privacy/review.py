@@ -12,7 +12,7 @@ from mammo_dp.privacy.findings import Findings
 from mammo_dp.privacy.ledger import PrivacyLedger
 from mammo_dp.privacy.measured import attacks_in_words
 from mammo_dp.privacy.recompute import recompute
-from mammo_dp.privacy.statement import FILE_NAME, contents, ledger_of
+from mammo_dp.privacy.statement import FILE_NAME, contents, ledger_of, read_evidence
 from mammo_dp.privacy.verify import Verification
 from mammo_dp.runs import run_of
 
@@ -91,11 +91,15 @@ def compose(releases: list[str], *, delta: float | None = None, format: Format =
     stored = [content for content, _, _ in read.values()]
     smallest = min(content["delta"] for content in stored)
     joint, text = contents(
-        PrivacyLedger().joined(map(ledger_of, stored)),
+        PrivacyLedger().joined(
+            ledger_of(content, read_evidence(_folder(path)))
+            for path, (content, _, _) in read.items()
+        ),
         delta=smallest if delta is None else delta,
         exclusions=[exclusion for content in stored for exclusion in content["exclusions"]],
         randomness=_together(content["randomness"] for content in stored),
         precision=_together({"": content["precision"]} for content in stored).get(""),
+        joint=True,
     )
     source = "the smallest of the statements'; --delta sets it" if delta is None else "as asked for"
     unchecked = dict.fromkeys(note for _, _, notes in read.values() for note in notes)
@@ -110,6 +114,10 @@ def compose(releases: list[str], *, delta: float | None = None, format: Format =
     lines = [f"# Joint privacy statement of {len(hashes)} releases", ""]
     lines += [f"- {path}: {_released(content)}" for path, (content, _, _) in read.items()]
     print("\n".join([*lines, *_noted(notes), "", *text.splitlines()[2:]]))
+
+
+def _folder(path: str) -> Path:
+    return Path(path) if Path(path).is_dir() else Path(path).parent
 
 
 def _trusted(path: Path) -> tuple[Mapping[str, Any], str, list[str]]:

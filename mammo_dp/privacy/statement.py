@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_prep.manifest import Crop
 from mammo_dp.privacy.cohorts import CohortEvidence, seal
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.guarantee import taken_together

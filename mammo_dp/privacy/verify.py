@@ -5,6 +5,7 @@ Nothing is trained and no code in a file is run. What a stage recorded in ``run.
 with the files that lie there now, its statement with its evidence; then the same for each parent.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +18,9 @@ from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.evidence import Evidence
-from mammo_dp.privacy.findings import RESTORE, Findings
+from mammo_dp.privacy.findings import RESTORE, RESTORE_EXPORT, Findings
 from mammo_dp.privacy.recompute import recompute
-from mammo_dp.privacy.statement import FILE_NAME
+from mammo_dp.privacy.statement import FILE_NAME, FILES_NAME, seal_doubt
 from mammo_dp.runs import FILE_NAME as RUN
 from mammo_dp.runs import (
     RunError,
@@ -56,6 +57,8 @@ class Verification:
             return
         self._seen.add(folder.resolve())
         self.findings.checked["folders"] += 1
+        if (folder / FILES_NAME).is_file():
+            self._files_of_export(folder)
         record = self._record(folder)
         inputs = {} if record is None else self._inputs(folder, record)
         if (folder / CROPS).is_file():
@@ -67,8 +70,10 @@ class Verification:
 
     def _record(self, folder: Path) -> RunRecord | None:
         """Reads ``run.json``; checks outputs and configuration."""
-        if not (folder / RUN).exists() and (folder / CROPS).is_file():
-            note = f"{folder}: has no {RUN}, so only its crops and their hashes were checked."
+        if not (folder / RUN).exists() and any(
+            (folder / name).is_file() for name in (CROPS, FILES_NAME)
+        ):
+            note = f"{folder}: has no {RUN}, so only its files and their hashes were checked."
             self.findings.notes.append(note)
             return None
         try:
@@ -91,13 +96,31 @@ class Verification:
                 self.findings.compare(path, "", record.config, configured)
         return record
 
-    def _output(self, path: Path, recorded: str) -> None:
+    def _files_of_export(self, folder: Path) -> None:
+        """Compares an export with its sealed list of files."""
+        path = folder / FILES_NAME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            files: dict[str, str] = dict(content["files"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self.findings.add(path, f"cannot be read ({error})", RESTORE_EXPORT)
+            return
+        if doubt := seal_doubt(content):
+            self.findings.add(path, doubt, RESTORE_EXPORT)
+        else:
+            self.findings.checked["seals"] += 1
+        for name, recorded in files.items():
+            self._output(folder / name, recorded, FILES_NAME, RESTORE_EXPORT)
+
+    def _output(
+        self, path: Path, recorded: str, listed_in: str = RUN, remedy: str = RESTORE
+    ) -> None:
         self.findings.checked["files"] += 1
         if not path.is_file():
-            self.findings.add(path, f"is missing, but listed in {RUN}", RESTORE)
+            self.findings.add(path, f"is missing, but listed in {listed_in}", remedy)
         elif (there := file_sha256(path)) != recorded:
-            what = f"was altered: sha256 {recorded} is recorded in {RUN}, {there} is there"
-            self.findings.add(path, what, RESTORE)
+            what = f"was altered: sha256 {recorded} is recorded in {listed_in}, {there} is there"
+            self.findings.add(path, what, remedy)
 
     def _inputs(self, folder: Path, record: RunRecord) -> dict[str, Path]:
         """Finds, compares and visits what a run read.

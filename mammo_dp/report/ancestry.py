@@ -4,6 +4,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mammo_dp.privacy.statement import read_evidence
 from mammo_dp.report.compare import Row, made_by, setting
 from mammo_dp.report.drawings.lineage import Node
 from mammo_dp.runs import RunInput, RunRecord
@@ -23,7 +24,8 @@ def ancestry(row: Row) -> dict[str, Node]:
     """
     nodes: dict[str, Node] = {}
     accesses: Sequence[Mapping[str, Any]] = row.privacy["accesses"]
-    cohorts = {access["cohort"]["sha256"] for access in accesses}
+    evidence = read_evidence(row.model.folder) or {"cohorts": []}
+    cohorts = {known["manifest_sha256"] for known in evidence["cohorts"] if known}
 
     def visit(source: RunRecord | RunInput, sha256: str) -> str:
         key = str(source.folder.resolve()) if isinstance(source, RunRecord) else source.sha256

@@ -112,16 +112,7 @@ class Row:
     @property
     def own(self) -> Statement | None:
         """Statement about the cohort that the model itself was trained on, if there is one."""
-        data = self.model.inputs.get("data")
-        split = setting(self.model.config, "train_split") or "train"
-        for statement in self.statements:
-            if (
-                data
-                and statement.stored["cohort"] == data.sha256
-                and statement.stored["cohort_name"].endswith(f"/{split}")
-            ):
-                return statement
-        return None
+        return next((one for one in self.statements if one.stored["own"]), None)
 
     @property
     def epsilon(self) -> float:

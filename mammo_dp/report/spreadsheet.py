@@ -63,7 +63,6 @@ def _statement_line(statement: Statement, row: Row) -> dict[str, object]:
         "delta": repr(statement.delta),
         "unit": statement.unit,
         "units": stored["units"],
-        "crops": stored["crops"],
         "adjacency": stored["adjacency"],
         "accountant": statement.accountant,
         "noise_multiplier": stored["noise_multiplier"] if own else "",

@@ -78,9 +78,7 @@ class TrainedRun:
             return f"{kind or 'a model of unknown kind'} is not trained as a head by this attack"
         if (trained := self.settings["trainable"]) != "head":
             return f"trainable is {trained!r}, so that each shadow would be a whole fit"
-        data, split = self.record.inputs.get("data"), self.data.get("train_split", "train")
-        seen = (data and data.sha256, split)
-        if seen != (self.statement["cohort"], self.statement["cohort_name"].rpartition("/")[2]):
+        if not self.statement["own"]:
             return "the head was fitted to other crops than these, which an earlier stage saw"
         return ""
 

@@ -2,6 +2,7 @@
 """One look at a released set: distances of a cohort to it, and the signals that follow."""
 
 import json
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from mammo_dp.attacks.groups import require_patients
 from mammo_dp.attacks.signals import AttackError, Signals
 from mammo_dp.attacks.synthetic.methods import Seen, methods
 from mammo_dp.attacks.synthetic.spaces import SPACES, Points, Space, distances
+from mammo_dp.privacy.cohorts import Cohort
 
 _CLASSES = {False: "benign", True: "malignant"}
 
@@ -92,7 +94,8 @@ def require_independent(
         )
     privacy = reference.folder / "privacy.json"
     said = json.loads(privacy.read_text())["statements"] if privacy.exists() else []
-    if any(statement["cohort"] == manifest.sha256 for statement in said):
+    tags = {Cohort.of_manifest(manifest, split).tag for split in get_args(Split)} - {""}
+    if any(statement["cohort"] in tags for statement in said):
         raise AttackError(
             f"{privacy}: the reference was made from the cohort itself. Give phantoms or crops of "
             "other patients."

@@ -20,8 +20,8 @@ from mammo_dp.privacy.evolution.phantoms import PhantomSimulator
 from mammo_dp.privacy.evolution.population import Candidates, Evolution
 from mammo_dp.privacy.evolution.votes import Electorate, with_noise
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.parents import collect_parents
 from mammo_dp.privacy.sampling import new_key
-from mammo_dp.privacy.statement import collect_parents
 
 
 def evolve(

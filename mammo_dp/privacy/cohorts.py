@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-from data_prep.manifest import CropsManifest, Split
+from data_prep.manifest import CropsManifest, Split, Unit
 from mammo_dp.privacy.errors import PrivacyError
 
 KEY_VARIABLE = "MAMMO_DP_COHORT_KEY"
@@ -90,6 +90,7 @@ class Cohort:
         split: Split of the manifest; empty if unknown.
         patients: Keyed hashes, sorted; none if unknown; empty if no patient stands behind the data.
         key_id: Names the key of the hashes.
+        crops: Number of crops, where these are the units of a mechanism and so are public; 0 if not.
         private: What recognises the crops under other names; none if unknown. Never shared, and no
             part of what makes two cohorts equal.
     """
@@ -99,6 +100,7 @@ class Cohort:
     split: str
     patients: tuple[str, ...] | None
     key_id: str = ""
+    crops: int = field(default=0, compare=False)
     private: CohortEvidence | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -147,6 +149,21 @@ class Cohort:
     def unknown(cls, dataset: str, split: str = "") -> Self:
         """Patients of an outside data set, of which only the name is known."""
         return cls(tag="", dataset=dataset, split=split, patients=None)
+
+    def units(self, unit: Unit) -> int | None:
+        """Number of patients or crops, if known."""
+        if self.patients is None:
+            return None
+        return len(self.patients) if unit == "patient" else self.crops
+
+    def most_crops(self, unit: Unit) -> int | None:
+        if self.private is None or not self.private.crops_of_patients:
+            return None
+        return self.private.crops_of_patients[-1][0] if unit == "patient" else 1
+
+    @property
+    def crops_of_patients(self) -> tuple[tuple[int, int], ...]:
+        return () if self.private is None else self.private.crops_of_patients
 
     def is_comparable(self, other: "Cohort") -> bool:
         """Whether patients and crops of both are known here, hashed under one key."""

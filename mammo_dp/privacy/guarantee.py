@@ -101,6 +101,7 @@ class PrivacyStatement:
         by_crops: Crops of a patient, number of such patients and their epsilon, where that differs.
         composed: Stage and mechanism of each access that epsilon covers, as it acts on one unit.
         exclusions: What this statement leaves out, beyond what every statement leaves out.
+        is_own: Whether the stage that released the artefact used this cohort.
         own: Mechanism of the stage that released the artefact; none if that had none.
     """
 
@@ -111,6 +112,7 @@ class PrivacyStatement:
     by_crops: tuple[tuple[int, int, float], ...] = ()
     composed: tuple[tuple[str, Mechanism], ...]
     exclusions: tuple[str, ...] = ()
+    is_own: bool = False
     own: Mechanism | None = None
 
     @property
@@ -162,8 +164,10 @@ class PrivacyStatement:
         own, patient = self.own, self.patient
         beside = {} if patient is None else patient.as_json()
         return {
-            "cohort": self.cohort.sha256,
+            "cohort": self.cohort.tag,
             "cohort_name": self.cohort.name,
+            "split": self.cohort.split,
+            "own": self.is_own,
             "unit": self.unit,
             "units": self.cohort.units(self.unit),
             "crops": self.cohort.crops or None,

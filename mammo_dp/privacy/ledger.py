@@ -29,7 +29,6 @@ class Access:
     stage: str
     cohort: Cohort
     unit: Unit = "patient"
-    units: int | None = None
     mechanism: Mechanism | None = None
     released: str | None = None
     note: str = ""
@@ -57,9 +56,13 @@ class Access:
             released: SHA-256 of what the stage released.
             note: What else a reader should know.
         """
+        cohort = Cohort.of_manifest(manifest, split)
+        if unit == "crop":  # their number is public then
+            real = [row for row in manifest.rows(split) if not manifest.crops[row].is_synthetic]
+            cohort = replace(cohort, crops=len(real))
         return cls(
             stage=stage,
-            cohort=Cohort.of_manifest(manifest, split),
+            cohort=cohort,
             unit=unit,
             mechanism=mechanism,
             released=released,
@@ -272,6 +275,8 @@ class PrivacyLedger:
             patient=patient if crop else None,
             by_crops=by_crops,
             composed=composed,
+            is_own=released is not None
+            and any(a.released == released and a.cohort == cohort for a in self.accesses),
             own=None if released is None else next(own, None),
         )
 

@@ -117,11 +117,8 @@ def _whose(statement: Statement) -> str:
     if stored["units"] is None:
         return f"{stored['cohort_name']}, number of {statement.unit}s unknown."
     if statement.unit == "crop":
-        return f"{stored['cohort_name']}: {stored['crops']} crops, each a unit of its own."
-    return (
-        f"{stored['cohort_name']}: {stored['units']} patients with {stored['crops']} crops, at "
-        f"most {stored['most_crops_of_a_unit']} of one."
-    )
+        return f"{stored['cohort_name']}: {stored['units']} crops, each a unit of its own."
+    return f"{stored['cohort_name']}: {stored['units']} patients, each with all crops."
 
 
 def threat_models(rows: Sequence[Row]) -> list[dict[str, str]]:

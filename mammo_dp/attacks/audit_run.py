@@ -27,7 +27,7 @@ from mammo_dp.attacks.canary_fit import fit_canaries
 from mammo_dp.attacks.lower_bounds import LowerBound, many_run, many_run_gaussian, one_run
 from mammo_dp.attacks.scoring import FPRS, measured
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import Mechanism, compose
+from mammo_dp.privacy.accounting import Adjacency, Mechanism, compose
 from mammo_dp.privacy.risk import risk_of
 from mammo_dp.privacy.statement import FILE_NAME as PRIVACY
 from mammo_dp.privacy.statement import read_statement
@@ -53,6 +53,7 @@ class Stage:
         epsilon: Of this stage alone, by the accountant.
         accountant: Where epsilon comes from.
         delta: Of epsilon.
+        adjacency: What neighbouring cohorts differ by.
     """
 
     mechanism: Mechanism
@@ -60,6 +61,7 @@ class Stage:
     epsilon: float
     accountant: str
     delta: float
+    adjacency: Adjacency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +109,8 @@ class RunAudit:
         """For the screen: each bound with its ceiling and with what is claimed."""
         stage = self.stage
         claimed = (
-            f"claimed {stage.epsilon:.3g} per {stage.unit} at delta {stage.delta:g}, add or "
-            f"remove, by {stage.accountant}"
+            f"claimed {stage.epsilon:.3g} per {stage.unit} at delta {stage.delta:g}, "
+            f"{stage.adjacency}, by {stage.accountant}"
         )
         verdict = (
             "The claim is REFUTED: do not release."
@@ -123,11 +125,10 @@ class RunAudit:
 
     def as_json(self) -> dict[str, Any]:
         """Content of ``audit.json``."""
-        stage = asdict(self.stage)
         return {
             "schema": SCHEMA,
             "threat_model": THREAT_MODEL.format(self.stage.unit),
-            "stage": stage | {"adjacency": "add-or-remove"},
+            "stage": asdict(self.stage),
             "canaries": self.canaries,
             "level": LEVEL,
             "level_of_each_test": _each(self.stage),
@@ -236,6 +237,7 @@ def stage_of(run: Path) -> Stage:
                 epsilon=curve.epsilon(statement["delta"]),
                 accountant=curve.source,
                 delta=statement["delta"],
+                adjacency=statement["adjacency"],
             )
     raise AttackError(
         f"{run}: its statement names no private training of its own, so there is no claim to "

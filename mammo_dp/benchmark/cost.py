@@ -19,7 +19,7 @@ class Cost:
     Attributes:
         epsilon: Per ``unit``; 0 if no patient's data were used, infinite without a guarantee.
         epsilon_patient: Of the patient with the most crops; equal to ``epsilon`` per patient.
-        unit: What is added or removed; empty if no patient's data were used.
+        unit: What neighbouring cohorts differ in; empty if no patient's data were used.
         delta: Probability that the guarantee does not cover.
         adjacency: Empty if no patient's data were used.
         accountant: Empty if there is no finite epsilon.
@@ -92,8 +92,8 @@ def _of_patient(statement: Mapping[str, Any]) -> float:
 
 
 def _reconstruction(statement: Mapping[str, Any]) -> float:
-    """The bound for a guess among all units; NaN for a cohort of one."""
+    """The bound for a guess among all units; NaN for a cohort of one, or of unknown number."""
     bounds = {float(k): float(v) for k, v in statement["risk"]["reconstruction_robustness"].items()}
-    guess = 1 / statement["units"]
-    nearest = min(bounds, key=lambda kappa: abs(kappa - guess), default=None)
+    units = statement["units"]  # where it is unknown, there is no bound
+    nearest = min(bounds, key=lambda kappa: abs(kappa * units - 1), default=None)
     return math.nan if nearest is None else bounds[nearest]

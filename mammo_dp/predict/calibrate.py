@@ -27,6 +27,7 @@ def calibrate(
     split: Split = "val",
     target_epsilon: float = 1.0,
     delta: float | None = None,
+    public_size: int | None = None,
 ) -> None:
     """Calibrates the probabilities of a run on a cohort, with differential privacy per patient.
 
@@ -41,9 +42,12 @@ def calibrate(
         out: Run folder to write.
         split: Split of these crops; not one that a generator or classifier was fitted on, if its
             scores shall hold for others.
-        target_epsilon: Epsilon per patient at delta, add-or-remove, for this step alone.
+        target_epsilon: Epsilon per patient at delta, for this step alone.
         delta: Chance that the bound of epsilon fails, below 1 / patients; that of the run's
             statement if not given.
+        public_size: Declared number of patients, fixed without a look at the data; this step then
+            holds for adding or removing a patient. Without it their number is public, and a
+            neighbour has one patient's data blanked.
 
     Raises:
         PredictError: If the run is an export or was calibrated already.
@@ -69,6 +73,7 @@ def calibrate(
                 "train_split": split,
                 "image_size": shared.image_size,
                 "rate": 1.0,
+                "public_size": public_size,
                 "augment": "none",
             },
         },

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """From mechanisms to a privacy curve: what a sequence of noisy steps costs.
 
-Adjacency is add-or-remove of one unit throughout. A unit is drawn as a whole, or it consists of
-crops that are drawn and clipped each on its own: then more of them weaken its guarantee.
+Neighbouring cohorts differ in one unit, in one of two ways. *Zero-out*: the unit's data are blanked,
+so that it adds nothing to any sum, and the number of units is the same and public. *Add-or-remove*:
+the unit is there or not, which takes a divisor that is a declared constant. Either way the clipped
+sum changes by the unit's part and nothing else does, so both have the same accounts.
+
+A unit is drawn as a whole, or it consists of crops that are drawn and clipped each on its own: then
+more of them weaken its guarantee.
 
 Privacy loss distributions (PLD, dp-accounting) give what is stated; Renyi accounting (RDP, Opacus)
 gives the second opinion and takes over where PLD overflows, at noise so small that the loss leaves
@@ -11,7 +16,7 @@ the range of floating-point numbers.
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -28,6 +33,7 @@ from scipy.stats import binom
 from mammo_dp.privacy.errors import PrivacyError
 
 Accountant = Literal["PLD", "RDP"]
+Adjacency = Literal["zero-out", "add-or-remove"]
 _ERROR = 2.5e-4  # of epsilon at delta 1e-4, upwards, by the width of the grid
 _FINEST_INTERVAL = 1e-5
 _SUBNORMAL = (690.0, 760.0)  # epsilons around those whose e^-epsilon is one
@@ -36,6 +42,15 @@ _MOST_POINTS, _MOST_POINTS_OF_STEP, _MOST_POINTS_OF_CROPS = 100_000, 30_000, 10_
 _HOPELESS = 1e7
 # Enough for the size of epsilon; Opacus takes .5 s for all of its fractional orders.
 _ROUGH_ORDERS = (1.1, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 63.0)
+
+
+def common(adjacencies: Iterable[Adjacency]) -> Adjacency:
+    """The adjacency that all of some guarantees hold for.
+
+    What holds for adding or removing a unit holds for blanking it too: a blanked unit adds nothing
+    either. The reverse is not true where the number of units can be seen.
+    """
+    return "add-or-remove" if set(adjacencies) == {"add-or-remove"} else "zero-out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -144,7 +144,7 @@ class PrivacyBudget:
         Raises:
             PrivacyError: If delta is not below 1 / units, or the target cannot be met.
         """
-        require_delta(self.delta, sampling.units, sampling.unit)
+        require_delta(self.delta, sampling.stated_units, sampling.unit)
         return calibrate(self, sampling_rate=sampling.rate, steps=steps)
 
 

@@ -8,13 +8,15 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from data_prep.manifest import Unit
-from mammo_dp.privacy.accounting import Mechanism, compose, rdp_epsilon
+from mammo_dp.privacy.accounting import Adjacency, Mechanism, compose, rdp_epsilon
 from mammo_dp.privacy.budget import PrivacyBudget
 from mammo_dp.privacy.budget import calibrate as noise_for
 from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.guarantee import adversary
 from mammo_dp.privacy.risk import risk_of
 
 Format = Literal["text", "json"]
+ADJACENCY: Adjacency = "zero-out"  # the same numbers hold for add-or-remove, see accounting
 KAPPAS = (1 / 1104, 0.01, 0.1)  # always shown; 1104 crops train in arXiv 2407.12669
 
 
@@ -30,6 +32,9 @@ def risk(
     format: Format = "text",
 ) -> None:
     """Prints epsilon and bounds on attacks for given noise.
+
+    Neighbours differ in one unit whose data are blanked (zero-out); their number is public. Where a
+    fit declares ``public_size``, the same numbers hold for adding or removing a unit.
 
     Args:
         noise_multiplier: Standard deviation of the noise / clipping norm, > 0.
@@ -65,12 +70,14 @@ def calibrate(
 ) -> None:
     """Prints the least noise that keeps a target per unit, and what else it bounds.
 
-    Exactly one target is given; the epsilon and the attacks it speaks of are those of one unit.
+    Exactly one target is given; the epsilon and the attacks it speaks of are those of one unit,
+    whose data are blanked in a neighbour (zero-out), the number of units being public. Where a fit
+    declares ``public_size``, the same numbers hold for adding or removing a unit.
 
     Args:
         sampling_rate: Chance that a unit joins a step, above 0 and at most 1.
         steps: Number of steps.
-        target_epsilon: Epsilon at delta, add-or-remove, > 0.
+        target_epsilon: Epsilon at delta, > 0.
         target_advantage: Largest true minus false positive rate of a membership test.
         target_tpr: Largest chance to recognise a member at a false positive rate of target_fpr.
         target_fpr: False positive rate that target_tpr refers to.
@@ -132,7 +139,7 @@ def _numbers(
         "sampling_rate": mechanism.sampling_rate,
         "steps": mechanism.steps,
         "delta": delta,
-        "adjacency": "add-or-remove",
+        "adjacency": ADJACENCY,
         "unit": unit,
         **_of_unit(mechanism, delta, shown),
     }
@@ -173,12 +180,12 @@ def _shown(numbers: dict[str, Any], format: Format) -> str:
 
 def _lines(numbers: dict[str, Any], per: str, key: str) -> list[str]:
     """What one kind of unit may rely on; equal words for each."""
-    noun = "patient" if key else numbers["unit"]
+    noun: Unit = "patient" if key else numbers["unit"]
     lines = [
         f"{per}: epsilon = {numbers[f'epsilon{key}']:.4g} at delta = {numbers['delta']:g}, "
-        f"add-or-remove, by {numbers[f'accountant{key}']} "
+        f"{ADJACENCY}, by {numbers[f'accountant{key}']} "
         f"({numbers[f'epsilon_rdp{key}']:.4g} by Renyi accounting)",
-        "  an attacker who knows all other data and the release",
+        f"  an attacker who knows {adversary(ADJACENCY, noun)}, and the release",
         f"    tells members from others with TPR - FPR at most {numbers[f'advantage{key}']:.4f}",
     ]
     lines += [

@@ -37,7 +37,7 @@ class DPCalibration(DPTraining, CropClassifier):  # type: ignore[misc]  # its st
     each step (a rate of 1): two numbers want few, exact steps.
 
     Args:
-        target_epsilon: Epsilon per unit at ``delta``, add-or-remove, > 0.
+        target_epsilon: Epsilon per unit at ``delta``, > 0.
         delta: Chance that the bound of epsilon fails, below 1 / units.
         clipping_norm: Largest L2 norm of one unit's gradient, > 0.
         learning_rate: First learning rate, > 0; it follows a cosine to 0.
@@ -75,7 +75,7 @@ class DPCalibration(DPTraining, CropClassifier):  # type: ignore[misc]  # its st
         super().setup(stage)
         if stage != "fit":
             return
-        units = self.sampling.units
+        units = self.sampling.stated_units
         moved = noise_of_intercept(
             self.noise_multiplier * self.clipping_norm,
             units=units,
@@ -118,9 +118,9 @@ class DPCalibration(DPTraining, CropClassifier):  # type: ignore[misc]  # its st
         super().on_fit_start()
 
     def public_gradients(self) -> Mapping[nn.Parameter, Tensor]:
-        """Of the prior, over the number of units: it counts as one unit would."""
+        """Of the prior, over the stated number of units: it counts as one unit would."""
         slope, intercept = (p for p in self.net.parameters() if p.requires_grad)
-        units = self.sampling.units
+        units = self.sampling.stated_units
         return {slope: (slope.detach() - 1) / units, intercept: intercept.detach() / units}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

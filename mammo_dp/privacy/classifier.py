@@ -23,14 +23,15 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
 
     The steps are ``trainer.max_steps``; unit and sampling rate belong to the data. The noise
     follows from these and from exactly one target: an epsilon, or the success of an attacker who
-    sees the released weights and all data but one unit's. A target is for this run; what earlier
-    stages spent on the same patients comes on top, in the statement.
+    sees the released weights, knows all data but one unit's, and how many units there are. A target
+    is for this run; what earlier stages spent on the same patients comes on top, in the statement.
 
     Where only the head trains, features of all crops and views are computed once and kept in
     ``features`` below the trainer's root folder; they are private.
 
     Args:
-        target_epsilon: Epsilon per unit at ``delta``, add-or-remove, > 0.
+        target_epsilon: Epsilon per unit at ``delta``, > 0; of a neighbour whose data are blanked
+            (zero-out), or who is absent (add-or-remove) if the data have a ``public_size``.
         target_advantage: Largest true minus false positive rate of a test whether a unit was
             among the training data, in ``(0, 1)``.
         target_tpr: Largest chance to recognise a unit of the training data at a false positive

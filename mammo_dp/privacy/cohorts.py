@@ -13,12 +13,12 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-from data_prep.manifest import CropsManifest, Split, Unit
+from data_prep.manifest import CropsManifest, Split
 from mammo_dp.privacy.errors import PrivacyError
 
 KEY_VARIABLE = "MAMMO_DP_COHORT_KEY"
@@ -88,7 +88,8 @@ class Cohort:
         tag: Keyed hash of split and patients, the name of the cohort; empty if they are unknown.
         dataset: Origins of the crops, such as ``"cbis-ddsm"``, joined by ``+``; empty if unknown.
         split: Split of the manifest; empty if unknown.
-        patients: Keyed hashes, sorted; none if unknown; empty if no patient stands behind the data.
+        patients: Keyed hashes, sorted; None if unknown; empty if no patient is in the data. The
+            tag stands for them where cohorts are compared for equality.
         key_id: Names the key of the hashes.
         crops: Number of crops, where these are the units of a mechanism and so are public; 0 if not.
         private: What recognises the crops under other names; none if unknown. Never shared, and no
@@ -98,7 +99,7 @@ class Cohort:
     tag: str
     dataset: str
     split: str
-    patients: tuple[str, ...] | None
+    patients: tuple[str, ...] | None = field(compare=False)
     key_id: str = ""
     crops: int = field(default=0, compare=False)
     private: CohortEvidence | None = field(default=None, compare=False, repr=False)
@@ -150,21 +151,6 @@ class Cohort:
         """Patients of an outside data set, of which only the name is known."""
         return cls(tag="", dataset=dataset, split=split, patients=None)
 
-    def units(self, unit: Unit) -> int | None:
-        """Number of patients or crops, if known."""
-        if self.patients is None:
-            return None
-        return len(self.patients) if unit == "patient" else self.crops
-
-    def most_crops(self, unit: Unit) -> int | None:
-        if self.private is None or not self.private.crops_of_patients:
-            return None
-        return self.private.crops_of_patients[-1][0] if unit == "patient" else 1
-
-    @property
-    def crops_of_patients(self) -> tuple[tuple[int, int], ...]:
-        return () if self.private is None else self.private.crops_of_patients
-
     def is_comparable(self, other: "Cohort") -> bool:
         """Whether patients and crops of both are known here, hashed under one key."""
         known = self.private is not None and other.private is not None
@@ -199,11 +185,21 @@ class Cohort:
             return "on unknown patients, taken to be these,"
         return ""
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, for ``privacy.json``; the private part stays out."""
-        plain = asdict(replace(self, private=None))
-        del plain["private"]
-        return plain
+    def as_json(self, *, with_patients: bool = True) -> dict[str, Any]:
+        """Plain values, for ``privacy.json``; the private part stays out.
+
+        Args:
+            with_patients: Whether the keyed hashes of patients are written: not where their number
+                is no public one.
+        """
+        return {
+            "tag": self.tag,
+            "dataset": self.dataset,
+            "split": self.split,
+            "patients": list(self.patients or ()) if with_patients and self.patients else None,
+            "key_id": self.key_id,
+            "crops": self.crops,
+        }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:

@@ -128,6 +128,12 @@ class DPCropsDataModule(CropsDataModule):
         crops: Folder that holds ``crops.csv``.
         unit: What is drawn and protected: ``patient``, with all crops, or ``crop``.
         rate: Chance that a unit joins a step, in ``(0, 1]``.
+        public_size: Declared number of units, > 0, fixed without a look at the data. It takes the
+            place of the true number in the divisor of the noisy sum and in the statement, which
+            then holds for adding or removing a unit (``add-or-remove``). Without it the number of
+            units is public, and a neighbour has one unit's data blanked (``zero-out``).
+        crops_per_patient: Declared largest number of crops of one patient, > 0, for ``unit: crop``:
+            what a patient may rely on is stated for so many.
         insecure_seed: Fixes draws and noise, for tests: whoever knows it can remove the noise.
         image_size: Edge of the images, in pixels; ``None`` keeps the size on disk.
         augment: Augmentation of training views; evaluation has none.
@@ -148,6 +154,8 @@ class DPCropsDataModule(CropsDataModule):
         *,
         unit: Unit = "patient",
         rate: float = 0.25,
+        public_size: int | None = None,
+        crops_per_patient: int | None = None,
         insecure_seed: int | None = None,
         image_size: int | None = None,
         augment: Augmentation = "light",
@@ -167,16 +175,38 @@ class DPCropsDataModule(CropsDataModule):
         )
         self.unit = unit
         self.rate = rate
+        self.public_size = public_size
+        self.crops_per_patient = crops_per_patient
         self.insecure_seed = insecure_seed
         self._features: FeatureRows | None = None
 
     @cached_property
     def sampling(self) -> PoissonSampling:
-        """Units and rate of the training split."""
+        """Units and rate of the training split.
+
+        Raises:
+            PrivacyError: If a patient has more crops than declared.
+        """
         self.train_rows  # noqa: B018  checks both classes
+        self._check_crops_per_patient()
         return PoissonSampling.from_manifest(
-            self.manifest, self.train_split, unit=self.unit, rate=self.rate
+            self.manifest,
+            self.train_split,
+            unit=self.unit,
+            rate=self.rate,
+            public_size=self.public_size,
         )
+
+    def _check_crops_per_patient(self) -> None:
+        if self.crops_per_patient is None:
+            return
+        most = max(map(len, self.manifest.units(self.train_rows, "patient")))
+        if not most <= self.crops_per_patient:
+            raise PrivacyError(
+                f"data: crops_per_patient={self.crops_per_patient}, but a patient of "
+                f"{self.train_split!r} has {most} crops, and would be accounted for fewer. Declare "
+                "a larger number, or prepare at most so many crops of each patient."
+            )
 
     @cached_property
     def train_dataset(self) -> ViewedCrops:

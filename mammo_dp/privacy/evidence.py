@@ -202,6 +202,9 @@ class Evidence:
             self.findings.add(where, what, _AGAIN)
         delta = self.stored["delta"]
         self.findings.compare(self.path, "configured delta", delta, config.get("delta"))
+        for access in self.own:
+            size = config.get("public_size")
+            self.findings.compare(self.path, "configured public_size", access.public_size, size)
         self.findings.compare(
             self.path, "randomness", self.stored["randomness"], votes_randomness()
         )
@@ -235,6 +238,10 @@ class Evidence:
         for name, recorded, configured in said:
             if configured is not None:
                 self.findings.compare(self.path, f"configured {name}", recorded, configured)
+        for access in self.own:  # declared constants, which change what a statement speaks of
+            for name in ("public_size", "crops_per_patient"):
+                declared = getattr(access, name)
+                self.findings.compare(self.path, f"configured {name}", declared, data.get(name))
         seeded = data.get("insecure_seed") is not None
         if seeded:
             self._require_exclusion(SEEDED)

@@ -49,8 +49,9 @@ class DPMCGAN(DPTraining):
     that only the real half is clipped and noisy, per patient, is ours.
 
     Args:
-        target_epsilon: Epsilon per unit at ``delta``, add-or-remove, > 0; for this run, what
-            earlier stages spent on the same patients comes on top.
+        target_epsilon: Epsilon per unit at ``delta``, > 0; of a neighbour whose data are blanked
+            (zero-out), or who is absent (add-or-remove) if the data have a ``public_size``. For
+            this run; what earlier stages spent on the same patients comes on top.
         delta: Chance that the bound of epsilon fails, below 1 / units.
         clipping_norm: Largest L2 norm of one unit's gradient, > 0.
         image_size: Edge of the crops, in pixels, a power of two, ``>= 16``.

@@ -8,7 +8,14 @@ from functools import lru_cache
 from typing import Any, Self
 
 from data_prep.manifest import Unit
-from mammo_dp.privacy.accounting import Mechanism, PrivacyCurve, compose, rdp_epsilon
+from mammo_dp.privacy.accounting import (
+    Adjacency,
+    Mechanism,
+    PrivacyCurve,
+    common,
+    compose,
+    rdp_epsilon,
+)
 from mammo_dp.privacy.cohorts import Cohort
 from mammo_dp.privacy.risk import Risk, risk_of
 
@@ -23,6 +30,7 @@ class Guarantee:
 
     Attributes:
         unit: What is protected: a patient with all crops, or one crop.
+        units: How many there are, as far as it may be known; ``None`` if it is unknown.
         epsilon: Privacy loss, infinite if there is no guarantee.
         accountant: Where epsilon comes from; empty if it is infinite.
         epsilon_rdp: Second opinion by another accountant, never below the truth either.
@@ -31,6 +39,7 @@ class Guarantee:
     """
 
     unit: Unit
+    units: int | None
     epsilon: float
     accountant: str
     epsilon_rdp: float
@@ -59,6 +68,7 @@ class Guarantee:
         curve = _composed(tuple(mechanisms))
         return cls(
             unit=unit,
+            units=units,
             epsilon=curve.epsilon(delta),
             accountant=curve.source,
             epsilon_rdp=rdp_epsilon(mechanisms, delta),
@@ -71,6 +81,7 @@ class Guarantee:
         """No guarantee, for a reason given in sentences."""
         return cls(
             unit=unit,
+            units=units,
             epsilon=math.inf,
             accountant="",
             epsilon_rdp=math.inf,
@@ -81,6 +92,7 @@ class Guarantee:
     def as_json(self) -> dict[str, Any]:
         """Plain values; infinity is a word."""
         return {
+            "units": self.units,
             "epsilon": _finite(self.epsilon),
             "accountant": self.accountant,
             "epsilon_rdp": _finite(self.epsilon_rdp),
@@ -96,9 +108,11 @@ class PrivacyStatement:
     Attributes:
         cohort: Whose guarantee.
         delta: Chance that the bounds of epsilon fail.
+        adjacency: What neighbouring cohorts differ by, for every number here.
         guarantee: Of a patient, or of a crop if all mechanisms protect crops.
         patient: Of the patient with the most crops, if ``guarantee`` is that of a crop.
-        by_crops: Crops of a patient, number of such patients and their epsilon, where that differs.
+        crops_per_patient: Declared largest number of crops of one patient, where crops were drawn.
+        by_crops: Epsilon of a patient by number of crops, up to the declared largest one.
         composed: Stage and mechanism of each access that epsilon covers, as it acts on one unit.
         exclusions: What this statement leaves out, beyond what every statement leaves out.
         is_own: Whether the stage that released the artefact used this cohort.
@@ -107,9 +121,11 @@ class PrivacyStatement:
 
     cohort: Cohort
     delta: float
+    adjacency: Adjacency
     guarantee: Guarantee
     patient: Guarantee | None = None
-    by_crops: tuple[tuple[int, int, float], ...] = ()
+    crops_per_patient: int | None = None
+    by_crops: tuple[tuple[int, float], ...] = ()
     composed: tuple[tuple[str, Mechanism], ...]
     exclusions: tuple[str, ...] = ()
     is_own: bool = False
@@ -143,17 +159,16 @@ class PrivacyStatement:
 
     def _clause(self, guarantee: Guarantee) -> str:
         unit = guarantee.unit
-        units, most = self.cohort.units(unit), self.cohort.most_crops(unit)
-        counted = "number unknown" if units is None else f"{units} {unit}s"
-        if self.patient is guarantee and most is not None:
-            counted += f", up to {most} crops each"
+        counted = _counted(guarantee, self.adjacency)
+        if self.patient is guarantee and self.crops_per_patient is not None:
+            counted += f", up to {self.crops_per_patient} crops each"
         whose = f"each {unit} of {self.cohort.name} ({counted})"
         if math.isinf(guarantee.epsilon):
             reason = guarantee.because.removesuffix(".")
             return f"No guarantee, epsilon = infinity, for {whose}: {reason}"
         return (
             f"epsilon = {guarantee.epsilon:.4g} at delta = {self.delta:g} for {whose}, "
-            f"add-or-remove, by {guarantee.accountant}"
+            f"{self.adjacency}, by {guarantee.accountant}"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -169,16 +184,13 @@ class PrivacyStatement:
             "split": self.cohort.split,
             "own": self.is_own,
             "unit": self.unit,
-            "units": self.cohort.units(self.unit),
-            "crops": self.cohort.crops or None,
-            "most_crops_of_a_unit": self.cohort.most_crops(self.unit),
+            "crops_per_patient": self.crops_per_patient,
             "delta": self.delta,
-            "adjacency": "add-or-remove",
+            "adjacency": self.adjacency,
             **self.guarantee.as_json(),
             **{f"{name}_patient": value for name, value in beside.items()},
             "epsilon_by_crops": [
-                {"crops": crops, "patients": patients, "epsilon": _finite(epsilon)}
-                for crops, patients, epsilon in self.by_crops
+                {"crops": crops, "epsilon": _finite(epsilon)} for crops, epsilon in self.by_crops
             ],
             "mechanisms": [{**m.as_json(), "stage": stage} for stage, m in self.composed],
             "noise_multiplier": own and own.noise_multiplier,
@@ -193,7 +205,9 @@ class PrivacyStatement:
 def taken_together(statements: Sequence[PrivacyStatement]) -> str:
     """What holds for the patients of all cohorts: the largest of their epsilons, not the sum.
 
-    A cohort's statement composes whatever touched one of its patients, shared ones included.
+    A cohort's statement composes whatever touched one of its patients, shared ones included. What
+    holds for adding or removing a patient holds for blanking one, so that is what is spoken of
+    unless all cohorts have the former.
 
     Args:
         statements: One per cohort, at one delta.
@@ -204,16 +218,41 @@ def taken_together(statements: Sequence[PrivacyStatement]) -> str:
     if len(statements) < 2:
         return ""
     worst = max((s.guarantees[-1] for s in statements), key=lambda g: g.epsilon)
+    adjacency = common(statement.adjacency for statement in statements)
     whose = f"these {len(statements)} cohorts"
     if math.isinf(worst.epsilon):
         return f"Taken together, some patients of {whose} have no guarantee."
     return (
         f"Taken together, epsilon = {worst.epsilon:.4g} at delta = {statements[0].delta:g} for "
-        f"each patient of {whose}, the largest of theirs, add-or-remove, by {worst.accountant}."
+        f"each patient of {whose}, the largest of theirs, {adjacency}, by {worst.accountant}."
     )
 
 
-@lru_cache(maxsize=32)
+def neighbour(adjacency: Adjacency, unit: Unit) -> str:
+    """What a neighbouring cohort is, as a clause: "had any one patient ... been absent"."""
+    whole = " with all crops, views and labels" if unit == "patient" else ""
+    if adjacency == "add-or-remove":
+        return f"had any one {unit}{whole} been absent"
+    return (
+        f"had the data of any one {unit}{whole} been blanked, their number being the same and "
+        "public"
+    )
+
+
+def adversary(adjacency: Adjacency, unit: Unit) -> str:
+    """Whom the bounds hold against: what is known beside the release, as an object of "knows"."""
+    others = f"all other {unit}s"
+    return f"{others} and how many there are" if adjacency == "zero-out" else others
+
+
+def _counted(guarantee: Guarantee, adjacency: Adjacency) -> str:
+    if guarantee.units is None:
+        return "number unknown"
+    declared = ", declared" if adjacency == "add-or-remove" else ""
+    return f"{guarantee.units} {guarantee.unit}s{declared}"
+
+
+@lru_cache(maxsize=128)
 def _composed(mechanisms: tuple[Mechanism, ...]) -> PrivacyCurve:
     """Statements of one lineage ask for the same accounts, which take seconds."""
     return compose(mechanisms)

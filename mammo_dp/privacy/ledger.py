@@ -7,7 +7,7 @@ from itertools import permutations
 from typing import Any, Self
 
 from data_prep.manifest import CropsManifest, Split, Unit
-from mammo_dp.privacy.accounting import Mechanism
+from mammo_dp.privacy.accounting import Adjacency, Mechanism, common
 from mammo_dp.privacy.budget import require_delta
 from mammo_dp.privacy.cohorts import Cohort
 from mammo_dp.privacy.guarantee import Guarantee, PrivacyStatement, epsilon_of
@@ -24,6 +24,9 @@ class Access:
         mechanism: Noisy steps; none if the stage had no differential privacy.
         released: SHA-256 of what the stage released; tells two runs of equal settings apart.
         note: What else a reader should know.
+        public_size: Declared number of units that the stage divided by; ``None`` if it divided by
+            the true number, which is then public.
+        crops_per_patient: Declared largest number of crops of one patient; ``None`` if undeclared.
     """
 
     stage: str
@@ -32,6 +35,23 @@ class Access:
     mechanism: Mechanism | None = None
     released: str | None = None
     note: str = ""
+    public_size: int | None = None
+    crops_per_patient: int | None = None
+
+    @property
+    def adjacency(self) -> Adjacency:
+        """What neighbouring cohorts differ by, where the mechanism's account holds."""
+        return "zero-out" if self.public_size is None else "add-or-remove"
+
+    @property
+    def units(self) -> int | None:
+        """Number of units that may be known: the declared one, else the true one, if known."""
+        if self.public_size is not None:
+            return self.public_size
+        patients = self.cohort.patients
+        if self.unit == "crop":
+            return self.cohort.crops or None
+        return None if patients is None else len(patients)
 
     @classmethod
     def of_training(
@@ -44,6 +64,8 @@ class Access:
         mechanism: Mechanism | None = None,
         released: str | None = None,
         note: str = "",
+        public_size: int | None = None,
+        crops_per_patient: int | None = None,
     ) -> Self:
         """Training on one split of a manifest.
 
@@ -55,6 +77,8 @@ class Access:
             mechanism: Noisy steps; none if the stage had no differential privacy.
             released: SHA-256 of what the stage released.
             note: What else a reader should know.
+            public_size: Declared number of units that the stage divided by.
+            crops_per_patient: Declared largest number of crops of one patient.
         """
         cohort = Cohort.of_manifest(manifest, split)
         if unit == "crop":  # their number is public then
@@ -67,6 +91,8 @@ class Access:
             mechanism=mechanism,
             released=released,
             note=note,
+            public_size=public_size,
+            crops_per_patient=crops_per_patient,
         )
 
     @classmethod
@@ -103,11 +129,13 @@ class Access:
         """Plain values, for ``privacy.json``."""
         return {
             "stage": self.stage,
-            "cohort": self.cohort.as_json(),
+            "cohort": self.cohort.as_json(with_patients=self.adjacency == "zero-out"),
             "unit": self.unit,
             "mechanism": self.mechanism and self.mechanism.as_json(),
             "released": self.released,
             "note": self.note,
+            "public_size": self.public_size,
+            "crops_per_patient": self.crops_per_patient,
         }
 
     @classmethod
@@ -230,8 +258,11 @@ class PrivacyLedger:
 
         Mechanisms on the same patients compose; disjoint cohorts do not touch each other; a stage
         without differential privacy leaves the patients it saw without a guarantee. Where crops
-        were drawn alone, a patient pays for each of the own; where other stages drew patients, only
-        patients have a number.
+        were drawn alone, a patient is accounted for as many crops as were declared, and has no
+        guarantee if none were; where other stages drew patients, only patients have a number.
+
+        Adding or removing a unit is spoken of only if every private stage divided by a declared
+        constant; else a neighbour has one unit's data blanked, which all of them allow.
 
         Args:
             delta: Below 1 / units of each cohort with a finite epsilon.
@@ -254,23 +285,26 @@ class PrivacyLedger:
         reasons = " ".join(
             access.reason(clause) for access, clause in touching if access.mechanism is None
         )
-        by_crops: tuple[tuple[int, int, float], ...] = ()
+        most = _declared(cohort, private)
+        by_crops: tuple[tuple[int, float], ...] = ()
         if reasons:
-            units = cohort.units("patient")
+            units = _units(cohort, "patient", private)
             patient = Guarantee.none(unit="patient", units=units, because=reasons)
         else:
             patient, by_crops = _of_patients(cohort, private, delta, _because(touching))
         crop = None
-        mechanisms = _on_patient(cohort.most_crops("patient") or 1, cohort, private)
+        mechanisms = _on_patient(most or 1, cohort, private)
         if {access.unit for access, _ in private} == {"crop"}:
             mechanisms = tuple(mechanism for _, mechanism in private)
-            crop = _of_crops(cohort, mechanisms, delta, reasons, _because(touching))
+            crop = _of_crops(cohort, private, delta, reasons, _because(touching))
         accesses = [access for access, _ in private]
         composed = tuple((a.stage, m) for a, m in zip(accesses, mechanisms, strict=True))
         own = (m for a, m in zip(accesses, mechanisms, strict=True) if a.released == released)
         return PrivacyStatement(
             cohort=cohort,
             delta=delta,
+            adjacency=_adjacency(private),
+            crops_per_patient=most,
             guarantee=crop or patient,
             patient=patient if crop else None,
             by_crops=by_crops,
@@ -284,46 +318,73 @@ class PrivacyLedger:
 _Private = Sequence[tuple[Access, Mechanism]]
 
 
+def _adjacency(private: _Private) -> Adjacency:
+    return common(access.adjacency for access, _ in private)
+
+
+def _units(cohort: Cohort, unit: Unit, private: _Private) -> int | None:
+    """Number of units that may be known; the true one never beside declared ones.
+
+    Of several declared numbers the largest counts, to which delta is small enough.
+    """
+    if unit == "patient" and _adjacency(private) == "zero-out" and cohort.patients is not None:
+        return len(cohort.patients)
+    own = [a.units for a, _ in private if (a.cohort, a.unit) == (cohort, unit)]
+    return max(filter(None, own), default=None)
+
+
+def _declared(cohort: Cohort, private: _Private) -> int | None:
+    """Largest number of crops of one patient, where crops of this cohort were drawn alone.
+
+    Each declaration was held against the same crops, so the least of several is true as well.
+    """
+    own = [a.crops_per_patient for a, _ in private if a.unit == "crop" and a.cohort == cohort]
+    return min(filter(None, own), default=None)
+
+
 def _of_crops(
-    cohort: Cohort, mechanisms: Sequence[Mechanism], delta: float, reasons: str, because: str
+    cohort: Cohort, private: _Private, delta: float, reasons: str, because: str
 ) -> Guarantee:
     """What one crop may rely on, if all stages drew crops."""
-    units = cohort.units("crop")
+    units = _units(cohort, "crop", private)
     if reasons:
         return Guarantee.none(unit="crop", units=units, because=reasons)
     if units is not None:
         require_delta(delta, units, "crop")
+    mechanisms = tuple(mechanism for _, mechanism in private)
     return Guarantee.of(mechanisms, delta, unit="crop", units=units, because=because)
 
 
 def _of_patients(
     cohort: Cohort, private: _Private, delta: float, because: str
-) -> tuple[Guarantee, tuple[tuple[int, int, float], ...]]:
-    """What the patient with the most crops may rely on, and what patients by number of crops."""
-    units = cohort.units("patient")
+) -> tuple[Guarantee, tuple[tuple[int, float], ...]]:
+    """What a patient with the most crops may rely on, and what patients by number of crops."""
+    units = _units(cohort, "patient", private)
     by_crop = [access for access, _ in private if access.unit == "crop"]
-    if unknown := [a for a in by_crop if a.cohort.most_crops("patient") is None]:
+    if undeclared := [access for access in by_crop if access.crops_per_patient is None]:
         reason = " ".join(
-            f"{a.stage} drew crops of {a.cohort.name}, and how many a patient has is unknown."
-            for a in unknown
+            f"{a.stage} drew each crop of {a.cohort.name} alone, and how many crops one patient "
+            "has at most was not declared (crops_per_patient)."
+            for a in undeclared
         )
         return Guarantee.none(unit="patient", units=units, because=reason), ()
     if units is not None:
         require_delta(delta, units, "patient")
-    most = cohort.most_crops("patient") or 1
+    most = _declared(cohort, private)
     if by_crop:
         because += (
             f" {' and '.join(a.stage for a in by_crop)} drew and clipped each crop alone, so a "
-            "patient pays for each of the own; this is for the most crops of one patient."
+            "patient is accounted for each of the own; this is for the declared largest number of "
+            "crops of one patient."
         )
+        if _adjacency(private) == "zero-out":
+            because += " How many crops there are, and how many of each patient, counts as known."
     patient = Guarantee.of(
-        _on_patient(most, cohort, private), delta, unit="patient", units=units, because=because
+        _on_patient(most or 1, cohort, private), delta, unit="patient", units=units, because=because
     )
-    if not by_crop:
-        return patient, ()
     by_crops = tuple(
-        (crops, patients, epsilon_of(_on_patient(crops, cohort, private), delta))
-        for crops, patients in cohort.crops_of_patients
+        (crops, epsilon_of(_on_patient(crops, cohort, private), delta))
+        for crops in range(1, (most or 0) + 1)
     )
     return patient, by_crops
 
@@ -337,9 +398,8 @@ def _on_patient(crops: int, cohort: Cohort, private: _Private) -> tuple[Mechanis
     def on_patient(access: Access, mechanism: Mechanism) -> Mechanism:
         if access.unit == "patient":
             return mechanism
-        own = access.cohort == cohort
-        drawn = crops if own else access.cohort.most_crops("patient")
-        return replace(mechanism, crops_of_unit=drawn or 1)  # unknown: there is no guarantee
+        drawn = crops if access.cohort == cohort else access.crops_per_patient
+        return replace(mechanism, crops_of_unit=drawn or 1)  # undeclared: there is no guarantee
 
     return tuple(on_patient(access, mechanism) for access, mechanism in private)
 

@@ -5,7 +5,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mammo_dp.privacy.guarantee import COVERS, Guarantee, PrivacyStatement
+from mammo_dp.privacy.guarantee import (
+    COVERS,
+    Guarantee,
+    PrivacyStatement,
+    adversary,
+    neighbour,
+)
 from mammo_dp.privacy.ledger import Access, PublicData
 
 
@@ -54,24 +60,24 @@ def _section(statement: PrivacyStatement) -> list[str]:
     if statement.by_crops:
         accountant = statement.guarantees[-1].accountant
         lines += [
-            f"| crops of a patient | patients | epsilon per patient at delta {statement.delta:g}, "
-            f"add-or-remove, by {accountant} |",
-            "| --- | --- | --- |",
+            f"| crops of a patient | epsilon per patient at delta {statement.delta:g}, "
+            f"{statement.adjacency}, by {accountant} |",
+            "| --- | --- |",
         ]
-        lines += [f"| {crops} | {n} | {epsilon:.4g} |" for crops, n, epsilon in statement.by_crops]
+        lines += [f"| {crops} | {epsilon:.4g} |" for crops, epsilon in statement.by_crops]
         lines += [""]
     return lines + [f"Not covered here: {exclusion}" for exclusion in statement.exclusions]
 
 
 def _guarantee(guarantee: Guarantee, statement: PrivacyStatement) -> list[str]:
-    unit, risk = guarantee.unit, guarantee.risk
-    whole = " with all crops, views and labels" if unit == "patient" else ""
+    unit, risk, adjacency = guarantee.unit, guarantee.risk, statement.adjacency
+    changed = neighbour(adjacency, unit)
     if math.isinf(guarantee.epsilon):
         lines = [f"Nothing bounds what the release reveals about one {unit}.", ""]
     else:
         lines = [
-            f"Had any one {unit}{whole} been absent, every outcome would have had the same chance "
-            f"up to a factor of {_factor(guarantee.epsilon)}, but for a failure chance of "
+            f"{changed[0].upper()}{changed[1:]}, every outcome would have had the same chance up "
+            f"to a factor of {_factor(guarantee.epsilon)}, but for a failure chance of "
             f"{statement.delta:g}. {guarantee.because}",
             "",
             f"By Renyi accounting, a second and looser bound, epsilon = "
@@ -79,7 +85,7 @@ def _guarantee(guarantee: Guarantee, statement: PrivacyStatement) -> list[str]:
             "",
         ]
     lines += [
-        f"| an attacker who knows all data but one {unit}, and the release | at most |",
+        f"| an attacker who knows {adversary(adjacency, unit)}, and the release | at most |",
         "| --- | --- |",
         f"| tells members from others: true minus false positive rate | {risk.advantage:.4f} |",
     ]
@@ -92,10 +98,9 @@ def _guarantee(guarantee: Guarantee, statement: PrivacyStatement) -> list[str]:
         f"{value:.4f} |"
         for kappa, value in risk.reconstruction_robustness.items()
     ]
-    if unit == "crop":
+    if unit == "crop" or (most := statement.crops_per_patient) is None:
         return lines
-    most = statement.cohort.most_crops(unit)
-    return [*lines, "", f"Most crops of one patient: {'unknown' if most is None else most}."]
+    return [*lines, "", f"Declared largest number of crops of one patient: {most}."]
 
 
 def _factor(epsilon: float) -> str:

@@ -74,6 +74,8 @@ def write_fit_statement(record: RunRecord, trainer: "Trainer", released: Path) -
                 unit=data.sampling.unit if private is not None else "patient",
                 mechanism=mechanism,
                 released=file_sha256(released),
+                public_size=data.sampling.public_size if private is not None else None,
+                crops_per_patient=data.crops_per_patient if private is not None else None,
             )
             for mechanism in (private.mechanisms if private is not None else (None,))
         )
@@ -123,6 +125,7 @@ def _write_evolution_statement(record: RunRecord, parents: PrivacyLedger, releas
         mechanism=executed(record.folder),
         released=file_sha256(released),
         note="The noisy votes of each round, in rounds/, are covered like the crops.",
+        public_size=record.config["public_size"],
     )
     write_statement(
         record.folder,
@@ -189,7 +192,7 @@ def _imported(record: RunRecord, manifest: CropsManifest) -> Access:
 
 def loose_delta(ledger: PrivacyLedger) -> float:
     """A delta below 1 / units of every cohort in the lineage."""
-    counts = [access.cohort.units(access.unit) or 0 for access in ledger.accesses]
+    counts = [access.units or 0 for access in ledger.accesses]
     return min([_WITHOUT_DP, *(0.1 / count for count in counts if count)])
 
 

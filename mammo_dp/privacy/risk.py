@@ -59,7 +59,7 @@ class TradeOff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Risk:
-    """Upper bounds for an attacker who sees the release and all but one unit of the data.
+    """Upper bounds for an attacker who sees the release, knows all units but one, and how many.
 
     Attributes:
         advantage: Largest TPR - FPR of a membership test.

@@ -51,17 +51,21 @@ class PoissonSampling:
         unit: What is drawn, and what the guarantee protects.
         rows_of: Rows of each unit; no row belongs to two units.
         rate: Chance that a unit joins a step, in ``(0, 1]``.
+        public_size: Declared number of units, > 0, which takes the place of the true one in all
+            that may be known; ``None`` if the true number is public.
     """
 
     unit: Unit
     rows_of: tuple[tuple[int, ...], ...]
     rate: float
+    public_size: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses what could not be accounted.
 
         Raises:
-            PrivacyError: For a rate outside ``(0, 1]``, no unit, or a row of two units.
+            PrivacyError: For a rate outside ``(0, 1]``, no unit, a row of two units, or a public
+                size below 1.
         """
         if self.unit not in ("patient", "crop"):
             raise PrivacyError(f"sampling: unit is {self.unit!r}. Choose 'patient' or 'crop'.")
@@ -69,6 +73,11 @@ class PoissonSampling:
             raise PrivacyError(
                 f"sampling: rate={self.rate} is no chance. Give the chance that a {self.unit} "
                 "joins a step, above 0 and at most 1."
+            )
+        if self.public_size is not None and self.public_size < 1:
+            raise PrivacyError(
+                f"sampling: public_size={self.public_size} is no number of {self.unit}s. Give one "
+                "above 0, such as the planned size of the cohort."
             )
         rows = [row for unit in self.rows_of for row in unit]
         if not self.rows_of or not all(self.rows_of):
@@ -81,7 +90,13 @@ class PoissonSampling:
 
     @classmethod
     def from_manifest(
-        cls, manifest: CropsManifest, split: Split, *, unit: Unit = "patient", rate: float
+        cls,
+        manifest: CropsManifest,
+        split: Split,
+        *,
+        unit: Unit = "patient",
+        rate: float,
+        public_size: int | None = None,
     ) -> Self:
         """Sampling over the units of one split.
 
@@ -90,18 +105,25 @@ class PoissonSampling:
             split: Split that is trained on.
             unit: ``"patient"`` draws all crops of a patient together, ``"crop"`` each alone.
             rate: Chance that a unit joins a step, in ``(0, 1]``.
+            public_size: Declared number of units, > 0; ``None`` if the true number is public.
         """
-        return cls(unit=unit, rows_of=manifest.units(manifest.rows(split), unit), rate=rate)
+        rows_of = manifest.units(manifest.rows(split), unit)
+        return cls(unit=unit, rows_of=rows_of, rate=rate, public_size=public_size)
 
     @property
     def units(self) -> int:
-        """Number of units."""
+        """True number of units: to draw from, and for nothing that is released."""
         return len(self.rows_of)
 
     @property
+    def stated_units(self) -> int:
+        """Number of units that may be known: the declared one, else the true one."""
+        return self.units if self.public_size is None else self.public_size
+
+    @property
     def expected_units(self) -> float:
-        """Units that join a step on average: the divisor of the noisy sum."""
-        return self.rate * self.units
+        """Divisor of the noisy sum: units that join a step on average, if there are as stated."""
+        return self.rate * self.stated_units
 
     def sample(self, key: int, step: int) -> NDArray[np.int64]:
         """Positions of the units that join a step; may be empty."""

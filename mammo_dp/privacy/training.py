@@ -182,6 +182,8 @@ class DPTraining(lightning.LightningModule):
         super().on_load_checkpoint(checkpoint)
         if "accountant" not in checkpoint:
             return
+        if self._trainer is not None and self.trainer.training:
+            self._require_same_divisor(checkpoint.get("public_size"))
         self.accountant.load_state_dict(checkpoint["accountant"])
         if self._trainer is not None and self.trainer.training and "last_weights" in checkpoint:
             names = checkpoint["last_weights"].keys()
@@ -304,12 +306,21 @@ class DPTraining(lightning.LightningModule):
         """
         super().on_save_checkpoint(checkpoint)
         checkpoint["accountant"] = self.accountant.state_dict()
+        checkpoint["public_size"] = self.sampling.public_size
         if self._average:
             state = checkpoint["state_dict"]
             checkpoint["last_weights"] = {name: state[name].clone() for name in self._average}
             state |= {name: average.clone() for name, average in self._average.items()}
 
     # Parts.
+
+    def _require_same_divisor(self, before: int | None) -> None:
+        """Refuses to state one adjacency for steps that were divided in two ways."""
+        if before != (now := self.sampling.public_size):
+            raise PrivacyError(
+                f"account: the first steps ran with public_size {before}, now {now}. Resume with "
+                "the settings of the first start, or start a new run."
+            )
 
     def _choose_method(self) -> None:
         self._close_method()  # of an earlier fit that was interrupted

@@ -88,7 +88,7 @@ _TRIPOD: tuple[tuple[str, str, str, str], ...] = (
 _NIST: tuple[tuple[str, str, str, str], ...] = (
     ("", "Privacy parameters ε and δ", "statement", "end to end, per cohort"),
     ("", "Variant of differential privacy", "statement", "(ε, δ), by privacy loss distributions"),
-    ("", "Unit of privacy", "statement", "unit, adjacency, and most crops of one unit"),
+    ("", "Unit of privacy", "statement", "unit, adjacency, and declared crops per patient"),
     (
         "",
         "Comparing guarantees",

@@ -63,6 +63,7 @@ def _statement_line(statement: Statement, row: Row) -> dict[str, object]:
         "delta": repr(statement.delta),
         "unit": statement.unit,
         "units": stored["units"],
+        "crops_per_patient": stored["crops_per_patient"],
         "adjacency": stored["adjacency"],
         "accountant": statement.accountant,
         "noise_multiplier": stored["noise_multiplier"] if own else "",

@@ -46,7 +46,7 @@ class Statement:
 
     @property
     def unit(self) -> str:
-        """What is added or removed: ``patient`` or ``crop``."""
+        """What neighbouring cohorts differ in: one ``patient`` or ``crop``."""
         return str(self.stored["unit"])
 
     @property

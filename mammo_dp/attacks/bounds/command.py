@@ -10,6 +10,7 @@ from mammo_dp.attacks.bounds.blind import Blind, blind, images, require_apart
 from mammo_dp.attacks.bounds.corridor import RESOLUTIONS, Corridor, Questions, corridor
 from mammo_dp.attacks.bounds.schedules import Schedule, of_budgets, of_run
 from mammo_dp.attacks.signals import AttackError
+from mammo_dp.privacy.accounting import common
 
 BUDGETS: tuple[float | Literal["none"], ...] = (1.0, 6.0, 20.0, 60.0, 1e3, 1e6, 1e9, "none")
 KAPPAS = (0.01, 0.1)  # always shown, beside one over the number of patients if that is known
@@ -85,7 +86,7 @@ def as_json(results: list[Result], questions: Questions, baselines: list[Blind])
     return {
         "schema": 1,
         "unit": "patient",
-        "adjacency": "add-or-remove",
+        "adjacency": common(schedule.adjacency for schedule, _ in results),
         "delta": questions.delta,
         "correlation": questions.correlation,
         "mean_square": questions.mean_square,

@@ -78,7 +78,7 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corridor:
-    """Bounds at one budget, all per patient under add-or-remove.
+    """Bounds at one budget, all per patient, for the adjacency of the schedule.
 
     Attributes:
         mechanism: Steps as they act on one patient; none for training without privacy.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rung 1: an adversary who knows all other patients, sees every noisy update, and holds a list.
+"""Rung 1: an adversary who knows all others, sees every noisy update, and holds a list.
 
 The stated bound is ``mammo_dp.privacy.risk.risk_of``, by privacy loss distributions. Here stands
 the second opinion on it.

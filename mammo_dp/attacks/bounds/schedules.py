@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import Mechanism
+from mammo_dp.privacy.accounting import Adjacency, Mechanism
 from mammo_dp.privacy.budget import PrivacyBudget, calibrate
 from mammo_dp.privacy.guarantee import PrivacyStatement
 from mammo_dp.privacy.statement import ledger_of, read_statement
@@ -22,8 +22,9 @@ class Schedule:
     Attributes:
         name: For people, such as ``"6"`` for a budget.
         mechanism: Steps as they act on one patient; none for training without privacy.
-        patients: How many there are, if known.
+        patients: How many there are, as far as it may be known.
         delta: Of the statement; none for a budget.
+        adjacency: What neighbouring cohorts differ by.
         end_to_end: What all stages together cost, in a sentence; empty for a budget.
     """
 
@@ -31,6 +32,7 @@ class Schedule:
     mechanism: Mechanism | None
     patients: int | None = None
     delta: float | None = None
+    adjacency: Adjacency = "zero-out"
     end_to_end: str = ""
 
 
@@ -71,8 +73,9 @@ def of_run(folder: str | Path) -> list[Schedule]:
         Schedule(
             name=Path(folder).name,
             mechanism=_on_patient(statement),
-            patients=statement.cohort.units("patient"),
+            patients=statement.guarantees[-1].units,
             delta=statement.delta,
+            adjacency=statement.adjacency,
             end_to_end=statement.sentence,
         )
         for statement in statements
@@ -101,8 +104,12 @@ def _mechanism(budget: Target, rate: float, steps: int, delta: float) -> Mechani
 
 
 def _on_patient(statement: PrivacyStatement) -> Mechanism | None:
-    """The stage's own steps as they act on the patient with the most crops."""
+    """The stage's own steps as they act on the patient with the most crops.
+
+    None where crops were drawn and their largest number was not declared: nothing bounds it then.
+    """
     own = statement.own
     if own is None or statement.unit == "patient":
         return own
-    return replace(own, crops_of_unit=statement.cohort.most_crops("patient") or 1)
+    most = statement.crops_per_patient
+    return None if most is None else replace(own, crops_of_unit=most)

@@ -11,11 +11,12 @@ from rich.table import Table
 from mammo_dp.attacks.bounds.blind import Blind
 from mammo_dp.attacks.bounds.corridor import Corridor, Questions, View
 from mammo_dp.attacks.bounds.schedules import Schedule
+from mammo_dp.privacy.accounting import common
 
 ADVERSARIES = {
     "identification": (
-        "1, guarantee: knows all other patients, sees every noisy update, holds a list with the "
-        "target in it; succeeds with chance kappa by guessing."
+        "1, guarantee: knows all other patients and how many there are, sees every noisy update, "
+        "holds a list with the target in it; succeeds with chance kappa by guessing."
     ),
     "relaxed": ("2, assumption: as 1, but does not know the sign of the target's gradient."),
     "from_scratch": (
@@ -50,7 +51,8 @@ def show(
     """Prints all tables."""
     console = Console()
     console.print(
-        f"Bounds per patient, add-or-remove, epsilon at delta = {questions.delta:g}.",
+        f"Bounds per patient, {common(schedule.adjacency for schedule, _ in results)}, epsilon at "
+        f"delta = {questions.delta:g}.",
         *(schedule.end_to_end for schedule, _ in results if schedule.end_to_end),
         sep="\n",
         highlight=False,

@@ -110,7 +110,7 @@ def _write_json(
     content = {
         "schema": 1,
         "unit": "patient",
-        "adjacency": "add-or-remove",
+        "adjacency": "zero-out",
         **facts,
         "refuted": findings(one.rung for one in climbed),
         "notice": _NOTICE,
@@ -130,4 +130,4 @@ def _conditions(rungs: Sequence[Rung], delta: float) -> str:
             by.setdefault(rung.accountant, []).append(rung.shown_epsilon)
     first, *others = by
     more = "".join(f"; {', '.join(by[name])} by {name}" for name in others)
-    return f"of each fit alone, per patient, delta {delta:g}, add or remove, by {first}{more}"
+    return f"of each fit alone, per patient, delta {delta:g}, zero-out, by {first}{more}"

@@ -116,7 +116,7 @@ def reconstruction(
         prior: Folder of crops that the adversary holds, such as phantoms, another cohort, or
             released synthetic crops; none for an adversary who knows nothing, without traps.
         run: Folder of a private run whose noise, rate and steps are taken instead of budgets.
-        budgets: Epsilons per patient at delta, add or remove; none for no privacy. Results say what
+        budgets: Epsilons per patient at delta, zero-out; none for no privacy. Results say what
             was executed: beyond about 1e7 the smallest noise multiplier, .001, may fall short.
         sampling_rate: Chance that a patient joins a step, above 0 and at most 1.
         steps: Number of steps.
@@ -246,7 +246,7 @@ def _write(
     result: dict[str, Any] = {
         "schema": 1,
         "unit": "patient",
-        "adjacency": "add-or-remove",
+        "adjacency": "zero-out",
         "delta": delta,
         "cohort": manifest.sha256,
         "split": record.config["split"],
@@ -288,7 +288,7 @@ def _conditions(costs: Sequence[Cost], delta: float) -> str:
     if not accountants:
         return "Without privacy."
     return (
-        f"Each epsilon: of the attacked steps, per patient, delta {delta:g}, add or remove, by "
+        f"Each epsilon: of the attacked steps, per patient, delta {delta:g}, zero-out, by "
         f"{' or '.join(accountants)}."
     )
 

@@ -31,6 +31,7 @@ def evolve(
     per_class: int = 1000,
     checkpoint: str | None = None,
     split: Split = "train",
+    public_size: int | None = None,
     target_epsilon: float | None = None,
     target_advantage: float | None = None,
     target_tpr: float | None = None,
@@ -57,7 +58,7 @@ def evolve(
 
     The defaults were chosen on phantoms in the roles of 578 patients, with other brightness,
     contrast and size than the simulator's. There the energy distance of descriptions fell from 0.29
-    to 0.03 at epsilon 4 per patient and to 0.05 at epsilon 1 (delta 1e-4, add-or-remove, by PLD);
+    to 0.03 at epsilon 4 per patient and to 0.05 at epsilon 1 (delta 1e-4, zero-out, by PLD);
     24 candidates or 0.6 as first degree left twice as much.
 
     Args:
@@ -67,7 +68,10 @@ def evolve(
         checkpoint: Of an MCGAN that draws the candidates, best of a disjoint cohort; phantoms if
             not given.
         split: Whose patients vote.
-        target_epsilon: Epsilon per patient at ``delta``, add-or-remove, > 0.
+        public_size: Declared number of patients, > 0, fixed without a look at the data; the
+            statement then holds for adding or removing a patient. Without it their number is
+            public, and a neighbour has one patient's data blanked.
+        target_epsilon: Epsilon per patient at ``delta``, > 0.
         target_advantage: Largest true minus false positive rate of a test whether a patient voted,
             in ``(0, 1)``.
         target_tpr: Largest chance to recognise a patient who voted at a false positive rate of
@@ -108,13 +112,15 @@ def evolve(
         last_degree=last_degree,
         seed=seed,
     )
-    electorate = Electorate.of_manifest(manifest, split)
+    electorate = Electorate.of_manifest(manifest, split, public_size=public_size)
     noise = budget.noise_multiplier(electorate.sampling, steps=rounds)
     planned = Mechanism(noise_multiplier=noise, sampling_rate=1.0, steps=rounds)
     if not allow_unbounded:
         require_bound(
             collect_parents([crops, *([checkpoint] if checkpoint else [])]),
-            Access.of_training("Private Evolution", manifest, split, mechanism=planned),
+            Access.of_training(
+                "Private Evolution", manifest, split, mechanism=planned, public_size=public_size
+            ),
             delta,
         )
     account = RoundsAccount(folder=Path(out), planned=planned)

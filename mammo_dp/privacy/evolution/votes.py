@@ -2,9 +2,9 @@
 """How patients vote: the only place of Private Evolution that looks at their crops.
 
 One query is one histogram over the candidates of both classes. A patient's part of it has length 1
-in the Euclidean sense, whatever the number of crops, so adding or removing a patient moves the
-histogram by at most 1, and Gaussian noise of standard deviation ``sigma`` makes it a Gaussian
-mechanism with noise multiplier ``sigma`` and sampling rate 1.
+in the Euclidean sense, whatever the number of crops, so blanking a patient, or leaving one out,
+moves the histogram by at most 1, and Gaussian noise of standard deviation ``sigma`` makes it a
+Gaussian mechanism with noise multiplier ``sigma`` and sampling rate 1.
 """
 
 import math
@@ -42,14 +42,23 @@ class Electorate:
     sampling: PoissonSampling
 
     @classmethod
-    def of_manifest(cls, manifest: CropsManifest, split: Split) -> Self:
+    def of_manifest(
+        cls, manifest: CropsManifest, split: Split, *, public_size: int | None = None
+    ) -> Self:
         """Describes the crops of a split, which must hold both classes.
+
+        Args:
+            manifest: Table of crops.
+            split: Whose patients vote.
+            public_size: Declared number of patients, > 0; ``None`` if the true number is public.
 
         Raises:
             LabelError: If the split is empty or has one class only.
         """
         manifest.require_classes(split)
-        sampling = PoissonSampling.from_manifest(manifest, split, unit="patient", rate=1.0)
+        sampling = PoissonSampling.from_manifest(
+            manifest, split, unit="patient", rate=1.0, public_size=public_size
+        )
         rows = [row for unit in sampling.rows_of for row in unit]
         described = []
         for start in range(0, len(rows), _AT_ONCE):

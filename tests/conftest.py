@@ -13,6 +13,11 @@ import torch
 
 from data_prep.crop_image import save_crop_image
 from data_prep.manifest import Crop, CropsManifest, Split
+from mammo_dp.privacy.ledger import PrivacyLedger
+from mammo_dp.privacy.release import PHANTOMS
+from mammo_dp.privacy.statement import write_statement
+
+KEY = "00" * 32
 
 SPLITS: tuple[Split, ...] = ("train", "train", "train", "train", "val", "val")
 
@@ -32,7 +37,7 @@ def write_cohort(
     """
     rng = np.random.default_rng(seed)
     yy, xx = np.mgrid[:size, :size] / size - 0.5
-    synthetic = origin == "phantom" or origin.startswith(("gan:", "synthetic:"))
+    synthetic = origin == "phantom" or origin.startswith(("gan:", "evolved:", "synthetic:"))
     rows = []
     for i in range(crops):
         patient = i % patients if i < 2 * patients else (i * i) % 4  # unequal numbers
@@ -55,15 +60,24 @@ def write_cohort(
                 sha256=save_crop_image(folder / file, pixels),
             )
         )
-    return CropsManifest.write(folder, rows)
+    manifest = CropsManifest.write(folder, rows)
+    if origin == "phantom":  # as `prepare phantoms` does: without a statement they are unknown
+        write_statement(
+            folder, PrivacyLedger(exclusions=(PHANTOMS,)), artefact=folder / "crops.csv"
+        )
+    return manifest
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Tiny models are faster on one thread, here and in processes that tests start."""
+    """Tiny models are faster on one thread, here and in processes that tests start.
+
+    A fixed key stands in for the user's own from the first fixture on.
+    """
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("MAMMO_DP_COHORT_KEY", KEY)
         yield
 
 
@@ -86,4 +100,4 @@ def make_cohort(tmp_path: Path) -> Callable[..., CropsManifest]:
 @pytest.fixture(autouse=True)
 def _private_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fixed key for keyed patient hashes; never the user's own key file."""
-    monkeypatch.setenv("MAMMO_DP_COHORT_KEY", "00" * 32)
+    monkeypatch.setenv("MAMMO_DP_COHORT_KEY", KEY)

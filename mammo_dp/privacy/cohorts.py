@@ -91,7 +91,7 @@ class Cohort:
         patients: Keyed hashes, sorted; None if unknown; empty if no patient is in the data. The
             tag stands for them where cohorts are compared for equality.
         key_id: Names the key of the hashes.
-        crops: Number of crops, where these are the units of a mechanism and so are public; 0 if not.
+        crops: Number of crops, where they are the units of a mechanism and so public; else 0.
         private: What recognises the crops under other names; none if unknown. Never shared, and no
             part of what makes two cohorts equal.
     """

@@ -18,6 +18,7 @@ from rich.progress import track
 from data_prep.crop_image import save_crop_image
 from data_prep.duplicates import deduplicate, thumbnail
 from data_prep.errors import ArchiveError, RecordRejected
+from data_prep.fingerprints import fingerprint
 from data_prep.manifest import Crop, CropsManifest, Split
 
 REJECTED_FILE = "rejected.csv"
@@ -43,7 +44,8 @@ class CropSet:
         except OSError as error:  # a full disk does not say which file it hit
             raise OSError(error.errno, error.strerror, str(self.folder / file)) from error
         self.sizes.add(pixels.shape[0])
-        self.crops.append(Crop(file=file, sha256=digest, **values))  # type: ignore[arg-type]
+        known = {"sha256": digest, "fingerprint": fingerprint(pixels)}
+        self.crops.append(Crop(file=file, **known, **values))  # type: ignore[arg-type]
         self.thumbnails.append(thumbnail(pixels))
 
     def reject(self, key: str, error: RecordRejected) -> None:
@@ -132,7 +134,7 @@ def print_counts(manifest: CropsManifest, reasons: Counter[str], *, merged: int)
         if not crops:
             continue
         malignant = sum(crop.malignant for crop in crops)
-        patients = len({crop.patient_id for crop in crops if crop.patient_id})
+        patients = len({crop.patient for crop in crops if crop.patient})
         one_class = "; one class only, no use for training" if malignant in (0, len(crops)) else ""
         print(
             f"{split}: {len(crops):,} crops ({malignant:,} malignant) of "

@@ -4,6 +4,7 @@
 import csv
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,8 @@ from PIL import Image
 
 from data_prep.crop_image import pixel_hash
 from data_prep.errors import LabelError, LeakageError, ManifestError
+from data_prep.fingerprints import distance, fingerprint, near_copies
+from data_prep.identity import patient_identity
 
 Split = Literal["train", "val", "test"]
 Unit = Literal["patient", "crop"]
@@ -40,8 +43,11 @@ COLUMNS = (
     "pixel_spacing_mm",
     *ATTRIBUTES,
     "sha256",
+    "fingerprint",
 )
 FILE_NAME = "crops.csv"
+_FINGERPRINT = re.compile("[0-9a-f]{64}")
+_ROUNDING = 4  # bits in which libraries of other versions may see a crop differently
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +56,8 @@ class Crop:
 
     Attributes:
         file: 16-bit grey PNG, POSIX path relative to ``crops.csv``.
-        patient_id: Unit of splitting and privacy; empty if and only if the crop is synthetic.
+        patient_id: As the data set writes it; empty if and only if the crop is synthetic. Whether
+            two crops are of one patient, :attr:`patient` says.
         lesion_id: Lesion within the patient; a lesion may appear in several images.
         image_id: Source image; with ``origin`` and ``lesion_id`` it identifies the crop.
         malignant: Malignant is 1 in every file and tensor, benign is 0.
@@ -62,6 +69,8 @@ class Crop:
         crop_rule: How the crop was cut; one manifest holds one rule.
         pixel_spacing_mm: Millimetres per pixel of the crop, > 0, if known.
         sha256: Hash of shape and pixels, see :func:`pixel_hash`.
+        fingerprint: By which the crop is recognised after it was saved in another way, see
+            :mod:`data_prep.fingerprints`; empty if unknown.
         attributes: BI-RADS descriptors among ``ATTRIBUTES``; absent means unknown.
     """
 
@@ -75,6 +84,7 @@ class Crop:
     label_source: LabelSource
     crop_rule: CropRule
     sha256: str
+    fingerprint: str = ""
     view: View | None = None
     laterality: Laterality | None = None
     pixel_spacing_mm: float | None = None
@@ -106,6 +116,11 @@ class Crop:
                 f"patient_id is {'set' if self.patient_id else 'empty'} for {self.origin=}. "
                 "Synthetic crops have no patient; all others need one."
             )
+        patient_identity(self.origin, self.patient_id)
+        if self.fingerprint and not _FINGERPRINT.fullmatch(self.fingerprint):
+            raise ManifestError(
+                f"fingerprint is {self.fingerprint!r}. It has 64 hexadecimal digits, or none."
+            )
         if self.pixel_spacing_mm is not None and not 0 < self.pixel_spacing_mm < 100:
             raise ManifestError(f"{self.pixel_spacing_mm=}. Give millimetres per pixel, above 0.")
         if unknown := sorted(set(self.attributes) - set(ATTRIBUTES)):
@@ -116,6 +131,14 @@ class Crop:
         """Whether no patient stands behind the crop."""
         made = ("gan:", "evolved:", "synthetic:")
         return self.origin == "phantom" or self.origin.startswith(made)
+
+    @property
+    def patient(self) -> str:
+        """Unit of splitting and privacy, whatever the spelling; empty for synthetic crops.
+
+        See :func:`data_prep.identity.patient_identity`.
+        """
+        return patient_identity(self.origin, self.patient_id)
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -214,9 +237,71 @@ class CropsManifest:
         """
         groups: dict[str | int, list[int]] = {}
         for row in rows:
-            patient = self.crops[row].patient_id
+            patient = self.crops[row].patient
             groups.setdefault(patient if unit == "patient" and patient else row, []).append(row)
         return tuple(tuple(group) for group in groups.values())
+
+    def copies(self, units: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+        """Pairs of rows that hold the same crop, exactly or nearly, in different units.
+
+        Whoever is in two units is counted and clipped twice. Copies among synthetic crops do not
+        matter, since nobody is in them.
+
+        Args:
+            units: Rows of each unit, as :meth:`units` gives them.
+
+        Returns:
+            Rows in order, at least one of each pair with a patient.
+
+        Raises:
+            ManifestError: If an image without fingerprint in the table cannot be read.
+        """
+        rows = [row for group in units for row in group]
+        unit = {row: number for number, group in enumerate(units) for row in group}
+        by_hash: dict[str, list[int]] = {}
+        prints: dict[int, str] = {}
+        for row in rows:
+            crop = self.crops[row]
+            by_hash.setdefault(crop.sha256, []).append(row)
+            if known := crop.fingerprint or fingerprint(self.image(row)):
+                prints[row] = known
+        near = [*prints]
+        found = {(near[a], near[b]) for a, b in near_copies([*prints.values()], [*prints.values()])}
+        found |= {(a, b) for same in by_hash.values() for a in same for b in same}
+        return sorted(
+            (a, b)
+            for a, b in found
+            if a < b
+            and unit[a] != unit[b]
+            and not (self.crops[a].is_synthetic and self.crops[b].is_synthetic)
+        )
+
+    def shared(
+        self, rows: Sequence[int], other: "CropsManifest", others: Sequence[int]
+    ) -> list[int]:
+        """Rows whose patient or crop is also among crops of another manifest.
+
+        Args:
+            rows: Rows of this manifest.
+            other: Another table.
+            others: Rows of it.
+
+        Returns:
+            Those of ``rows`` with a patient of the other crops, by identity, or with one of these
+            crops, exactly or nearly as far as fingerprints are known.
+        """
+        theirs = [other.crops[row] for row in others]
+        names = {crop.sha256 for crop in theirs} | {crop.patient for crop in theirs if crop.patient}
+        known = [row for row in rows if self.crops[row].fingerprint]
+        near = near_copies(
+            [self.crops[row].fingerprint for row in known],
+            [crop.fingerprint for crop in theirs if crop.fingerprint],
+        )
+        found = {known[position] for position in near[:, 0]}
+        for row in rows:
+            if not names.isdisjoint((self.crops[row].sha256, self.crops[row].patient)):
+                found.add(row)
+        return sorted(found)
 
     def image(self, row: int) -> NDArray[np.uint16]:
         """Loads one crop.
@@ -245,6 +330,11 @@ class CropsManifest:
             raise ManifestError(
                 f"{where}: pixels differ from the recorded hash. Restore the file or prepare again."
             )
+        if crop.fingerprint and distance(crop.fingerprint, fingerprint(pixels)) > _ROUNDING:
+            raise ManifestError(
+                f"{where}: the recorded fingerprint is that of another crop. Prepare again, or "
+                "empty the cell."
+            )
         return pixels
 
     def images(self, rows: Sequence[int]) -> NDArray[np.uint16]:
@@ -269,7 +359,8 @@ def _parse(raw: bytes, path: Path) -> tuple[Crop, ...]:
         reader = csv.DictReader(io.StringIO(raw.decode()))
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: is not UTF-8 text. Prepare the data again.") from error
-    if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+    needed = [name for name in COLUMNS if name != "fingerprint"]  # older tables lack it
+    if missing := [name for name in needed if name not in (reader.fieldnames or ())]:
         raise ManifestError(f"{path}: columns {missing} are missing. Prepare the data again.")
     crops = []
     for number, row in enumerate(reader, start=2):
@@ -302,6 +393,7 @@ def _crop(row: Mapping[str, str]) -> Crop:
         crop_rule=row["crop_rule"],  # type: ignore[arg-type]  # checked by Crop
         pixel_spacing_mm=float(row["pixel_spacing_mm"]) if row["pixel_spacing_mm"] else None,
         sha256=row["sha256"],
+        fingerprint=row.get("fingerprint", ""),
         attributes={name: row[name] for name in ATTRIBUTES if row[name]},
     )
 
@@ -315,8 +407,8 @@ def _check_together(crops: Sequence[Crop], path: Path) -> None:
                 raise ManifestError(
                     f"{path}, row {number}: duplicate {name}, first in row {first}. Remove one."
                 )
-        if crop.patient_id:
-            split, first = splits.setdefault(crop.patient_id, (crop.split, number))
+        if crop.patient:
+            split, first = splits.setdefault(crop.patient, (crop.split, number))
             if split != crop.split:
                 raise LeakageError(
                     f"{path}, rows {first} and {number}: one patient in splits {split!r} and "

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from data_prep.crop_image import save_crop_image
 from data_prep.crop_set import watched
+from data_prep.fingerprints import fingerprint
 from data_prep.manifest import Crop, CropsManifest
 from data_prep.phantom_parameters import PhantomError, PhantomParameters
 from data_prep.phantom_texture import FloatImage
@@ -63,6 +64,7 @@ def write_phantom_crops(
                     label_source="phantom",
                     crop_rule="centred",
                     sha256=save_crop_image(out / file, pixels),
+                    fingerprint=fingerprint(pixels),
                     attributes=case.attributes,
                 )
             )

@@ -9,20 +9,24 @@ import hmac
 from collections.abc import Iterable
 
 from data_prep.errors import DataError, LeakageError
+from data_prep.identity import normalised
 from data_prep.manifest import Split
 
 # Public, so that everyone gets the same parts; it hides nothing.
-SPLIT_KEY = b"mammo_dp patient split 1"
+SPLIT_KEY = b"mammo_dp patient split 2"
 
 
 def patient_share(patient_id: str, *, key: bytes = SPLIT_KEY) -> float:
     """Place of a patient in ``[0, 1)``, uniform over ids, from HMAC-SHA-256.
 
+    Spelling does not matter, nor does the name of the data set: under another name its patients
+    keep their parts.
+
     Args:
         patient_id: Id as the archive gives it.
         key: Other keys give other, independent places.
     """
-    digest = hmac.digest(key, patient_id.encode(), "sha256")
+    digest = hmac.digest(key, normalised(patient_id).encode(), "sha256")
     return int.from_bytes(digest[:6], "big") / 2**48  # 48 bits: exact in a double
 
 
@@ -51,15 +55,15 @@ def check_patients(records: Iterable[tuple[str, Split, str]]) -> None:
     """Refuses a patient in two parts.
 
     Args:
-        records: Patient id, part, and where the record stands, which the message shows: a row of a
-            table, or our own key.
+        records: Patient id, of one data set, part, and where the record stands, which the message
+            shows: a row of a table, or our own key.
 
     Raises:
         LeakageError: Naming both places, not the patient.
     """
     first: dict[str, tuple[Split, str]] = {}
     for patient_id, split, where in records:
-        known, place = first.setdefault(patient_id, (split, where))
+        known, place = first.setdefault(normalised(patient_id), (split, where))
         if known != split:
             raise LeakageError(
                 f"{where}: its patient is in {split!r}, but in {known!r} at {place}. "

@@ -2,8 +2,8 @@
 """A folder of generated crops while it is filled: which crops are whole, and with which settings.
 
 ``generate.json`` says what the folder is made with; it is written first and stays. ``drawn.csv``
-gets a line of number and pixel hash once the image is whole; it goes when the manifest, which holds
-the same hashes, has come.
+gets a line of number, pixel hash and fingerprint once the image is whole; it goes when the
+manifest, which holds the same, has come.
 """
 
 import json
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.crop_image import pixel_hash, save_crop_image
+from data_prep.fingerprints import fingerprint
 from data_prep.manifest import FILE_NAME as CROPS
 
 SETTINGS, TABLE = "generate.json", "drawn.csv"
-_LINE = re.compile(r"(\d+),([0-9a-f]{64})")
+_LINE = re.compile(r"(\d+),([0-9a-f]{64}),((?:[0-9a-f]{64})?)")
 
 
 class GenerationError(ValueError):
@@ -34,11 +35,11 @@ class DrawnCrops:
 
     Attributes:
         folder: Of the manifest.
-        hashes: Pixel hash by number of the crop.
+        marks: Pixel hash and fingerprint by number of the crop.
     """
 
     folder: Path
-    hashes: dict[int, str] = field(default_factory=dict)
+    marks: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path, settings: Mapping[str, Any]) -> "DrawnCrops":
@@ -67,12 +68,12 @@ class DrawnCrops:
             temporary.replace(path)
         _require_same(folder, json.loads(path.read_text()), json.loads(json.dumps(settings)))
         drawn = cls(folder)
-        drawn.hashes.update(
-            (number, sha256)
-            for number, sha256 in drawn._listed()
-            if drawn._is_whole(number, sha256)
+        drawn.marks.update(
+            (number, marks)
+            for number, marks in drawn._listed()
+            if drawn._is_whole(number, marks[0])
         )
-        lines = "".join(f"{number},{sha256}\n" for number, sha256 in drawn.hashes.items())
+        lines = "".join(f"{number},{','.join(marks)}\n" for number, marks in drawn.marks.items())
         (folder / TABLE).write_text(lines)  # without the line that a kill cut off
         return drawn
 
@@ -85,22 +86,22 @@ class DrawnCrops:
         """
         with (self.folder / TABLE).open("a") as table:
             for number, pixels in enumerate(crops, start):
-                if number in self.hashes:
+                if number in self.marks:
                     continue
                 sha256 = save_crop_image(self.folder / file_of(number), pixels)
-                table.write(f"{number},{sha256}\n")
+                self.marks[number] = (sha256, fingerprint(pixels))
+                table.write(f"{number},{','.join(self.marks[number])}\n")
                 table.flush()
-                self.hashes[number] = sha256
 
     def close(self) -> None:
         """Removes the table; to be called when the manifest is there."""
         (self.folder / TABLE).unlink()
 
-    def _listed(self) -> Iterator[tuple[int, str]]:
+    def _listed(self) -> Iterator[tuple[int, tuple[str, str]]]:
         path = self.folder / TABLE
         for line in path.read_text().splitlines() if path.exists() else ():
             if match := _LINE.fullmatch(line):
-                yield int(match[1]), match[2]
+                yield int(match[1]), (match[2], match[3])
 
     def _is_whole(self, number: int, sha256: str) -> bool:
         try:

@@ -150,7 +150,7 @@ def _draw(
     with ThreadPoolExecutor(1) as writer:  # compresses images while the next ones are made
         for start in watched(range(0, total, batch_size), "Generating crops"):
             numbers = range(start, min(start + batch_size, total))
-            if drawn.hashes.keys() >= set(numbers):
+            if drawn.marks.keys() >= set(numbers):
                 continue
             crops = generator.crops(
                 classes[torch.tensor(numbers) % 2],
@@ -169,6 +169,7 @@ def _rows(generator: TrainedGenerator, request: Request, drawn: DrawnCrops) -> I
     """Rows of the manifest."""
     described = {name: level for name, level in request.attributes.items() if name != "view"}
     for number in range(2 * request.per_class):
+        sha256, fingerprint = drawn.marks[number]
         yield Crop(
             file=file_of(number),
             patient_id="",
@@ -179,7 +180,8 @@ def _rows(generator: TrainedGenerator, request: Request, drawn: DrawnCrops) -> I
             origin=f"gan:{generator.sha256}",
             label_source="generator",
             crop_rule=generator.crop_rule,
-            sha256=drawn.hashes[number],
+            sha256=sha256,
+            fingerprint=fingerprint,
             view=cast(View | None, request.attributes.get("view")),
             attributes=described,
         )

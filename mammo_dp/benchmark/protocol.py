@@ -177,14 +177,10 @@ def _set(
 
 def _refuse_overlap(known: CropsManifest, other: CropsManifest, split: Split) -> None:
     """Refuses a test set that holds a patient or a crop of train or val, whatever its name."""
-    seen = [known.crops[row] for row in (*known.rows("train"), *known.rows("val"))]
-    tested = [other.crops[row] for row in other.rows(split)]
-    patients = {(c.origin, c.patient_id) for c in seen if c.patient_id}
-    pixels = {crop.sha256 for crop in seen}
-    same = {(c.origin, c.patient_id) for c in tested} & patients
-    copies = sum(crop.sha256 in pixels for crop in tested)
-    if same or copies:
+    seen = [*known.rows("train"), *known.rows("val")]
+    if shared := other.shared(other.rows(split), known, seen):
         raise BenchmarkError(
-            f"{other.folder}: {len(same)} of its patients and {copies} of its crops stand in train "
-            f"or val of {known.folder}. Remove them; a test set holds nobody who was seen before."
+            f"{other.folder}: {len(shared)} of its crops, or their patients, stand in train or val "
+            f"of {known.folder} (the first in row {shared[0] + 2} of crops.csv). Remove them; "
+            "a test set holds nobody who was seen before."
         )

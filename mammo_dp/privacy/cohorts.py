@@ -4,6 +4,9 @@
 Patient identifiers never leave the manifest. A statement holds HMAC-SHA-256 of them under a key of
 the institution, so two cohorts can be compared without naming anyone; whoever lacks the key cannot
 test whether a given identifier is among them. The same key seals statements.
+
+Names can differ where patients do not. So cohorts are also compared by their crops, which the
+private part of a cohort knows by keyed hashes: patients who share a crop are the same.
 """
 
 import hashlib
@@ -12,18 +15,21 @@ import json
 import os
 import secrets
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
+from data_prep.fingerprints import near_copies
+from data_prep.identity import normalised
 from data_prep.manifest import CropsManifest, Split
 from mammo_dp.privacy.errors import PrivacyError
 
 KEY_VARIABLE = "MAMMO_DP_COHORT_KEY"
 _KEY_BYTES = 32
 _DIGITS = 16  # of a patient's hash: 64 bits
+_NOT_COMPARED = "on patients whose crops could not be compared, taken to be these,"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +39,9 @@ class CropMark:
     Attributes:
         exact: HMAC-SHA-256 of the pixel hash.
         near: Fingerprint under a mask that the key gives, in hexadecimal; empty if unknown. The
-            mask keeps Hamming distances.
+            mask keeps distances between crops, and hides the fingerprints from those who lack the
+            key as long as they know none of the crops: one known crop gives the mask away, and
+            many crops show its bits that are not balanced. Hence it is never shared.
     """
 
     exact: str
@@ -53,6 +61,12 @@ class CohortEvidence:
     manifest_sha256: str
     crops_of_patients: tuple[tuple[int, int], ...]
     pixels: Mapping[str, tuple[CropMark, ...]]
+
+    def marks(self) -> Iterator[tuple[str, CropMark]]:
+        """Each crop, with the keyed hash of its patient."""
+        for patient, marks in self.pixels.items():
+            for mark in marks:
+                yield patient, mark
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for a private file of the run folder."""
@@ -125,17 +139,20 @@ class Cohort:
         key = cohort_key()
         crops = [manifest.crops[row] for row in manifest.rows(split)]
         real = [crop for crop in crops if not crop.is_synthetic]
-        counts = Counter((crop.origin, crop.patient_id) for crop in real)
+        mask = int.from_bytes(hmac.digest(key, b"fingerprints", hashlib.sha256))
         marks: dict[str, list[CropMark]] = {}
         for crop in real:
-            marks.setdefault(_keyed(key, crop.origin, crop.patient_id), []).append(
-                CropMark(exact=_keyed(key, "pixels", crop.sha256))
+            marks.setdefault(_keyed(key, "patient", crop.patient), []).append(
+                CropMark(
+                    exact=_keyed(key, "pixels", crop.sha256),
+                    near=crop.fingerprint and f"{int(crop.fingerprint, 16) ^ mask:064x}",
+                )
             )
-        crops_of_patients = tuple(sorted(Counter(counts.values()).items()))
+        crops_of_patients = tuple(sorted(Counter(map(len, marks.values())).items()))
         patients = tuple(sorted(marks))
         return cls(
-            tag=_keyed(key, split, *patients) if patients else "",
-            dataset="+".join(sorted({crop.origin for crop in real or crops})),
+            tag=_keyed(key, "cohort", "\0".join((split, *patients))) if patients else "",
+            dataset="+".join(_once(crop.origin for crop in real or crops)),
             split=split,
             patients=patients,
             key_id=key_id(key),
@@ -153,8 +170,7 @@ class Cohort:
 
     def is_comparable(self, other: "Cohort") -> bool:
         """Whether patients and crops of both are known here, hashed under one key."""
-        known = self.private is not None and other.private is not None
-        return known and self.key_id == other.key_id
+        return self.key_id == other.key_id and self._knows_its_crops and other._knows_its_crops
 
     def with_evidence(self, evidence: CohortEvidence) -> Self:
         """The same cohort; also its patients, where what is shared leaves them out."""
@@ -163,20 +179,30 @@ class Cohort:
     def overlap(self, other: "Cohort") -> str:
         """How this cohort's patients meet another's.
 
+        Patients are the same if their identity is, or if they share a crop, exactly or nearly.
+
         Returns:
-            Empty if no patient is in both, else a clause for a sentence. What cannot be compared is
-            taken to overlap, unless both data sets are named and differ; spelling and case do not
-            tell them apart, nor that one name is a part of the other (DDSM, CBIS-DDSM).
+            Empty if no patient is in both, else a clause for a sentence, which does not count them.
+            What cannot be compared is taken to overlap: other keys, crops that are unknown, and
+            unknown patients, unless both data sets are named and differ; spelling does not tell
+            them apart, nor that one name is a part of the other (DDSM, CBIS-DDSM).
         """
         if self.is_empty or other.is_empty:
             return ""
         if self.patients is not None and other.patients is not None:
             if self.key_id != other.key_id:
                 return "on patients hashed under another key, taken to be these,"
-            common = len(set(self.patients) & set(other.patients))
-            if common == len(self.patients):
+            shared = set(self.patients) & set(other.patients)
+            if len(shared) < len(self.patients):
+                shared |= self._by_crops(other)
+            if len(shared) == len(self.patients):
                 return "on these patients"
-            return f"on {common} of these {len(self.patients)} patients" if common else ""
+            if shared:
+                return "on some of these patients"
+            comparable = self._knows_its_crops and other._knows_its_crops
+            return "" if comparable else _NOT_COMPARED
+        if self.tag and other.tag:  # known once, but not from what is here
+            return "on these patients" if self.tag == other.tag else _NOT_COMPARED
         if any(
             mine in others or others in mine
             for mine in _names(self.dataset)
@@ -184,6 +210,26 @@ class Cohort:
         ):
             return "on unknown patients, taken to be these,"
         return ""
+
+    @property
+    def _knows_its_crops(self) -> bool:
+        """Whether each crop can be recognised under another name."""
+        return self.private is not None and all(mark.near for _, mark in self.private.marks())
+
+    def _by_crops(self, other: "Cohort") -> set[str]:
+        """Patients of this cohort who share a crop with the other, as far as crops are known."""
+        if self.private is None or other.private is None:
+            return set()
+        mine, others = list(self.private.marks()), list(other.private.marks())
+        exact = {mark.exact for _, mark in others}
+        near = near_copies(
+            [mark.near for _, mark in mine if mark.near],
+            [mark.near for _, mark in others if mark.near],
+        )
+        known = [patient for patient, mark in mine if mark.near]
+        return {patient for patient, mark in mine if mark.exact in exact} | {
+            known[position] for position in near[:, 0]
+        }
 
     def as_json(self, *, with_patients: bool = True) -> dict[str, Any]:
         """Plain values, for ``privacy.json``; the private part stays out.
@@ -266,11 +312,19 @@ def _parsed(text: str, where: str) -> bytes:
 
 
 def _names(dataset: str) -> list[str]:
-    """Names of data sets as people mean them: lower case, letters and digits only."""
-    return ["".join(filter(str.isalnum, name.lower())) for name in dataset.split("+")]
+    """Names of data sets in normal form."""
+    return [normalised(name) for name in dataset.split("+")]
 
 
-def _keyed(key: bytes, *parts: str) -> str:
-    """Keyed hash of, for instance, a data set and the patient's number in it."""
-    message = "\0".join(parts).encode()
+def _once(names: Iterable[str]) -> list[str]:
+    """Names of data sets, sorted, each in one spelling."""
+    spelled: dict[str, str] = {}
+    for name in sorted(set(names)):
+        spelled.setdefault(normalised(name), name)
+    return [*spelled.values()]
+
+
+def _keyed(key: bytes, kind: str, name: str) -> str:
+    """Hash of a patient's identity, or of pixels; the kinds never give the same."""
+    message = f"{kind}\0{name}".encode()
     return hmac.new(key, message, hashlib.sha256).hexdigest()[:_DIGITS]

@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from data_prep.manifest import CropsManifest, Split, Unit
+from data_prep.manifest import FILE_NAME, CropsManifest, Split, Unit
 from mammo_dp.privacy.errors import PrivacyError
 
 UNITS, NOISE, VIEWS = 0, 1, 2  # streams of one step
 _KEY_BITS = 128
+_SHOWN = 5  # pairs of rows that a message names
+_PLURAL = {"patient": "patients", "crop": "crops"}
 
 
 def new_key() -> int:
@@ -106,9 +108,22 @@ class PoissonSampling:
             unit: ``"patient"`` draws all crops of a patient together, ``"crop"`` each alone.
             rate: Chance that a unit joins a step, in ``(0, 1]``.
             public_size: Declared number of units, > 0; ``None`` if the true number is public.
+
+        Raises:
+            PrivacyError: If two units hold the same crop, exactly or nearly: whoever is on it would
+                be drawn and clipped twice, and accounted once.
         """
-        rows_of = manifest.units(manifest.rows(split), unit)
-        return cls(unit=unit, rows_of=rows_of, rate=rate, public_size=public_size)
+        units = manifest.units(manifest.rows(split), unit)
+        if copies := manifest.copies(units):
+            shown = ", ".join(f"{a + 2} and {b + 2}" for a, b in copies[:_SHOWN])
+            more = " and others" if len(copies) > _SHOWN else ""
+            raise PrivacyError(
+                f"{manifest.folder / FILE_NAME}, rows {shown}{more}: one crop, as it is or saved "
+                f"in another way, stands in two {_PLURAL[unit]}, so its patient would be drawn and "
+                "clipped twice. Remove one row of each pair"
+                + (", or give both the same origin and patient_id." if unit == "patient" else ".")
+            )
+        return cls(unit=unit, rows_of=units, rate=rate, public_size=public_size)
 
     @property
     def units(self) -> int:

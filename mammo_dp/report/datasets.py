@@ -86,7 +86,7 @@ def _splits(record: RunRecord) -> list[tuple[str, str]]:
 def _cells(manifest: CropsManifest, split: str, uses: Iterable[str]) -> tuple[str, ...]:
     rows = manifest.rows(_split(split))
     crops = [manifest.crops[row] for row in rows]
-    patients = Counter(crop.patient_id for crop in crops if crop.patient_id)
+    patients = Counter(crop.patient for crop in crops if crop.patient)
     malignant = sum(crop.malignant for crop in crops)
     labels = sorted({_LABELS[crop.label_source] for crop in crops})
     spacing = sorted({crop.pixel_spacing_mm for crop in crops if crop.pixel_spacing_mm})

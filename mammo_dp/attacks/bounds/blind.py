@@ -70,14 +70,10 @@ def require_apart(targets: CropsManifest, reference: CropsManifest) -> None:
     Raises:
         AttackError: If the two share patients, or synthetic crops.
     """
-    own, others = (
-        {c.sha256 if c.is_synthetic else (c.origin, c.patient_id) for c in one.crops}
-        for one in (targets, reference)
-    )
-    if shared := len(own & others):
+    if shared := len(reference.shared(reference.rows(), targets, targets.rows())):
         raise AttackError(
-            f"{reference.folder / FILE_NAME}: {shared} patients or crops of the reference are "
-            "among those to be guessed. Give phantoms or crops of other patients."
+            f"{reference.folder / FILE_NAME}: {shared} crops of the reference, or their patients, "
+            "are among those to be guessed. Give phantoms or crops of other patients."
         )
 
 

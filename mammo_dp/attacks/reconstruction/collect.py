@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from data_prep.datamodule import FULL_SCALE
-from data_prep.manifest import Crop, CropsManifest, Split
+from data_prep.manifest import CropsManifest, Split
 from mammo_dp.attacks.bounds.schedules import Schedule
 from mammo_dp.attacks.reconstruction.batches import cross_entropy, spring
 from mammo_dp.attacks.reconstruction.canary_lists import canary_lists
@@ -106,8 +106,7 @@ def targets_of(
     rows = [patients[place][0] for place in _spread(len(patients), most)]
     reference = None
     if prior is not None:
-        own = {name for row in manifest.rows(split) for name in _names(manifest.crops[row])}
-        if shared := sum(not own.isdisjoint(_names(crop)) for crop in prior.crops):
+        if shared := len(prior.shared(prior.rows(), manifest, manifest.rows(split))):
             raise AttackError(
                 f"{prior.folder}: {shared} crops, or their patients, are also in the attacked "
                 "split, so the prior would hold the answer. Give crops of others."
@@ -249,14 +248,6 @@ def _trapped(targets: Targets, noise: float) -> Arrays:
         ).astype(np.float32)
         for kind in TRAPS
     }
-
-
-def _names(crop: Crop) -> set[object]:
-    """What a crop is recognised by: its pixels, and its patient if there is one."""
-    names: set[object] = {crop.sha256}
-    if not crop.is_synthetic:
-        names.add((crop.origin, crop.patient_id))
-    return names
 
 
 def _spread(count: int, most: int) -> list[int]:

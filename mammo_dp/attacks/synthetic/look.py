@@ -83,14 +83,10 @@ def require_independent(
         )
     if reference is None:
         return
-    cohort, others = (
-        {(crop.origin, crop.patient_id) for crop in one.crops if not crop.is_synthetic}
-        for one in (manifest, reference)
-    )
-    if shared := len(cohort & others):
+    if shared := len(reference.shared(reference.rows(), manifest, manifest.rows())):
         raise AttackError(
-            f"{reference.folder / FILE_NAME}: {shared} patients of the reference are in the "
-            "cohort. Give phantoms or crops of other patients."
+            f"{reference.folder / FILE_NAME}: {shared} crops of the reference, or their patients, "
+            "are in the cohort. Give phantoms or crops of other patients."
         )
     privacy = reference.folder / "privacy.json"
     said = json.loads(privacy.read_text())["statements"] if privacy.exists() else []

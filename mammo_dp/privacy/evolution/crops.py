@@ -5,6 +5,7 @@ import numpy as np
 
 from data_prep.crop_image import save_crop_image
 from data_prep.crop_set import watched
+from data_prep.fingerprints import fingerprint
 from data_prep.manifest import Crop, CropsManifest
 from mammo_dp.privacy.evolution.account import RoundsAccount, origin
 from mammo_dp.privacy.evolution.genome import Simulator
@@ -61,6 +62,7 @@ def write_crops(
                     label_source="generator",
                     crop_rule=simulator.crop_rule,
                     sha256=save_crop_image(folder / file, pixels),
+                    fingerprint=fingerprint(pixels),
                     attributes=simulator.attributes(genome),
                 )
             )

@@ -91,12 +91,28 @@ def rehash(folder: str) -> None:
 def forge(folder: str, change: Callable[[dict[str, Any]], object], *, key: bool) -> None:
     """Makes numbers, words and hashes follow from an altered statement; seals it with the key."""
     path = Path(folder) / "privacy.json"
+    evidence = json.loads(path.with_name("privacy_evidence.json").read_text())
     edit(str(path), change)
     follows = recompute(path, Findings())
     content = dict(follows.derived)
     content["seal"] = seal(content) if key else follows.stored["seal"]
     path.write_text(json.dumps(content, indent=2) + "\n")
     path.with_name("PRIVACY.md").write_text(follows.text)
+    accesses = len(content["accesses"])
+    cohorts = accesses * [None] + evidence["cohorts"]
+    evidence["cohorts"] = cohorts[len(cohorts) - accesses :]
+    forge_evidence(folder, lambda stored: stored.update(evidence))
+
+
+def forge_evidence(folder: str, change: Callable[[dict[str, Any]], object]) -> None:
+    """Alters the evidence of a statement, ties it to the statement again and seals it."""
+    path = Path(folder) / "privacy_evidence.json"
+    stored = json.loads(path.read_text())
+    del stored["seal"]
+    change(stored)
+    stored.pop("seal", None)
+    stored["statement_sha256"] = file_sha256(path.with_name("privacy.json"))
+    path.write_text(json.dumps({**stored, "seal": seal(stored)}, indent=2) + "\n")
     rehash(folder)
 
 
@@ -114,7 +130,7 @@ def reconfigure(name: str, value: object, folder: str = "dp") -> None:
 
     edit(f"{folder}/run.json", change)
     changed = json.loads(Path(folder, "run.json").read_text())["config_sha256"]
-    forge(folder, lambda stored: stored["run"].update(config_sha256=changed), key=True)
+    forge_evidence(folder, lambda stored: stored["run"].update(config_sha256=changed))
 
 
 def rewrite_crops(folder: str, change: Callable[[list[dict[str, str]]], object]) -> str:

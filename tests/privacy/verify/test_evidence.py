@@ -15,6 +15,7 @@ from tests.privacy.verify.chain import (
     edit,
     files,
     forge,
+    forge_evidence,
     mechanism,
     reconfigure,
     rehash,
@@ -63,8 +64,8 @@ def test_a_parent_that_became_unprivate_is_named(verify: Verify) -> None:
 def test_a_hidden_parent_is_named(verify: Verify) -> None:
     edit("dp/run.json", lambda stored: stored["inputs"].pop("weights"))
     found = verify()
-    assert files(found) == {"dp/privacy.json"}
-    assert "run.inputs.weights is recorded as" in said(found, "dp/privacy.json")
+    assert files(found) == {"dp/privacy.json", "dp/privacy_evidence.json"}
+    assert "run.inputs.weights is recorded as" in said(found, "dp/privacy_evidence.json")
     assert "lineage_exclusions" in said(found, "dp/privacy.json")
 
 
@@ -96,16 +97,13 @@ def test_a_patient_moved_to_another_split_is_named(verify: Verify) -> None:
     rehash("real")
     edit("dp/run.json", lambda stored: stored["inputs"]["data"].update(sha256=now))
 
-    def change(stored: dict[str, Any]) -> None:
-        stored["run"]["inputs"]["data"] = stored["accesses"][-1]["cohort"]["sha256"] = now
-
-    forge("dp", change, key=True)
+    forge_evidence("dp", lambda stored: stored["run"]["inputs"].update(data=now))
     found = verify()
     assert files(found) == {"real/crops.csv"}
     assert "split 'train' holds other patients than dp/privacy.json says" in said(
         found, "real/crops.csv"
     )
-    assert "cohort phantom-archive/train.crops is recorded as" in said(found, "real/crops.csv")
+    assert "evidence.manifest_sha256 is recorded as" in said(found, "real/crops.csv")
     rows = csv.DictReader(Path("real/crops.csv").read_text().splitlines())
     patients = {row["patient_id"] for row in rows}
     assert not any(patient in json.dumps(found) for patient in patients)

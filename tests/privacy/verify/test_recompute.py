@@ -9,7 +9,7 @@ from tests.privacy.verify.chain import Verify, edit, files, forge, rehash, said
 def test_an_edited_number_is_named(verify: Verify) -> None:
     edit("dp/privacy.json", lambda stored: stored["statements"][0].update(epsilon=0.5))
     found = verify()
-    assert files(found) == {"dp/privacy.json"}
+    assert files(found) == {"dp/privacy.json", "dp/privacy_evidence.json"}
     assert "statements[0].epsilon is 0.5, but 7.9" in said(found, "dp/privacy.json")
     assert "was altered: sha256" in said(found, "dp/privacy.json")
     assert "does not fit its seal" in said(found, "dp/privacy.json")
@@ -54,14 +54,26 @@ def test_a_missing_seal_is_named(verify: Verify) -> None:
     assert said(found, "dp/privacy.json") == "has no seal, so anyone may have written it"
 
 
-def test_another_key_is_a_note(monkeypatch: pytest.MonkeyPatch, verify: Verify) -> None:
+def test_what_is_sealed_under_another_key_is_a_finding(
+    monkeypatch: pytest.MonkeyPatch, verify: Verify
+) -> None:
     monkeypatch.setenv("MAMMO_DP_COHORT_KEY", "11" * 32)
     found = verify()
-    assert found["findings"] == []
     assert "seals" not in found["checked"]
-    notes = " ".join(found["not_checked"])
-    assert "dp/privacy.json: sealed under key" in notes
-    assert "dp/privacy.json: patients of phantom-archive/train are hashed under key" in notes
+    assert "is sealed under key" in said(found, "dp/privacy.json")
+    assert "is sealed under key" in said(found, "pretrain/privacy.json")
+    assert "are hashed under key" in said(found, "dp/privacy.json")
+    assert "dp/privacy_evidence.json" in files(found)
+
+
+def test_altered_evidence_is_named(verify: Verify) -> None:
+    edit("dp/privacy_evidence.json", lambda stored: stored["run"].update(config_sha256="0"))
+    rehash("dp")
+    found = verify()
+    assert files(found) == {"dp/privacy_evidence.json"}
+    assert "is missing, altered, or not sealed" in said(found, "dp/privacy_evidence.json")
+    Path("dp/privacy_evidence.json").unlink()
+    assert "is missing" in said(verify(), "dp/privacy_evidence.json")
 
 
 def test_other_versions_compare_numbers_not_words(
@@ -82,10 +94,10 @@ def test_other_versions_compare_numbers_not_words(
 def test_a_cut_statement_and_an_unfinished_run_are_named(
     verify: Verify,
 ) -> None:
-    edit("dp/privacy.json", lambda stored: [stored.pop(name) for name in ("delta", "run")])
+    edit("dp/privacy.json", lambda stored: [stored.pop(name) for name in ("delta", "precision")])
     edit("pretrain/run.json", lambda stored: stored.update(finished=None))
     found = verify()
-    assert "has no delta, run" in said(found, "dp/privacy.json")
+    assert "has no delta, precision" in said(found, "dp/privacy.json")
     assert said(found, "pretrain/run.json") == "the run is unfinished"
 
 
@@ -99,7 +111,8 @@ def test_a_cut_statement_and_an_unfinished_run_are_named(
         ("exclusions", None),
         ("randomness", ["none"]),
         ("versions", "0.1"),
-        ("run", None),
+        ("public_data", None),
+        ("compared", ["a b"]),
     ],
 )
 def test_a_field_of_another_kind_is_named(field: str, value: object, verify: Verify) -> None:

@@ -12,7 +12,7 @@ from mammo_dp.privacy.release import write_data_statement
 from mammo_dp.privacy.statement import (
     NO_PATIENTS,
     NO_RELEASE,
-    read_ledger,
+    require_ledger,
     read_statement,
     write_statement,
 )
@@ -49,7 +49,7 @@ def test_what_stands_behind_the_synthetic_crops_goes_on(
     cohort: CropsManifest, made: CropsManifest, tmp_path: Path
 ) -> None:
     mix(str(cohort.folder), str(made.folder), 8, str(tmp_path / "mixed"))
-    ledger = read_ledger(tmp_path / "mixed")
+    ledger = require_ledger(tmp_path / "mixed", CropsManifest.read(tmp_path / "mixed").sha256)
     (access,) = ledger.accesses
     assert (access.stage, access.cohort.dataset) == ("A generator", "phantom-archive")
 

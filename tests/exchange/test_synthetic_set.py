@@ -17,7 +17,7 @@ from mammo_dp.main import main
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.ledger import PrivacyLedger
 from mammo_dp.privacy.review import verify
-from mammo_dp.privacy.statement import collect_parents
+from mammo_dp.privacy.parents import collect_parents
 from mammo_dp.runs import RunError
 from tests.conftest import write_cohort
 from tests.exchange.classifiers import run_of_classifier

@@ -28,7 +28,7 @@ def test_a_private_generator_says_epsilon_and_all_it_means_nothing_without(
     for part in (
         "at delta = 0.001",
         "for each patient of phantom-archive/train (4 patients)",
-        "add-or-remove, by PLD",
+        "zero-out, by PLD",
         "4 noisy steps (noise multiplier 4, sampling rate 1)",
     ):
         assert part in sentence

@@ -49,10 +49,10 @@ def test_statement_holds_every_field(tmp_path: Path, cohort: CropsManifest) -> N
     assert statement["cohort"] == cohort.sha256
     assert statement["cohort_name"] == "phantom-archive/train"
     assert (statement["unit"], statement["units"], statement["delta"]) == ("patient", 4, 1e-3)
-    assert statement["crops"] == len(cohort.rows("train"))
-    assert statement["most_crops_of_a_unit"] >= 2
+    assert statement["crops_per_patient"] is None
+    assert not {"crops", "most_crops_of_a_unit"} & set(statement)
     assert 0 < statement["epsilon"] <= statement["epsilon_rdp"]
-    assert statement["adjacency"] == "add-or-remove"
+    assert statement["adjacency"] == "zero-out"
     assert statement["accountant"].startswith("PLD, dp-accounting ")
     assert statement["mechanisms"] == [{**MECHANISM.as_json(), "stage": "fit"}]
     assert (statement["noise_multiplier"], statement["sampling_rate"], statement["steps"]) == (
@@ -89,7 +89,9 @@ def test_text_prints_each_epsilon_with_unit_delta_adjacency_and_accountant(
 
 def test_crops_and_patients_stand_side_by_side(tmp_path: Path, cohort: CropsManifest) -> None:
     ledger = PrivacyLedger().plus(
-        Access.of_training("fit", cohort, "train", unit="crop", mechanism=MECHANISM)
+        Access.of_training(
+            "fit", cohort, "train", unit="crop", mechanism=MECHANISM, crops_per_patient=6
+        )
     )
     write_statement(tmp_path, ledger, delta=1e-3)
     stored = json.loads((tmp_path / "privacy.json").read_text())
@@ -101,11 +103,37 @@ def test_crops_and_patients_stand_side_by_side(tmp_path: Path, cohort: CropsMani
     assert both
     assert all("for each patient" in line for line in both)
     for unit in ("crop", "patient"):
-        assert text.count(f"Had any one {unit}") == 1
-        assert text.count(f"who knows all data but one {unit}, and") == 1
+        assert text.count(f"Had the data of any one {unit}") == 1
+        assert text.count(f"who knows all other {unit}s and how many there are, and") == 1
     for row in statement["epsilon_by_crops"]:
-        assert f"| {row['crops']} | {row['patients']} | {row['epsilon']:.4g} |" in text
-    assert sum(row["patients"] for row in statement["epsilon_by_crops"]) == 4
+        assert f"| {row['crops']} | {row['epsilon']:.4g} |" in text
+    assert [row["crops"] for row in statement["epsilon_by_crops"]] == [1, 2, 3, 4, 5, 6]
+    assert "Declared largest number of crops of one patient: 6." in text
+
+
+@pytest.mark.parametrize("size", [None, 600])
+def test_words_are_those_of_the_adjacency(
+    size: int | None, tmp_path: Path, cohort: CropsManifest
+) -> None:
+    fit = Access.of_training("fit", cohort, "train", mechanism=MECHANISM, public_size=size)
+    write_statement(tmp_path, PrivacyLedger().plus(fit), delta=1e-3)
+    text = (tmp_path / "PRIVACY.md").read_text()
+    zero_out = (
+        "zero-out, by PLD",
+        "Had the data of any one patient with all crops, views and labels been blanked, their "
+        "number being the same and public, every outcome",
+        "an attacker who knows all other patients and how many there are, and the release",
+    )
+    present = (
+        "add-or-remove, by PLD",
+        "Had any one patient with all crops, views and labels been absent, every outcome",
+        "an attacker who knows all other patients, and the release",
+    )
+    said, unsaid = (zero_out, present) if size is None else (present, zero_out)
+    for phrase in said:
+        assert phrase in text
+    for phrase in unsaid:
+        assert phrase not in text
 
 
 def test_infinity_is_said_in_words(tmp_path: Path, cohort: CropsManifest) -> None:

@@ -61,7 +61,7 @@ class Stage:
     epsilon: float
     accountant: str
     delta: float
-    adjacency: Adjacency
+    adjacency: Adjacency = "zero-out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

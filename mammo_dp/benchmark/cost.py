@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mammo_dp.benchmark.errors import BenchmarkError
-from mammo_dp.privacy.statement import covering_ledger, read_statement
+from mammo_dp.privacy.statement import read_statement, seal_doubt
 from mammo_dp.runs import file_sha256
 
 
@@ -50,12 +50,15 @@ class Cost:
                 with another cohort key.
         """
         stored = read_statement(folder)
-        artefact = folder / (stored["artefact"] or {}).get("path", "")
-        found = covering_ledger(folder, file_sha256(artefact) if artefact.is_file() else "")
-        if isinstance(found, str):
+        doubt = seal_doubt(stored)
+        if not doubt and (artefact := stored["artefact"]) is not None:
+            released = folder / artefact["path"]
+            if not released.is_file() or file_sha256(released) != artefact["sha256"]:
+                doubt = f"is not about the {artefact['path']} beside it"
+        if doubt:
             raise BenchmarkError(
-                f"{folder}: {found}. It was changed, or a worker had another cohort key: give all "
-                "of them the same MAMMO_DP_COHORT_KEY, and remove the folder."
+                f"{folder}: its privacy statement {doubt}. It was changed, or a worker had another "
+                "cohort key: give all of them the same MAMMO_DP_COHORT_KEY, and remove the folder."
             )
         if not stored["statements"]:
             return cls(

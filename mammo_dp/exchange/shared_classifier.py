@@ -17,8 +17,9 @@ from classifier.lora import merged
 from classifier.released import Calibration, ReleasedClassifier, settings_of
 from mammo_dp.crop_rule import TrainedCrops
 from mammo_dp.exchange.errors import ExportError
+from mammo_dp.privacy.cohorts import cohort_key, key_id
 from mammo_dp.privacy.statement import FILE_NAME as STATEMENT
-from mammo_dp.privacy.statement import covering_ledger, read_statement
+from mammo_dp.privacy.statement import FILES_NAME, covering_ledger, read_statement, seal_doubt
 from mammo_dp.runs import FILE_NAME as RUN
 from mammo_dp.runs import RunError, file_sha256, read_run, run_of
 
@@ -48,12 +49,12 @@ class SharedClassifier:
     @property
     def doubt(self) -> str:
         """Why its statement cannot be relied on here, as a clause; empty if it can."""
-        weights = self.path.with_name(WEIGHTS) if self.path.name == CONFIG else self.path
-        folder = self.path.parent if self.path.name == CONFIG else run_of(self.path)
-        if folder is None:
-            return "no statement lies beside it"
-        found = covering_ledger(folder, file_sha256(weights))
-        return found if isinstance(found, str) else ""
+        files = [self.path]
+        if self.path.name == CONFIG:
+            files.append(self.path.with_name(WEIGHTS))
+        folder = run_of(self.path) or self.path.parent
+        found = [covering_ledger(folder, file_sha256(file)) for file in files]
+        return next((doubt for doubt in found if isinstance(doubt, str)), "")
 
     @property
     def image_size(self) -> int:
@@ -138,6 +139,7 @@ def _of_export(folder: Path) -> SharedClassifier:
     artefact = read_statement(folder)["artefact"] or {}
     there = artefact.get("sha256"), file_sha256(folder / STATEMENT), _hash(weights)
     names = f"the checkpoint of {STATEMENT}", STATEMENT, weights.name
+    _require_listed(folder)
     if odd := [name for name, a, b in zip(names, said, there, strict=True) if a != b]:
         raise ExportError(
             f"{folder}: {' and '.join(odd)} differ from what {CONFIG} was written with. {_AGAIN}."
@@ -154,6 +156,20 @@ def _of_export(folder: Path) -> SharedClassifier:
         checkpoint_sha256=said[0],
         statement_sha256=said[1],
     )
+
+
+def _require_listed(folder: Path) -> None:
+    """Compares an export with its list of files; under a foreign seal that is all there is."""
+    path = folder / FILES_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        files, sealed_under = dict(content["files"]), content["seal"]["key_id"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{path}: is no sealed list of files ({error!r}). {_AGAIN}.") from error
+    if odd := [name for name, sha256 in files.items() if _hash(folder / name) != sha256]:
+        raise ExportError(f"{folder}: {', '.join(odd)} differ from what {path.name} lists. {_AGAIN}.")
+    if sealed_under == key_id(cohort_key()) and (doubt := seal_doubt(content)):
+        raise ExportError(f"{path}: {doubt}. {_AGAIN}.")
 
 
 def _hash(path: Path) -> str | None:

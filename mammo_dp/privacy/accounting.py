@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From mechanisms to a privacy curve: what a sequence of noisy steps costs.
 
-Neighbouring cohorts differ in one unit, in one of two ways. *Zero-out*: the unit's data are blanked,
-so that it adds nothing to any sum, and the number of units is the same and public. *Add-or-remove*:
-the unit is there or not, which takes a divisor that is a declared constant. Either way the clipped
-sum changes by the unit's part and nothing else does, so both have the same accounts.
+Neighbouring cohorts differ in one unit, in one of two ways. *Zero-out*: the unit's data are
+blanked, so that it adds nothing to any sum, and the number of units is the same and public.
+*Add-or-remove*: the unit is there or not, which takes a divisor that is a declared constant. Either
+way the clipped sum changes by the unit's part and nothing else does: both have the same accounts.
 
 A unit is drawn as a whole, or it consists of crops that are drawn and clipped each on its own: then
 more of them weaken its guarantee.

@@ -61,7 +61,7 @@ class Trials:
     members: Scores
     nonmembers: Scores
     mechanism: Mechanism
-    epsilon: float  # as stated: per unit, at DELTA, add or remove, by PLD
+    epsilon: float  # as stated: per unit, at DELTA, zero-out, by PLD
 
     @property
     def stated(self) -> Bounds:

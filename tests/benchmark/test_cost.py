@@ -8,7 +8,6 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.benchmark.cost import Cost
 from mammo_dp.benchmark.errors import BenchmarkError
 from mammo_dp.privacy.accounting import Mechanism
-from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.statement import write_statement
 from mammo_dp.runs import file_sha256
@@ -25,6 +24,7 @@ def stated(folder: Path, cohort: CropsManifest, unit: str, mechanism: Mechanism 
         "train",
         unit="crop" if unit == "crop" else "patient",
         mechanism=mechanism,
+        crops_per_patient=6,
         released=file_sha256(weights),
     )
     ledger = PrivacyLedger(accesses=(access,))
@@ -63,5 +63,10 @@ def test_a_statement_that_was_changed_or_is_about_other_weights_is_refused(
     with pytest.raises(BenchmarkError, match="seal"):
         Cost.read(tmp_path)
     (tmp_path / "weights").write_text("other weights")
-    with pytest.raises(PrivacyError, match="is not the file"):
+    with pytest.raises(BenchmarkError, match="seal"):
+        Cost.read(tmp_path)
+    (tmp_path / "weights").write_text("weights")
+    stated(tmp_path, cohort, "patient", None)
+    (tmp_path / "weights").write_text("other weights")
+    with pytest.raises(BenchmarkError, match="is not about the weights beside it"):
         Cost.read(tmp_path)

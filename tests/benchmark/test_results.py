@@ -21,7 +21,7 @@ COST = Cost(
     epsilon_patient=5.999,
     unit="patient",
     delta=1e-4,
-    adjacency="add-or-remove",
+    adjacency="zero-out",
     accountant="PLD",
     advantage=0.5,
     tpr=0.2,
@@ -101,7 +101,7 @@ def test_tables_say_what_an_epsilon_means_and_keep_failures(
         skipped={"mixed": "needs synthetic crops"},
     )
     text = sheets.markdown(written)
-    for part in ("6.00 per patient", "add-or-remove, by PLD, δ = 0.0001", "val is for research"):
+    for part in ("6.00 per patient", "zero-out, by PLD, δ = 0.0001", "val is for research"):
         assert part in text
     assert "0 of 1 | failed" in text
     assert "start \\| seed 0 [" not in text

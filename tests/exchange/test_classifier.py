@@ -62,7 +62,7 @@ def logits(shared: SharedClassifier, images: torch.Tensor) -> torch.Tensor:
 def test_the_folder_holds_what_hubs_expect_and_no_path(exported: Path) -> None:
     assert sorted(path.name for path in exported.iterdir()) == [
         *("PRIVACY.md", "README.md", "config.json", "model.safetensors"),
-        *("preprocessor_config.json", "privacy.json"),
+        *("preprocessor_config.json", "privacy.json", "privacy_files.json"),
     ]
     for path in exported.iterdir():
         assert str(exported.parent.parent).encode() not in path.read_bytes()
@@ -188,18 +188,27 @@ def edit_weights(folder: Path) -> None:
 
 
 def forget_seal(folder: Path) -> None:
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    del config["mammo_dp"]["seal"]
-    path.write_text(json.dumps(config))
+    path = folder / "privacy_files.json"
+    content = json.loads(path.read_text())
+    del content["seal"]
+    path.write_text(json.dumps(content))
+
+
+def edit_list(folder: Path) -> None:
+    edit_calibration(folder)
+    path = folder / "privacy_files.json"
+    content = json.loads(path.read_text())
+    content["files"]["config.json"] = file_sha256(folder / "config.json")
+    path.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (edit_calibration, "does not fit its seal"),
-        (forget_seal, "does not fit its seal"),
-        (edit_statement, r"privacy\.json differ from what config\.json was written with"),
+        (edit_calibration, r"config\.json differ from what privacy_files\.json lists"),
+        (forget_seal, "is no sealed list of files"),
+        (edit_list, "does not fit its seal"),
+        (edit_statement, r"privacy\.json differ from what privacy_files\.json lists"),
         (edit_weights, r"model\.safetensors differ from"),
         (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors differ"),
         (lambda folder: (folder / "privacy.json").unlink(), "no readable privacy statement"),

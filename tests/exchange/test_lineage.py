@@ -28,7 +28,7 @@ def test_a_private_generator_says_epsilon_and_all_it_means_nothing_without(
     for part in (
         "at delta = 0.001",
         "for each patient of phantom-archive/train (4 patients)",
-        "add-or-remove, by PLD",
+        "zero-out, by PLD",
         "4 noisy steps (noise multiplier 4, sampling rate 1)",
     ):
         assert part in sentence
@@ -51,7 +51,7 @@ def test_what_has_no_statement_is_refused(tmp_path: Path, cohort: CropsManifest)
     path = run_of_fit(tmp_path / "run", cohort)
     stray = tmp_path / "stray.ckpt"
     stray.write_bytes(path.read_bytes())
-    with pytest.raises(PrivacyError, match="outside of its run folder"):
+    with pytest.raises(PrivacyError, match=r"comes without privacy\.json"):
         Lineage.of(stray)
 
 
@@ -61,7 +61,7 @@ def test_a_forged_statement_is_refused(tmp_path: Path, cohort: CropsManifest) ->
     stored = json.loads(statement.read_text())
     stored["summary"] = "No patient data was used."
     statement.write_text(json.dumps(stored))
-    with pytest.raises(PrivacyError, match="Nothing is exported under a statement that does not"):
+    with pytest.raises(PrivacyError, match="does not fit its seal"):
         Lineage.of(path)
 
 
@@ -70,5 +70,5 @@ def test_another_checkpoint_under_the_same_statement_is_refused(
 ) -> None:
     path = run_of_fit(tmp_path / "run", cohort)
     path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(PrivacyError, match="is not the file that"):
+    with pytest.raises(PrivacyError, match="is about another file"):
         Lineage.of(path)

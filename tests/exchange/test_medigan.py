@@ -25,7 +25,7 @@ from tests.exchange.conftest import run_of_fit
 
 FILES = [
     *("LICENSE", "PRIVACY.md", "__init__.py", "generator.pt", "metadata.json", "generator.py"),
-    *("privacy.json", "requirements.txt", "samples", "test.sh"),
+    *("privacy.json", "privacy_files.json", "requirements.txt", "samples", "test.sh"),
 ]
 
 

@@ -47,7 +47,8 @@ def exported(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_folder_holds_the_set_and_nothing_else(exported: Path, generated: Path) -> None:
     assert sorted(path.name for path in exported.iterdir()) == [
-        *("DATA_CARD.md", "PRIVACY.md", "crops.csv", "dicom", "images", "privacy.json"),
+        *("DATA_CARD.md", "PRIVACY.md", "crops.csv", "dicom", "images"),
+        *("privacy.json", "privacy_files.json"),
     ]
     manifest, source = CropsManifest.read(exported), CropsManifest.read(generated)
     assert manifest.sha256 == source.sha256

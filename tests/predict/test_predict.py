@@ -294,29 +294,42 @@ def test_flags_that_do_not_belong_together_are_named(
         predict(run=str(run), out=str(tmp_path / "out"), **flags)
 
 
-def forget_statement(run: Path) -> None:
-    (run / "privacy.json").unlink()
-
-
 def alter_checkpoint(run: Path) -> None:
     path = run / "checkpoints" / "last.ckpt"
     path.write_bytes(path.read_bytes() + b"\0")
 
 
+def break_seal(run: Path) -> None:
+    path = run / "privacy.json"
+    path.write_text(path.read_text().replace("patient", "person", 1))
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "doubt"),
     [
-        (forget_statement, "is no readable privacy statement"),
-        (alter_checkpoint, "is not the file that"),
+        (alter_checkpoint, "the statement beside it is about another file"),
+        (break_seal, "the statement beside it does not fit its seal"),
     ],
 )
-def test_a_run_whose_statement_does_not_cover_its_weights_is_refused(
-    tmp_path: Path, cohort: CropsManifest, change: Callable[[Path], None], message: str
+def test_a_statement_that_cannot_be_relied_on_is_no_guarantee(
+    tmp_path: Path,
+    cohort: CropsManifest,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Path], None],
+    doubt: str,
 ) -> None:
     broken = run_of_classifier(tmp_path / "run", cohort)
     change(broken)
-    with pytest.raises(PrivacyError, match=message):
-        predict(run=str(broken), crops=str(cohort.folder), out=str(tmp_path / "out"))
+    predict(run=str(broken), crops=str(cohort.folder), out=str(tmp_path / "out"))
+    said = capsys.readouterr().out
+    assert f"cannot be relied on here: {doubt}. Take it as no guarantee, epsilon = inf" in said
+
+
+def test_a_run_without_a_statement_is_refused(tmp_path: Path, cohort: CropsManifest) -> None:
+    bare = run_of_classifier(tmp_path / "run", cohort)
+    (bare / "privacy.json").unlink()
+    with pytest.raises(PrivacyError, match="is no readable privacy statement"):
+        predict(run=str(bare), crops=str(cohort.folder), out=str(tmp_path / "out"))
 
 
 def test_what_is_no_run_of_a_classifier_is_refused_by_name(

@@ -27,7 +27,7 @@ def test_risk_prints_json(ask: Ask) -> None:
     assert found["reconstruction_robustness"]["0.000905797"] == pytest.approx(0.039, rel=0.02)
     assert set(found["tpr_at_fpr"]) == {"0.001", "0.01", "0.1"}
     assert found["accountant"].startswith("PLD")
-    assert (found["delta"], found["unit"], found["adjacency"]) == (1e-4, "patient", "add-or-remove")
+    assert (found["delta"], found["unit"], found["adjacency"]) == (1e-4, "patient", "zero-out")
     assert (found["noise_multiplier"], found["steps"]) == (4.34, 2700)
     assert not [name for name in found if name.endswith("_patient")]
 
@@ -44,7 +44,7 @@ def test_crops_add_what_patients_have_in_equal_words(ask: Ask) -> None:
     text = ask(*question)
     numbers = {"per crop": "epsilon", "per patient with 14 crops": "epsilon_patient"}
     for unit, name in numbers.items():
-        line = f"{unit}: epsilon = {found[name]:.4g} at delta = 0.0001, add-or-remove, by PLD"
+        line = f"{unit}: epsilon = {found[name]:.4g} at delta = 0.0001, zero-out, by PLD"
         assert line in text
     assert text.count("tells members from others") == 2
 
@@ -89,9 +89,10 @@ def test_one_kappa_or_several(ask: Ask) -> None:
 
 def test_text_says_what_the_numbers_mean(ask: Ask) -> None:
     text = ask("calibrate", "--target_epsilon", "3", *SHORT)
-    parts = ("per patient", "add-or-remove", "by PLD", "noise multiplier", "FPR 0.01", "delta =")
+    parts = ("per patient", "zero-out", "by PLD", "noise multiplier", "FPR 0.01", "delta =")
     for part in parts:
         assert part in text
+    assert "an attacker who knows all other patients and how many there are, and" in text
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -31,10 +32,11 @@ def cohort_of(*patients: str, dataset: str = "a", most: int = 2) -> Cohort:
 
 
 def access(
-    stage: str, cohort: Cohort, mechanism: Mechanism | None = GAUSSIAN, **values: str
+    stage: str, cohort: Cohort, mechanism: Mechanism | None = GAUSSIAN, **values: Any
 ) -> Access:
-    released = values.pop("released", stage)
-    return Access(stage=stage, cohort=cohort, mechanism=mechanism, released=released, **values)  # type: ignore[arg-type]
+    return Access(
+        **{"stage": stage, "cohort": cohort, "mechanism": mechanism, "released": stage} | values
+    )
 
 
 def test_stages_on_the_same_patients_compose() -> None:
@@ -124,42 +126,44 @@ def of_crops(mechanism: Mechanism, crops: int) -> Mechanism:
 
 def test_crops_get_their_number_and_patients_theirs_beside_it() -> None:
     cohort = cohort_of("p", "q", "r", most=5)
-    ledger = PrivacyLedger().plus(access("fit", cohort, OTHER, unit="crop"))
+    ledger = PrivacyLedger().plus(access("fit", cohort, OTHER, unit="crop", crops_per_patient=6))
     (statement,) = ledger.statements(DELTA, released="fit")
-    exact = {n: compose([of_crops(OTHER, n)]).epsilon(DELTA) for n in (1, 2, 5)}
+    exact = {n: compose([of_crops(OTHER, n)]).epsilon(DELTA) for n in range(1, 7)}
     assert statement.unit == "crop"
     assert statement.epsilon == exact[1]
     assert statement.patient is not None
-    assert (statement.patient.unit, statement.patient.epsilon) == ("patient", exact[5])
-    assert statement.by_crops == ((2, 2, exact[2]), (5, 1, exact[5]))
+    assert (statement.patient.unit, statement.patient.epsilon) == ("patient", exact[6])
+    assert statement.by_crops == tuple(exact.items())  # nothing of what the patients have
     assert statement.patient.risk.advantage > statement.guarantee.risk.advantage
     assert list(statement.guarantee.risk.reconstruction_robustness) == [1 / 9]
     assert list(statement.patient.risk.reconstruction_robustness) == [1 / 3]
     for phrase in (
         f"epsilon = {exact[1]:.4g} at delta = 0.001 for each crop of a/train (9 crops), ",
-        f"; epsilon = {exact[5]:.4g} at delta = 0.001 for each patient of a/train (3 patients, "
-        "up to 5 crops each), add-or-remove, by PLD",
+        f"; epsilon = {exact[6]:.4g} at delta = 0.001 for each patient of a/train (3 patients, "
+        "up to 6 crops each), zero-out, by PLD",
     ):
         assert phrase in statement.sentence
     stored = statement.as_json()
-    assert (stored["units"], stored["most_crops_of_a_unit"]) == (9, 1)
-    assert (stored["epsilon"], stored["epsilon_patient"]) == (exact[1], exact[5])
+    assert (stored["units"], stored["units_patient"], stored["crops_per_patient"]) == (9, 3, 6)
+    assert (stored["epsilon"], stored["epsilon_patient"]) == (exact[1], exact[6])
     assert stored["risk_patient"] == statement.patient.risk.as_json()
-    assert stored["epsilon_by_crops"][-1] == {"crops": 5, "patients": 1, "epsilon": exact[5]}
+    assert stored["epsilon_by_crops"][-1] == {"crops": 6, "epsilon": exact[6]}
     assert "drew and clipped each crop alone" in stored["because_patient"]
 
 
 def test_mixed_units_compose_exactly_per_patient() -> None:
     cohort = cohort_of("p", "q", "r", most=4)
     ledger = PrivacyLedger().plus(
-        access("gan", cohort, OTHER, unit="crop"), access("classifier", cohort, unit="patient")
+        access("gan", cohort, OTHER, unit="crop", crops_per_patient=4),
+        access("classifier", cohort, unit="patient"),
     )
     (statement,) = ledger.statements(DELTA)
     assert (statement.unit, statement.patient) == ("patient", None)
     exact = compose([of_crops(OTHER, 4), GAUSSIAN]).epsilon(DELTA)
     assert statement.epsilon == exact
-    assert compose([OTHER, GAUSSIAN]).epsilon(DELTA) < statement.by_crops[0][2] < exact
-    assert statement.by_crops[-1] == (4, 1, exact)
+    assert statement.by_crops[0] == (1, compose([OTHER, GAUSSIAN]).epsilon(DELTA))
+    assert statement.by_crops[0][1] < statement.by_crops[1][1] < exact
+    assert statement.by_crops[-1] == (4, exact)
     assert "for each patient of a/train (3 patients)" in statement.sentence
     assert "gan drew and clipped each crop alone" in statement.because
     assert statement.composed == (("gan", of_crops(OTHER, 4)), ("classifier", GAUSSIAN))
@@ -168,7 +172,8 @@ def test_mixed_units_compose_exactly_per_patient() -> None:
 def test_a_patients_statement_shows_its_own_stage_as_it_acts_on_a_patient() -> None:
     cohort = cohort_of("p", "q", "r", most=4)
     ledger = PrivacyLedger().plus(
-        access("gan", cohort, unit="patient"), access("fit", cohort, OTHER, unit="crop")
+        access("gan", cohort, unit="patient"),
+        access("fit", cohort, OTHER, unit="crop", crops_per_patient=4),
     )
     (statement,) = ledger.statements(DELTA, released="fit")
     assert statement.own == of_crops(OTHER, 4)
@@ -191,7 +196,8 @@ def test_over_disjoint_cohorts_the_largest_epsilon_holds() -> None:
 def test_patients_shared_with_another_cohort_may_have_its_most_crops() -> None:
     mine, others = cohort_of("p", "q"), cohort_of("q", "r", dataset="b", most=6)
     ledger = PrivacyLedger().plus(
-        access("fit", mine, OTHER, unit="crop"), access("other", others, OTHER, unit="crop")
+        access("fit", mine, OTHER, unit="crop", crops_per_patient=2),
+        access("other", others, OTHER, unit="crop", crops_per_patient=6),
     )
     first, second = ledger.statements(DELTA)
     exact = compose([of_crops(OTHER, 2), of_crops(OTHER, 6)]).epsilon(DELTA)
@@ -199,11 +205,11 @@ def test_patients_shared_with_another_cohort_may_have_its_most_crops() -> None:
     assert second.patient is not None
     assert first.patient.epsilon == exact
     assert second.patient.epsilon == pytest.approx(exact)
-    assert [crops for crops, *_ in second.by_crops] == [2, 6]
+    assert [crops for crops, _ in second.by_crops] == [1, 2, 3, 4, 5, 6]
 
 
-def test_crops_of_unknown_number_leave_patients_without_a_guarantee() -> None:
-    cohort = replace(cohort_of("p", "q"), crops_of_patients=())
+def test_undeclared_crops_leave_patients_without_a_guarantee() -> None:
+    cohort = cohort_of("p", "q")
     ledger = PrivacyLedger().plus(access("fit", cohort, OTHER, unit="crop"))
     (statement,) = ledger.statements(DELTA)
     assert statement.epsilon == compose([OTHER]).epsilon(DELTA)
@@ -214,7 +220,8 @@ def test_crops_of_unknown_number_leave_patients_without_a_guarantee() -> None:
     assert statement.as_json()["epsilon_patient"] == "infinity"
     assert (
         "; no guarantee, epsilon = infinity, for each patient of a/train (2 patients): "
-        "fit drew crops of a/train, and how many a patient has is unknown."
+        "fit drew each crop of a/train alone, and how many crops one patient has at most was not "
+        "declared (crops_per_patient)."
     ) in statement.sentence
     mixed = ledger.plus(access("classifier", cohort))
     (statement,) = mixed.statements(DELTA)
@@ -242,7 +249,7 @@ def test_statement_always_prints_its_unit(unit: str, mechanism: Mechanism | None
     assert f"for each {statement.unit} of a/train (" in statement.sentence
     if mechanism is not None:
         assert statement.unit == unit
-        assert "add-or-remove, by PLD" in statement.sentence
+        assert "zero-out, by PLD" in statement.sentence
         assert f"delta = {DELTA:g}" in statement.sentence
 
 
@@ -260,6 +267,82 @@ def test_delta_must_stay_below_one_over_units() -> None:
 def test_accesses_survive_json(cohort: CropsManifest) -> None:
     for mechanism in (OTHER, None):
         before = Access.of_training(
-            "fit", cohort, "train", unit="crop", mechanism=mechanism, released="f", note="n"
+            "fit",
+            cohort,
+            "train",
+            unit="crop",
+            mechanism=mechanism,
+            released="f",
+            note="n",
+            public_size=20,
+            crops_per_patient=5,
         )
         assert Access.from_json(before.as_json()) == before
+
+
+def test_one_true_divisor_leaves_zero_out_for_all() -> None:
+    cohort = cohort_of("p", "q")
+    constant = access("gan", cohort, public_size=600)
+    (alone,) = PrivacyLedger().plus(constant).statements(DELTA)
+    (true,) = PrivacyLedger().plus(access("gan", cohort)).statements(DELTA)
+    assert (alone.adjacency, true.adjacency) == ("add-or-remove", "zero-out")
+    assert alone.epsilon == true.epsilon  # one account
+    both = PrivacyLedger().plus(constant, access("classifier", cohort, OTHER))
+    (statement,) = both.statements(DELTA)
+    assert statement.adjacency == statement.as_json()["adjacency"] == "zero-out"
+    assert statement.guarantee.units == 2
+    larger = access("classifier", cohort, OTHER, public_size=700)
+    (statement,) = PrivacyLedger().plus(constant, larger).statements(DELTA)
+    assert (statement.adjacency, statement.guarantee.units) == ("add-or-remove", 700)
+
+
+def test_a_stage_on_some_of_the_patients_counts_for_the_adjacency() -> None:
+    mine, others = cohort_of("p", "q"), cohort_of("q", "r", dataset="b")
+    for size, expected in ((40, "add-or-remove"), (None, "zero-out")):
+        ledger = PrivacyLedger().plus(
+            access("gan", mine, public_size=30), access("fit", others, OTHER, public_size=size)
+        )
+        assert {s.adjacency for s in ledger.statements(DELTA)} == {expected}
+    apart = cohort_of("x", "y", dataset="c")
+    ledger = PrivacyLedger().plus(access("gan", mine, public_size=30), access("fit", apart, OTHER))
+    first, second = ledger.statements(DELTA)
+    assert (first.adjacency, second.adjacency) == ("add-or-remove", "zero-out")
+    assert ", zero-out, by PLD" in taken_together([first, second])
+    assert ", add-or-remove, by PLD" in taken_together([first, first])
+
+
+@pytest.mark.parametrize("unit", ["patient", "crop"])
+def test_a_declared_size_takes_the_place_of_the_true_one(unit: str) -> None:
+    """Two cohorts, one without its last patient: nothing but their own keyed names differs."""
+    found = []
+    for patients in (("p", "q", "r"), ("p", "q")):
+        cohort = cohort_of(*patients, most=5)
+        fit = access("fit", cohort, OTHER, unit=unit, public_size=50, crops_per_patient=5)
+        (statement,) = PrivacyLedger().plus(fit).statements(DELTA)
+        stored = statement.as_json()
+        assert stored.pop("cohort") == cohort.sha256
+        found.append((statement.sentence, stored))
+    assert found[0] == found[1]
+    sentence, stored = found[0]
+    assert (stored["units"], stored["adjacency"]) == (50, "add-or-remove")
+    assert f"(50 {unit}s, declared), add-or-remove, by PLD" in sentence
+    if unit == "crop":  # how many patients there are was not declared
+        assert stored["units_patient"] is None
+        assert "(number unknown, up to 5 crops each)" in sentence
+
+
+def test_delta_is_held_against_the_declared_size() -> None:
+    ledger = PrivacyLedger().plus(access("fit", cohort_of("p", "q"), public_size=2000))
+    with pytest.raises(PrivacyError, match=r"delta=0.001 is not below 1/2000"):
+        ledger.statements(DELTA)
+
+
+def test_how_many_crops_patients_have_changes_no_byte_of_a_statement() -> None:
+    """Zero-out: the same patients, one of them with fewer crops."""
+    found = []
+    for most in (2, 5):
+        cohort = replace(cohort_of("p", "q", "r", most=most), sha256="same")
+        fit = access("fit", cohort, OTHER)
+        (statement,) = PrivacyLedger().plus(fit).statements(DELTA)
+        found.append((statement.sentence, statement.as_json()))
+    assert found[0] == found[1]

@@ -41,7 +41,7 @@ AUDIT: dict[str, Any] = {
         "epsilon": 8.0,
         "unit": "patient",
         "delta": 1e-4,
-        "adjacency": "add-or-remove",
+        "adjacency": "zero-out",
         "accountant": "PLD",
     },
     "best": {"epsilon": 1.2, "ceiling": 5.1},
@@ -84,8 +84,7 @@ def test_explain_shows_attacks_apart_from_a_statement_that_stays_as_it_was(
         "| rmia | 0.610 [0.560, 0.660] (control 0.503) | 0.200 [0.150, 0.250] | 0.500 |",
         "Sees probabilities.",
         "lira-online: not tried; no shadow heads were asked for",
-        "epsilon >= 1.2 (ceiling 5.1, claimed 8 per patient at delta 0.0001, add-or-remove, by "
-        "PLD)",
+        "epsilon >= 1.2 (ceiling 5.1, claimed 8 per patient at delta 0.0001, zero-out, by PLD)",
         "None exceeds the bounds above.",
     ):
         assert part in text

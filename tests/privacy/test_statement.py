@@ -99,10 +99,36 @@ def test_crops_and_patients_stand_side_by_side(tmp_path: Path, cohort: CropsMani
     assert all("for each patient" in line for line in both)
     for unit in ("crop", "patient"):
         assert text.count(f"Had the data of any one {unit}") == 1
-        assert text.count(f"who knows all data but one {unit}, and") == 1
+        assert text.count(f"who knows all other {unit}s and how many there are, and") == 1
+    assert "Declared largest number of crops of one patient: 6." in text
     for row in statement["epsilon_by_crops"]:
         assert f"| {row['crops']} | {row['epsilon']:.4g} |" in text
     assert [row["crops"] for row in statement["epsilon_by_crops"]] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("size", [None, 600])
+def test_words_are_those_of_the_adjacency(
+    size: int | None, tmp_path: Path, cohort: CropsManifest
+) -> None:
+    fit = Access.of_training("fit", cohort, "train", mechanism=MECHANISM, public_size=size)
+    write_statement(tmp_path, PrivacyLedger().plus(fit), delta=1e-3)
+    text = (tmp_path / "PRIVACY.md").read_text()
+    zero_out = (
+        "zero-out, by PLD",
+        "Had the data of any one patient with all crops, views and labels been blanked, their "
+        "number being the same and public, every outcome",
+        "an attacker who knows all other patients and how many there are, and the release",
+    )
+    present = (
+        "add-or-remove, by PLD",
+        "Had any one patient with all crops, views and labels been absent, every outcome",
+        "an attacker who knows all other patients, and the release",
+    )
+    said, unsaid = (zero_out, present) if size is None else (present, zero_out)
+    for phrase in said:
+        assert phrase in text
+    for phrase in unsaid:
+        assert phrase not in text
 
 
 def test_infinity_is_said_in_words(tmp_path: Path, cohort: CropsManifest) -> None:

@@ -136,11 +136,10 @@ class Tree:
             "cohort_name": "phantom-archive/train",
             "unit": "patient",
             "units": 578,
-            "crops": 1104,
-            "most_crops_of_a_unit": 14,
+            "crops_per_patient": None,
             "epsilon": "infinity" if infinite else stated,
             "delta": 1e-4,
-            "adjacency": "add-or-remove",
+            "adjacency": "zero-out",
             "accountant": "" if infinite else "PLD, dp-accounting 0.6.0",
             "mechanisms": [mechanism] if epsilon else [],
             "risk": {

@@ -43,7 +43,7 @@ def rung(name: str, epsilon: float, chance: float) -> dict[str, Any]:
 
 
 def conditions() -> dict[str, Any]:
-    return {"schema": 1, "unit": "patient", "adjacency": "add-or-remove", "delta": 1e-4}
+    return {"schema": 1, "unit": "patient", "adjacency": "zero-out", "delta": 1e-4}
 
 
 def a_ladder() -> dict[str, Any]:
@@ -56,7 +56,7 @@ def a_ladder() -> dict[str, Any]:
         "scratch": {"16": [0.1, 0.2], "64": [0.0, 0.1]},
     }
     return conditions() | {
-        "conditions": "per patient, δ = 0.0001, add-or-remove, by PLD, dp-accounting 0.6.0",
+        "conditions": "per patient, δ = 0.0001, zero-out, by PLD, dp-accounting 0.6.0",
         "correlation": 0.7,
         "targets": 12,
         "refuted": ["budget 6: list reaches named <1>"],
@@ -99,7 +99,7 @@ def a_benchmark() -> dict[str, Any]:
         "epsilon_patient": 5.999,
         "unit": "patient",
         "delta": 1e-4,
-        "adjacency": "add-or-remove",
+        "adjacency": "zero-out",
         "accountant": "PLD, dp-accounting 0.6.0",
         "advantage": 0.5,
         "tpr": 0.2,
@@ -171,7 +171,7 @@ def test_a_ladder_becomes_a_table_of_chances_and_its_strongest_membership_attack
     assert rows["AUROC"][0] == "0.600"
     assert rows["95 % interval"][0] == "0.500 to 0.700"
     assert rows["1, list: named"] == ["0.200 / 0.400 / —", "0.500 / 1.000 / —"]
-    assert "per patient, δ = 0.0001, add-or-remove, by PLD, dp-accounting 0.6.0" in said["note"]
+    assert "per patient, δ = 0.0001, zero-out, by PLD, dp-accounting 0.6.0" in said["note"]
     assert "any adversary, who guesses right with chance 0.01" in said["picture"]
     assert "without the sign" not in said["picture"]
     assert said["findings"] == ["budget 6: list reaches named <1>"]

@@ -190,7 +190,7 @@ def test_an_audit_stands_beside_the_model_whose_statement_it_is_about(make_tree:
             "epsilon": 5.4801,
             "unit": "patient",
             "delta": 1e-4,
-            "adjacency": "add-or-remove",
+            "adjacency": "zero-out",
             "accountant": "PLD",
         },
         "best": {"epsilon": 2.03, "ceiling": 3.18},

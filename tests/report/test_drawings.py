@@ -57,7 +57,7 @@ def test_every_mark_lies_within_the_canvas(drawn: dict[str, str]) -> None:
 
 def test_utility_figure_names_axis_units_series_and_infinity(drawn: dict[str, str]) -> None:
     found = texts(drawn["utility"])
-    assert "ε end to end (unit patient, δ = 0.0001, add-or-remove)" in found
+    assert "ε end to end (unit patient, δ = 0.0001, zero-out)" in found
     assert "AUROC on val, 95 % interval" in found
     assert {"from phantom crops", "from synthetic crops", "∞", "no guarantee", "5.48"} <= {*found}
     assert "hollow: private last stage, no guarantee" in found

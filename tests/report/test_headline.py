@@ -35,7 +35,7 @@ def test_the_lead_says_what_how_well_at_what_price_and_what_was_tried(tree: Tree
         "the final weights of dp/eps6_phantom, CropClassifier, started from phantom crops",
         "AUROC 0.610 [0.560, 0.660]",
         "For each patient of phantom-archive/train, ε = 5.48 end to end (unit patient, "
-        "delta 0.0001, add-or-remove, PLD, dp-accounting 0.6.0)",
+        "delta 0.0001, zero-out, PLD, dp-accounting 0.6.0)",
         "The membership attack, loss-threshold, gains an advantage of",
         "where the statement allows 0.499; no attack exceeds its bound.",
     ):
@@ -49,7 +49,7 @@ def test_tiles_show_infinity_as_open_and_a_missing_attack_as_missing(tree: Tree)
     _, phantom, gan = collect(tree.runs)
     utility, guarantee, attack = facts(phantom)
     assert (utility.value, guarantee.value, guarantee.open) == ("0.610", "5.48", False)
-    assert "unit patient, delta 0.0001, add-or-remove, PLD" in guarantee.beside
+    assert "unit patient, delta 0.0001, zero-out, PLD" in guarantee.beside
     assert "allowed: 0.499" in attack.beside
     assert (facts(gan)[1].value, facts(gan)[1].open) == ("∞", True)
     gan.__dict__["attacker"] = None

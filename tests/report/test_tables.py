@@ -119,7 +119,7 @@ def test_comma_separated_values_carry_full_precision_and_all_conditions(tree: Tr
         assert (line["unit"], line["delta"], line["adjacency"]) == (
             "patient",
             "0.0001",
-            "add-or-remove",
+            "zero-out",
         )
         assert line["accountant"].startswith("PLD" if row.is_private else "")
         assert "learning rate" in line["excludes"]
@@ -152,7 +152,7 @@ def test_each_form_of_the_table_says_what_epsilon_holds_for(tree: Tree) -> None:
         for words in (
             "unit patient",
             "delta 0.0001",
-            "add-or-remove",
+            "zero-out",
             "PLD, dp-accounting",
             "No ε covers: metrics and predictions",
             "no guarantee by itself",

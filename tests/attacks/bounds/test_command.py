@@ -33,7 +33,7 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
 
 def test_budgets_become_json(ask: Ask) -> None:
     found = json.loads(ask(*SHORT, "--budgets", "[6, 1e9, none]", "--format", "json"))
-    assert (found["unit"], found["adjacency"], found["delta"]) == ("patient", "add-or-remove", 1e-4)
+    assert (found["unit"], found["adjacency"], found["delta"]) == ("patient", "zero-out", 1e-4)
     six, huge, none = found["budgets"]
     assert [one["name"] for one in found["budgets"]] == ["6", "1e+09", "none"]
     assert six["epsilon"] == pytest.approx(6, rel=1e-3)
@@ -59,7 +59,7 @@ def test_text_names_adversaries_baselines_and_conditions(
     monkeypatch.setenv("COLUMNS", "200")
     text = ask(*SHORT, "--budgets", "[20, none]", "--kappa", "[0.3]", "--resolutions", "[8, 16]")
     for words in (
-        "per patient, add-or-remove, epsilon at delta = 0.0001",
+        "per patient, zero-out, epsilon at delta = 0.0001",
         "by PLD, dp-accounting",
         "kappa 0.3",
         "16 px",

@@ -91,7 +91,7 @@ def test_a_ladder_writes_everything_resumes_and_blocks_what_is_refuted(
     assert {row["budget"] for row in rows} == {"4", "none"}
     assert len(rows) == len(private["attacks"]) + len(none["attacks"])
     table = (out / "ladder.txt").read_text()
-    assert "of each fit alone, per patient, delta 0.01, add or remove, by PLD" in table
+    assert "of each fit alone, per patient, delta 0.01, zero-out, by PLD" in table
     assert "budget 4, end to end: epsilon = " in table
     assert "no privacy, end to end: No guarantee, epsilon = infinity" in table
     assert (out / "runs" / "eps4" / "features").samefile(out / "features")

@@ -183,7 +183,7 @@ def test_what_was_executed_is_shown_and_not_a_budget_that_no_noise_reaches(
     assert budget["epsilon"] < 1e6
     shown = capsys.readouterr().out
     assert f"epsilon {budget['epsilon']:.3g}: NCC" in shown
-    assert "per patient, delta 0.0001, add or remove, by PLD" in shown
+    assert "per patient, delta 0.0001, zero-out, by PLD" in shown
     assert "1e+09" not in shown
     assert budget["search"]["targets"] == 2
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from data_prep.crop_image import save_crop_image
 from data_prep.manifest import Crop, CropsManifest
 from data_prep.phantoms import phantom_stream
+from mammo_dp.privacy.cohorts import Cohort
 
 Pixels = NDArray[np.uint16]
 
@@ -55,7 +56,7 @@ def write(
 def state(folder: Path, cohort: CropsManifest, **changes: Any) -> None:
     """A statement about the members of a cohort, as far as attacks read it."""
     statement = {
-        "cohort": cohort.sha256,
+        "cohort": Cohort.of_manifest(cohort, "train").tag,
         "cohort_name": "phantom-archive/train",
         "unit": "patient",
         "epsilon": "infinity",

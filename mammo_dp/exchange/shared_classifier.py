@@ -167,7 +167,9 @@ def _require_listed(folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExportError(f"{path}: is no sealed list of files ({error!r}). {_AGAIN}.") from error
     if odd := [name for name, sha256 in files.items() if _hash(folder / name) != sha256]:
-        raise ExportError(f"{folder}: {', '.join(odd)} differ from what {path.name} lists. {_AGAIN}.")
+        raise ExportError(
+            f"{folder}: {', '.join(odd)} differ from what {path.name} lists. {_AGAIN}."
+        )
     if sealed_under == key_id(cohort_key()) and (doubt := seal_doubt(content)):
         raise ExportError(f"{path}: {doubt}. {_AGAIN}.")
 

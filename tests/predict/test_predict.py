@@ -308,7 +308,10 @@ def break_seal(run: Path) -> None:
     ("change", "doubt"),
     [
         (alter_checkpoint, "the statement beside it is about another file"),
-        (break_seal, "the statement beside it does not fit its seal"),
+        (
+            break_seal,
+            "the statement beside it does not fit its seal: somebody without the cohort key changed it",
+        ),
     ],
 )
 def test_a_statement_that_cannot_be_relied_on_is_no_guarantee(

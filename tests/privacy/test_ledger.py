@@ -1,13 +1,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 import pytest
 
 from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.accounting import Mechanism, compose
-from mammo_dp.privacy.cohorts import Cohort
+from mammo_dp.privacy.cohorts import Cohort, CohortEvidence, CropMark
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.guarantee import taken_together
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
@@ -17,17 +18,17 @@ GAUSSIAN = Mechanism(noise_multiplier=1 / 1.043, sampling_rate=1.0, steps=1)
 OTHER = Mechanism(noise_multiplier=4.0, sampling_rate=0.5, steps=20)
 
 
-def cohort_of(*patients: str, dataset: str = "a", most: int = 2) -> Cohort:
-    """One patient has the most crops, the others two."""
-    others = ((2, len(patients) - (most > 2)),)
+def cohort_of(*patients: str, dataset: str = "a", crops: int = 0) -> Cohort:
+    """Patients with one crop each in the evidence; ``crops`` is public, where crops are drawn."""
+    marks = {p: (CropMark(exact=p, near=sha256(p.encode()).hexdigest()),) for p in patients}
     return Cohort(
-        sha256=dataset + "".join(patients),
+        tag=dataset + "".join(patients),
         dataset=dataset,
         split="train",
         patients=patients,
         key_id="k",
-        crops=2 * len(patients) + most - 2,
-        crops_of_patients=(*others, (most, 1)) if most > 2 else others,
+        crops=crops,
+        private=CohortEvidence(manifest_sha256="", crops_of_patients=(), pixels=marks),
     )
 
 

@@ -88,12 +88,11 @@ def test_conditions_of_no_epsilon_are_not_begun(make_tree: Make) -> None:
 
 def test_a_crops_epsilon_never_stands_without_the_patients() -> None:
     cohort = Cohort(
-        sha256="c",
+        tag="c",
         dataset="a",
         split="train",
         patients=("p", "q"),
         crops=5,
-        crops_of_patients=((1, 1), (4, 1)),
     )
     mechanism = Mechanism(noise_multiplier=4.0, sampling_rate=0.5, steps=20)
     ledger = PrivacyLedger().plus(

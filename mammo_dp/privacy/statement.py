@@ -40,8 +40,8 @@ EXCLUSIONS = (
     "itself, which of several runs is published. Each further look costs privacy that is not "
     "counted here.",
     "Patients of splits that were only used to validate or test: they have no guarantee.",
-    "The number of units (patients, or crops where these are the unit), unless a declared one takes "
-    "its place, and the split: public.",
+    "The number of units (patients, or crops where these are the unit), unless a declared number "
+    "takes its place, and the split: public.",
     "The feature cache (features/), training state and logs of the run folder: private, not to be "
     "published.",
     "Side channels such as running time and memory, and attacks on the rounding of floating-point "

@@ -133,7 +133,7 @@ class DPCropsDataModule(CropsDataModule):
             then holds for adding or removing a unit (``add-or-remove``). Without it the number of
             units is public, and a neighbour has one unit's data blanked (``zero-out``).
         crops_per_patient: Declared largest number of crops of one patient, > 0, for ``unit: crop``:
-            what a patient may rely on is stated for so many.
+            what a patient may rely on is stated for so many. Not used for ``unit: patient``.
         insecure_seed: Fixes draws and noise, for tests: whoever knows it can remove the noise.
         image_size: Edge of the images, in pixels; ``None`` keeps the size on disk.
         augment: Augmentation of training views; evaluation has none.
@@ -198,10 +198,10 @@ class DPCropsDataModule(CropsDataModule):
         )
 
     def _check_crops_per_patient(self) -> None:
-        if self.crops_per_patient is None:
+        if self.unit == "patient" or self.crops_per_patient is None:
             return
         most = max(map(len, self.manifest.units(self.train_rows, "patient")))
-        if not most <= self.crops_per_patient:
+        if most > self.crops_per_patient:
             raise PrivacyError(
                 f"data: crops_per_patient={self.crops_per_patient}, but a patient of "
                 f"{self.train_split!r} has {most} crops, and would be accounted for fewer. Declare "

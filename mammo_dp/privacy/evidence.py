@@ -238,10 +238,12 @@ class Evidence:
         for name, recorded, configured in said:
             if configured is not None:
                 self.findings.compare(self.path, f"configured {name}", recorded, configured)
-        for access in self.own:  # declared constants, which change what a statement speaks of
-            for name in ("public_size", "crops_per_patient"):
-                declared = getattr(access, name)
-                self.findings.compare(self.path, f"configured {name}", declared, data.get(name))
+        for access in self.own:  # declared constants, which a statement is in terms of
+            declared = {"public_size": access.public_size}
+            if access.unit == "crop":
+                declared["crops_per_patient"] = access.crops_per_patient
+            for name, recorded in declared.items():
+                self.findings.compare(self.path, f"configured {name}", recorded, data.get(name))
         seeded = data.get("insecure_seed") is not None
         if seeded:
             self._require_exclusion(SEEDED)

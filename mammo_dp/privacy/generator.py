@@ -70,7 +70,8 @@ class DPMCGAN(DPTraining):
         discriminator_rate: Learning rate of the discriminator.
         momentum: First coefficient of both Adams; the second is 0.99.
         average_decay: Decay of the averaged generator per update, in ``[0, 1)``.
-        fakes: Generated crops per step, ``>= 1``; best about as many as real ones are expected.
+        fakes: Generated crops per step, ``>= 1``, fixed without a look at the data; best about as
+            many as real ones are expected.
         steps_per_generator: Private steps before each update of the generator, ``>= 1``.
         sample_every_steps: Private steps between sample sheets, ``>= 1``; the last has one too.
         max_physical_batch: Real crops in one pass, > 0; changes only speed and memory.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of a trainer under which the stated guarantee would not hold."""
+"""Settings of a private fit under which the stated guarantee would not hold."""
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import (
@@ -72,3 +72,20 @@ def refuse_trainer(trainer: Trainer) -> None:
     )
     if found := [message for refused, message in refusals if refused]:
         raise PrivacyError("trainer: " + " ".join(found))
+
+
+def refuse_other_size(before: int | None, now: int | None) -> None:
+    """Refuses to resume a fit with another divisor, as one statement is about all of its steps.
+
+    Args:
+        before: Declared number of units of the first steps; ``None`` if the true one divided.
+        now: That of the steps to come.
+
+    Raises:
+        PrivacyError: If they differ.
+    """
+    if before != now:
+        raise PrivacyError(
+            f"account: the first steps ran with public_size {before}, now {now}. Resume with the "
+            "settings of the first start, or start a new run."
+        )

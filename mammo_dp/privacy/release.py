@@ -64,6 +64,8 @@ def write_fit_statement(record: RunRecord, trainer: "Trainer", released: Path) -
             "used. Use mammo_dp.CropsDataModule or mammo_dp.DPCropsDataModule."
         )
     private = module if isinstance(module, DPTraining) else None
+    sampling = private.sampling if private is not None else None
+    unit: Unit = sampling.unit if sampling is not None else "patient"
     inputs = collect_parents(entry.path for entry in record.inputs.values())
     ledger = inputs.joined([hub_ledger(module)]).plus(
         *(
@@ -71,11 +73,11 @@ def write_fit_statement(record: RunRecord, trainer: "Trainer", released: Path) -
                 f"{type(module).__name__} ({record.folder.name})",
                 manifest,
                 split,
-                unit=data.sampling.unit if private is not None else "patient",
+                unit=unit,
                 mechanism=mechanism,
                 released=file_sha256(released),
-                public_size=data.sampling.public_size if private is not None else None,
-                crops_per_patient=data.crops_per_patient if private is not None else None,
+                public_size=None if sampling is None else sampling.public_size,
+                crops_per_patient=data.crops_per_patient if unit == "crop" else None,
             )
             for mechanism in (private.mechanisms if private is not None else (None,))
         )

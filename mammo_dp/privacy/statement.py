@@ -35,7 +35,8 @@ EXCLUSIONS = (
     "itself, which of several runs is published. Each further look costs privacy that is not "
     "counted here.",
     "Patients of splits that were only used to validate or test: they have no guarantee.",
-    "How many patients there are, and whether two cohorts share patients: treated as public.",
+    "The number of units (patients, or crops where these are the unit), unless a declared number "
+    "takes its place, the split, and whether two cohorts share patients: public.",
     "The other files of the run folder (evidence, feature cache, training state, predictions, "
     "logs): private, not to be published.",
     "Side channels such as running time and memory, and attacks on the rounding of floating-point "

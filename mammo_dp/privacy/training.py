@@ -25,7 +25,7 @@ from mammo_dp.privacy.gradients.choice import (
 from mammo_dp.privacy.gradients.self_check import first_that_passes, refuse_side_effects
 from mammo_dp.privacy.gradients.units import Clip, ClippedSums, Clipping
 from mammo_dp.privacy.noise import PrivateOptimizer
-from mammo_dp.privacy.refusals import refuse_trainer
+from mammo_dp.privacy.refusals import refuse_other_size, refuse_trainer
 from mammo_dp.privacy.sampling import PoissonSampling, PoissonUnitSampler
 from mammo_dp.privacy.strategy import DPDDPStrategy
 
@@ -183,7 +183,7 @@ class DPTraining(lightning.LightningModule):
         if "accountant" not in checkpoint:
             return
         if self._trainer is not None and self.trainer.training:
-            self._require_same_divisor(checkpoint.get("public_size"))
+            refuse_other_size(checkpoint.get("public_size"), self.sampling.public_size)
         self.accountant.load_state_dict(checkpoint["accountant"])
         if self._trainer is not None and self.trainer.training and "last_weights" in checkpoint:
             names = checkpoint["last_weights"].keys()
@@ -313,14 +313,6 @@ class DPTraining(lightning.LightningModule):
             state |= {name: average.clone() for name, average in self._average.items()}
 
     # Parts.
-
-    def _require_same_divisor(self, before: int | None) -> None:
-        """Refuses to state one adjacency for steps that were divided in two ways."""
-        if before != (now := self.sampling.public_size):
-            raise PrivacyError(
-                f"account: the first steps ran with public_size {before}, now {now}. Resume with "
-                "the settings of the first start, or start a new run."
-            )
 
     def _choose_method(self) -> None:
         self._close_method()  # of an earlier fit that was interrupted

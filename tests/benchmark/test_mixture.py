@@ -12,8 +12,8 @@ from mammo_dp.privacy.release import write_data_statement
 from mammo_dp.privacy.statement import (
     NO_PATIENTS,
     NO_RELEASE,
-    require_ledger,
     read_statement,
+    require_ledger,
     write_statement,
 )
 from mammo_dp.privacy.verify import Verification

@@ -205,7 +205,7 @@ def test_a_sheet_repeats_what_the_statement_beside_its_crops_says(
 
 def test_a_crop_statement_counts_crops(tree: Tree) -> None:
     row = collect(tree.runs)[1]
-    row.privacy["statements"][0] |= {"unit": "crop"}
+    row.privacy["statements"][0] |= {"unit": "crop", "units": 1104}
     row.__dict__.pop("statements", None)  # read before the unit was changed
     words = " ".join(in_words(row.statements[0], own=True))
     assert "1104 crops, each a unit of its own" in words

@@ -96,7 +96,14 @@ def test_a_crops_epsilon_never_stands_without_the_patients() -> None:
     )
     mechanism = Mechanism(noise_multiplier=4.0, sampling_rate=0.5, steps=20)
     ledger = PrivacyLedger().plus(
-        Access(stage="fit", cohort=cohort, unit="crop", mechanism=mechanism, released="w")
+        Access(
+            stage="fit",
+            cohort=cohort,
+            unit="crop",
+            mechanism=mechanism,
+            released="w",
+            crops_per_patient=4,
+        )
     )
     (stated,) = ledger.statements(1e-3, "w")
     statement = Statement.read(stated.as_json())

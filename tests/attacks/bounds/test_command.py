@@ -114,7 +114,11 @@ def test_blind_guesses_equal_a_double_loop() -> None:
 
 
 def released(
-    folder: Path, manifest: CropsManifest, mechanism: Mechanism | None, unit: Unit = "patient"
+    folder: Path,
+    manifest: CropsManifest,
+    mechanism: Mechanism | None,
+    unit: Unit = "patient",
+    **declared: int,
 ) -> Path:
     folder.mkdir(parents=True)
     (folder / "last.ckpt").write_bytes(b"weights")
@@ -125,6 +129,7 @@ def released(
         unit=unit,
         mechanism=mechanism,
         released=file_sha256(folder / "last.ckpt"),
+        **declared,
     )
     ledger = PrivacyLedger().plus(access)
     write_statement(folder, ledger, delta=1e-3, artefact=folder / "last.ckpt")
@@ -146,11 +151,25 @@ def test_a_run_is_read_from_its_statement(ask: Ask, tmp_path: Path, cohort: Crop
 
 def test_a_run_per_crop_is_bounded_per_patient(tmp_path: Path, cohort: CropsManifest) -> None:
     mechanism = Mechanism(noise_multiplier=40, sampling_rate=1, steps=1)
-    (schedule,) = of_run(released(tmp_path / "run", cohort, mechanism, unit="crop"))
+    run = released(tmp_path / "run", cohort, mechanism, unit="crop", crops_per_patient=6)
+    (schedule,) = of_run(run)
     assert schedule.mechanism is not None
-    assert schedule.mechanism.crops_of_unit > 1
+    assert schedule.mechanism.crops_of_unit == 6
+    (undeclared,) = of_run(released(tmp_path / "undeclared", cohort, mechanism, unit="crop"))
+    assert undeclared.mechanism is None  # nothing bounds it
     (none,) = of_run(released(tmp_path / "open", cohort, None))
     assert none.mechanism is None
+
+
+def test_bounds_hold_for_the_adjacency_of_the_run(
+    ask: Ask, tmp_path: Path, cohort: CropsManifest
+) -> None:
+    mechanism = Mechanism(noise_multiplier=40, sampling_rate=1, steps=1)
+    run = released(tmp_path / "run", cohort, mechanism, public_size=50)
+    found = json.loads(ask("--run", str(run), "--format", "json"))
+    assert found["adjacency"] == "add-or-remove"
+    assert "0.02" in found["budgets"][0]["identification"]  # one of the 50 that are declared
+    assert "per patient, add-or-remove, epsilon at delta" in ask("--run", str(run))
 
 
 def test_the_trade_off_is_concave_and_above_chance() -> None:

@@ -152,7 +152,7 @@ class Cohort:
         crops_of_patients = tuple(sorted(Counter(map(len, marks.values())).items()))
         return cls(
             sha256=manifest.sha256,
-            dataset="+".join(_once(crop.origin for crop in real or crops)),
+            dataset="+".join(one_spelling(crop.origin for crop in real or crops)),
             split=split,
             patients=tuple(sorted(marks)),
             key_id=key_id(key),
@@ -316,7 +316,7 @@ def _names(dataset: str) -> list[str]:
     return [normalised(name) for name in dataset.split("+")]
 
 
-def _once(names: Iterable[str]) -> list[str]:
+def one_spelling(names: Iterable[str]) -> list[str]:
     """Names of data sets, sorted, each in one spelling."""
     spelled: dict[str, str] = {}
     for name in sorted(set(names)):

@@ -16,6 +16,7 @@ from mammo_dp.privacy.cohorts import seal
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.guarantee import taken_together
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.preparation import preparation_exclusions
 from mammo_dp.privacy.prose import in_words
 from mammo_dp.runs import FILE_NAME as RUN
 from mammo_dp.runs import (
@@ -209,13 +210,18 @@ def collect_parents(paths: Iterable[str | Path]) -> PrivacyLedger:
         paths: Folders of crops, and files of weights.
 
     Returns:
-        Accesses of all stages behind these inputs. Weights from outside become an exclusion.
+        Accesses of all stages behind these inputs. Weights from outside become an exclusion, and
+        so does what the preparation of crops leaves open.
 
     Raises:
         PrivacyError: If what a model made or labelled, or a checkpoint of a fit, comes without its
             statement, crops are unfinished, or a statement does not fit its artefact.
     """
-    return PrivacyLedger().joined(_parent(Path(path)) for path in paths)
+    ledger = PrivacyLedger()
+    for path in paths:
+        prepared = PrivacyLedger(exclusions=preparation_exclusions(path))
+        ledger = ledger.joined([_parent(Path(path)), prepared])
+    return ledger
 
 
 def _parent(path: Path) -> PrivacyLedger:

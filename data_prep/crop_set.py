@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from data_prep.crop_image import save_crop_image
-from data_prep.duplicates import deduplicate, thumbnail
+from data_prep.duplicates import AcrossPatients, deduplicate, thumbnail
 from data_prep.errors import ArchiveError, RecordRejected
 from data_prep.fingerprints import fingerprint
 from data_prep.manifest import Crop, CropsManifest, Split
@@ -32,6 +32,7 @@ class CropSet:
 
     folder: Path
     strict: bool
+    across_patients: AcrossPatients = "refuse"
     crops: list[Crop] = field(default_factory=list)
     thumbnails: list[NDArray[np.float32]] = field(default_factory=list)
     rejected: list[tuple[str, str, str]] = field(default_factory=list)
@@ -59,13 +60,14 @@ class CropSet:
 
         Raises:
             ArchiveError: If no crop is left, or sizes differ.
+            DuplicateConflict: If different patients share a crop and are not to be merged.
             LeakageError: If copies stand in different splits.
         """
         if len(self.sizes) > 1:
             raise ArchiveError(
                 f"{self.folder}: crops of {sorted(self.sizes)} px. Give crops of one size."
             )
-        cleared = deduplicate(self.crops, self.thumbnails)
+        cleared = deduplicate(self.crops, self.thumbnails, across_patients=self.across_patients)
         for file, error in cleared.rejected:
             self.reject(Path(file).stem, error)
             (self.folder / file).unlink()

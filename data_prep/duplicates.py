@@ -1,18 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact and near copies: one crop stays per cluster, and copies never straddle two splits."""
+"""Exact and near copies: one crop stays per cluster, and copies never straddle two splits.
 
-from collections.abc import Sequence
+Copies of one patient are that patient's own matter. Copies of two patients are not: whatever is
+done about them, the crops of one come to depend on the other, and no account of a fit covers that.
+So they are refused, unless whoever prepares the crops has them merged and says so.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.copies import copied
 from data_prep.errors import DuplicateConflict, LeakageError
 from data_prep.manifest import Crop
 
+AcrossPatients = Literal["refuse", "merge"]
+
 THUMBNAIL = 32  # px
 NEAR = 0.98  # best match between different patients of the published crops: 0.975
+_SHOWN = 5  # pairs of files that a message names
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +58,53 @@ def thumbnail(pixels: NDArray[np.uint16]) -> NDArray[np.float32]:
     return (flat / length if length else flat).astype(np.float32)
 
 
-def deduplicate(crops: Sequence[Crop], thumbnails: Sequence[NDArray[np.float32]]) -> Deduplicated:
+def deduplicate(
+    crops: Sequence[Crop],
+    thumbnails: Sequence[NDArray[np.float32]],
+    *,
+    across_patients: AcrossPatients = "refuse",
+) -> Deduplicated:
     """Keeps one crop per cluster of copies.
 
     Copies are crops of equal pixels, anywhere, and crops of one patient whose thumbnails correlate
-    by 0.98 or more. The lowest crop key stays; a cluster with both labels goes whole; patients who
-    share an image become one, under the lowest id.
+    by 0.98 or more. The lowest crop key stays; a cluster with both labels goes whole.
 
     Args:
         crops: Rows to be written.
         thumbnails: One :func:`thumbnail` per crop.
+        across_patients: What happens to different patients who share a crop, by pixels or by
+            fingerprint: they are refused, or become one, under the lowest id.
 
     Raises:
+        DuplicateConflict: ``patients`` if different patients share a crop and are to be refused.
         LeakageError: If copies stand in different splits.
     """
+    given = {crop.patient_id for crop in crops}
+    shared = [
+        (a, b)
+        for a, b in copied(crops)
+        if crops[a].patient != crops[b].patient and crops[a].patient and crops[b].patient
+    ]
+    _require_one_split(crops, shared)
+    if shared and across_patients == "refuse":
+        shown = "; ".join(f"{crops[a].file} and {crops[b].file}" for a, b in shared[:_SHOWN])
+        more = "; and others" if len(shared) > _SHOWN else ""
+        raise DuplicateConflict(
+            "patients",
+            f"{shown}{more}: one crop, as it is or saved in another way, under two patients. "
+            "Removing or renaming would let one patient change another's crops, which no privacy "
+            "statement covers. Correct the source: give both the same patient id, or remove one; "
+            "or --across_patients merge in a new folder, and the statement of each fit says that "
+            "this is left out.",
+        )
+    crops = _merged(crops, shared)
     clusters = _Groups(len(crops))
     by_hash: dict[str, int] = {}
     by_patient: dict[str, list[int]] = {}
     for i, crop in enumerate(crops):
         clusters.join(by_hash.setdefault(crop.sha256, i), i)
-        if crop.patient_id:
-            by_patient.setdefault(crop.patient_id, []).append(i)
+        if crop.patient:
+            by_patient.setdefault(crop.patient, []).append(i)
     for rows in by_patient.values():
         stack = np.stack([thumbnails[i] for i in rows])
         for a, b in np.argwhere(np.triu(stack @ stack.T >= NEAR, k=1)):
@@ -76,27 +112,31 @@ def deduplicate(crops: Sequence[Crop], thumbnails: Sequence[NDArray[np.float32]]
     rejected: dict[int, DuplicateConflict] = {}
     for members in clusters.lists():
         rejected |= _copies(crops, members)
-    merged = _merged(crops, by_hash)
     return Deduplicated(
-        crops=tuple(
-            replace(crop, patient_id=merged.get(crop.patient_id, crop.patient_id))
-            for i, crop in enumerate(crops)
-            if i not in rejected
-        ),
+        crops=tuple(crop for i, crop in enumerate(crops) if i not in rejected),
         rejected=tuple((crops[i].file, rejected[i]) for i in sorted(rejected)),
-        merged_patients=len(merged),
+        merged_patients=len(given - {crop.patient_id for crop in crops}),
     )
+
+
+def _require_one_split(crops: Sequence[Crop], copies: Iterable[tuple[int, int]]) -> None:
+    """Refuses copies in different splits.
+
+    Raises:
+        LeakageError: Naming both files.
+    """
+    for a, b in copies:
+        if crops[a].split != crops[b].split:
+            raise LeakageError(
+                f"{crops[b].file} in {crops[b].split!r} is a copy of {crops[a].file} in "
+                f"{crops[a].split!r}. Remove one of them from the source."
+            )
 
 
 def _copies(crops: Sequence[Crop], members: Sequence[int]) -> dict[int, DuplicateConflict]:
     """Rejections within one cluster."""
     stays = min(members, key=lambda i: crops[i].key)
-    if len({crops[i].split for i in members}) > 1:
-        other = next(i for i in members if crops[i].split != crops[stays].split)
-        raise LeakageError(
-            f"{crops[other].file} in {crops[other].split!r} is a copy of {crops[stays].file} in "
-            f"{crops[stays].split!r}. Remove one of them from the source."
-        )
+    _require_one_split(crops, [(stays, i) for i in members])
     if len({crops[i].malignant for i in members}) > 1:
         files = ", ".join(crops[i].file for i in members)
         return {
@@ -113,20 +153,26 @@ def _copies(crops: Sequence[Crop], members: Sequence[int]) -> dict[int, Duplicat
     }
 
 
-def _merged(crops: Sequence[Crop], by_hash: dict[str, int]) -> dict[str, str]:
-    """New id of every patient who shares an image with one of a lower id."""
-    ids = sorted({crop.patient_id for crop in crops if crop.patient_id})
-    place = {patient: i for i, patient in enumerate(ids)}
-    groups = _Groups(len(ids))
-    for crop in crops:
-        twin = crops[by_hash[crop.sha256]]
-        if crop.patient_id and twin.patient_id:
-            groups.join(place[twin.patient_id], place[crop.patient_id])
-    merged: dict[str, str] = {}
-    for members in groups.lists():
-        names = [ids[i] for i in members]
-        merged |= dict.fromkeys(names[1:], names[0])
-    return merged
+def _merged(crops: Sequence[Crop], shared: Sequence[tuple[int, int]]) -> list[Crop]:
+    """The crops, those of patients who share one under the lowest origin and id among them."""
+    lowest: dict[str, Crop] = {}
+    for crop in sorted(crops, key=lambda crop: (crop.origin, crop.patient_id)):
+        if crop.patient:
+            lowest.setdefault(crop.patient, crop)
+    place = {patient: i for i, patient in enumerate(lowest)}
+    groups = _Groups(len(place))
+    for a, b in shared:
+        groups.join(place[crops[a].patient], place[crops[b].patient])
+    names = list(lowest)
+    stands_for = {
+        names[i]: lowest[names[members[0]]] for members in groups.lists() for i in members[1:]
+    }
+    return [
+        replace(crop, origin=one.origin, patient_id=one.patient_id)
+        if (one := stands_for.get(crop.patient)) is not None
+        else crop
+        for crop in crops
+    ]
 
 
 class _Groups:

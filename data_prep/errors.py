@@ -59,4 +59,8 @@ class GeometryRejected(RecordRejected):
 
 
 class DuplicateConflict(RecordRejected):
-    """Reasons: duplicate, a copy of a record that stays; conflict, one content with two labels."""
+    """One content in several records.
+
+    Reasons: duplicate, a copy of a record that stays; conflict, one content with two labels;
+    patients, one content of two patients, which stops whatever the settings.
+    """

@@ -4,17 +4,18 @@
 A fingerprint holds the signs of the 16 x 16 lowest frequencies of a crop's cosine transform. A sign
 survives another size, bit depth, brightness, contrast and mild compression; mirroring flips the
 signs of the odd frequencies of one axis, and inverted grey flips all, so both are undone by a known
-pattern. Two crops are near copies if at most ``NEAR`` bits differ under one of these eight patterns.
+pattern. Two crops are near copies if at most ``NEAR`` bits differ under one of these eight
+patterns.
 
-Measured on the 1,296 published mass crops of 680 patients of CBIS-DDSM (128 px, 8 bits). All 838,208
-pairs of different patients: the nearest differ by 84 bits, the mean pair by 116 (standard deviation
-4.8); none is taken for a copy. Each of the crops is recognised after 8-bit grey values in another
-range, linear rescaling, gamma 0.8 and 1.25, sizes from 64 to 256 px, JPEG of quality 50, noise of
-2 % of the grey range, a 3 x 3 blur, stretching by 3 %, a shift by 1 px, cropping by 2 px on each
-side, mirroring of either axis and inverted grey: 47 bits at most. Recognised after cropping by 3 px
-on each side: 99.3 %; after a shift by 2 px: 93.2 %; after rotation by 90 degrees: none. Two crops
-with the same bright marker in the same place may be taken for copies: of all pairs with one painted
-in, 0.1 % were.
+Measured on the 1,296 published mass crops of 680 patients of CBIS-DDSM (128 px, 8 bits). All
+838,208 pairs of different patients: the nearest differ by 84 bits, the mean pair by 116 (standard
+deviation 4.8); none is taken for a copy. Each of the crops is recognised after 8-bit grey values in
+another range, linear rescaling, gamma 0.8 and 1.25, sizes from 64 to 256 px, JPEG of quality 50,
+noise of 2 % of the grey range, a 3 x 3 blur, stretching by 3 %, a shift by 1 px, cropping by 2 px
+on each side, mirroring of either axis and inverted grey: 47 bits at most. Recognised after cropping
+by 3 px on each side: 99.3 %; after a shift by 2 px: 93.2 %; after rotation by 90 degrees: none. Two
+crops with the same bright marker in the same place may be taken for copies: of all pairs with one
+painted in, 0.1 % were.
 """
 
 from collections.abc import Sequence
@@ -72,7 +73,8 @@ def near_copies(ones: Sequence[str], others: Sequence[str]) -> NDArray[np.int64]
     for i in range(0, len(ones), _AT_ONCE):
         mine = _signs(ones[i : i + _AT_ONCE])
         for j in range(0, len(others), _AT_ONCE):
-            found.append(_pairs(mine, _signs(others[j : j + _AT_ONCE])) + (i, j))
+            pairs = _pairs(mine, _signs(others[j : j + _AT_ONCE]))
+            found.append(pairs + np.array([i, j]))
     return np.concatenate(found)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from data_prep.crop_image import pixel_hash
 from data_prep.errors import LabelError, LeakageError, ManifestError
-from data_prep.fingerprints import distance, fingerprint, near_copies
+from data_prep.fingerprints import distance, fingerprint
 from data_prep.identity import patient_identity
 
 Split = Literal["train", "val", "test"]
@@ -240,68 +240,6 @@ class CropsManifest:
             patient = self.crops[row].patient
             groups.setdefault(patient if unit == "patient" and patient else row, []).append(row)
         return tuple(tuple(group) for group in groups.values())
-
-    def copies(self, units: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-        """Pairs of rows that hold the same crop, exactly or nearly, in different units.
-
-        Whoever is in two units is counted and clipped twice. Copies among synthetic crops do not
-        matter, since nobody is in them.
-
-        Args:
-            units: Rows of each unit, as :meth:`units` gives them.
-
-        Returns:
-            Rows in order, at least one of each pair with a patient.
-
-        Raises:
-            ManifestError: If an image without fingerprint in the table cannot be read.
-        """
-        rows = [row for group in units for row in group]
-        unit = {row: number for number, group in enumerate(units) for row in group}
-        by_hash: dict[str, list[int]] = {}
-        prints: dict[int, str] = {}
-        for row in rows:
-            crop = self.crops[row]
-            by_hash.setdefault(crop.sha256, []).append(row)
-            if known := crop.fingerprint or fingerprint(self.image(row)):
-                prints[row] = known
-        near = [*prints]
-        found = {(near[a], near[b]) for a, b in near_copies([*prints.values()], [*prints.values()])}
-        found |= {(a, b) for same in by_hash.values() for a in same for b in same}
-        return sorted(
-            (a, b)
-            for a, b in found
-            if a < b
-            and unit[a] != unit[b]
-            and not (self.crops[a].is_synthetic and self.crops[b].is_synthetic)
-        )
-
-    def shared(
-        self, rows: Sequence[int], other: "CropsManifest", others: Sequence[int]
-    ) -> list[int]:
-        """Rows whose patient or crop is also among crops of another manifest.
-
-        Args:
-            rows: Rows of this manifest.
-            other: Another table.
-            others: Rows of it.
-
-        Returns:
-            Those of ``rows`` with a patient of the other crops, by identity, or with one of these
-            crops, exactly or nearly as far as fingerprints are known.
-        """
-        theirs = [other.crops[row] for row in others]
-        names = {crop.sha256 for crop in theirs} | {crop.patient for crop in theirs if crop.patient}
-        known = [row for row in rows if self.crops[row].fingerprint]
-        near = near_copies(
-            [self.crops[row].fingerprint for row in known],
-            [crop.fingerprint for crop in theirs if crop.fingerprint],
-        )
-        found = {known[position] for position in near[:, 0]}
-        for row in rows:
-            if not names.isdisjoint((self.crops[row].sha256, self.crops[row].patient)):
-                found.add(row)
-        return sorted(found)
 
     def image(self, row: int) -> NDArray[np.uint16]:
         """Loads one crop.

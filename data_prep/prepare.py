@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data_prep.crop_set import CropSet, print_counts, read_grey, watched
 from data_prep.cutting import Cutter, Cutting
+from data_prep.duplicates import AcrossPatients
 from data_prep.errors import ManifestError, RecordRejected
 from data_prep.manifest import CropRule, CropsManifest, Split
 from data_prep.phantom_parameters import PhantomParameters
@@ -32,6 +33,7 @@ def cbis_ddsm(
     spacing_mm: float | None = None,
     val_fraction: float = 0.15,
     origin: str | None = None,
+    across_patients: AcrossPatients = "refuse",
     strict: bool = False,
 ) -> CropsManifest:
     """Cuts the masses out of a CBIS-DDSM download, or of a phantom archive in its layout.
@@ -48,6 +50,9 @@ def cbis_ddsm(
             film: 0.042 to 0.05). Without any, 60 px stand for 3 mm.
         val_fraction: Expected share of training patients that become val.
         origin: Name of the data set in crops.csv; found by itself if not given.
+        across_patients: What happens if different patients share a crop: refuse stops; merge makes
+            them one patient, and the statement of each fit on the crops says that what this
+            reveals is left out.
         strict: Stop at the first record that cannot become a crop, instead of listing it.
     """
     source = Path(root)
@@ -61,7 +66,7 @@ def cbis_ddsm(
         for r in archive.records
     }
     origin = origin or ("phantom-archive" if phantom else "cbis-ddsm")
-    crops = CropSet(Path(out), strict=strict)
+    crops = CropSet(Path(out), strict=strict, across_patients=across_patients)
     for record in watched(archive.records, "Cutting masses"):
         try:
             pixels, crop_spacing = cutter.cut(archive.lesion(record), record.where)
@@ -87,7 +92,9 @@ def cbis_ddsm(
     return crops.finish()
 
 
-def crop_folder(*, root: str, out: str, strict: bool = False) -> CropsManifest:
+def crop_folder(
+    *, root: str, out: str, across_patients: AcrossPatients = "refuse", strict: bool = False
+) -> CropsManifest:
     """Imports published crops: {dataset}/{train,val,test}/is_benign_{true,false}/*.png.
 
     Labels come from is_benign, which folder and file name must agree on. The given parts are kept.
@@ -95,9 +102,12 @@ def crop_folder(*, root: str, out: str, strict: bool = False) -> CropsManifest:
     Args:
         root: Folder of the data set, or its parent if that holds one data set only.
         out: Folder to fill with crops.csv, images/ and rejected.csv.
+        across_patients: What happens if different patients share a crop: refuse stops; merge makes
+            them one patient, and the statement of each fit on the crops says that what this
+            reveals is left out.
         strict: Stop at the first file that cannot become a crop, instead of listing it.
     """
-    crops = CropSet(Path(out), strict=strict)
+    crops = CropSet(Path(out), strict=strict, across_patients=across_patients)
     for published in watched(read_crop_folder(Path(root)), "Importing crops"):
         try:
             pixels = read_grey(published.path, f"crop {published.key}")

@@ -6,6 +6,7 @@ moves no other.
 """
 
 import hmac
+import re
 from collections.abc import Iterable
 
 from data_prep.errors import DataError, LeakageError
@@ -13,7 +14,7 @@ from data_prep.identity import normalised
 from data_prep.manifest import Split
 
 # Public, so that everyone gets the same parts; it hides nothing.
-SPLIT_KEY = b"mammo_dp patient split 2"
+SPLIT_KEY = b"mammo_dp patient split 1"
 
 
 def patient_share(patient_id: str, *, key: bytes = SPLIT_KEY) -> float:
@@ -26,7 +27,9 @@ def patient_share(patient_id: str, *, key: bytes = SPLIT_KEY) -> float:
         patient_id: Id as the archive gives it.
         key: Other keys give other, independent places.
     """
-    digest = hmac.digest(key, normalised(patient_id).encode(), "sha256")
+    # Letters and digits apart, as in P_00001: the form in which places were first given.
+    name = "_".join(re.findall(r"\d+|\D+", normalised(patient_id).upper()))
+    digest = hmac.digest(key, name.encode(), "sha256")
     return int.from_bytes(digest[:6], "big") / 2**48  # 48 bits: exact in a double
 
 

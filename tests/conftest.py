@@ -12,6 +12,7 @@ import data_prep  # noqa: F401  declares what torchvision lacks before lightning
 import torch
 
 from data_prep.crop_image import save_crop_image
+from data_prep.fingerprints import fingerprint
 from data_prep.manifest import Crop, CropsManifest, Split
 from mammo_dp.privacy.ledger import PrivacyLedger
 from mammo_dp.privacy.release import PHANTOMS
@@ -31,9 +32,10 @@ def write_cohort(
     origin: str = "phantom-archive",
     seed: int = 0,
 ) -> CropsManifest:
-    """Bright discs (malignant) and dim ones (benign): patients with unequal numbers of crops.
+    """Bright discs (malignant) and dim ones (benign), grainy enough for crops to be told apart.
 
-    Patient 0 has most crops; two of three patients are in train; both classes in each split.
+    Patients have unequal numbers of crops, patient 0 most; two of three patients are in train; both
+    classes are in each split.
     """
     rng = np.random.default_rng(seed)
     yy, xx = np.mgrid[:size, :size] / size - 0.5
@@ -43,7 +45,7 @@ def write_cohort(
         patient = i % patients if i < 2 * patients else (i * i) % 4  # unequal numbers
         malignant = bool((patient + patient // 2) % 2) if not synthetic else bool(i % 2)
         level = 0.45 + 0.25 * malignant
-        disc = level * (np.hypot(yy, xx) < 0.25) + 0.2 + 0.05 * rng.standard_normal((size, size))
+        disc = level * (np.hypot(yy, xx) < 0.25) + 0.2 + 0.2 * rng.standard_normal((size, size))
         pixels = (65535 * disc.clip(0, 1)).astype(np.uint16)
         file = f"images/{i:04d}.png"
         rows.append(
@@ -58,6 +60,7 @@ def write_cohort(
                 label_source="phantom",
                 crop_rule="as-is",
                 sha256=save_crop_image(folder / file, pixels),
+                fingerprint=fingerprint(pixels),
             )
         )
     manifest = CropsManifest.write(folder, rows)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from data_prep.copies import shared_rows
 from data_prep.manifest import CropsManifest, Split
 from mammo_dp.benchmark.errors import BenchmarkError
 from mammo_dp.runs import write_text_atomically
@@ -178,7 +179,7 @@ def _set(
 def _refuse_overlap(known: CropsManifest, other: CropsManifest, split: Split) -> None:
     """Refuses a test set that holds a patient or a crop of train or val, whatever its name."""
     seen = [*known.rows("train"), *known.rows("val")]
-    if shared := other.shared(other.rows(split), known, seen):
+    if shared := shared_rows(other, other.rows(split), known, seen):
         raise BenchmarkError(
             f"{other.folder}: {len(shared)} of its crops, or their patients, stand in train or val "
             f"of {known.folder} (the first in row {shared[0] + 2} of crops.csv). Remove them; "

@@ -2,12 +2,14 @@
 """Whether the terms of a data set allow passing on what was trained on it."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from data_prep.errors import LicenceError
-from mammo_dp.privacy.cohorts import Cohort
+from data_prep.identity import normalised
+from mammo_dp.privacy.cohorts import Cohort, one_spelling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,7 @@ def require_terms(cohorts: Iterable[Cohort], stated: str | None) -> list[str]:
         LicenceError: If terms forbid the export, or are unknown.
     """
     lines = []
-    for name in sorted({name for cohort in cohorts for name in cohort.dataset.split("+")}):
+    for name in one_spelling(name for cohort in cohorts for name in cohort.dataset.split("+")):
         terms = _known(name)
         if terms is None and not stated:
             raise LicenceError(
@@ -81,7 +83,15 @@ def require_terms(cohorts: Iterable[Cohort], stated: str | None) -> list[str]:
 
 
 def _known(name: str) -> Terms | None:
-    """Terms by origin; a forbidding data set is recognised by its word, as in ``embed-2d``."""
-    words = re.split(r"[^a-z0-9]+", name.lower())
-    forbidding = (terms for word in words if (terms := KNOWN.get(word)) and not terms.allowed)
-    return KNOWN.get(name.lower()) or next(forbidding, None)
+    """Terms by origin, whatever the spelling; a forbidding data set is recognised in longer names.
+
+    >>> [_known(name) == KNOWN["embed"] for name in ("EM-BED 2D", "my embed2d", "embedded")]
+    [True, True, False]
+    >>> _known("CBIS_DDSM") == KNOWN["cbis-ddsm"], _known("cbis-ddsm-2")
+    (True, None)
+    """
+    known = {normalised(origin): terms for origin, terms in KNOWN.items()}
+    words = re.findall(r"[^\W\d_]+|\d+", unicodedata.normalize("NFKC", name).casefold())
+    parts = {"".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
+    forbidding = (known[part] for part in sorted(parts & set(known)) if not known[part].allowed)
+    return known.get(normalised(name)) or next(forbidding, None)

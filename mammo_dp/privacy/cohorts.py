@@ -152,7 +152,7 @@ class Cohort:
         patients = tuple(sorted(marks))
         return cls(
             tag=_keyed(key, "cohort", "\0".join((split, *patients))) if patients else "",
-            dataset="+".join(_once(crop.origin for crop in real or crops)),
+            dataset="+".join(one_spelling(crop.origin for crop in real or crops)),
             split=split,
             patients=patients,
             key_id=key_id(key),
@@ -316,7 +316,7 @@ def _names(dataset: str) -> list[str]:
     return [normalised(name) for name in dataset.split("+")]
 
 
-def _once(names: Iterable[str]) -> list[str]:
+def one_spelling(names: Iterable[str]) -> list[str]:
     """Names of data sets, sorted, each in one spelling."""
     spelled: dict[str, str] = {}
     for name in sorted(set(names)):

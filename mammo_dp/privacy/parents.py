@@ -13,6 +13,7 @@ from pathlib import Path
 from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.preparation import preparation_exclusions
 from mammo_dp.privacy.public_weights import provenance_of
 from mammo_dp.privacy.statement import FILE_NAME, covering_ledger
 from mammo_dp.runs import file_sha256, run_of
@@ -28,13 +29,17 @@ def collect_parents(paths: Iterable[str | Path]) -> PrivacyLedger:
 
     Returns:
         Accesses of all stages behind these inputs; an access to unknown patients for each input
-        whose origin cannot be checked.
+        whose origin cannot be checked. What the preparation of crops leaves open is an exclusion.
 
     Raises:
         PrivacyError: If a provenance beside weights is malformed.
         ManifestError: If a table of crops is malformed.
     """
-    return PrivacyLedger().joined(_parent(Path(path)) for path in paths)
+    ledger = PrivacyLedger()
+    for path in paths:
+        prepared = PrivacyLedger(exclusions=preparation_exclusions(path))
+        ledger = ledger.joined([_parent(Path(path)), prepared])
+    return ledger
 
 
 def warn_of_unknown(ledger: PrivacyLedger) -> None:

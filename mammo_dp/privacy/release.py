@@ -19,6 +19,7 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.evolution.account import executed
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.parents import collect_parents
+from mammo_dp.privacy.preparation import preparation_exclusions
 from mammo_dp.privacy.public_weights import HUB, provenance_of_hub
 from mammo_dp.privacy.statement import write_statement
 from mammo_dp.runs import RunRecord, file_sha256
@@ -158,7 +159,9 @@ def data_ledger(record: RunRecord, manifest: CropsManifest) -> PrivacyLedger:
     if record.command == RELABEL:  # whose data made the crops, and whose data labelled them
         return collect_parents(entry.path for entry in record.inputs.values())
     if record.command == MIX:  # patients' own crops stand in the manifest; a fit books them
-        return collect_parents([record.inputs["synthetic"].path])
+        parents = collect_parents([record.inputs["synthetic"].path])
+        left_open = preparation_exclusions(record.inputs["crops"].path)
+        return replace(parents, exclusions=(*parents.exclusions, *left_open))
     if "checkpoint" in record.inputs:
         return collect_parents([record.inputs["checkpoint"].path])
     if any(crop.origin.startswith("synthetic:") for crop in manifest.crops):

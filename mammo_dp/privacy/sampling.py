@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from data_prep.copies import copied_across
 from data_prep.manifest import FILE_NAME, CropsManifest, Split, Unit
 from mammo_dp.privacy.errors import PrivacyError
 
@@ -114,7 +115,7 @@ class PoissonSampling:
                 be drawn and clipped twice, and accounted once.
         """
         units = manifest.units(manifest.rows(split), unit)
-        if copies := manifest.copies(units):
+        if copies := copied_across(manifest, units):
             shown = ", ".join(f"{a + 2} and {b + 2}" for a, b in copies[:_SHOWN])
             more = " and others" if len(copies) > _SHOWN else ""
             raise PrivacyError(

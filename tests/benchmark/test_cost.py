@@ -26,7 +26,6 @@ def stated(folder: Path, cohort: CropsManifest, unit: str, mechanism: Mechanism 
         mechanism=mechanism,
         crops_per_patient=6,
         released=file_sha256(weights),
-        crops_per_patient=6,
     )
     ledger = PrivacyLedger(accesses=(access,))
     write_statement(folder, ledger, delta=1e-3, artefact=weights)

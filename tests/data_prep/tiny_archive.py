@@ -74,9 +74,13 @@ def lut_item(entries: list[int], *, first: int = 0, bits: int = 16) -> Dataset:
 
 
 def film(rng: np.random.Generator, shape: tuple[int, int] = SHAPE) -> NDArray[np.uint16]:
-    """A breast on the left, dark air on the right, a bright lesion, a saturated frame."""
+    """A breast on the left, dark air on the right, a bright lesion, a saturated frame.
+
+    The breast is grainy enough for lesions of two films to be told apart.
+    """
     image = rng.normal(3000, 200, shape)
-    image[20:-20, 5 : shape[1] * 3 // 4] += rng.normal(25000, 4000, (shape[0] - 40, 1))
+    breast = image[20:-20, 5 : shape[1] * 3 // 4]
+    breast += rng.normal(25000, 4000, (len(breast), 1)) + rng.normal(0, 2000, breast.shape)
     image[LESION] += 12000
     image[:4] = image[-4:] = 65535
     return image.clip(0, 65535).astype(np.uint16)

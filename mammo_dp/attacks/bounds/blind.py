@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.copies import shared_rows
 from data_prep.datamodule import FULL_SCALE
 from data_prep.manifest import FILE_NAME, CropsManifest
 from mammo_dp.attacks.signals import AttackError
@@ -70,7 +71,7 @@ def require_apart(targets: CropsManifest, reference: CropsManifest) -> None:
     Raises:
         AttackError: If the two share patients, or synthetic crops.
     """
-    if shared := len(reference.shared(reference.rows(), targets, targets.rows())):
+    if shared := len(shared_rows(reference, reference.rows(), targets, targets.rows())):
         raise AttackError(
             f"{reference.folder / FILE_NAME}: {shared} crops of the reference, or their patients, "
             "are among those to be guessed. Give phantoms or crops of other patients."

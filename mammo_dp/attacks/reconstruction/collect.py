@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from data_prep.copies import shared_rows
 from data_prep.datamodule import FULL_SCALE
 from data_prep.manifest import CropsManifest, Split
 from mammo_dp.attacks.bounds.schedules import Schedule
@@ -106,7 +107,7 @@ def targets_of(
     rows = [patients[place][0] for place in _spread(len(patients), most)]
     reference = None
     if prior is not None:
-        if shared := len(prior.shared(prior.rows(), manifest, manifest.rows(split))):
+        if shared := len(shared_rows(prior, prior.rows(), manifest, manifest.rows(split))):
             raise AttackError(
                 f"{prior.folder}: {shared} crops, or their patients, are also in the attacked "
                 "split, so the prior would hold the answer. Give crops of others."

@@ -7,6 +7,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.copies import shared_rows
 from data_prep.datamodule import CropsDataset
 from data_prep.manifest import FILE_NAME, CropsManifest, Split
 from mammo_dp.attacks.groups import require_patients
@@ -83,7 +84,7 @@ def require_independent(
         )
     if reference is None:
         return
-    if shared := len(reference.shared(reference.rows(), manifest, manifest.rows())):
+    if shared := len(shared_rows(reference, reference.rows(), manifest, manifest.rows())):
         raise AttackError(
             f"{reference.folder / FILE_NAME}: {shared} crops of the reference, or their patients, "
             "are in the cohort. Give phantoms or crops of other patients."

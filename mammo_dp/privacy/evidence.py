@@ -135,8 +135,10 @@ class Evidence:
             )
             self.findings.add(where, what, RESTORE)
         one, other = (
-            {"cohort": replace(cohort, patients=()).as_json()}
-            | {"evidence": cohort.private and cohort.private.as_json()}
+            {
+                "cohort": cohort.as_json(with_patients=False),
+                "evidence": cohort.private and cohort.private.as_json(),
+            }
             for cohort in (recorded, there)
         )
         if recorded.private is None:  # which has been found

@@ -310,7 +310,8 @@ def break_seal(run: Path) -> None:
         (alter_checkpoint, "the statement beside it is about another file"),
         (
             break_seal,
-            "the statement beside it does not fit its seal: somebody without the cohort key changed it",
+            "the statement beside it does not fit its seal: somebody without the cohort key "
+            "changed it",
         ),
     ],
 )

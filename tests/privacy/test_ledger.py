@@ -35,9 +35,8 @@ def cohort_of(*patients: str, dataset: str = "a", crops: int = 0) -> Cohort:
 def access(
     stage: str, cohort: Cohort, mechanism: Mechanism | None = GAUSSIAN, **values: Any
 ) -> Access:
-    return Access(
-        **{"stage": stage, "cohort": cohort, "mechanism": mechanism, "released": stage} | values
-    )
+    released: str = values.pop("released", stage)
+    return Access(stage=stage, cohort=cohort, mechanism=mechanism, released=released, **values)
 
 
 def test_stages_on_the_same_patients_compose() -> None:
@@ -75,7 +74,7 @@ def test_a_stage_without_dp_makes_epsilon_infinite_and_says_why() -> None:
     statements = {s.cohort: s for s in ledger.statements(DELTA)}
     exposed = statements[cohort]
     assert math.isinf(exposed.epsilon)
-    assert exposed.because == "MCGAN was trained on 1 of these 3 patients without DP."
+    assert exposed.because == "MCGAN was trained on some of these patients without DP."
     assert exposed.guarantee.risk.advantage == 1
     assert exposed.guarantee.risk.reconstruction_robustness == {1 / 3: 1.0}
     assert exposed.as_json()["epsilon"] == exposed.as_json()["epsilon_rdp"] == "infinity"
@@ -126,7 +125,7 @@ def of_crops(mechanism: Mechanism, crops: int) -> Mechanism:
 
 
 def test_crops_get_their_number_and_patients_theirs_beside_it() -> None:
-    cohort = cohort_of("p", "q", "r", most=5)
+    cohort = cohort_of("p", "q", "r", crops=9)
     ledger = PrivacyLedger().plus(access("fit", cohort, OTHER, unit="crop", crops_per_patient=6))
     (statement,) = ledger.statements(DELTA, released="fit")
     exact = {n: compose([of_crops(OTHER, n)]).epsilon(DELTA) for n in range(1, 7)}
@@ -153,7 +152,7 @@ def test_crops_get_their_number_and_patients_theirs_beside_it() -> None:
 
 
 def test_mixed_units_compose_exactly_per_patient() -> None:
-    cohort = cohort_of("p", "q", "r", most=4)
+    cohort = cohort_of("p", "q", "r", crops=8)
     ledger = PrivacyLedger().plus(
         access("gan", cohort, OTHER, unit="crop", crops_per_patient=4),
         access("classifier", cohort, unit="patient"),
@@ -171,7 +170,7 @@ def test_mixed_units_compose_exactly_per_patient() -> None:
 
 
 def test_a_patients_statement_shows_its_own_stage_as_it_acts_on_a_patient() -> None:
-    cohort = cohort_of("p", "q", "r", most=4)
+    cohort = cohort_of("p", "q", "r", crops=8)
     ledger = PrivacyLedger().plus(
         access("gan", cohort, unit="patient"),
         access("fit", cohort, OTHER, unit="crop", crops_per_patient=4),
@@ -195,7 +194,7 @@ def test_over_disjoint_cohorts_the_largest_epsilon_holds() -> None:
 
 
 def test_patients_shared_with_another_cohort_may_have_its_most_crops() -> None:
-    mine, others = cohort_of("p", "q"), cohort_of("q", "r", dataset="b", most=6)
+    mine, others = cohort_of("p", "q"), cohort_of("q", "r", dataset="b")
     ledger = PrivacyLedger().plus(
         access("fit", mine, OTHER, unit="crop", crops_per_patient=2),
         access("other", others, OTHER, unit="crop", crops_per_patient=6),
@@ -258,7 +257,7 @@ def test_delta_must_stay_below_one_over_units() -> None:
     ledger = PrivacyLedger().plus(access("fit", cohort_of("p", "q")))
     with pytest.raises(PrivacyError, match=r"delta=0.5 is not below 1/2"):
         ledger.statements(0.5)
-    ledger = PrivacyLedger().plus(access("fit", cohort_of("p", "q"), unit="crop"))
+    ledger = PrivacyLedger().plus(access("fit", cohort_of("p", "q", crops=4), unit="crop"))
     with pytest.raises(PrivacyError, match=r"delta=0.3 is not below 1/4.*crops"):
         ledger.statements(0.3)
     mixed = ledger.plus(access("gan", cohort_of("p", "q")))
@@ -317,11 +316,11 @@ def test_a_declared_size_takes_the_place_of_the_true_one(unit: str) -> None:
     """Two cohorts, one without its last patient: nothing but their own keyed names differs."""
     found = []
     for patients in (("p", "q", "r"), ("p", "q")):
-        cohort = cohort_of(*patients, most=5)
+        cohort = cohort_of(*patients)
         fit = access("fit", cohort, OTHER, unit=unit, public_size=50, crops_per_patient=5)
         (statement,) = PrivacyLedger().plus(fit).statements(DELTA)
         stored = statement.as_json()
-        assert stored.pop("cohort") == cohort.sha256
+        assert stored.pop("cohort") == cohort.tag
         found.append((statement.sentence, stored))
     assert found[0] == found[1]
     sentence, stored = found[0]
@@ -342,7 +341,10 @@ def test_how_many_crops_patients_have_changes_no_byte_of_a_statement() -> None:
     """Zero-out: the same patients, one of them with fewer crops."""
     found = []
     for most in (2, 5):
-        cohort = replace(cohort_of("p", "q", "r", most=most), sha256="same")
+        cohort = cohort_of("p", "q", "r")
+        assert cohort.private is not None
+        evidence = replace(cohort.private, crops_of_patients=((most, 3),))
+        cohort = replace(cohort, private=evidence)
         fit = access("fit", cohort, OTHER)
         (statement,) = PrivacyLedger().plus(fit).statements(DELTA)
         found.append((statement.sentence, statement.as_json()))

@@ -139,7 +139,7 @@ def _about_nothing(folder: Path) -> None:
     reseal(folder / FILE_NAME, lambda stored: stored.update(artefact=None))
 
 
-DOUBTS = {
+DOUBTS: dict[Callable[[Path], None], str] = {
     _without_statement: "neither a statement nor a provenance",
     _unreadable: "cannot be read",
     _older_schema: "cannot be read",
@@ -288,7 +288,8 @@ def test_public_weights_have_a_provenance(
     assert "## Public data, not accounted" in text
     assert str(public) in text
     (tmp_path / FILE_NAME).unlink()
-    for wrong in (said, said | {"sha256": "0" * 64}, said | {"sha256": ""}, []):
+    wrongs: list[object] = [said, said | {"sha256": "0" * 64}, said | {"sha256": ""}, []]
+    for wrong in wrongs:
         beside.write_text(json.dumps(wrong))
         with pytest.raises(PrivacyError, match=r"net\.pth\.provenance\.yaml"):
             collect_parents([weights])

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training state and cached features, bound to what they belong to under the cohort key.
+
+A run that resumes reads a file that an earlier process wrote, and a fit reads features that an
+earlier fit computed. Neither stands in a statement, so each file carries an HMAC-SHA-256 over its
+content and its identity: of training state the configuration and the inputs of the run, of
+features all that they were computed from. Where the folder lies does not matter.
+
+The seal is the comment of the zip archive that ``torch.save`` writes: content and seal are one
+file, written whole or not at all, which every reader of such archives accepts.
+
+What a seal need not prevent:
+
+* Somebody deletes the state of an unfinished run. The same command then starts again from the
+  first step, with a new account, fresh draws and fresh noise. Nothing of the first start was
+  released, so nothing of it has to be accounted for.
+* Somebody brings back an older state of the same run. The steps after it are taken again under a
+  fresh key, and its account is the one of the weights in it. The steps that are dropped were not
+  released.
+
+Both hold only as long as state, logs and sample sheets of an unfinished run stay private, as the
+statement says.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins import TorchCheckpointIO
+
+from mammo_dp.privacy.cohorts import seal
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.findings import Findings
+from mammo_dp.runs import RunRecord
+
+RESUME = Path("checkpoints") / "resume.ckpt"
+FEATURES = "features"
+_END = b"PK\x05\x06"  # of the record that ends a zip archive: 22 bytes and a comment
+_END_BYTES = 22
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """What a file belongs to.
+
+    Attributes:
+        identity: Plain values that the seal covers beside the content.
+        remedy: What to do with a file that does not fit; a clause without a full stop.
+    """
+
+    identity: Mapping[str, Any]
+    remedy: str
+
+    @classmethod
+    def of_run(cls, record: RunRecord) -> "Binding":
+        """That of the training state of a run."""
+        return cls(
+            identity={
+                "kind": "training state",
+                "command": record.command,
+                "config_sha256": record.config_sha256,
+                "inputs": {role: entry.sha256 for role, entry in record.inputs.items()},
+            },
+            remedy="Delete the file; the same command then starts from the first step",
+        )
+
+    @classmethod
+    def of_features(cls, path: Path) -> "Binding":
+        """That of a file of features, which is named by a hash of all that they depend on."""
+        return cls(
+            identity={"kind": "features", "computed_from": path.stem},
+            remedy=f"Delete the folder {path.parent}; the same command then computes them again",
+        )
+
+    def sealed(self, content: bytes) -> bytes:
+        """A zip archive with its seal.
+
+        Args:
+            content: The archive, without a comment, as ``torch.save`` writes it.
+        """
+        assert content[-_END_BYTES:].startswith(_END)
+        assert content.endswith(b"\0\0")
+        comment = json.dumps(self._seal(content)).encode()
+        return content[:-2] + len(comment).to_bytes(2, "little") + comment
+
+    def doubt(self, path: Path) -> str:
+        """Why a file is not to be used, as a clause; empty if its seal fits."""
+        return self._opened(path)[1]
+
+    def require(self, path: Path) -> bytes:
+        """Content of a file whose seal fits, without the seal.
+
+        Raises:
+            PrivacyError: Naming the file, what is wrong and what to do.
+        """
+        content, doubt = self._opened(path)
+        if doubt:
+            raise PrivacyError(f"{path}: {doubt}. {self.remedy}.")
+        return content
+
+    def _opened(self, path: Path) -> tuple[bytes, str]:
+        whole = path.read_bytes()
+        end = whole.rfind(_END) + _END_BYTES
+        content = whole[: end - 2] + b"\0\0"
+        try:
+            recorded = json.loads(whole[end:])
+            known = recorded["key_id"]
+        except (ValueError, KeyError, TypeError):
+            return content, "has no seal, so anyone may have put it there"
+        there = self._seal(content)
+        if known != there["key_id"]:
+            return content, (
+                f"is sealed under key {known}, but the cohort key here is {there['key_id']}, so "
+                "nobody can tell whether it was altered"
+            )
+        if recorded != there or int.from_bytes(whole[end - 2 : end], "little") != len(whole) - end:
+            return content, (
+                "does not fit its seal: it was altered, or belongs to another configuration or "
+                "other inputs"
+            )
+        return content, ""
+
+    def _seal(self, content: bytes) -> dict[str, str]:
+        return seal({**self.identity, "sha256": hashlib.sha256(content).hexdigest()})
+
+
+class SealedFeatures:
+    """Seals cached features; a :class:`classifier.features.FeaturesSeal`."""
+
+    def sealed(self, path: Path, content: bytes) -> bytes:
+        """What to write into a file of the cache."""
+        return Binding.of_features(path).sealed(content)
+
+    def require(self, path: Path) -> bytes:
+        """Content of a file of the cache.
+
+        Raises:
+            PrivacyError: If it does not fit its seal.
+        """
+        return Binding.of_features(path).require(path)
+
+
+class SealedCheckpointIO(TorchCheckpointIO):
+    """Seals the training state of a run, and resumes from nothing else.
+
+    Weights alone are written as they are: they are what is released, and a statement covers them.
+
+    Args:
+        binding: What the state belongs to.
+    """
+
+    def __init__(self, binding: Binding) -> None:
+        super().__init__()
+        self.binding = binding
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Writes a checkpoint in one move."""
+        if "optimizer_states" not in checkpoint:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_bytes_atomically(Path(path), self.binding.sealed(content.getvalue()))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Reads training state.
+
+        Raises:
+            PrivacyError: If it does not fit its seal.
+        """
+        content = io.BytesIO(self.binding.require(Path(path)))
+        state: dict[str, Any] = torch.load(
+            content, map_location=map_location, weights_only=weights_only
+        )
+        return state
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Writes a file in one move, so that it is whole or absent, also beside other writers."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.part")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def check_bindings(folder: Path, record: RunRecord, findings: Findings) -> None:
+    """Checks the seals of training state and features of a run folder.
+
+    Args:
+        folder: Where they lie.
+        record: The run.
+        findings: Takes what does not fit.
+    """
+    bound = {path: Binding.of_features(path) for path in sorted((folder / FEATURES).glob("*.pt"))}
+    if (folder / RESUME).is_file():
+        bound[folder / RESUME] = Binding.of_run(record)
+    for path, binding in bound.items():
+        if doubt := binding.doubt(path):
+            findings.add(path, doubt, binding.remedy)
+        else:
+            findings.checked["seals"] += 1

@@ -282,6 +282,15 @@ def write_text_atomically(path: str | Path, text: str) -> None:
     temporary.replace(path)
 
 
+def write_bytes_atomically(path: str | Path, content: bytes) -> None:
+    """Writes a binary file in one move, so that it is whole or absent."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
 def _write(record: RunRecord) -> None:
     stored = asdict(replace(record, config={}, versions={}, outputs={}, inputs={}))
     stored |= {name: dict(getattr(record, name)) for name in ("config", "versions", "outputs")}

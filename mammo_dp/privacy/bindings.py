@@ -23,16 +23,11 @@ statement says.
 """
 
 import hashlib
-import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from lightning.pytorch.plugins import TorchCheckpointIO
 
 from mammo_dp.privacy.cohorts import seal
 from mammo_dp.privacy.errors import PrivacyError
@@ -144,53 +139,6 @@ class SealedFeatures:
             PrivacyError: If it does not fit its seal.
         """
         return Binding.of_features(path).require(path)
-
-
-class SealedCheckpointIO(TorchCheckpointIO):
-    """Seals the training state of a run, and resumes from nothing else.
-
-    Weights alone are written as they are: they are what is released, and a statement covers them.
-
-    Args:
-        binding: What the state belongs to.
-    """
-
-    def __init__(self, binding: Binding) -> None:
-        super().__init__()
-        self.binding = binding
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        """Writes a checkpoint in one move."""
-        if "optimizer_states" not in checkpoint:
-            super().save_checkpoint(checkpoint, path, storage_options)
-            return
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        write_bytes_atomically(Path(path), self.binding.sealed(content.getvalue()))
-
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Reads training state.
-
-        Raises:
-            PrivacyError: If it does not fit its seal.
-        """
-        content = io.BytesIO(self.binding.require(Path(path)))
-        state: dict[str, Any] = torch.load(
-            content, map_location=map_location, weights_only=weights_only
-        )
-        return state
-
-
-def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Writes a file in one move, so that it is whole or absent, also beside other writers."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def check_bindings(folder: Path, record: RunRecord, findings: Findings) -> None:

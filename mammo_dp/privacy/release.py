@@ -39,7 +39,7 @@ SEEDED = (
 EVOLVE = "evolve"  # the command whose crops were chosen by patients' votes
 RELABEL = "relabel"  # the command whose labels are a classifier's
 MIX = "mix"  # of a benchmark: patients' crops and synthetic ones in one folder
-_FRESH = "the operating system's entropy, a fresh 256-bit key at each start, expanded by AES in counter mode"
+_FRESH = "the operating system's entropy, a fresh 256-bit key at each start, and AES counter mode"
 _WITHOUT_DP = 1e-4  # delta of a stage that promised none; its parents may have promised something
 
 

@@ -66,6 +66,11 @@ def draw(key: int, step: int, *stream: int) -> np.random.Generator:
     return np.random.Generator(AESCounter(key=cipher_key, counter=counter))
 
 
+def key_name(key: int) -> str:
+    """Tells one key from another without giving it away, in hexadecimal."""
+    return hmac.digest(key.to_bytes(_KEY_BITS // 8, "little"), b"name", "sha256").hex()
+
+
 def gaussian(generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Standard normal noise, each value the scaled sum of four draws.
 

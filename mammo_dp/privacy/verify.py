@@ -16,6 +16,7 @@ import yaml
 from data_prep.errors import ManifestError
 from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import CropsManifest
+from mammo_dp.privacy.bindings import check_bindings
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.evidence import Evidence
 from mammo_dp.privacy.findings import RESTORE, RESTORE_EXPORT, Findings
@@ -81,6 +82,7 @@ class Verification:
         except RunError as error:
             self.findings.add(folder / RUN, f"cannot be read ({error})", RESTORE)
             return None
+        check_bindings(folder, record, self.findings)
         if not record.is_finished:
             self.findings.add(folder / RUN, "the run is unfinished", "Run the same command again")
         for name, recorded in record.outputs.items():

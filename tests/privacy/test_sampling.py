@@ -210,7 +210,8 @@ def test_streams_have_names_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "name"), [(-1, (0, 0)), (2**256, (0, 0)), (1, (-1, 0)), (1, (0, 2**64)), (1, (0, 1, -5))]
+    ("key", "name"),
+    [(-1, (0, 0)), (2**256, (0, 0)), (1, (-1, 0)), (1, (0, 2**64)), (1, (0, 1, -5))],
 )
 def test_what_no_stream_can_be_named_by_is_refused(key: int, name: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="negative or too large"):

@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,14 @@ from classifier.features import cached_features
 from data_prep.manifest import CropsManifest
 from mammo_dp.main import main, run
 from mammo_dp.privacy.bindings import RESUME, Binding, SealedFeatures
-from mammo_dp.privacy.datamodule import DPCropsDataModule
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.sampling import new_key
 from mammo_dp.privacy.training_state import SealedCheckpointIO
 from mammo_dp.runs import open_run, read_run
 from tests.conftest import write_cohort
+from tests.privacy.fits import data, model, quiet, trainer
+
+pytestmark = quiet
 
 BODY: dict[str, Any] = {
     "backbone": "vit_tiny_patch16_224",
@@ -70,12 +71,12 @@ class Cut(Callback):
 
 
 def line(
-    folder: Path, content: dict[str, Any], crops: Path, name: str, **data: object
+    folder: Path, content: dict[str, Any], crops: Path, name: str, **settings: object
 ) -> list[str]:
     config = folder / f"{name}.yaml"
     trainer = {**content["trainer"], "callbacks": [{"class_path": f"{__name__}.Cut"}]}
     config.write_text(yaml.safe_dump({**content, "trainer": trainer}))
-    flags = [str(part) for key, value in data.items() for part in (f"--{key}", value)]
+    flags = [str(part) for key, value in settings.items() for part in (f"--{key}", value)]
     crops_flag = ["--data.init_args.crops", str(crops)]
     return ["fit", "--config", str(config), *crops_flag, "--run_dir", str(folder / name), *flags]
 
@@ -160,15 +161,13 @@ def test_every_byte_of_a_sealed_file_counts(sealed: Path) -> None:
     ids=str,
 )
 def test_a_file_of_another_run_does_not_fit(sealed: Path, changes: dict[str, object]) -> None:
-    with pytest.raises(
-        PrivacyError, match=r"state\.ckpt: does not fit its seal.*Delete the file\."
-    ):
+    with pytest.raises(PrivacyError, match=r"does not fit its seal.*Delete the file\."):
         other_identity(**changes).require(sealed)
 
 
 def test_a_seal_is_of_one_key(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAMMO_DP_COHORT_KEY", "11" * 32)
-    with pytest.raises(PrivacyError, match="is sealed under key .*, but the cohort key here is"):
+    with pytest.raises(PrivacyError, match=r"is sealed under key .*, but the cohort key here is"):
         BINDING.require(sealed)
 
 
@@ -198,16 +197,15 @@ def test_a_write_that_is_killed_leaves_the_state_before_it(
     path, files = tmp_path / "resume.ckpt", SealedCheckpointIO(BINDING)
     state = {"optimizer_states": [], "weight": torch.zeros(3)}
     files.save_checkpoint(state, path)
-    writes: list[Callable[..., object]] = [Path.write_bytes, Path.replace]
-    for write in writes:
+
+    def killed(self: Path, content: object) -> None:
+        if isinstance(content, bytes):
+            self.touch()  # opened, and nothing written
+        raise PowerCutError
+
+    for write in ("write_bytes", "replace"):
         with monkeypatch.context() as patch:
-
-            def killed(self: Path, *_: object) -> None:
-                if write is Path.write_bytes:
-                    self.touch()
-                raise PowerCutError
-
-            patch.setattr(Path, write.__name__, killed)
+            patch.setattr(Path, write, killed)
             with pytest.raises(PowerCutError):
                 files.save_checkpoint({**state, "weight": torch.ones(3)}, path)
         assert files.load_checkpoint(path)["weight"].sum() == 0
@@ -248,7 +246,7 @@ def test_a_cut_fit_resumes_from_its_own_state_and_from_no_other(
         assert not read_run(tmp_path / "own").is_finished
         assert state.read_bytes() == swapped  # the folder is left as it is
         assert main(["privacy", "verify", str(tmp_path / "own")]) == 1
-        assert re.search(r"resume\.ckpt: .* seal", capsys.readouterr().out)
+        assert re.search(r"resume\.ckpt: .* seal", capsys.readouterr().err)
     state.write_bytes(own)
     run(words)
     assert read_run(tmp_path / "own").is_finished
@@ -307,31 +305,30 @@ def test_no_released_file_names_a_key(tmp_path: Path, cohort: CropsManifest) -> 
     assert "keys" not in released
 
 
-def test_a_key_that_does_not_change_is_refused_on_resume(
+def test_a_key_of_any_earlier_start_is_refused_on_resume(
     tmp_path: Path, cohort: CropsManifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = line(tmp_path, PRIVATE, cohort.folder, "own")
-    constant = new_key()
-    monkeypatch.setattr("mammo_dp.privacy.datamodule.new_key", lambda: constant)
-    state = unfinished(words)
-    with pytest.raises(PrivacyError, match="resumes with the key of an earlier start"):
-        run(words)
-    monkeypatch.undo()
-    monkeypatch.setenv("MAMMO_DP_COHORT_KEY", "00" * 32)
-    unfinished(words, steps=6 if state.is_file() else 0)
-    monkeypatch.setattr("mammo_dp.privacy.datamodule.new_key", lambda: constant)
-    with pytest.raises(PrivacyError, match="of an earlier start"):  # also two starts later
-        run(words)
+    words, used = line(tmp_path, PRIVATE, cohort.folder, "own"), new_key()
+    with monkeypatch.context() as patch:
+        patch.setattr("mammo_dp.privacy.datamodule.new_key", lambda: used)
+        unfinished(words, steps=2)
+        with pytest.raises(PrivacyError, match="resumes with the key of an earlier start"):
+            run(words)
+    unfinished(words, steps=4)
+    with monkeypatch.context() as patch:
+        patch.setattr("mammo_dp.privacy.datamodule.new_key", lambda: used)
+        with pytest.raises(PrivacyError, match="of an earlier start"):  # two starts later
+            run(words)
+    run(words)
+    assert read_run(tmp_path / "own").is_finished
 
 
-def test_every_start_takes_a_fresh_key(cohort: CropsManifest) -> None:
-    keys = set()
-    for _ in range(3):
-        data = DPCropsDataModule(str(cohort.folder))
-        for _ in range(2):
-            data.setup("fit")
-            keys.add(data.key)
-    assert len(keys) == 6
+def test_every_start_takes_a_fresh_key(tmp_path: Path, cohort: CropsManifest) -> None:
+    keys, crops = set(), data(cohort)
+    for start in range(4):
+        trainer(tmp_path / str(start), max_steps=1).fit(model(trainable="head"), crops)
+        keys.add(crops.key)
+    assert len(keys) == 4
 
 
 @pytest.mark.parametrize("content", [PRIVATE, PLAIN], ids=["private", "plain"])
@@ -360,7 +357,7 @@ def test_replaced_features_are_refused_and_found(
         shutil.copy(foreign, features)
     capsys.readouterr()
     assert main(["privacy", "verify", str(tmp_path / "own")]) == 1
-    assert re.search(rf"{features.name}: .*seal.*Delete the folder", capsys.readouterr().out)
+    assert re.search(rf"{features.name}: .*seal.*Delete the folder", capsys.readouterr().err)
     assert main(words) == 1
     assert re.search(rf"{features.name}: .*seal.*Delete the folder", capsys.readouterr().err)
     shutil.rmtree(features.parent)
@@ -369,7 +366,7 @@ def test_replaced_features_are_refused_and_found(
     features.write_bytes(features.read_bytes()[:-1])
     capsys.readouterr()
     assert main(["privacy", "verify", str(tmp_path / "own")]) == 1  # and once it is finished
-    assert features.name in capsys.readouterr().out
+    assert features.name in capsys.readouterr().err
 
 
 def test_sealed_features_are_used_again(tmp_path: Path, cohort: CropsManifest) -> None:

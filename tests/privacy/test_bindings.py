@@ -253,16 +253,22 @@ def test_a_cut_fit_resumes_from_its_own_state_and_from_no_other(
 
 
 def test_state_that_a_cluster_would_resume_from_is_checked_as_well(
-    tmp_path: Path, cohort: CropsManifest, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, cohort: CropsManifest
 ) -> None:
-    """Lightning prefers `hpc_ckpt_1.ckpt` in the folder of a run to any other."""
-    words = line(tmp_path, PRIVATE, cohort.folder, "own")
-    state = unfinished(words)
-    content = torch.load(state, weights_only=True)
-    content["accountant"]["history"] = []
-    torch.save(content, tmp_path / "own" / "hpc_ckpt_1.ckpt")
-    assert main(words) == 1
-    assert re.search(r"hpc_ckpt_1\.ckpt: has no seal", capsys.readouterr().err)
+    """Under SLURM, Lightning resumes from `hpc_ckpt_1.ckpt` where no other is named."""
+    first = trainer(tmp_path, plugins=[SealedCheckpointIO(BINDING)])
+    first.fit(model(trainable="head"), data(cohort))
+    first.save_checkpoint(tmp_path / "hpc_ckpt_1.ckpt")
+    for forged in (False, True):
+        again = trainer(tmp_path, max_steps=4, plugins=[SealedCheckpointIO(BINDING)])
+        if forged:
+            state = torch.load(tmp_path / "hpc_ckpt_1.ckpt", weights_only=True)
+            state["accountant"]["history"] = []
+            torch.save(state, tmp_path / "hpc_ckpt_1.ckpt")
+            with pytest.raises(PrivacyError, match=r"hpc_ckpt_1\.ckpt: has no seal"):
+                again.fit(model(trainable="head"), data(cohort), ckpt_path="hpc")
+        else:
+            again.fit(model(trainable="head"), data(cohort), ckpt_path="hpc")
 
 
 def steps_of(folder: Path) -> int:

@@ -32,6 +32,7 @@ from typing import Any
 from mammo_dp.privacy.cohorts import seal
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.findings import Findings
+from mammo_dp.privacy.statement import seal_doubt
 from mammo_dp.runs import RunRecord
 
 RESUME = Path("checkpoints") / "resume.ckpt"
@@ -46,7 +47,7 @@ class Binding:
 
     Attributes:
         identity: Plain values that the seal covers beside the content.
-        remedy: What to do with a file that does not fit; a clause without a full stop.
+        remedy: What to do with a file that does not fit; sentences without the last full stop.
     """
 
     identity: Mapping[str, Any]
@@ -62,7 +63,8 @@ class Binding:
                 "config_sha256": record.config_sha256,
                 "inputs": {role: entry.sha256 for role, entry in record.inputs.items()},
             },
-            remedy="Delete the file; the same command then starts from the first step",
+            remedy="It may also belong to another configuration or other inputs. Delete the file; the "
+            "same command then starts from the first step",
         )
 
     @classmethod
@@ -70,7 +72,8 @@ class Binding:
         """That of a file of features, which is named by a hash of all that they depend on."""
         return cls(
             identity={"kind": "features", "computed_from": path.stem},
-            remedy=f"Delete the folder {path.parent}; the same command then computes them again",
+            remedy="It may also belong to other crops or weights. Delete the folder "
+            f"{path.parent}; the same command then computes the features again",
         )
 
     def sealed(self, content: bytes) -> bytes:
@@ -81,7 +84,7 @@ class Binding:
         """
         assert content[-_END_BYTES:].startswith(_END)
         assert content.endswith(b"\0\0")
-        comment = json.dumps(self._seal(content)).encode()
+        comment = json.dumps(seal(self._sealed_values(content))).encode()
         return content[:-2] + len(comment).to_bytes(2, "little") + comment
 
     def doubt(self, path: Path) -> str:
@@ -102,27 +105,18 @@ class Binding:
     def _opened(self, path: Path) -> tuple[bytes, str]:
         whole = path.read_bytes()
         end = whole.rfind(_END) + _END_BYTES
-        content = whole[: end - 2] + b"\0\0"
+        content, comment = whole[: end - 2] + b"\0\0", whole[end:]
         try:
-            recorded = json.loads(whole[end:])
-            known = recorded["key_id"]
-        except (ValueError, KeyError, TypeError):
-            return content, "has no seal, so anyone may have put it there"
-        there = self._seal(content)
-        if known != there["key_id"]:
-            return content, (
-                f"is sealed under key {known}, but the cohort key here is {there['key_id']}, so "
-                "nobody can tell whether it was altered"
-            )
-        if recorded != there or int.from_bytes(whole[end - 2 : end], "little") != len(whole) - end:
-            return content, (
-                "does not fit its seal: it was altered, or belongs to another configuration or "
-                "other inputs"
-            )
-        return content, ""
+            recorded = json.loads(comment)
+        except ValueError:
+            recorded = None
+        doubt = seal_doubt({**self._sealed_values(content), "seal": recorded})
+        if not doubt and int.from_bytes(whole[end - 2 : end], "little") != len(comment):
+            doubt = "does not end where its seal does"
+        return content, doubt
 
-    def _seal(self, content: bytes) -> dict[str, str]:
-        return seal({**self.identity, "sha256": hashlib.sha256(content).hexdigest()})
+    def _sealed_values(self, content: bytes) -> dict[str, Any]:
+        return {**self.identity, "sha256": hashlib.sha256(content).hexdigest()}
 
 
 class SealedFeatures:

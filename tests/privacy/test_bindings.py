@@ -167,7 +167,7 @@ def test_a_file_of_another_run_does_not_fit(sealed: Path, changes: dict[str, obj
 
 def test_a_seal_is_of_one_key(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAMMO_DP_COHORT_KEY", "11" * 32)
-    with pytest.raises(PrivacyError, match=r"is sealed under key .*, but the cohort key here is"):
+    with pytest.raises(PrivacyError, match=r"is sealed under key .*, and the cohort key here is"):
         BINDING.require(sealed)
 
 

@@ -8,7 +8,9 @@
 A step is forward pass, gradients, clip, noise and SGD on one batch at 224 px; one crop is one unit,
 since Opacus knows no other, and two crops are one patient in the column `patients`. Times of a row
 are interleaved in one process and the best of some rounds counts; memory is the growth of a fresh
-process that does nothing else (on a GPU, of allocated memory). The last line times whole fits.
+process that does nothing else (on a GPU, of allocated memory). `noise` is the time of the noise per
+value, beside one float32 draw from SFC64, which is no cipher, and its share of private steps of as
+many crops as `--crops` says. The last line times whole fits.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
@@ -28,6 +30,7 @@ import data_prep  # noqa: F401  declares what torchvision lacks before timm is i
 
 # isort: split
 import lightning
+import numpy as np
 import opacus
 import timm
 import torch
@@ -46,7 +49,7 @@ from mammo_dp.privacy.noise import PrivateOptimizer
 from mammo_dp.privacy.sampling import new_key
 
 SIZE, NOISE, CLIP = 224, 1.0, 1.0
-MEASURES = ("time", "memory", "cache")
+MEASURES = ("time", "memory", "noise", "cache")
 Step = Callable[[], None]
 
 
@@ -241,6 +244,47 @@ def status(name: str) -> int:
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
 
 
+def noise_of(case: Case, device: str, rounds: int, crops: list[int]) -> dict[str, str]:
+    """Nanoseconds per value of noise, and its share of private steps."""
+    trained = [p for p in net_of(case, device).parameters() if p.requires_grad]
+    sums = {p: torch.zeros_like(p) for p in trained}
+    steps = iter(range(10**9))
+    private = PrivateOptimizer(
+        torch.optim.SGD(trained, lr=0.0),
+        noise_multiplier=NOISE,
+        clipping_norm=CLIP,
+        expected_units=float(case.batch),
+        key=new_key(),
+        account=lambda: next(steps),
+    )
+
+    def noise() -> None:
+        private.take(sums)
+        private.add_noise()
+
+    def one_draw() -> None:
+        generator = np.random.Generator(np.random.SFC64(0))
+        for p in trained:
+            z = torch.from_numpy(generator.standard_normal(p.shape, np.float32))
+            p.grad = torch.add(sums[p], z.to(p.device), alpha=NOISE * CLIP)
+
+    seconds, one = (
+        min(timed(each, device) for _ in range(rounds + 1)) for each in (noise, one_draw)
+    )
+    values = sum(p.numel() for p in trained)
+    cells = {
+        "values": f"{values:,}",
+        "noise": f"{1e9 * seconds / values:.0f} ns",
+        "one draw": f"{1e9 * one / values:.0f} ns",
+    }
+    for count in crops:
+        step = step_of(replace(case, batch=count), "book_keeping", device)
+        step()
+        whole = min(timed(step, device) for _ in range(rounds))
+        cells[f"{count} crops"] = f"{seconds / whole:.1%} of {whole:.2f} s"
+    return cells
+
+
 class Clock(lightning.Callback):
     """Seconds from the start of the first step to the end of the last."""
 
@@ -303,6 +347,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4, help="the best counts")
     parser.add_argument("--only", help="name of one row")
     parser.add_argument("--measure", nargs="*", default=MEASURES, choices=MEASURES)
+    parser.add_argument("--crops", type=int, nargs="*", default=[8, 64], help="of `noise`")
     parser.add_argument("--cell", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -321,14 +366,19 @@ def main() -> None:
         if measure == "cache":
             print(cached_fits(chosen.device))
             continue
-        print(f"{measure}\n\n| trained part | " + " | ".join(COLUMNS) + " |")
-        print("| --- |" + " --- |" * len(COLUMNS), flush=True)
+        columns: tuple[str, ...] = COLUMNS
+        if measure == "noise":
+            columns = ("values", "noise", "one draw", *(f"{n} crops" for n in chosen.crops))
+        print(f"{measure}\n\n| trained part | " + " | ".join(columns) + " |")
+        print("| --- |" + " --- |" * len(columns), flush=True)
         for case in cases:
             if measure == "time":
                 cells = times_of(case, chosen.device, chosen.rounds)
+            elif measure == "noise":
+                cells = noise_of(case, chosen.device, chosen.rounds, chosen.crops)
             else:
                 cells = memory_of(case, chosen.device)
-            row = " | ".join(cells[column] for column in COLUMNS)
+            row = " | ".join(cells[column] for column in columns)
             print(f"| {case.name} | {row} |", flush=True)
         print()
 

@@ -5,12 +5,14 @@ The features are as private as the crops; callers keep the folder inside their r
 """
 
 import hashlib
+import io
 import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,6 +26,16 @@ from data_prep.manifest import CropsManifest
 from data_prep.transforms import Augmentation, pipeline
 
 log = logging.getLogger(__name__)
+
+
+class FeaturesSeal(Protocol):
+    """Binds files of the cache to what they were computed from, so that none can be replaced."""
+
+    def sealed(self, path: Path, content: bytes) -> bytes:
+        """What to write into a file of the cache, from what ``torch.save`` gave."""
+
+    def require(self, path: Path) -> bytes:
+        """What ``torch.save`` gave; raises if the file holds anything else."""
 
 
 @torch.no_grad()
@@ -68,6 +80,7 @@ def cached_features(
     views: int = 1,
     seed: int = 0,
     batch_size: int = 64,
+    seal: FeaturesSeal | None = None,
 ) -> Tensor:
     """Features of some crops, from the cache or computed and then kept there.
 
@@ -85,13 +98,15 @@ def cached_features(
         views: 1 gives the crop as it is, K > 1 gives K fixed augmented views of it.
         seed: Start of the views.
         batch_size: Images per forward pass.
+        seal: Checked on use and written with new features; without one, whoever can write into
+            the folder decides what a head is trained on.
 
     Returns:
         Shape ``(len(rows), views, d)``, float32, on the CPU.
 
     Raises:
         ManifestError: If an image cannot be read or the sizes differ.
-        ValueError: If ``views`` is below 1.
+        ValueError: If ``views`` is below 1, or of the seal, if a file is not what was written.
     """
     if views < 1:
         raise ValueError(f"cached_features: {views=}. Give 1 for the crops as they are, or more.")
@@ -110,7 +125,7 @@ def cached_features(
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     path = Path(folder) / f"{name}.pt"
     shape = (len(rows) * views, head(net).in_features)
-    if (found := _read(path, shape)) is not None:
+    if (found := _read(path, shape, seal)) is not None:
         return found.view(len(rows), views, -1)
 
     def images() -> Iterator[Tensor]:
@@ -127,7 +142,7 @@ def cached_features(
             yield torch.stack(batch)
 
     computed = body_features(net, images())
-    _write(path, computed)
+    _write(path, computed, seal)
     return computed.view(len(rows), views, -1)
 
 
@@ -159,12 +174,13 @@ def body_sha256(net: nn.Module, image_size: int) -> str:
     return state_sha256(body | {"(features of noise)": body_features(net, noise)})
 
 
-def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
+def _read(path: Path, shape: tuple[int, int], seal: FeaturesSeal | None) -> Tensor | None:
     """Features in a file, or None if there are none to be trusted."""
     if not path.exists():
         return None
+    content = path.read_bytes() if seal is None else seal.require(path)
     try:
-        found = torch.load(path, weights_only=True)
+        found = torch.load(io.BytesIO(content), weights_only=True)
     except Exception as error:  # torch raises errors of many types for foreign bytes
         log.warning("%s: unreadable (%s); computed again.", path, type(error).__name__)
         return None
@@ -174,8 +190,12 @@ def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
     return None
 
 
-def _write(path: Path, features: Tensor) -> None:
+def _write(path: Path, features: Tensor, seal: FeaturesSeal | None) -> None:
+    """One move, so that features and seal are there together or not at all."""
+    buffer = io.BytesIO()
+    torch.save(features, buffer)
+    content = buffer.getvalue()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.stem}.{os.getpid()}.part")  # cells may share the folder
-    torch.save(features, temporary)
+    temporary.write_bytes(content if seal is None else seal.sealed(path, content))
     temporary.replace(path)

@@ -26,7 +26,7 @@ from classifier.backbones import (
     load_weights,
     select_trainable,
 )
-from classifier.features import cached_features, rank_zero_first
+from classifier.features import FeaturesSeal, cached_features, rank_zero_first
 from classifier.predictions import FILE_NAME, Predictions, write_predictions
 from data_prep.datamodule import CropBatch, CropsDataModule
 
@@ -59,7 +59,10 @@ class CropClassifier(lightning.LightningModule):
         net: The timm model.
         initial_weights: What ``weights`` or ``pretrained`` loaded; ``None`` for a random start and
             after ``load_from_checkpoint``.
+        features_seal: Seal of kept features; ``None`` leaves them unsealed.
     """
+
+    features_seal: FeaturesSeal | None = None
 
     def __init__(
         self,
@@ -122,6 +125,7 @@ class CropClassifier(lightning.LightningModule):
                 image_size=data.image_size,
                 augment=data.augment,
                 views=views,
+                seal=self.features_seal,
             )
         data.use_features(features)
 

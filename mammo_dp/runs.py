@@ -20,6 +20,8 @@ from types import MappingProxyType
 from typing import Any
 
 FILE_NAME = "run.json"
+DIRTY, THEN = "+dirty", ", then "
+_SOURCE = ("data_prep", "gan", "classifier", "mammo_dp")
 _PACKAGES = ("mammo-dp", "torch", "lightning", "timm", "opacus", "dp-accounting", "albumentations")
 # Not hashed as outputs: they may change after the run without changing what it released.
 _UNHASHED = ("features", "logs")
@@ -54,7 +56,8 @@ class RunRecord:
         inputs: What was read, by role.
         outputs: Hash of each file that was written, by path below the folder.
         seed: Seed of everything that is not privacy-relevant, if one was given.
-        commit: Commit of the working tree that ran, if it is a git checkout.
+        commit: Commit of the source that ran, if it is a git checkout, with ``+dirty`` if files
+            differ; several are joined by :data:`THEN` where a run resumed on another source.
         versions: Versions of the packages that shape the result.
         started: ISO time in UTC of the first start.
         finished: ISO time in UTC, none until the run is done.
@@ -118,7 +121,7 @@ def open_run(
             for role, path in sorted(inputs.items())
         },
         seed=seed,
-        commit=_commit(),
+        commit=source_commit(),
         versions=versions(),
         started=_now(),
     )
@@ -146,7 +149,13 @@ def open_run(
             f"{folder}: its inputs {sorted(changed)} have changed since it was started. "
             "Choose a new folder; nothing is overwritten."
         )
-    return replace(earlier, resumed=not earlier.is_finished)
+    if earlier.is_finished:
+        return earlier
+    sources = [earlier.commit or "unknown", record.commit or "unknown"]
+    if sources[0].split(THEN)[-1] != sources[1]:
+        earlier = replace(earlier, commit=THEN.join(sources))
+        _write(earlier)
+    return replace(earlier, resumed=True)
 
 
 def close_run(record: RunRecord) -> RunRecord:
@@ -275,10 +284,15 @@ def versions(names: Sequence[str] = _PACKAGES) -> dict[str, str]:
 
 def write_text_atomically(path: str | Path, text: str) -> None:
     """Writes a text file in one move, so that it is whole or absent."""
+    write_bytes_atomically(path, text.encode())
+
+
+def write_bytes_atomically(path: str | Path, content: bytes) -> None:
+    """Writes a binary file in one move, so that it is whole or absent."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text)
+    temporary.write_bytes(content)
     temporary.replace(path)
 
 
@@ -321,23 +335,24 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def _commit() -> str | None:
-    """Commit of this package's checkout, with ``+dirty`` if files differ; none outside of git."""
+def source_commit() -> str | None:
+    """Commit of this package's checkout, with ``+dirty`` if source differs; None outside of git.
+
+    Source is what can be imported: changed or new files of the packages.
+    """
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
-    ask = ["git", "-C", str(root)]
     try:
-        head = subprocess.run(
-            [*ask, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*ask, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
+        head = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=all", "--", *_SOURCE)
     except (OSError, subprocess.SubprocessError):
         return None
-    return head + ("+dirty" if changed else "")
+    return head + (DIRTY if changed else "")
+
+
+def _git(root: Path, *words: str) -> str:
+    ask = ["git", "-C", str(root), *words]
+    return subprocess.run(
+        ask, capture_output=True, text=True, check=True, timeout=10
+    ).stdout.strip()

@@ -26,11 +26,14 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from classifier.module import CropClassifier
 from mammo_dp.crop_rule import TrainedCrops
+from mammo_dp.privacy.bindings import RESUME, Binding, SealedFeatures
 from mammo_dp.privacy.parents import collect_parents, warn_of_unknown
 from mammo_dp.privacy.refusals import refuse_trainer
 from mammo_dp.privacy.release import hub_ledger, write_fit_statement
 from mammo_dp.privacy.training import DPTraining
+from mammo_dp.privacy.training_state import SealedCheckpointIO
 from mammo_dp.runs import (
     RunError,
     RunRecord,
@@ -41,7 +44,6 @@ from mammo_dp.runs import (
 )
 
 RELEASED = Path("checkpoints") / "last.ckpt"  # weights and hyper-parameters, no optimizer state
-RESUME = Path("checkpoints") / "resume.ckpt"
 CONFIG = "config.yaml"
 # Load weights, of the hub or a file, that no statement would know of.
 _PAST_THE_LINEAGE = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
@@ -193,9 +195,13 @@ class TrainingCLI(LightningCLI):
         if self.subcommand == "fit":
             keep = _keep(folder / RESUME, self.model, chosen.max_steps)
             kwargs["callbacks"] = [*(chosen.callbacks or []), keep]
-        if self.subcommand == "fit":
             self.parents = self.parents.joined([hub_ledger(self.model)])
             rank_zero_only(warn_of_unknown)(hub_ledger(self.model))
+            state = SealedCheckpointIO(Binding.of_run(self.record))
+            plugins = chosen.plugins or []
+            kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), state]
+            if isinstance(self.model, CropClassifier):
+                self.model.features_seal = SealedFeatures()
         private = self.subcommand == "fit" and isinstance(self.model, DPTraining)
         if private:  # the Poisson sampler shares out its draws by itself
             kwargs["use_distributed_sampler"] = False

@@ -1,10 +1,12 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from mammo_dp import runs
 from mammo_dp.runs import (
     RunError,
     close_run,
@@ -140,3 +142,83 @@ def test_a_killed_write_leaves_the_old_text(tmp_path: Path) -> None:
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     assert path.read_text() == "old"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A git checkout that `mammo_dp.runs` takes for its own."""
+    root = tmp_path / "checkout"
+    for package in ("data_prep", "mammo_dp", "docs"):
+        (root / package).mkdir(parents=True)
+        (root / package / "a.py").write_text("one = 1\n")
+    monkeypatch.setattr(runs, "__file__", str(root / "mammo_dp" / "runs.py"))
+    for words in ("init -q", "add .", "-c user.name=x -c user.email=x@x commit -qm first"):
+        subprocess.run(["git", "-C", str(root), *words.split()], check=True)
+    return root
+
+
+SOURCE_COMMIT = runs.source_commit  # which a fixture of all tests replaces
+
+
+def test_a_clean_checkout_has_a_commit(checkout: Path) -> None:
+    found = SOURCE_COMMIT()
+    assert found is not None
+    assert re.fullmatch("[0-9a-f]{40}", found)
+
+
+@pytest.mark.parametrize(
+    ("file", "dirty"),
+    [
+        ("mammo_dp/a.py", True),
+        ("data_prep/a.py", True),
+        ("classifier/new.py", True),
+        ("gan/deep/new.py", True),
+        ("docs/a.py", False),
+        ("results/run.json", False),
+    ],
+)
+@pytest.mark.parametrize("staged", [True, False])
+def test_changed_and_new_source_is_dirty(
+    checkout: Path, file: str, dirty: bool, staged: bool
+) -> None:
+    (checkout / file).parent.mkdir(parents=True, exist_ok=True)
+    (checkout / file).write_text("two = 2\n")
+    if staged:
+        subprocess.run(["git", "-C", str(checkout), "add", "."], check=True)
+    assert (SOURCE_COMMIT() or "").endswith("+dirty") == dirty
+
+
+def test_removed_source_is_dirty_and_no_git_is_no_commit(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (checkout / "data_prep" / "a.py").unlink()
+    assert (SOURCE_COMMIT() or "").endswith("+dirty")
+    monkeypatch.setattr(runs, "__file__", str(checkout.parent / "elsewhere" / "runs.py"))
+    assert SOURCE_COMMIT() is None
+
+
+@pytest.mark.parametrize(
+    ("sources", "recorded"),
+    [
+        (["a", "a"], "a"),
+        (["a", "b"], "a, then b"),
+        (["a", "a+dirty", "a+dirty", "b"], "a, then a+dirty, then b"),
+        ([None, None], None),
+        ([None, "a"], "unknown, then a"),
+        (["a", None], "a, then unknown"),
+    ],
+)
+def test_a_run_that_resumes_on_other_source_says_so(
+    tmp_path: Path,
+    sources: list[str | None],
+    recorded: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for source in sources:
+        monkeypatch.setattr(runs, "source_commit", lambda source=source: source)
+        record = open_run(tmp_path / "run", command="fit", config={}, inputs={})
+        assert record.commit == read_run(tmp_path / "run").commit
+    assert record.commit == recorded
+    close_run(record)
+    monkeypatch.setattr(runs, "source_commit", lambda: "later")
+    assert open_run(tmp_path / "run", command="fit", config={}, inputs={}).commit == recorded

@@ -13,7 +13,7 @@ from classifier.module import CropClassifier
 from data_prep.manifest import CropsManifest
 from mammo_dp.main import main, run
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.release import PHANTOMS, SEEDED
+from mammo_dp.privacy.release import PHANTOMS
 from mammo_dp.runs import RunError, read_run
 
 BODY = {
@@ -176,17 +176,36 @@ def test_what_the_phantoms_owe_to_real_crops_reaches_every_descendant(
     assert PHANTOMS in stored["exclusions"]
 
 
-def test_a_seed_that_removes_the_noise_is_told_to_every_descendant(
+def test_a_fixed_seed_leaves_no_guarantee_to_the_fit_and_its_descendants(
     tmp_path: Path, cohort: CropsManifest
 ) -> None:
     fast = ["--data.init_args.rate", "1.0", "--trainer.max_steps", "1"]
-    seeded = fit_line(tmp_path, cohort, DP, "seeded")
-    run([*seeded, *fast, "--data.init_args.insecure_seed", "1"])
-    weights = str(tmp_path / "seeded" / "checkpoints" / "last.ckpt")
-    run([*fit_line(tmp_path, cohort, DP, "dp"), *fast, "--model.init_args.weights", weights])
-    for name in ("seeded", "dp"):
-        assert SEEDED in json.loads((tmp_path / name / "privacy.json").read_text())["exclusions"]
-    run(["privacy", "verify", str(tmp_path / "dp")])  # and what it comes from
+    weights = ["--model.init_args.weights", str(tmp_path / "seeded/checkpoints/last.ckpt")]
+    more = ["--model.init_args.weights", str(tmp_path / "dp/checkpoints/last.ckpt")]
+    run([*fit_line(tmp_path, cohort, DP, "seeded"), *fast, "--data.init_args.insecure_seed", "0"])
+    run([*fit_line(tmp_path, cohort, DP, "dp"), *fast, *weights])
+    run([*fit_line(tmp_path, cohort, DP, "further"), *fast, *more])
+    run([*fit_line(tmp_path, cohort, DP, "without"), *fast])
+    for name in ("seeded", "dp", "further"):
+        (statement,) = json.loads((tmp_path / name / "privacy.json").read_text())["statements"]
+        assert statement["epsilon"] == "infinity"
+        assert "DPCropClassifier (seeded)" in statement["because"]
+        assert "a fixed seed, for tests" in statement["because"]
+        assert "a fixed seed, for tests" in (tmp_path / name / "PRIVACY.md").read_text()
+        run(["privacy", "verify", str(tmp_path / name)])  # and what it comes from
+    (statement,) = json.loads((tmp_path / "without" / "privacy.json").read_text())["statements"]
+    assert statement["epsilon"] <= 8.0
+
+
+def test_an_edited_record_does_not_hide_a_fixed_seed(
+    tmp_path: Path, cohort: CropsManifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fast = ["--data.init_args.rate", "1.0", "--trainer.max_steps", "1"]
+    run([*fit_line(tmp_path, cohort, DP, "seeded"), *fast, "--data.init_args.insecure_seed", "7"])
+    path = tmp_path / "seeded" / "privacy.json"
+    path.write_text(path.read_text().replace("with draws and noise of a fixed seed", "with care"))
+    assert main(["privacy", "verify", str(tmp_path / "seeded")]) == 1
+    assert "does not fit its seal" in capsys.readouterr().err
 
 
 def test_weights_without_their_lineage_are_refused_before_training(

@@ -157,13 +157,25 @@ class PrivacyCurve:
         accountant: Where the numbers come from.
         mechanisms: What was composed; no mechanism is perfect privacy.
         deltas: Maps epsilons, shape ``(n,)``, ascending, >= 0, to deltas.
-        epsilon: Smallest stated epsilon for a delta.
+        epsilon: Smallest stated epsilon for a delta; infinite below ``smallest_delta``.
+        smallest_delta: Smallest delta, to two digits, that the accountant has an epsilon for. PLD
+            counts tails that it cuts off, of 1e-15 for each mechanism, as an infinite loss.
     """
 
     accountant: Accountant
     mechanisms: tuple[Mechanism, ...]
     deltas: Callable[[NDArray[np.float64]], NDArray[np.float64]]
     epsilon: Callable[[float], float]
+    smallest_delta: float = 0.0
+
+    def too_small(self, delta: float) -> str:
+        """Says that there is no epsilon for a delta, in two sentences; empty if there is one."""
+        if delta >= self.smallest_delta:
+            return ""
+        return (
+            f"delta={delta:g} is below what {self.source} resolves, so its epsilon is infinite. "
+            f"Give a delta of at least {self.smallest_delta:.2g}."
+        )
 
     @cached_property
     def source(self) -> str:
@@ -201,6 +213,7 @@ def compose(mechanisms: Sequence[Mechanism]) -> PrivacyCurve:
         mechanisms=mechanisms,
         deltas=lambda epsilons: np.clip(total.get_delta_for_epsilon(epsilons), 0.0, 1.0),
         epsilon=lambda delta: _epsilon(total, delta),
+        smallest_delta=_smallest_delta(total),
     )
 
 
@@ -215,6 +228,15 @@ def _epsilon(loss: privacy_loss_distribution.PrivacyLossDistribution, delta: flo
     if math.isinf(found) and loss.get_delta_for_epsilon(high) <= delta:
         return float(brentq(lambda e: loss.get_delta_for_epsilon(e) - delta, low, high))
     return found
+
+
+def _smallest_delta(loss: privacy_loss_distribution.PrivacyLossDistribution) -> float:
+    """Smallest delta of two digits, rounded up, whose epsilon is finite."""
+    cut_off = float(loss.get_delta_for_epsilon(math.inf))
+    if cut_off == 0:
+        return 0.0
+    unit = 10.0 ** (math.floor(math.log10(cut_off)) - 1)
+    return float(f"{(math.floor(cut_off / unit) + 1) * unit:.1e}")
 
 
 def _interval(epsilon: float, mechanisms: Sequence[Mechanism]) -> float:

@@ -174,7 +174,8 @@ def calibrate(budget: PrivacyBudget, *, sampling_rate: float, steps: int) -> flo
         steps: Number of steps, > 0.
 
     Raises:
-        PrivacyError: If no noise multiplier up to ``LARGEST_NOISE`` keeps the budget.
+        PrivacyError: If no noise multiplier up to ``LARGEST_NOISE`` keeps the budget, or the
+            accountant has no epsilon for so small a delta.
     """
 
     def excess(log_noise: float) -> float:
@@ -185,6 +186,9 @@ def calibrate(budget: PrivacyBudget, *, sampling_rate: float, steps: int) -> flo
 
     root = _root(excess, math.log(_likely_noise(budget.likely_mu, sampling_rate, steps)))
     if root == _HIGHEST:
+        most = Mechanism(noise_multiplier=LARGEST_NOISE, sampling_rate=sampling_rate, steps=steps)
+        if budget.epsilon is not None and (reason := compose([most]).too_small(budget.delta)):
+            raise PrivacyError(f"budget: {reason}")
         raise PrivacyError(
             f"budget: {budget.target} cannot be met in {steps} steps at sampling rate "
             f"{sampling_rate:.4g}: a noise multiplier of {LARGEST_NOISE:g} does not suffice. Raise "

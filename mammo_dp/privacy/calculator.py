@@ -154,6 +154,7 @@ def _of_unit(mechanism: Mechanism, delta: float, kappas: Sequence[float]) -> dic
     curve = compose([mechanism])
     return {
         "epsilon": curve.epsilon(delta),
+        **({"epsilon_note": note} if (note := curve.too_small(delta)) else {}),
         "accountant": curve.source,
         "epsilon_rdp": rdp_epsilon([mechanism], delta),
         **risk_of(curve, kappas=kappas).as_json(),
@@ -185,6 +186,7 @@ def _lines(numbers: dict[str, Any], per: str, key: str) -> list[str]:
         f"{per}: epsilon = {numbers[f'epsilon{key}']:.4g} at delta = {numbers['delta']:g}, "
         f"{ADJACENCY}, by {numbers[f'accountant{key}']} "
         f"({numbers[f'epsilon_rdp{key}']:.4g} by Renyi accounting)",
+        *([f"  {note}"] if (note := numbers.get(f"epsilon_note{key}")) else []),
         f"  an attacker who knows {adversary(ADJACENCY, noun)}, and the release",
         f"    tells members from others with TPR - FPR at most {numbers[f'advantage{key}']:.4f}",
     ]

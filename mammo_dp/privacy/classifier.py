@@ -10,6 +10,7 @@ from torch.optim import SGD, AdamW
 from classifier.backbones import head
 from classifier.module import CropClassifier, warmup_cosine
 from data_prep.datamodule import CropsDataModule
+from mammo_dp.privacy.bindings import SealedFeatures
 from mammo_dp.privacy.budget import PrivacyBudget
 from mammo_dp.privacy.descent import plan_descent
 from mammo_dp.privacy.errors import PrivacyError
@@ -63,6 +64,8 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
             fresh.
         classifier: Further arguments of :class:`classifier.module.CropClassifier`.
     """
+
+    features_seal = SealedFeatures()
 
     def __init__(
         self,

@@ -143,7 +143,7 @@ class DPCropsDataModule(CropsDataModule):
         num_workers: Processes that augment, >= 0.
 
     Attributes:
-        key: 128 bits behind draws and noise, fresh at each start of a fit; the same on all ranks.
+        key: 256 bits behind draws and noise, fresh at each start of a fit; the same on all ranks.
     """
 
     key: int

@@ -247,8 +247,8 @@ class Evidence:
             for name, recorded in declared.items():
                 self.findings.compare(self.path, f"configured {name}", recorded, data.get(name))
         seeded = data.get("insecure_seed") is not None
-        if seeded:
-            self._require_exclusion(SEEDED)
+        for access in self.own:
+            self.findings.compare(self.path, "void", access.void, SEEDED if seeded else "")
         drawn = randomness(data.get("unit", "patient"), seeded=seeded)
         self.findings.compare(self.path, "randomness", self.stored["randomness"], drawn)
 
@@ -275,17 +275,8 @@ class Evidence:
             if access not in recorded.accesses:
                 what = f"leaves out {_named(access)}, which a parent lists"
                 self.findings.add(self.path, what, RESTORE)
-        left_open = [
-            text  # of this fit itself; whether it has to be there, its configuration says
-            for text in recorded.exclusions
-            if text not in follows.exclusions and text.startswith(SEEDED)
-        ]
-        self.findings.compare(
-            self.path,
-            "lineage_exclusions",
-            list(recorded.exclusions),
-            [*follows.exclusions, *left_open],
-        )
+        one, other = list(recorded.exclusions), list(follows.exclusions)
+        self.findings.compare(self.path, "lineage_exclusions", one, other)
         from_hub = [one for one in recorded.public if one.source.startswith(HUB_SOURCE)]
         self.findings.compare(
             self.path,
@@ -319,11 +310,6 @@ class Evidence:
         named = any(one.source.startswith(HUB_SOURCE) for one in self.ledger.public)
         if not named and not any(access.is_unknown for access in self.ledger.accesses):
             what = "does not name the weights of the hub, which were configured"
-            self.findings.add(self.path, what, RESTORE)
-
-    def _require_exclusion(self, beginning: str) -> None:
-        if not any(text.startswith(beginning) for text in self.stored["exclusions"]):
-            what = f"does not exclude what was configured: {shown(beginning)}"
             self.findings.add(self.path, what, RESTORE)
 
 

@@ -66,6 +66,7 @@ class Guarantee:
             because: Why epsilon is what it is, in sentences.
         """
         curve = _composed(tuple(mechanisms))
+        because = f"{because} {curve.too_small(delta)}".rstrip()
         return cls(
             unit=unit,
             units=units,

@@ -27,6 +27,8 @@ class Access:
         public_size: Declared number of units that the stage divided by; ``None`` if it divided by
             the true number, which is then public.
         crops_per_patient: Declared largest number of crops of one patient; ``None`` if undeclared.
+        void: Why the mechanism guarantees nothing, as a clause such as "with a fixed seed, for
+            tests"; empty if it does what its account says.
     """
 
     stage: str
@@ -37,6 +39,7 @@ class Access:
     note: str = ""
     public_size: int | None = None
     crops_per_patient: int | None = None
+    void: str = ""
 
     @property
     def adjacency(self) -> Adjacency:
@@ -66,6 +69,7 @@ class Access:
         note: str = "",
         public_size: int | None = None,
         crops_per_patient: int | None = None,
+        void: str = "",
     ) -> Self:
         """Training on one split of a manifest.
 
@@ -79,6 +83,7 @@ class Access:
             note: What else a reader should know.
             public_size: Declared number of units that the stage divided by.
             crops_per_patient: Declared largest number of crops of one patient.
+            void: Why the mechanism guarantees nothing.
         """
         cohort = Cohort.of_manifest(manifest, split)
         if unit == "crop":  # their number is public then
@@ -93,6 +98,7 @@ class Access:
             note=note,
             public_size=public_size,
             crops_per_patient=crops_per_patient,
+            void=void,
         )
 
     @classmethod
@@ -116,14 +122,14 @@ class Access:
         return self.mechanism is None and not self.cohort.dataset and not self.cohort.tag
 
     def reason(self, clause: str) -> str:
-        """Why there is no guarantee after a stage without differential privacy, in a sentence.
+        """Why there is no guarantee after a stage whose mechanism is none or void, in a sentence.
 
         Args:
             clause: How its cohort meets the one that is asked about, see :meth:`Cohort.overlap`.
         """
         if self.is_unknown:
             return f"It is unknown whose data {self.stage} used. {self.note}".rstrip()
-        return f"{self.stage} was trained {clause} without DP."
+        return f"{self.stage} was trained {clause} {self.void or 'without DP'}."
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``privacy.json``."""
@@ -136,6 +142,7 @@ class Access:
             "note": self.note,
             "public_size": self.public_size,
             "crops_per_patient": self.crops_per_patient,
+            "void": self.void,
         }
 
     @classmethod
@@ -283,7 +290,9 @@ class PrivacyLedger:
         ]
         private = [(a, a.mechanism) for a, _ in touching if a.mechanism is not None]
         reasons = " ".join(
-            access.reason(clause) for access, clause in touching if access.mechanism is None
+            access.reason(clause)
+            for access, clause in touching
+            if access.mechanism is None or access.void
         )
         most = _declared(cohort, private)
         by_crops: tuple[tuple[int, float], ...] = ()

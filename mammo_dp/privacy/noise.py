@@ -2,16 +2,18 @@
 """Opacus' optimizer on given clipped sums, with noise that cannot be searched for."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 
-import numpy as np
 import torch
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.sampling import NOISE, draw
+from mammo_dp.privacy.sampling import NOISE, draw, noisy
+
+_SERIAL = 2**16  # values for which threads do not pay
 
 
 class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
@@ -21,15 +23,17 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
     every parameter, also for those that the forward pass did not use, and also after an empty draw.
     ``P`` is a gradient that no unit has a part in; it is 0 for most models.
 
-    The noise comes from numpy under a 128-bit key. Opacus draws from torch's CPU generator, which
-    reduces every seed to 32 bits: all its noise can be tried out.
+    The noise comes from a stream cipher under a 256-bit key, see
+    :func:`mammo_dp.privacy.sampling.noisy`. Opacus draws from torch's CPU generator, which reduces
+    every seed to 32 bits: all its noise can be tried out. It is drawn on the CPU, each parameter
+    from a stream of its own, on as many threads as torch has; their number changes no value.
 
     Args:
         optimizer: What applies the gradient.
         noise_multiplier: Standard deviation / clipping norm, > 0.
         clipping_norm: Largest L2 norm of one unit's part of the sums, > 0.
         expected_units: Units that join a step on average, the fixed divisor.
-        key: 128 bits, see :func:`mammo_dp.privacy.sampling.new_key`.
+        key: 256 bits, see :func:`mammo_dp.privacy.sampling.new_key`.
         account: Books one step and returns its number, from 0; raises beyond the budget.
     """
 
@@ -99,11 +103,21 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
     @torch.no_grad()
     def add_noise(self) -> None:
         """Books the step, then adds its noise and drops the sums."""
-        generator = draw(self.key, self.account(), NOISE)
+        step = self.account()
         scale = self.noise_multiplier * self.max_grad_norm
-        for p in self.params:
-            noise = torch.from_numpy(generator.standard_normal(p.shape, np.float32))
-            p.grad = torch.add(p.summed_grad, noise.to(p.device), alpha=scale)
+
+        def gradient(index: int) -> Tensor:
+            exact = self.params[index].summed_grad.cpu().numpy()
+            return torch.from_numpy(noisy(exact, scale, draw(self.key, step, NOISE, index))).float()
+
+        indices = range(len(self.params))
+        if sum(p.numel() for p in self.params) < _SERIAL:
+            gradients = [gradient(index) for index in indices]
+        else:
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                gradients = list(pool.map(gradient, indices))
+        for p, found in zip(self.params, gradients, strict=True):
+            p.grad = found.to(p.device)
             p.summed_grad = None
 
     @torch.no_grad()

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of a private fit under which the stated guarantee would not hold."""
 
+from collections.abc import Collection
+from typing import Any
+
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
@@ -13,6 +16,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from mammo_dp.privacy import strategy
 from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.sampling import key_name
 from mammo_dp.privacy.strategy import DPDDPStrategy
 
 _PRECISIONS = ("32-true", "bf16-mixed")
@@ -88,4 +92,25 @@ def refuse_other_size(before: int | None, now: int | None) -> None:
         raise PrivacyError(
             f"account: the first steps ran with public_size {before}, now {now}. Resume with the "
             "settings of the first start, or start a new run."
+        )
+
+
+def refuse_used_key(data: Any, earlier: Collection[str]) -> None:  # noqa: ANN401  any data module
+    """Checks that a resumed fit draws and adds noise under a key of its own.
+
+    Steps after the last checkpoint are taken twice. With equal noise their difference would be the
+    difference of the exact sums. A fixed seed repeats it on purpose; the statement of such a run is
+    infinite.
+
+    Args:
+        data: Data module with the key.
+        earlier: Names of the keys of earlier starts.
+
+    Raises:
+        PrivacyError: If the key was used before.
+    """
+    if getattr(data, "insecure_seed", None) is None and key_name(data.key) in earlier:
+        raise PrivacyError(
+            f"data: {type(data).__name__} resumes with the key of an earlier start, so draws and "
+            "noise would repeat. Take mammo_dp.privacy.sampling.new_key() at each start."
         )

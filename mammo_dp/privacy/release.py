@@ -32,14 +32,11 @@ PHANTOMS = (
     "set by hand beside published CBIS-DDSM training crops. For patients of that data set this is "
     "not counted."
 )
-SEEDED = (
-    "Draws and noise come from a fixed seed (insecure_seed): whoever knows it can remove "
-    "the noise. There is no guarantee against them."
-)
+SEEDED = "with draws and noise of a fixed seed, for tests: whoever knows it can remove the noise"
 EVOLVE = "evolve"  # the command whose crops were chosen by patients' votes
 RELABEL = "relabel"  # the command whose labels are a classifier's
 MIX = "mix"  # of a benchmark: patients' crops and synthetic ones in one folder
-_FRESH = "the operating system's entropy, a fresh 128-bit key at each start"
+_FRESH = "the operating system's entropy, a fresh 256-bit key at each start, and AES counter mode"
 _WITHOUT_DP = 1e-4  # delta of a stage that promised none; its parents may have promised something
 
 
@@ -79,19 +76,18 @@ def write_fit_statement(record: RunRecord, trainer: "Trainer", released: Path) -
                 released=file_sha256(released),
                 public_size=None if sampling is None else sampling.public_size,
                 crops_per_patient=data.crops_per_patient if unit == "crop" else None,
+                void=SEEDED if _is_seeded(data) else "",
             )
             for mechanism in (private.mechanisms if private is not None else (None,))
         )
     )
     write_statement(
         record.folder,
-        replace(ledger, exclusions=(*ledger.exclusions, *_left_open(data))),
+        ledger,
         delta=private.budget.delta if private is not None else loose_delta(ledger),
         artefact=released,
         randomness=(
-            randomness(data.sampling.unit, seeded=data.insecure_seed is not None)
-            if private is not None
-            else None
+            randomness(data.sampling.unit, seeded=_is_seeded(data)) if private is not None else None
         ),
         precision=str(trainer.precision),
         run=record,
@@ -217,9 +213,8 @@ def hub_ledger(module: Any) -> PrivacyLedger:  # noqa: ANN401  any Lightning mod
     return PrivacyLedger(accesses=(unknown,))
 
 
-def _left_open(data: Any) -> list[str]:  # noqa: ANN401  any data module
-    """What no account of this fit covers, nor that of any fit that resumes from it."""
-    return [SEEDED] if getattr(data, "insecure_seed", None) is not None else []
+def _is_seeded(data: Any) -> bool:  # noqa: ANN401  any data module
+    return getattr(data, "insecure_seed", None) is not None
 
 
 def randomness(unit: Unit, *, seeded: bool) -> dict[str, str]:

@@ -39,8 +39,8 @@ EXCLUSIONS = (
     "takes its place, the split, and whether two cohorts share patients: public.",
     "The other files of the run folder (evidence, feature cache, training state, predictions, "
     "logs): private, not to be published.",
-    "Side channels such as running time and memory, and attacks on the rounding of floating-point "
-    "noise.",
+    "Side channels such as running time and memory, and rounding errors in the sums that noise is "
+    "added to.",
     "What a model teaches about patients in general, which holds whether or not a given patient "
     "took part.",
 )

@@ -25,8 +25,8 @@ from mammo_dp.privacy.gradients.choice import (
 from mammo_dp.privacy.gradients.self_check import first_that_passes, refuse_side_effects
 from mammo_dp.privacy.gradients.units import Clip, ClippedSums, Clipping
 from mammo_dp.privacy.noise import PrivateOptimizer
-from mammo_dp.privacy.refusals import refuse_other_size, refuse_trainer
-from mammo_dp.privacy.sampling import PoissonSampling, PoissonUnitSampler
+from mammo_dp.privacy.refusals import refuse_other_size, refuse_trainer, refuse_used_key
+from mammo_dp.privacy.sampling import PoissonSampling, PoissonUnitSampler, key_name
 from mammo_dp.privacy.strategy import DPDDPStrategy
 
 
@@ -105,6 +105,7 @@ class DPTraining(lightning.LightningModule):
         self.clipped_sums: ClippedSums | None = None
         self._released: dict[str, nn.Parameter] = {}
         self._average: dict[str, Tensor] = {}
+        self._earlier_keys: list[str] = []
 
     # What a run spent.
 
@@ -185,19 +186,21 @@ class DPTraining(lightning.LightningModule):
         if self._trainer is not None and self.trainer.training:
             refuse_other_size(checkpoint.get("public_size"), self.sampling.public_size)
         self.accountant.load_state_dict(checkpoint["accountant"])
+        self._earlier_keys = list(checkpoint.get("keys", []))
         if self._trainer is not None and self.trainer.training and "last_weights" in checkpoint:
             names = checkpoint["last_weights"].keys()
             self._average = {name: checkpoint["state_dict"][name].clone() for name in names}
             checkpoint["state_dict"] |= checkpoint["last_weights"]
 
     def on_fit_start(self) -> None:
-        """Checks the account of a resumed run, then the net and its gradients on noise images.
+        """Checks key and account of a resumed run, then the net and its gradients on noise images.
 
         Raises:
-            PrivacyError: If the account was kept under other settings, the net draws random numbers
-                or keeps statistics, or gradients are wrong.
+            PrivacyError: If the key was used before, the account was kept under other settings, the
+                net draws random numbers or keeps statistics, or gradients are wrong.
         """
         super().on_fit_start()
+        refuse_used_key(self._datamodule, self._earlier_keys)
         settings = (self.noise_multiplier, self.sampling.rate)
         for noise, rate, steps in self.accountant.history:
             if (noise, rate) != settings:
@@ -302,11 +305,13 @@ class DPTraining(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Saves the account; with averaging, ``state_dict`` holds what would be released.
 
-        No key and no random state is saved: a resumed run draws a fresh key.
+        No key and no random state is saved: a resumed run draws a fresh key, which is checked.
         """
         super().on_save_checkpoint(checkpoint)
         checkpoint["accountant"] = self.accountant.state_dict()
         checkpoint["public_size"] = self.sampling.public_size
+        if "optimizer_states" in checkpoint:
+            checkpoint["keys"] = [*self._earlier_keys, key_name(self._datamodule.key)]
         if self._average:
             state = checkpoint["state_dict"]
             checkpoint["last_weights"] = {name: state[name].clone() for name in self._average}

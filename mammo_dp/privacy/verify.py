@@ -16,13 +16,15 @@ import yaml
 from data_prep.errors import ManifestError
 from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import CropsManifest
+from mammo_dp.privacy.bindings import check_bindings
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.evidence import Evidence
 from mammo_dp.privacy.findings import RESTORE, RESTORE_EXPORT, Findings
 from mammo_dp.privacy.recompute import recompute
 from mammo_dp.privacy.statement import FILE_NAME, FILES_NAME, seal_doubt
-from mammo_dp.runs import FILE_NAME as RUN
 from mammo_dp.runs import (
+    DIRTY,
+    THEN,
     RunError,
     RunInput,
     RunRecord,
@@ -32,6 +34,7 @@ from mammo_dp.runs import (
     read_run,
     run_of,
 )
+from mammo_dp.runs import FILE_NAME as RUN
 
 
 @dataclass
@@ -81,6 +84,8 @@ class Verification:
         except RunError as error:
             self.findings.add(folder / RUN, f"cannot be read ({error})", RESTORE)
             return None
+        self._source(folder / RUN, record.commit or "unknown")
+        check_bindings(folder, record, self.findings)
         if not record.is_finished:
             self.findings.add(folder / RUN, "the run is unfinished", "Run the same command again")
         for name, recorded in record.outputs.items():
@@ -95,6 +100,21 @@ class Verification:
             else:
                 self.findings.compare(path, "", record.config, configured)
         return record
+
+    def _source(self, where: Path, commit: str) -> None:
+        """Whether it is known what code ran: a commit and nothing beside it."""
+        sources = commit.split(THEN)
+        if dirty := [source for source in sources if source.endswith(DIRTY)]:
+            self.findings.add(
+                where,
+                f"ran on source with changes that are in no commit ({', '.join(dirty)}), so nobody "
+                "can tell what ran",
+                "Commit the changes and run the stage again in a new folder",
+            )
+        if "unknown" in sources:
+            self.findings.notes.append(f"{where}: names no commit of the source that ran.")
+        if len(sources) > 1:
+            self.findings.notes.append(f"{where}: resumed on another source ({commit}).")
 
     def _files_of_export(self, folder: Path) -> None:
         """Compares an export with its sealed list of files."""

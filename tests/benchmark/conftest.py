@@ -21,7 +21,7 @@ PRIVATE = {
     },
     "data": {
         "class_path": "mammo_dp.DPCropsDataModule",
-        "init_args": {"rate": 1.0, "insecure_seed": 1},
+        "init_args": {"rate": 1.0},
     },
     "trainer": {"max_steps": 2, "accelerator": "cpu"},
 }

@@ -240,3 +240,31 @@ def test_impossible_mechanisms_are_refused(change: dict[str, float]) -> None:
     values = {"noise_multiplier": 1.0, "sampling_rate": 0.5, "steps": 1} | change
     with pytest.raises(PrivacyError, match=next(iter(change))):
         Mechanism(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "mechanisms",
+    [
+        [Mechanism(noise_multiplier=1.0, sampling_rate=0.01, steps=1000)],
+        [Mechanism(noise_multiplier=4.0, sampling_rate=1.0, steps=32)],
+        [Mechanism(noise_multiplier=1.0, sampling_rate=1.0, steps=1)],
+        [Mechanism(noise_multiplier=4.0, sampling_rate=1.0, steps=steps) for steps in (3, 5, 7)],
+    ],
+    ids=["sampled", "full", "one step", "composed"],
+)
+def test_the_smallest_delta_is_the_smallest(mechanisms: list[Mechanism]) -> None:
+    curve = compose(mechanisms)
+    assert curve.smallest_delta > 0
+    assert math.isfinite(curve.epsilon(curve.smallest_delta))
+    assert curve.too_small(curve.smallest_delta) == curve.too_small(1e-4) == ""
+    for part in (0.85, 0.1, 1e-5, 1e-20):
+        delta = part * curve.smallest_delta
+        assert math.isinf(curve.epsilon(delta))
+        assert f"at least {curve.smallest_delta:.2g}" in curve.too_small(delta)
+
+
+def test_renyi_accounting_has_an_epsilon_for_every_delta() -> None:
+    curve = compose([Mechanism(noise_multiplier=1e-4, sampling_rate=1.0, steps=100)])
+    assert curve.accountant == "RDP"
+    assert curve.too_small(1e-300) == ""
+    assert math.isfinite(curve.epsilon(1e-300))

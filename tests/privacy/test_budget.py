@@ -129,3 +129,23 @@ def test_delta_of_one_over_units_is_refused_with_the_count() -> None:
         with pytest.raises(PrivacyError, match=rf"delta={delta} is not below 1/4.*such as 0.02"):
             PrivacyBudget(delta=delta, epsilon=1.0).noise_multiplier(sampling, steps=1)
     require_delta(0.2499, 4, "patient")
+
+
+@pytest.mark.parametrize("delta", [1e-15, 1e-18, 1e-30, 1e-200])
+@pytest.mark.parametrize(("rate", "steps"), [(0.25, 32), (1.0, 40)])
+def test_a_delta_below_what_is_resolved_is_named_and_the_one_that_works_works(
+    delta: float, rate: float, steps: int
+) -> None:
+    with pytest.raises(PrivacyError, match=r"delta=.* is below what PLD") as refused:
+        calibrate(PrivacyBudget(delta=delta, epsilon=6.0), sampling_rate=rate, steps=steps)
+    smallest = float(str(refused.value).split("at least ")[1].rstrip("."))
+    noise = calibrate(PrivacyBudget(delta=smallest, epsilon=6.0), sampling_rate=rate, steps=steps)
+    assert 0 < noise < 100
+
+
+def test_targets_without_epsilon_do_not_depend_on_delta() -> None:
+    found = {
+        calibrate(PrivacyBudget(delta=delta, advantage=0.3), sampling_rate=1.0, steps=8)
+        for delta in (1e-4, 1e-25)
+    }
+    assert len(found) == 1

@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 
 import pytest
@@ -128,3 +129,26 @@ def test_epsilon_1e9_is_certain_risk(ask: Ask) -> None:
     assert found["epsilon"] == pytest.approx(1e9, rel=0.01)
     assert found["advantage"] == 1.0
     assert set(found["reconstruction_robustness"].values()) == {1.0}
+
+
+@pytest.mark.parametrize("delta", ["1e-16", "1e-25", "1e-200"])
+@pytest.mark.parametrize("crops", [[], ["--unit", "crop", "--crops_per_patient", "3"]])
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_an_epsilon_that_is_infinite_for_a_small_delta_says_which_delta_works(
+    ask: Ask, delta: str, crops: list[str], format: str
+) -> None:
+    question = ["risk", "--noise_multiplier", "4", *SHORT, *crops, "--format", format]
+    found = ask(*question, "--delta", delta)
+    notes = re.findall(r"Give a delta of at least ([\d.e-]+)\.", found)
+    assert len(notes) == (2 if crops else 1)  # one for each unit
+    found = ask(*question, "--delta", max(notes, key=float))
+    assert "Give a delta" not in found
+    assert "inf" not in found.lower()
+
+
+def test_a_target_at_too_small_a_delta_names_one_that_works(ask: Ask) -> None:
+    error = ask("calibrate", "--target_epsilon", "6", *SHORT, "--delta", "1e-20", fails=True)
+    (smallest,) = re.findall(r"at least ([\d.e-]+)\.", error)
+    assert "noise multiplier" in ask(
+        "calibrate", "--target_epsilon", "6", *SHORT, "--delta", smallest
+    )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.manifest import CropsManifest
+from data_prep.manifest import CropsManifest, Unit
 from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.privacy.cohorts import Cohort, CohortEvidence, CropMark
 from mammo_dp.privacy.errors import PrivacyError
@@ -349,3 +349,36 @@ def test_how_many_crops_patients_have_changes_no_byte_of_a_statement() -> None:
         (statement,) = PrivacyLedger().plus(fit).statements(DELTA)
         found.append((statement.sentence, statement.as_json()))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("void", ["with a fixed seed, for tests", "by a clock that stood still"])
+@pytest.mark.parametrize("unit", ["patient", "crop"])
+def test_a_mechanism_that_guarantees_nothing_is_infinite_whatever_its_account_says(
+    void: str, unit: Unit
+) -> None:
+    mechanism = Mechanism(noise_multiplier=50.0, sampling_rate=1.0, steps=1)
+    whose = cohort_of("x", "y")
+    kept = replace(access("own", whose, mechanism), unit=unit)
+    voided = replace(access("seeded", whose, mechanism), unit=unit, void=void)
+    elsewhere = replace(voided, cohort=cohort_of("z", dataset="b"))
+    for accesses in ((voided,), (voided, kept), (kept, voided)):
+        (statement,) = PrivacyLedger(accesses=accesses).statements(1e-3)
+        assert all(math.isinf(guarantee.epsilon) for guarantee in statement.guarantees)
+        assert f"seeded was trained on these patients {void}." in statement.because
+        assert "own" not in statement.because
+    mine, other = PrivacyLedger(accesses=(kept, elsewhere)).statements(1e-3)
+    assert math.isfinite(mine.epsilon)
+    assert math.isinf(other.epsilon)
+    assert Access.from_json(voided.as_json()) == voided
+
+
+def test_a_delta_without_an_epsilon_is_infinite_and_says_which_would_have_one() -> None:
+    mechanism = Mechanism(noise_multiplier=4.0, sampling_rate=1.0, steps=5)
+    ledger = PrivacyLedger(accesses=(access("own", cohort_of("x", "y"), mechanism),))
+    for delta in (1e-16, 1e-40):
+        (statement,) = ledger.statements(delta)
+        assert math.isinf(statement.epsilon)
+        assert "Give a delta of at least 1.1e-15" in statement.sentence
+    (statement,) = ledger.statements(1.1e-15)
+    assert math.isfinite(statement.epsilon)
+    assert "Give a delta" not in statement.because

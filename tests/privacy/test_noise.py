@@ -69,6 +69,30 @@ def test_a_key_fixes_the_noise_and_all_its_bits_count() -> None:
     assert noise(5) == noise(5)
     assert noise(5) != noise(5 + 2**32)
     assert noise(5) != noise(5 + 2**96)
+    assert noise(5) != noise(5 + 2**200)
+
+
+def test_the_number_of_threads_does_not_change_the_noise() -> None:
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            torch.manual_seed(0)
+            layers = nn.Sequential(nn.Linear(300, 300), nn.Linear(3, 1), nn.Linear(200, 300))
+            found.append(step(optimizer(layers)))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*found)
+
+
+def test_sums_of_any_memory_layout_get_their_noise() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 5, 3)
+    plain = step(optimizer(layer), value=1.0)
+    torch.manual_seed(0)
+    last = nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert torch.allclose(step(optimizer(last), value=1.0), plain)
 
 
 def test_a_step_needs_fresh_sums() -> None:

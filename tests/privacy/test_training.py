@@ -20,7 +20,7 @@ from mammo_dp.privacy.classifier import DPCropClassifier
 from mammo_dp.privacy.datamodule import DPCropsDataModule
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.noise import PrivateOptimizer
-from mammo_dp.privacy.sampling import NOISE, draw
+from mammo_dp.privacy.sampling import NOISE, draw, gaussian
 from tests.privacy.fits import data, model, quiet, trainer
 
 pytestmark = [
@@ -74,10 +74,9 @@ def naive_dp_sgd(start: DPCropClassifier, module: DPCropsDataModule, steps: int)
             norm = math.sqrt(sum(float(part.double().square().sum()) for part in mean))
             for p, part in zip(params, mean, strict=True):
                 total[p] += part * min(1.0, start.clipping_norm / norm)
-        noise = draw(key, step, NOISE)
-        for p in in_order:
-            z = torch.from_numpy(noise.standard_normal(tuple(p.shape), np.float32))
-            scale = start.noise_multiplier * start.clipping_norm
+        scale = start.noise_multiplier * start.clipping_norm
+        for index, p in enumerate(in_order):
+            z = torch.from_numpy(gaussian(draw(key, step, NOISE, index), tuple(p.shape))).float()
             p.grad = (total[p] + scale * z) / (sampling.rate * len(sampling.rows_of))
         optimizer.step()
         schedule.step()

@@ -29,6 +29,7 @@ from mammo_dp.attacks.membership.heads import (
 from mammo_dp.attacks.membership.observed import Observed
 from mammo_dp.attacks.membership.query import query
 from mammo_dp.attacks.signals import AttackError, Signals
+from mammo_dp.privacy.bindings import SealedFeatures
 from mammo_dp.privacy.descent import plan_descent
 from mammo_dp.privacy.gradients.units import Clip
 from mammo_dp.runs import RunRecord, read_run
@@ -198,6 +199,7 @@ def shadow_heads(
                 image_size=run.data.get("image_size") or run.settings["image_size"],
                 augment=run.augment,  # type: ignore[arg-type]  # checked when the run was made
                 views=run.views,
+                seal=SealedFeatures(),
             )
             for rows in parts
         ]

@@ -65,7 +65,7 @@ def spring(
         kind: Which trap.
         noise_multiplier: Standard deviation of the noise / clipping norm, >= 0.
         rows: Rows of the trap; twice the batch is usual.
-        key: 128 bits of the client's noise.
+        key: 256 bits of the client's noise.
 
     Returns:
         Candidates, one per row that fired, shape ``(candidates, edge, edge)``, any range.

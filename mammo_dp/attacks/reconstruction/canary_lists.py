@@ -29,7 +29,7 @@ def canary_lists(
         mechanism: Noise, sampling rate and steps of patients.
         targets: Canaries that take part, > 0.
         candidates: Length of each target's list, the target included, >= 2.
-        key: 128 bits of draws and noise, see :func:`mammo_dp.privacy.sampling.new_key`.
+        key: 256 bits of draws and noise, see :func:`mammo_dp.privacy.sampling.new_key`.
 
     Returns:
         Scores; the outsiders are canaries on lists, none of whom took part.

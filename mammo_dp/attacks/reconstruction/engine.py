@@ -38,7 +38,7 @@ def mean_update(
         losses: Loss of each row, shape ``(B,)``, by ``net``.
         batch: Crops of the patients that take part in every round; rows of one are adjacent.
         noise_multiplier: Standard deviation of the noise / clipping norm, >= 0; 0 is no noise.
-        key: 128 bits of the client's noise, see :func:`mammo_dp.privacy.sampling.new_key`.
+        key: 256 bits of the client's noise, see :func:`mammo_dp.privacy.sampling.new_key`.
         steps: Rounds, > 0.
         clipping_norm: Largest L2 norm of one patient's gradient, > 0.
 

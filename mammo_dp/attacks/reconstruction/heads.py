@@ -23,6 +23,7 @@ from data_prep.datamodule import CropBatch
 from data_prep.manifest import CropsManifest, Split
 from mammo_dp.attacks.reconstruction.candidates import CandidateScores, Scores, likelihood_ratios
 from mammo_dp.attacks.signals import AttackError
+from mammo_dp.privacy.bindings import SealedFeatures
 from mammo_dp.privacy.datamodule import FeatureRows
 from mammo_dp.privacy.gradients.units import Clip
 from mammo_dp.privacy.noise import PrivateOptimizer
@@ -193,6 +194,7 @@ class CandidateObserver(Callback):
             image_size=data.image_size,
             augment=data.augment,
             views=module.views,
+            seal=SealedFeatures(),
         )
         return HeadPatients(
             features=features,

@@ -152,7 +152,7 @@ def observe(
         rows: Rows of the malicious layer per target, > 0; the noise of their mean is the same for
             any number.
         clipping_norm: Largest L2 norm of one patient's gradient, > 0; changes nothing either.
-        key: 128 bits of the clients' noise.
+        key: 256 bits of the clients' noise.
 
     Raises:
         AttackError: If the images cannot be averaged down to the resolution.
@@ -250,7 +250,7 @@ def one_crop_each(images: Images) -> CropBatch:
 def _subkey(key: int, name: str, resolution: int) -> int:
     """A key of its own for each server and resolution."""
     stream = draw(key, resolution, *name.encode())
-    return int.from_bytes(stream.bytes(16), "little")
+    return int.from_bytes(stream.bytes(32), "little")
 
 
 def _nearest(originals: Images, reference: Images) -> NDArray[np.int64]:

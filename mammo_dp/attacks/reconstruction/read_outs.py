@@ -33,7 +33,7 @@ def read_rows(
         noise_multiplier: Standard deviation of the noise / clipping norm, >= 0.
         rows: Rows that an image fires, ``M``, > 0.
         resolution: Edge that the server averages images down to, in pixels.
-        key: 128 bits of the clients' noise.
+        key: 256 bits of the clients' noise.
 
     Returns:
         By way, shape ``(targets, resolution, resolution)``, unbiased up to the error of a divisor.
@@ -49,7 +49,7 @@ def read_rows(
             net.losses,
             one_crop_each(image[None]),
             noise_multiplier=noise_multiplier,
-            key=int.from_bytes(stream.bytes(16), "little"),
+            key=int.from_bytes(stream.bytes(32), "little"),
         )
         weight, bias = (update[f"rows.{name}"].double().numpy() for name in ("weight", "bias"))
         found["division"].append((weight[0] / bias[0]).reshape(shape))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from data_prep.manifest import CropsManifest, Split
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.evolution.descriptor import Floats, describe, nearest
-from mammo_dp.privacy.sampling import NOISE, PoissonSampling, draw
+from mammo_dp.privacy.sampling import NOISE, PoissonSampling, draw, noisy
 
 CLASSES = 2  # benign, malignant
 Histogram = NDArray[np.float64]
@@ -102,7 +102,7 @@ def with_noise(votes: Histogram, *, noise_multiplier: float, key: int, step: int
     Args:
         votes: Exact histogram, shape ``(2, K)``.
         noise_multiplier: Standard deviation of the noise, > 0; a patient's vote has length 1.
-        key: 128 bits, fresh in each process, see :func:`mammo_dp.privacy.sampling.new_key`.
+        key: 256 bits, fresh in each process, see :func:`mammo_dp.privacy.sampling.new_key`.
         step: Accounted rounds before this one, >= 0.
 
     Raises:
@@ -110,4 +110,4 @@ def with_noise(votes: Histogram, *, noise_multiplier: float, key: int, step: int
     """
     if not noise_multiplier > 0:
         raise PrivacyError(f"{noise_multiplier=}: the votes would be public. Give a value above 0.")
-    return votes + noise_multiplier * draw(key, step, NOISE).standard_normal(votes.shape)
+    return noisy(votes, noise_multiplier, draw(key, step, NOISE))

@@ -120,7 +120,8 @@ def test_a_patient_moved_to_another_split_is_named(verify: Verify) -> None:
             2.0,
             "clipping_norm is recorded as 1.0, but is 2.0",
         ),
-        ("data.init_args.insecure_seed", 1, "does not exclude what was configured"),
+        ("data.init_args.insecure_seed", 1, "void is recorded as '', but is 'with draws and noise"),
+        ("data.init_args.insecure_seed", 0, "void is recorded as '', but is 'with draws and noise"),
         ("trainer.max_steps", 3, "ran 4 steps, but trainer.max_steps is 3"),
     ],
 )

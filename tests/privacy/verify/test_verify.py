@@ -184,3 +184,32 @@ def test_imported_crops_are_held_against_their_provenance(verify: Verify) -> Non
 def test_a_folder_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["privacy", "verify", "nowhere"]) == 1
     assert "nowhere: is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "source", ["0" * 40 + "+dirty", "0" * 40 + ", then " + "1" * 40 + "+dirty"]
+)
+@pytest.mark.parametrize("dirty", ["own", "parent"])
+def test_source_that_is_in_no_commit_is_found_in_a_run_and_its_parents(
+    source: str, dirty: str, verify: Verify, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = {
+        "parent": "prepare phantoms --per_class 8 --size 32 --out parent",
+        "own": "fit --config plain.yaml --data.init_args.crops parent --run_dir own",
+    }
+    for name, line in lines.items():
+        with monkeypatch.context() as patch:
+            if name == dirty:
+                patch.setattr("mammo_dp.runs.source_commit", lambda: source)
+            run(line.split())
+    found = verify("own")
+    assert files(found) == {f"{dirty}/run.json"}
+    assert "ran on source with changes that are in no commit" in said(found, f"{dirty}/run.json")
+
+
+def test_a_run_without_a_commit_is_noted(verify: Verify, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mammo_dp.runs.source_commit", lambda: None)
+    run(["prepare", "phantoms", "--per_class", "8", "--size", "32", "--out", "installed"])
+    found = verify("installed")
+    assert found["findings"] == []
+    assert any("names no commit of the source" in note for note in found["not_checked"])

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mammo_dp.benchmark.published import read_published
-from mammo_dp.benchmark.spec import Benchmark
+from mammo_dp.benchmark.spec import Benchmark, read_published
 from mammo_dp.main import run
 from mammo_dp.pipeline import Pipeline
 from mammo_dp.privacy.descent import LONGEST_WALK

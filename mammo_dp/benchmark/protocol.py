@@ -15,7 +15,7 @@ from typing import Literal
 
 from data_prep.copies import shared_rows
 from data_prep.manifest import CropsManifest, Split
-from mammo_dp.benchmark.errors import BenchmarkError
+from mammo_dp.benchmark.spec import BenchmarkError
 from mammo_dp.runs import write_text_atomically
 
 BOOK = "openings.json"

@@ -2,6 +2,7 @@
 """A benchmark from its file to its tables: train, measure on val, open test sets, compare."""
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from data_prep.manifest import CropsManifest
-from mammo_dp.benchmark import sheets
-from mammo_dp.benchmark.cluster import prepare, workers
-from mammo_dp.benchmark.cost import Cost
-from mammo_dp.benchmark.errors import BenchmarkError
-from mammo_dp.benchmark.figure import draw
+from mammo_dp.benchmark import write
 from mammo_dp.benchmark.jobs import Command, Job, Outcome
 from mammo_dp.benchmark.plan import Plan
 from mammo_dp.benchmark.protocol import (
@@ -23,11 +20,9 @@ from mammo_dp.benchmark.protocol import (
     openings,
     said_of,
 )
-from mammo_dp.benchmark.published import read_published
-from mammo_dp.benchmark.results import Row, differences, rows
-from mammo_dp.benchmark.schedule import run_jobs
-from mammo_dp.benchmark.spec import Benchmark
-from mammo_dp.benchmark.write import as_json, comma_separated
+from mammo_dp.benchmark.results import Cost, Row, differences, rows
+from mammo_dp.benchmark.schedule import prepare, run_jobs, workers
+from mammo_dp.benchmark.spec import Benchmark, BenchmarkError, read_published
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.runs import write_text_atomically
 
@@ -181,31 +176,24 @@ def _write(found: _Results, console: Console) -> None:
     for evaluated in found.evaluated:
         name = f"utility_{evaluated.name}.png"
         own = [row for row in table if row.evaluated == evaluated.name]
-        draw(plan.out / name, own, titles, published)
+        write.draw(plan.out / name, own, titles, published)
         figures[f"AUROC on {evaluated.name} against the budget"] = name
-    written = sheets.sheets(
-        plan.benchmark,
+    stored = write.content(
+        plan,
         table,
         compared,
-        said={evaluated.name: words for evaluated, words in said.items()},
+        evaluated=said,
+        book=book,
         published=published,
+        outcomes=found.outcomes,
         failures=failures,
-        skipped=plan.skipped,
     )
+    written = write.tables(stored)
     texts = {
-        "benchmark.md": sheets.markdown(written),
-        "benchmark.html": sheets.html(written, figures),
-        "benchmark.csv": comma_separated(table),
-        "benchmark.json": as_json(
-            plan,
-            table,
-            compared,
-            evaluated=said,
-            book=book,
-            published=published,
-            outcomes=found.outcomes,
-            failures=failures,
-        ),
+        "benchmark.md": write.markdown(written),
+        "benchmark.html": write.html(written, figures),
+        "benchmark.csv": write.comma_separated(table),
+        "benchmark.json": json.dumps(stored, indent=1, allow_nan=False) + "\n",
     }
     for name, text in texts.items():
         write_text_atomically(plan.out / name, text)

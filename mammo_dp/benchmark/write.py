@@ -1,25 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``benchmark.json`` and ``benchmark.csv``: every number in full, for programs."""
+"""What a benchmark leaves: every number for programs, tables and figures for readers."""
 
 import csv
 import io
-import json
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from html import escape
+from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
+
+from mammo_dp import drawing
 from mammo_dp.benchmark.jobs import Outcome
+from mammo_dp.benchmark.measure import METRICS
 from mammo_dp.benchmark.plan import Plan
 from mammo_dp.benchmark.protocol import EvaluationSet, Opening
-from mammo_dp.benchmark.published import Published
 from mammo_dp.benchmark.results import LEVEL, Difference, Row
+from mammo_dp.benchmark.spec import Published
+from mammo_dp.drawing import DASH, DOTS, MARKERS, MUTED, SERIES
+from mammo_dp.report.results import Table, benchmark_tables
 from mammo_dp.runs import file_sha256, versions
 
 SCHEMA = 1
 
 
-def as_json(
+def content(
     plan: Plan,
     rows: Sequence[Row],
     differences: Sequence[Difference],
@@ -29,8 +38,10 @@ def as_json(
     published: Sequence[Published],
     outcomes: Mapping[str, Outcome],
     failures: Mapping[str, str],
-) -> str:
-    """The whole result; null stands for what is no number, ``"infinity"`` for no guarantee.
+) -> dict[str, Any]:
+    """The whole result, for ``benchmark.json``.
+
+    None stands for what is no number, ``"infinity"`` for no guarantee.
 
     Args:
         plan: Jobs and cells.
@@ -42,7 +53,7 @@ def as_json(
         outcomes: How each job ended; what was done by an earlier call took no time.
         failures: Error by label of the job.
     """
-    content = {
+    found = {
         "schema": SCHEMA,
         "title": plan.benchmark.title,
         "config_sha256": file_sha256(plan.benchmark.path),
@@ -53,7 +64,7 @@ def as_json(
         ],
         "regimes": {regime.name: regime.title for regime in plan.benchmark.regimes},
         "reference": plan.benchmark.reference,
-        "rows": [_row(row) for row in rows],
+        "rows": [row_as_json(row) for row in rows],
         "differences": [asdict(difference) for difference in differences],
         "published": [asdict(series) for series in published],
         "openings": [asdict(look) for look in book],
@@ -66,7 +77,7 @@ def as_json(
         "processor_seconds_of_this_call": sum(one.processor_seconds for one in outcomes.values()),
         "versions": versions(),
     }
-    return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
+    return dict(finite(found))
 
 
 def comma_separated(rows: Iterable[Row]) -> str:
@@ -102,7 +113,131 @@ def comma_separated(rows: Iterable[Row]) -> str:
     return text.getvalue()
 
 
-def _row(row: Row) -> dict[str, Any]:
+def tables(stored: Mapping[str, Any]) -> list[Table]:
+    """All tables, and what is missing from them.
+
+    Args:
+        stored: Content of ``benchmark.json``.
+    """
+    failed = [(label, error.splitlines()[0]) for label, error in stored["failures"].items()]
+    skipped = [(stored["regimes"][name], reason) for name, reason in stored["skipped"].items()]
+    missing = (
+        Table(label="Failed", head=("Cell", "Error"), rows=failed),
+        Table(label="Skipped", head=("Regime", "Reason"), rows=skipped),
+    )
+    return [*benchmark_tables(stored), *(table for table in missing if table.rows)]
+
+
+def markdown(found: Sequence[Table]) -> str:
+    """Tables as Markdown."""
+
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    return (
+        "\n\n".join(
+            "\n".join(
+                [
+                    f"## {table.label}\n",
+                    line(table.head),
+                    line(["---"] * len(table.head)),
+                    *map(line, table.rows),
+                    *([f"\n{table.note}"] if table.note else []),
+                ]
+            )
+            for table in found
+        )
+        + "\n"
+    )
+
+
+def html(found: Sequence[Table], figures: Mapping[str, str]) -> str:
+    """Tables and pictures as a fragment of HTML, to be put into a page.
+
+    Args:
+        found: Tables.
+        figures: File name by alternative text.
+    """
+
+    def row(cells: Iterable[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    pictures = [f'<img src="{escape(f)}" alt="{escape(a)}">' for a, f in figures.items()]
+    written = [
+        f"<h3>{escape(table.label)}</h3>\n<table>\n<thead>{row(table.head, 'th')}</thead>\n<tbody>"
+        + "\n".join(row(cells, "td") for cells in table.rows)
+        + f"</tbody>\n</table>\n<p>{escape(table.note)}</p>"
+        for table in found
+    ]
+    return "\n".join(['<section class="benchmark">', *pictures, *written, "</section>"]) + "\n"
+
+
+def draw(
+    path: Path, rows: Sequence[Row], titles: Mapping[str, str], published: Sequence[Published]
+) -> None:
+    """Draws AUROC against the budget of the last stage, on one set.
+
+    Hollow markers have no end-to-end guarantee; at the right edge stands what has no budget.
+
+    Args:
+        path: File to write.
+        rows: Rows of one set.
+        titles: Title by name of the regime.
+        published: Series of others, grey.
+    """
+    measured = [row for row in rows if METRICS[0] in row.metrics and row.cost]
+    units = list(dict.fromkeys(row.unit for row in measured if row.unit)) or [""]
+    budgets = sorted(
+        {float(row.budget) for row in measured if row.budget != "none"}
+        | {float(e) for series in published for e in series.auroc}
+    )
+    edge = 2.4 * (budgets[-1] if budgets else 1.0)
+    regimes = list(dict.fromkeys(row.regime for row in measured))
+    with drawing.style():
+        figure = drawing.new_figure(400 * len(units) + 190, 330)
+        panels = figure.subplots(1, len(units), sharey=True, squeeze=False)[0]
+        for axes, unit in zip(panels, units, strict=True):
+            for place, regime in enumerate(regimes):
+                own = [r for r in measured if r.regime == regime and r.unit in (unit, "")]
+                shift = 1.035 ** (place - (len(regimes) - 1) / 2)
+                _series(axes, own, edge, shift, place, titles[regime])
+            for series, line in zip(published, itertools.cycle((DASH, DOTS, "-.")), strict=False):
+                axes.plot(
+                    *zip(*sorted(series.auroc.items()), strict=True),
+                    color=MUTED,
+                    linestyle=line,
+                    linewidth=1.4,
+                    marker=".",
+                    label=f"published, per {series.unit}: {series.regime}",
+                )
+            axes.axhline(0.5, color=MUTED, linewidth=0.9, linestyle=DOTS)
+            axes.set_xscale("log")
+            axes.set_xticks([*budgets, edge], [*(f"{budget:g}" for budget in budgets), "none"])
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_xlabel(f"ε of the last stage, unit {unit or 'none'}")
+        panels[0].set_ylabel(f"AUROC on {rows[0].evaluated}" if rows else "AUROC")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", fontsize=10)
+        drawing.save_png(figure, path)
+
+
+def _series(
+    axes: Axes, rows: Sequence[Row], edge: float, shift: float, place: int, title: str
+) -> None:
+    """One regime: a line over its budgets, whiskers, and a marker at the edge without one."""
+    colour, marker = SERIES[place % len(SERIES)], MARKERS[place % len(MARKERS)]
+    points = [((edge if r.budget == "none" else float(r.budget)) * shift, r) for r in rows]
+    line = [(x, row.metrics[METRICS[0]].value) for x, row in points if row.budget != "none"]
+    axes.plot([], [], color=colour, marker=marker, markersize=7, label=title)
+    if line:
+        axes.plot(*zip(*sorted(line), strict=True), color=colour, linewidth=1.4)
+    for x, row in points:
+        hollow = row.cost is not None and math.isinf(row.cost.epsilon)
+        auroc = row.metrics[METRICS[0]]
+        drawing.mark(axes, x, auroc, colour=colour, marker=marker, hollow=hollow)
+
+
+def row_as_json(row: Row) -> dict[str, Any]:
     """A row without its resamples."""
     return {
         "set": row.evaluated,
@@ -129,12 +264,12 @@ def _plain(value: object) -> object:
     return "infinity" if value == math.inf else "" if value != value else value
 
 
-def _finite(value: Any) -> Any:  # noqa: ANN401  plain values
+def finite(value: Any) -> Any:  # noqa: ANN401  plain values
     """The same values without NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "infinity" if value == math.inf else None
     return value

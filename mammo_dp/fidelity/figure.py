@@ -6,14 +6,12 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from mammo_dp import drawing
+from mammo_dp.drawing import MUTED, SERIES, VEIL
 from mammo_dp.fidelity.tables import NAMES
 
-_INK, _MUTED, _BAND = "#333a44", "#87909c", "#b9c0c9"
-_SERIES = ("#2f7fc1", "#d0762a", "#2b9a77", "#ab5aa0", "#b8912a", "#c25563")
 _BETTER = {
     "frechet": "lower",
     "kernel": "lower",
@@ -29,19 +27,6 @@ _BETTER = {
     "tstr_descent": "higher",
     "trts_descent": "as real",
 }
-_RC: dict[Any, Any] = {  # matplotlib types each key
-    "font.size": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "xtick.color": _MUTED,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "ytick.major.size": 0,
-}
 
 
 def draw_figure(result: Mapping[str, Any], path: Path) -> None:
@@ -52,20 +37,20 @@ def draw_figure(result: Mapping[str, Any], path: Path) -> None:
         path: Target.
     """
     sources: Mapping[str, Any] = result["sources"]
-    with mpl.rc_context(_RC):
-        figure = Figure(figsize=(13, 1.6 + 3 * (0.9 + 0.2 * len(sources))), layout="constrained")
+    with drawing.style():
+        figure = drawing.new_figure(1200, 150 + 3 * (90 + 19 * len(sources)))
         axes = list(figure.subplots(3, 5, sharey=True).flat)
         while len(axes) > len(NAMES) + 1:
             axes.pop().set_visible(False)
         for panel, (measure, name) in zip(axes, NAMES.items(), strict=False):
             scores = [source["scores"][measure] for source in sources.values()]
             _panel(panel, [score["found"] for score in scores], scores[0]["bound"])
-            panel.set_title(f"{fill(name, 26)}\n{_BETTER[measure]} is better", fontsize=9)
+            panel.set_title(f"{fill(name, 26)}\n{_BETTER[measure]} is better", fontsize=10)
             if measure == "grid" and max(score["found"]["value"] for score in scores) > 10:
                 panel.set_xscale("log")
         ratios = [source["copying"]["features"]["all"]["ratio"] for source in sources.values()]
         _panel(axes[-1], ratios, result["real"]["copying"]["features"]["all"]["ratio"])
-        axes[-1].set_title("copying ratio in features\nbelow 1: nearer to training", fontsize=9)
+        axes[-1].set_title("copying ratio in features\nbelow 1: nearer to training", fontsize=10)
         axes[0].set_yticks(range(len(sources)), list(sources))
         axes[0].set_ylim(len(sources) - 0.5, -0.5)
         half = sum(result["crops_of_a_half"].values())
@@ -74,23 +59,21 @@ def draw_figure(result: Mapping[str, Any], path: Path) -> None:
             f"{result['level']:.0%} intervals.\n{result['extractor']['name']}, sha256 "
             f"{result['extractor']['sha256'][:12]}.\nComputed from private crops; no epsilon "
             "covers this figure.",
-            fontsize=8,
-            color=_MUTED,
+            fontsize=10,
+            color=MUTED,
         )
-        part = path.with_suffix(".part")
-        figure.savefig(part, dpi=150, format="png", metadata={"Software": None})
-        part.replace(path)
+        drawing.save_png(figure, path, dpi=120)
 
 
 def _panel(
     axes: Axes, found: Sequence[Mapping[str, float | None]], bound: Mapping[str, float | None]
 ) -> None:
     if bound["value"] is not None and bound["low"] is not None and bound["high"] is not None:
-        axes.axvspan(bound["low"], bound["high"], color=_BAND, alpha=0.5, linewidth=0)
-        axes.axvline(bound["value"], color=_MUTED, linewidth=1)
+        axes.axvspan(bound["low"], bound["high"], color=MUTED, alpha=VEIL, linewidth=0)
+        axes.axvline(bound["value"], color=MUTED, linewidth=1.4)
     for place, value in enumerate(found):
         if value["value"] is None or value["low"] is None or value["high"] is None:
             continue
-        colour = _SERIES[place % len(_SERIES)]
-        axes.plot([value["low"], value["high"]], [place, place], color=colour, linewidth=1.8)
-        axes.plot(value["value"], place, "o", color=colour, markersize=5)
+        colour = SERIES[place % len(SERIES)]
+        axes.plot([value["low"], value["high"]], [place, place], color=colour)
+        axes.plot(value["value"], place, "o", color=colour, markersize=7)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from data_prep.symmetries import symmetric
+from mammo_dp.drawing import save_png
 from mammo_dp.fidelity.nearest import Gallery, nearest_training_crop
 from mammo_dp.fidelity.samples import Images, Samples
 
@@ -69,6 +70,4 @@ def draw_sheet(
         "PRIVATE: shows images of patients. No epsilon covers this picture.",
         fontsize=11,
     )
-    part = path.with_suffix(".part")
-    figure.savefig(part, dpi=130, format="png", metadata={"Software": None})
-    part.replace(path)
+    save_png(figure, path, dpi=130)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.manifest import CropsManifest
-from mammo_dp.benchmark.cost import Cost
-from mammo_dp.benchmark.errors import BenchmarkError
+from mammo_dp.benchmark.results import Cost
+from mammo_dp.benchmark.spec import BenchmarkError
 from mammo_dp.privacy.accounting import Mechanism
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.statement import write_statement

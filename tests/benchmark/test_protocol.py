@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.manifest import CropsManifest
-from mammo_dp.benchmark.errors import BenchmarkError
 from mammo_dp.benchmark.protocol import evaluation_sets, open_set, openings, said_of
+from mammo_dp.benchmark.spec import BenchmarkError
 
 Make = Callable[..., CropsManifest]
 

@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mammo_dp.benchmark.errors import BenchmarkError
-from mammo_dp.benchmark.figure import draw
-from mammo_dp.benchmark.published import Published, read_published
+from mammo_dp.benchmark.spec import BenchmarkError, Published, read_published
+from mammo_dp.benchmark.write import draw
 
 ENTRY: dict[str, Any] = {
     "source": "Somebody 2024",

@@ -7,11 +7,10 @@ import pytest
 from distributed import Client
 from rich.console import Console
 
-from mammo_dp.benchmark import cluster
-from mammo_dp.benchmark.cluster import prepare, workers
-from mammo_dp.benchmark.errors import BenchmarkError
+from mammo_dp.benchmark import schedule
 from mammo_dp.benchmark.jobs import Job, Outcome
-from mammo_dp.benchmark.schedule import run_jobs
+from mammo_dp.benchmark.schedule import prepare, run_jobs, workers
+from mammo_dp.benchmark.spec import BenchmarkError
 from tests.benchmark.grid import started_by_hand
 from tests.benchmark.lines import command, job
 
@@ -70,7 +69,7 @@ def test_what_needs_a_job_that_was_done_before_starts_at_once(here: Client, tmp_
 def test_killed_workers_and_schedulers_cost_only_what_ran(
     here: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "_ANSWER_WITHIN_S", 90)  # a busy machine starts processes slowly
+    monkeypatch.setattr(schedule, "_ANSWER_WITHIN_S", 90)  # a busy machine starts processes slowly
     far = tmp_path / "far"
     jobs = [
         job(far, "first"),
@@ -94,7 +93,7 @@ def test_killed_workers_and_schedulers_cost_only_what_ran(
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "_ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr(schedule, "_ANSWER_WITHIN_S", 0.2)
     with (
         pytest.raises(BenchmarkError, match=r"tcp://127.0.0.1:9: does not answer"),
         workers("tcp://127.0.0.1:9", count=0),

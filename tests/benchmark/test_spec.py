@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from mammo_dp.benchmark.errors import BenchmarkError
-from mammo_dp.benchmark.spec import Benchmark
+from mammo_dp.benchmark.spec import Benchmark, BenchmarkError
 from tests.benchmark.conftest import content
 
 Write = Callable[..., Path]

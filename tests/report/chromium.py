@@ -11,7 +11,7 @@ from fcntl import F_DUPFD, fcntl
 from pathlib import Path
 from typing import Any
 
-from mammo_dp.report.pdf import QUIET, sandbox_flags
+from mammo_dp.report.page import QUIET, sandbox_flags
 
 
 class Browser:

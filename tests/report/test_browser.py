@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mammo_dp.report.errors import ReportError
-from mammo_dp.report.page import report
-from mammo_dp.report.pdf import BROWSERS, find_chromium, print_pdf
+from mammo_dp.report.collect import ReportError
+from mammo_dp.report.page import BROWSERS, find_chromium, print_pdf, report
 from tests.report.chromium import Browser, browser
 from tests.report.conftest import Tree
 

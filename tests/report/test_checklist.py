@@ -2,7 +2,7 @@
 import re
 
 from mammo_dp.report.checklist import answers, nist, tripod
-from mammo_dp.report.content import TITLES
+from mammo_dp.report.page import TITLES
 
 
 def test_all_items_of_tripod_ai_stand_in_order_once() -> None:

@@ -6,13 +6,28 @@ from pathlib import Path
 
 import pytest
 
-from mammo_dp.report.compare import collect
-from mammo_dp.report.page import report
-from mammo_dp.report.words import findings, in_words, summary
+from mammo_dp.report.collect import collect
+from mammo_dp.report.page import breakable, marked, parts, report
+from mammo_dp.report.sentences import findings, in_words, summary
 from mammo_dp.runs import RunError, read_run
 from tests.report.conftest import BECAUSE, Tree, build_tree
 
 Make = Callable[..., Tree]
+TEXT = """# Title
+
+First `a<b>` words.
+Second <i>line</i>.
+
+## Bounds
+
+| who | at most |
+| --- | --- |
+| anybody | 0.5 |
+| <i> | 1 |
+
+- one & two
+- three
+"""
 VOID = {"meta", "img", "br", "wbr", "link"}
 
 
@@ -219,3 +234,21 @@ def test_a_cohort_of_unknown_patients_is_named_as_such(make_tree: Make) -> None:
     words = " ".join(in_words(row.statements[0], own=False))
     assert "number of patients unknown" in words
     assert "The last training" not in words
+
+
+def test_a_statement_keeps_its_words_as_html() -> None:
+    (none, first), (heading, second) = parts(TEXT)
+    assert (none, heading) == ("", "Bounds")
+    assert first == (
+        "<p>First <code>a&lt;b&gt;</code> words.<br />\nSecond &lt;i&gt;line&lt;/i&gt;.</p>"
+    )
+    assert second.count("<table") == second.count("<ul>") == 1
+    assert '<th scope="col" class="words">who</th>' in second
+    assert '<tr>\n<th scope="row">anybody</th>\n<td>0.5</td>\n</tr>' in second
+    assert '<th scope="row">&lt;i&gt;</th>' in second
+    assert "<li>one &amp; two</li>\n<li>three</li>" in second
+
+
+def test_names_break_at_strokes_and_never_lose_an_escape() -> None:
+    assert breakable("a/b_<c>") == "a/<wbr>b_<wbr>&lt;c&gt;"
+    assert marked("`x` < y") == "<code>x</code> &lt; y"

@@ -11,13 +11,13 @@ from rich.console import Console
 from mammo_dp.privacy.accounting import Mechanism
 from mammo_dp.privacy.cohorts import Cohort
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
-from mammo_dp.report.compare import collect
-from mammo_dp.report.spreadsheet import comma_separated
-from mammo_dp.report.statement import Statement
+from mammo_dp.report.collect import Statement, collect
+from mammo_dp.report.sentences import in_words
 from mammo_dp.report.tables import (
     MAIN,
     RISK,
     caption,
+    comma_separated,
     conditions,
     end_to_end,
     epsilon,
@@ -28,7 +28,6 @@ from mammo_dp.report.tables import (
     print_table,
     risk_cells,
 )
-from mammo_dp.report.words import in_words
 from tests.report.conftest import Tree
 
 Make = Callable[..., Tree]

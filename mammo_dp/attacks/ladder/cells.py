@@ -2,7 +2,7 @@
 """What one attack achieved at one budget, beside its bound and a blind guess."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,6 +13,7 @@ from mammo_dp.attacks.scoring import read_result
 KAPPA = 0.01  # chance of naming a patient by guessing, and false positive rate, of all rungs
 NO_PRIOR, PRIOR = "no prior", "Gaussian prior"  # attacks of rungs 3 and 4 that are drawn
 _NO_CHANCES = ("NCC", "MSE", "PSNR", "SSIM", "AUC", "epsilon")  # how other metrics begin
+Key = tuple[int, str, str]  # rung, attack, metric
 Bound = Literal["guarantee", "assumption", "prediction", "none"]
 
 
@@ -132,6 +133,35 @@ def ncc_at(px: int) -> str:
 def is_chance(metric: str) -> bool:
     """Whether a metric is a chance of success, which the corridor can show."""
     return not metric.startswith(_NO_CHANCES)
+
+
+def key_of(cell: Mapping[str, Any]) -> Key:
+    """Rung, attack and metric of a stored cell."""
+    return cell["rung"], cell["attack"], cell["metric"]
+
+
+def find(budget: Mapping[str, Any], key: Key) -> Mapping[str, Any] | None:
+    """A cell of a stored budget, if that was attacked so."""
+    return next((cell for cell in budget["attacks"] if key_of(cell) == key), None)
+
+
+def chances(budgets: Sequence[Mapping[str, Any]], px: int) -> list[Key]:
+    """What the corridor shows: probabilities; of membership attacks, the most successful one.
+
+    Args:
+        budgets: As ``ladder.json`` has them.
+        px: Resolution at which reading an image is shown.
+    """
+    cells = [cell for budget in budgets for cell in budget["attacks"]]
+    cells = [cell for cell in cells if is_chance(cell["metric"])]
+    best = max((c for c in cells if c["rung"] == 5), key=lambda c: c["value"], default=None)
+    keys = [
+        key_of(cell)
+        for cell in cells
+        if cell["rung"] == 1
+        or (cell["metric"].endswith(f" {px} px") and cell["attack"] in (NO_PRIOR, PRIOR))
+    ]
+    return sorted({*keys, *([key_of(best)] if best else [])})
 
 
 def short(epsilon: float) -> str:

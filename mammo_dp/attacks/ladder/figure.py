@@ -1,239 +1,226 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The risk corridor: utility, chances of success along the noise, and images by resolution."""
+"""The risk corridor: utility, chances of success along the noise, and images by resolution.
 
-from collections.abc import Sequence
+Everything is drawn from the content of ``ladder.json``, so that the figure beside it and the one on
+the page of a report are the same.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
-from mammo_dp.attacks.ladder.cells import KAPPA, NO_PRIOR, Cell, Rung, is_chance
-from mammo_dp.attacks.ladder.cells import PRIOR as GAUSSIAN
-from mammo_dp.attacks.ladder.curve import Curve
-from mammo_dp.attacks.membership.lira import ONLINE
+from classifier.evaluate import Estimate
+from mammo_dp import drawing
+from mammo_dp.attacks.ladder.cells import NO_PRIOR, PRIOR, Key, chances, find
+from mammo_dp.drawing import DASH, DOTS, GRID, INK, MARKERS, MUTED, SERIES, VEIL, WARN, WIDTH
 
-INK, MUTED, GRID = "#22272e", "#7a828c", "#dde1e6"
-WORST, RELAXED, PRIOR, SCRATCH, MEMBER = "#b3261e", "#d98324", "#7b4bb3", "#1f6f8b", "#3b7d3a"
-_RC: dict[Any, Any] = {
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-}
-_OPEN = 8.0  # the slot without privacy lies this factor below the least noise
+_COLOURS = {1: SERIES[5], 2: SERIES[1], 3: SERIES[0], 4: SERIES[3], 5: SERIES[2]}  # by rung
+_FULL = SERIES[4]  # rung 3 at the full resolution
+_SLOT, _SHIFT = 56.0, 6.0  # pixels: of what has no privacy, and between markers at one budget
+_PLOT = WIDTH - 70.0  # width of a panel, in pixels
+
+Stored = Mapping[str, Any]
 
 
-def draw(path: Path, rungs: Sequence[Rung], curve: Curve, conditions: str) -> None:
-    """Writes the figure as PNG in one move.
+def corridor(stored: Stored, names: Sequence[str], *, name: str) -> str:
+    """Utility and chances of success as SVG; what has no privacy has a slot at the end of the axis.
+
+    Args:
+        stored: Content of ``ladder.json``, with at least one private budget.
+        names: Epsilon of each budget as text.
+        name: Start of the ids of the SVG.
+    """
+    with drawing.style():
+        figure = drawing.new_figure(WIDTH, 490)
+        top, bottom = figure.subplots(2, 1, gridspec_kw={"height_ratios": [1.0, 2.2]})
+        entries = _corridor(top, bottom, stored, names)
+        figure.set_figheight((490 + drawing.legend_height(len(entries))) / 72)
+        drawing.legend(figure, entries)
+        words = "; ".join(str(entry.get_label()) for entry in entries)
+        return drawing.as_svg(
+            figure,
+            name=name,
+            title="Utility and risk along budgets",
+            description=f"Budgets {', '.join(names)}; {words}",
+        )
+
+
+def draw(path: Path, stored: Stored, names: Sequence[str]) -> None:
+    """Writes the corridor and the images by resolution as PNG in one move.
 
     Args:
         path: The file.
-        rungs: Budgets of the ladder, at least one private.
-        curve: Bounds between them.
-        conditions: Unit, delta, adjacency, accountant, for the axis of epsilon.
+        stored: As for :func:`corridor`.
+        names: As for :func:`corridor`.
     """
-    least = min(rung.noise_multiplier for rung in rungs if rung.noise_multiplier > 0)
-    places = [rung.noise_multiplier or least / _OPEN for rung in rungs]
-    with mpl.rc_context(_RC):
-        figure = Figure(figsize=(8.6, 11.2), layout="constrained", dpi=140)
-        top, middle, bottom = figure.subplots(3, 1, gridspec_kw={"height_ratios": [1.0, 2.3, 1.8]})
-        _utility(top, rungs, places)
-        _corridor(middle, rungs, places, curve)
-        for axes in (top, middle):
-            _noise_axis(axes, rungs, places)
-        _epsilon_axis(top, rungs, places, conditions)
-        top.tick_params(labelbottom=False)
-        middle.set_xlabel("noise multiplier of a step (less noise to the right)")
-        _by_resolution(bottom, rungs)
-        temporary = path.with_suffix(".part")
-        figure.savefig(temporary, format="png")
-        temporary.replace(path)
+    with drawing.style():
+        figure = drawing.new_figure(WIDTH, 1050)
+        upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[2.6, 1.0])[:, 0]
+        top, bottom = upper.subplots(2, 1, gridspec_kw={"height_ratios": [1.0, 2.2]})
+        drawing.legend(upper, _corridor(top, bottom, stored, names))
+        _by_resolution(lower.subplots(), stored["budgets"], names)
+        drawing.save_png(figure, path, dpi=144)
 
 
-def _utility(axes: Axes, rungs: Sequence[Rung], places: Sequence[float]) -> None:
-    for rung, place in zip(rungs, places, strict=True):
-        axes.plot([place] * 2, [rung.auroc.low, rung.auroc.high], color=INK, linewidth=1.2)
-    axes.plot(places, [rung.auroc.value for rung in rungs], "o", color=INK, markersize=5)
-    axes.axhline(0.5, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
-    axes.set_ylabel("AUROC,\n95 % interval")
+def _corridor(top: Axes, bottom: Axes, stored: Stored, names: Sequence[str]) -> list[Artist]:
+    """Both panels on one axis of falling noise; returns the entries of their legend."""
+    budgets, between = stored["budgets"], stored["between"]
+    noises = [budget["noise_multiplier"] for budget in budgets]
+    shown = [*between["noise"], *(noise for noise in noises if noise > 0)]
+    low, high = min(shown) / 1.1, max(shown) * 1.1
+    slot = _SLOT if 0 in noises else 0.0
+    pixel = (high / low) ** (1 / (_PLOT - slot))  # ratio of two noises one pixel apart
+    places = [noise or low / pixel ** (slot / 2) for noise in noises]
+    for axes in (top, bottom):
+        axes.set_xscale("log")
+        axes.set_xlim(high, low / pixel**slot)  # so that epsilon grows to the right
+        if slot:
+            axes.axvspan(low, low / pixel**slot, color=WARN, alpha=VEIL, linewidth=0)
+    drawing.ticks(bottom.xaxis, places, names)
+    bottom.set_xlabel(f"ε ({stored['conditions']})")
+    drawing.ticks(top.xaxis, places, [f"{noise:.3g}" for noise in noises])
+    top.xaxis.set_ticks_position("top")
+    top.xaxis.set_label_position("top")
+    top.set_xlabel("noise multiplier of a step")
+    for budget, place in zip(budgets, places, strict=True):
+        drawing.mark(top, place, Estimate(**budget["auroc"]), colour=INK, marker="o")
+    top.axhline(0.5, color=MUTED, linewidth=1.4, linestyle=DOTS)
+    top.set_ylabel("AUROC")
+    top.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    top.yaxis.set_major_formatter("{x:g}")
+    bottom.set_ylabel("probability of success")
+    bottom.set_ylim(-0.02, 1.02)
+    bottom.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+    small, full = sorted(map(int, between["scratch"]))
+    entries = _theory(bottom, between, small, full)
+    keys = chances(budgets, small)
+    for number, key in enumerate(keys):
+        colour, marker = _COLOURS.get(key[0], INK), MARKERS[(number + 1) % len(MARKERS)]
+        words = f"attack, rung {key[0]}: {key[1]}, {key[2]}"
+        entries.append(drawing.key(words, colour, marker))
+        shift = pixel ** -(_SHIFT * (number - (len(keys) - 1) / 2))
+        for budget, place in zip(budgets, places, strict=True):
+            if cell := find(budget, key):
+                drawing.mark(bottom, place * shift, _measured(cell), colour=colour, marker=marker)
+    return [*entries, *_blind(bottom, budgets, keys, between["kappa"])]
 
 
-def _corridor(axes: Axes, rungs: Sequence[Rung], places: Sequence[float], curve: Curve) -> None:
-    noise = curve.noise
-    small, full = sorted(curve.scratch)
-    lines: list[tuple[Sequence[float] | None, str, str, Any]] = [
-        (curve.worst_case_image, WORST, _image_label(curve), (0, (1, 1))),
+def _theory(axes: Axes, between: Stored, small: int, full: int) -> list[Artist]:
+    """Lines between the budgets, as far as the ladder has them."""
+    scratch = between["scratch"]
+    lines: list[tuple[Sequence[float] | None, str, Any, str]] = [
         (
-            curve.worst_case,
-            WORST,
-            f"1, 5 guarantee: name, recognise (guess {curve.kappa:g})",
+            between["worst_case"],
+            _COLOURS[1],
             "-",
+            "guarantee, rungs 1 and 5: any adversary, who guesses right with probability "
+            f"{between['kappa']:g}",
         ),
-        (curve.relaxed, RELAXED, "2 assumption: sign unknown", "-"),
-        (curve.prior, PRIOR, f"4 prediction: Gaussian prior, image read at {small} px", "--"),
-        (curve.scratch[small], SCRATCH, f"3 assumption: no prior, image read at {small} px", "-"),
-        (curve.scratch[full], SCRATCH, f"3 assumption: no prior, image read at {full} px", ":"),
+        (
+            between.get("worst_case_image"),
+            _COLOURS[1],
+            DOTS,
+            "guarantee, rung 1: image read, if no blind guess reads more than "
+            f"{between.get('kappa_image') or 0:.2f}",
+        ),
+        (between["relaxed"], _COLOURS[2], "-", "assumption, rung 2: the gradient's sign is hidden"),
+        (
+            between["prior"],
+            _COLOURS[4],
+            DASH,
+            f"prediction, rung 4: image read at {small} px with a Gaussian prior",
+        ),
+        (
+            scratch[str(small)],
+            _COLOURS[3],
+            "-",
+            f"assumption, rung 3: image read at {small} px without a prior",
+        ),
+        (
+            scratch[str(full)],
+            _FULL,
+            "-",
+            f"assumption, rung 3: image read at {full} px without a prior",
+        ),
     ]
-    axes.fill_between(
-        noise,
-        curve.scratch[full],
-        curve.worst_case_image or curve.worst_case,
-        color=GRID,
-        alpha=0.45,
-        linewidth=0,
-    )
-    for values, colour, label, style in lines:
+    noise = between["noise"]
+    highest = between.get("worst_case_image") or between["worst_case"]
+    axes.fill_between(noise, scratch[str(full)], highest, color=GRID, alpha=0.45, linewidth=0)
+    entries: list[Artist] = []
+    for values, colour, line, words in lines:
         if values is not None:
-            axes.plot(noise, values, color=colour, linestyle=style, linewidth=1.5, label=label)
-    membership = _membership(rungs)
-    shown = [
-        (1, None, "named from", WORST, "s", "1 attack: patient named by gradients, this run"),
-        (1, None, "recognised", WORST, "D", "1 attack: worst-case canary recognised"),
-        (5, membership, "TPR", MEMBER, "^", f"5 attack: {membership}, TPR at FPR {KAPPA:g}"),
-        (3, NO_PRIOR, f"at {small} px", SCRATCH, "o", f"3 attack: image read at {small} px"),
-        (4, GAUSSIAN, f"at {small} px", PRIOR, "v", f"4 attack: image read at {small} px"),
-    ]
-    for shift, (number, attack, word, colour, marker, label) in enumerate(shown):
-        points = [
-            (place * 1.07 ** (2 - shift), cell)
-            for rung, place in zip(rungs, places, strict=True)
-            for cell in rung.cells
-            if cell.rung == number
-            and attack in (None, cell.attack)
-            and word in cell.metric
-            and is_chance(cell.metric)
-        ]
-        _points(axes, points, colour, marker, label)
-    _blind(axes, rungs, small)
-    axes.set_ylim(-0.03, 1.03)
-    axes.set_ylabel("chance of success")
-    axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.13), ncols=2)
+            axes.plot(noise, values, color=colour, linestyle=line, linewidth=2)
+            entries.append(drawing.line_key(words, colour, line))
+    return entries
 
 
-def _points(
-    axes: Axes, points: Sequence[tuple[float, Cell]], colour: str, marker: str, label: str
-) -> None:
-    for place, cell in points:
-        axes.plot([place] * 2, [cell.low, cell.high], color=colour, linewidth=1.1)
-    if points:
-        axes.plot(
-            [place for place, _ in points],
-            [cell.value for _, cell in points],
-            marker,
-            color=colour,
-            markersize=5,
-            markerfacecolor="white",
-            markeredgewidth=1.3,
-            label=label,
-        )
+def _blind(
+    axes: Axes, budgets: Sequence[Stored], keys: Sequence[Key], kappa: float
+) -> list[Artist]:
+    """Guesses that saw nothing: of an image, and of a name."""
+    cells = [find(budget, key) for key in keys if key[1] == NO_PRIOR for budget in budgets]
+    blind = next((cell["blind"] for cell in cells if cell and cell["blind"] is not None), None)
+    entries: list[Artist] = []
+    for value, line, words in (
+        (blind, DASH, "blind guess: image read, nothing seen"),
+        (kappa, DOTS, f"blind guess: {kappa:g}"),
+    ):
+        if value is not None:
+            axes.axhline(value, color=MUTED, linewidth=1.2, linestyle=line)
+            entries.append(drawing.line_key(words, MUTED, line))
+    return entries
 
 
-def _blind(axes: Axes, rungs: Sequence[Rung], px: int) -> None:
-    guesses = [
-        cell.blind
-        for rung in rungs
-        for cell in rung.cells
-        if cell.metric.startswith("share") and cell.metric.endswith(f" {px} px")
-    ]
-    if guesses and guesses[0] is not None:
-        axes.axhline(
-            guesses[0],
-            color=MUTED,
-            linewidth=1.2,
-            linestyle="--",
-            label=f"blind: image read at {px} px, nothing seen",
-        )
-    guess = f"blind: guess, {KAPPA:g}"
-    axes.axhline(KAPPA, color=MUTED, linewidth=1.0, linestyle=":", label=guess)
-
-
-def _by_resolution(axes: Axes, rungs: Sequence[Rung]) -> None:
+def _by_resolution(axes: Axes, budgets: Sequence[Stored], names: Sequence[str]) -> None:
     colours = mpl.colormaps["viridis"]
     widest: dict[int, float] = {}
-    for number, rung in enumerate(rungs):
-        colour = colours(0.9 * number / max(1, len(rungs) - 1))
-        for attack, style, filled in ((NO_PRIOR, "-", True), (GAUSSIAN, "--", False)):
+    for number, budget in enumerate(budgets):
+        colour = colours(0.9 * number / max(1, len(budgets) - 1))
+        for attack, marker in ((NO_PRIOR, "o"), (PRIOR, "v")):
             cells = {
-                int(cell.metric.split()[2]): cell
-                for cell in rung.cells
-                if cell.attack == attack and cell.metric.startswith("NCC at")
+                int(cell["metric"].split()[2]): cell
+                for cell in budget["attacks"]
+                if cell["attack"] == attack and cell["metric"].startswith("NCC at")
             }
-            if not cells:
-                continue
-            edges = sorted(cells)
-            bounds = [bound for edge in edges if (bound := cells[edge].bound) is not None]
-            if len(bounds) == len(edges) and filled:
-                axes.plot(edges, bounds, color=colour, linewidth=1.2)
-            for edge in edges:
-                cell = cells[edge]
-                axes.plot([edge] * 2, [cell.low, cell.high], color=colour, linewidth=1.0)
-            axes.plot(
-                edges,
-                [cells[edge].value for edge in edges],
-                "o" if filled else "v",
-                color=colour,
-                markersize=4.5 if filled else 5,
-                markerfacecolor=colour if filled else "white",
-                linestyle="none" if filled else style,
-                linewidth=0.8,
-                label=rung.label if filled else None,
-            )
-            widest |= {edge: cells[edge].blind or 0.0 for edge in edges}
+            bounds = [(e, c["bound"]) for e, c in sorted(cells.items()) if c["bound"] is not None]
+            if attack == NO_PRIOR and len(bounds) == len(cells) > 0:
+                axes.plot(*zip(*bounds, strict=True), color=colour, linewidth=1.4)
+            if attack == PRIOR and cells:
+                values = [cell["value"] for _, cell in sorted(cells.items())]
+                axes.plot(sorted(cells), values, color=colour, linewidth=0.8, linestyle=DASH)
+            for edge, cell in sorted(cells.items()):
+                drawing.mark(
+                    axes,
+                    edge,
+                    _measured(cell),
+                    colour=colour,
+                    marker=marker,
+                    hollow=attack == PRIOR,
+                )
+                widest[edge] = cell["blind"] or 0.0
+        label = "no privacy" if math.isinf(float(budget["epsilon"])) else f"ε {names[number]}"
+        axes.plot([], [], label=label, **drawing.look(colour, "o"))
     edges = sorted(widest)
-    axes.plot(edges, [widest[e] for e in edges], color=MUTED, linewidth=3, alpha=0.6, label="blind")
+    blind = [widest[edge] for edge in edges]
+    axes.plot(edges, blind, color=MUTED, linewidth=3, alpha=0.6, label="blind guess")
     axes.set_xscale("log", base=2)
     axes.set_xticks(edges, [f"{edge} px" for edge in edges])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(-0.05, 1.05)
-    axes.set_ylabel("correlation with the image (NCC)")
+    axes.set_ylabel("correlation (NCC)")
     axes.set_xlabel(
-        "resolution that the server reads: line, no prior, closed form; dot, no prior, measured; "
-        "triangle, Gaussian prior, measured"
+        "resolution that the server reads: line and dot, no prior (closed form, measured); "
+        "triangle, Gaussian prior",
+        fontsize=10,
     )
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
-def _noise_axis(axes: Axes, rungs: Sequence[Rung], places: Sequence[float]) -> None:
-    axes.set_xscale("log")
-    axes.set_xlim(max(places) * 2, min(places) / 2.2)
-    axes.xaxis.set_major_locator(FixedLocator(list(places)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xticklabels([f"{rung.noise_multiplier:.3g}" for rung in rungs])
-
-
-def _epsilon_axis(
-    axes: Axes, rungs: Sequence[Rung], places: Sequence[float], conditions: str
-) -> None:
-    upper = axes.secondary_xaxis("top")
-    upper.xaxis.set_major_locator(FixedLocator(list(places)))
-    upper.xaxis.set_minor_locator(NullLocator())
-    upper.set_xticklabels([rung.shown_epsilon for rung in rungs])
-    upper.set_xlabel(f"ε {conditions}")
-
-
-def _membership(rungs: Sequence[Rung]) -> str | None:
-    """The attack that is drawn: fixed in advance, not the best of several on the same run."""
-    names = [cell.attack for rung in rungs for cell in rung.cells if cell.rung == 5]
-    return next((name for name in (ONLINE.name, *names) if name in names), None)
-
-
-def _image_label(curve: Curve) -> str:
-    return (
-        f"1 guarantee, if no blind guess reads more than {curve.kappa_image or 0:.2f}: image read"
-    )
+def _measured(cell: Stored) -> Estimate:
+    return Estimate(cell["value"], cell["low"], cell["high"])

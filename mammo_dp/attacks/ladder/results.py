@@ -84,12 +84,12 @@ def write(
         "delta": questions.delta,
         "targets": len(targets.images),
     }
-    _write_json(folder / LADDER, climbed, between, facts)
+    stored = _write_json(folder / LADDER, climbed, between, facts)
     made = tables.table(rungs, tables.columns(rungs, *shown), conditions)
     stages = [f"{one.rung.title}, end to end: {one.schedule.end_to_end}" for one in climbed]
     tables.write_text(folder / TABLE, made, stages)
     tables.write_csv(folder / CSV, rungs)
-    figure.draw(folder / FIGURE, rungs, between, conditions)
+    figure.draw(folder / FIGURE, stored, [rung.shown_epsilon for rung in rungs])
     draw_sheet(
         folder / SHEET,
         lines_of([one.judged for one in climbed], [rung.label for rung in rungs]),
@@ -106,7 +106,8 @@ def write(
 
 def _write_json(
     path: Path, climbed: Sequence[Climbed], between: Curve, facts: dict[str, Any]
-) -> None:
+) -> dict[str, Any]:
+    """Writes everything that was found, and returns it as a reader of the file gets it."""
     content = {
         "schema": 1,
         "unit": "patient",
@@ -119,7 +120,9 @@ def _write_json(
         ],
         "between": between.as_json(),
     }
-    write_text_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    write_text_atomically(path, text)
+    return dict(json.loads(text))
 
 
 def _conditions(rungs: Sequence[Rung], delta: float) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mammo_dp.attacks.reconstruction.quality import Images, ncc
+from mammo_dp.drawing import save_png
 
 _PRIVATE = "PRIVATE: shows images of patients. No epsilon covers this picture."
 _NOBODY = "No patient: drawn by a procedure or a generator."
@@ -58,6 +59,4 @@ def draw_sheet(path: Path, lines: Sequence[Line], *, title: str, real: bool) -> 
                 found = float(ncc(line.original[None], np.asarray(shown)[None])[0])
                 axes.set_xlabel(f"NCC {found:.2f}", fontsize=7)
     figure.suptitle(f"{title}\n{_PRIVATE if real else _NOBODY}", fontsize=9)
-    part = path.with_suffix(".part")
-    figure.savefig(part, dpi=130, format="png", metadata={"Software": None})
-    part.replace(path)
+    save_png(figure, path, dpi=130)

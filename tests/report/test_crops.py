@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data_prep.manifest import CropsManifest
-from mammo_dp.report.sheets import GAP_PX, contact_sheet, notice
+from mammo_dp.report.crops import GAP_PX, contact_sheet, notice
 
 Make = Callable[..., CropsManifest]
 

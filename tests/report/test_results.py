@@ -9,13 +9,18 @@ import pytest
 from classifier.evaluate import Estimate
 from data_prep.manifest import CropsManifest
 from mammo_dp.attacks.ladder.cells import Cell, Rung
-from mammo_dp.report.benchmark import benchmark
-from mammo_dp.report.beside import BENCHMARK, LADDER, RECONSTRUCTION, Result, found
-from mammo_dp.report.compare import collect
-from mammo_dp.report.errors import ReportError
-from mammo_dp.report.ladder import ladder
+from mammo_dp.attacks.ladder.figure import corridor
+from mammo_dp.report.collect import (
+    BENCHMARK,
+    LADDER,
+    RECONSTRUCTION,
+    ReportError,
+    Result,
+    collect,
+    found,
+)
 from mammo_dp.report.page import report
-from mammo_dp.report.reconstruction import reconstruction
+from mammo_dp.report.results import benchmark, ladder, reconstruction
 from mammo_dp.runs import close_run, open_run
 from tests.report.conftest import Tree
 
@@ -103,6 +108,7 @@ def a_benchmark() -> dict[str, Any]:
         "accountant": "PLD, dp-accounting 0.6.0",
         "advantage": 0.5,
         "tpr": 0.2,
+        "reconstruction": 0.07,
     }
     row = {
         "set": "val",
@@ -111,7 +117,11 @@ def a_benchmark() -> dict[str, Any]:
         "unit": "patient",
         "seeds": [0, 1],
         "missing": [2],
-        "metrics": {"auroc": INTERVAL | {"seed_deviation": 0.01}},
+        "metrics": {
+            "auroc": INTERVAL
+            | {"seed_deviation": 0.01, "patients": 10, "crops": 20, "malignant": 8},
+            "auroc, view CC": INTERVAL | {"patients": 9, "crops": 11, "malignant": 4},
+        },
         "end_to_end": cost,
     }
     failed = row | {"regime": "real", "budget": "none", "metrics": {}, "end_to_end": None}
@@ -123,6 +133,8 @@ def a_benchmark() -> dict[str, Any]:
         "unit": "",
         "auroc": {"value": 0.1, "low": 0.02, "high": 0.3},
         "unlike": ["trainable"],
+        "seeds": 2,
+        "spread": None,
     }
     published = {
         "source": "Somebody 2024",
@@ -159,7 +171,8 @@ def test_a_ladder_becomes_a_table_of_chances_and_its_strongest_membership_attack
 ) -> None:
     write(tmp_path / "ladder", LADDER, a_ladder())
     (result,) = found(tmp_path, LADDER)
-    said = ladder(result, show_patients=False)
+    picture = corridor(result.stored, ["6.00", "∞"], name="corridor")
+    said = ladder(result, picture=picture, show_patients=False)
     assert said["head"] == ["Budget", "6", "none"]
     rows = {row[0]: row[1:] for row in said["rows"]}
     assert list(rows)[4:] == [
@@ -172,8 +185,8 @@ def test_a_ladder_becomes_a_table_of_chances_and_its_strongest_membership_attack
     assert rows["95 % interval"][0] == "0.500 to 0.700"
     assert rows["1, list: named"] == ["0.200 / 0.400 / —", "0.500 / 1.000 / —"]
     assert "per patient, δ = 0.0001, zero-out, by PLD, dp-accounting 0.6.0" in said["note"]
-    assert "any adversary, who guesses right with chance 0.01" in said["picture"]
-    assert "without the sign" not in said["picture"]
+    assert "any adversary, who guesses right with probability 0.01" in said["picture"]
+    assert "sign is hidden" not in said["picture"]
     assert said["findings"] == ["budget 6: list reaches named <1>"]
     assert 'aria-labelledby="corridor-title corridor-desc"' in said["picture"]
 
@@ -218,20 +231,22 @@ def test_a_benchmark_keeps_failures_and_turns_differences_to_the_reference(
 ) -> None:
     write(tmp_path / "grid", BENCHMARK, a_benchmark())
     said = benchmark(found(tmp_path, BENCHMARK)[0])
-    main, differences, published = said["tables"]
-    assert main["rows"][0][:5] == (
+    main, differences, subgroups, published = said["tables"]
+    assert main.rows[0][:5] == (
         "DP on patients",
         "6",
         "patient",
         "2 of 3",
         "0.500 [0.400, 0.600]",
     )
-    assert main["rows"][0][8] == "6.00 per patient"
-    assert main["rows"][1][4] == "failed"
-    assert {len(row) for row in main["rows"]} == {len(main["head"])}
-    assert differences["rows"][0][:2] == ("DP on patients", "Not private")
-    assert differences["rows"][0][4] == "-0.100 [-0.300, -0.020]"
-    assert published["rows"][0][-1] == "Somebody 2024"
+    assert main.rows[0][9] == "6.00 per patient"
+    assert main.rows[1][4] == "failed"
+    assert {len(row) for row in main.rows} == {len(main.head)}
+    assert differences.rows[0][:2] == ("DP on patients", "Not private")
+    assert differences.rows[0][5] == "-0.100 [-0.300, -0.020]"
+    assert "20 crops of 10 patients, 8 malignant" in main.note
+    assert subgroups.rows[0][3:] == ("view CC", "9", "11", "0.500 [0.400, 0.600]")
+    assert published.rows[0][-1] == "Somebody 2024"
     assert said["missing"] == ["Failed: real, seed 2. it broke"]
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
 
-from mammo_dp.report.compare import collect
-from mammo_dp.report.reproduce import command, relative, settings, steps
+from mammo_dp.report.collect import collect
+from mammo_dp.report.lineage import command, relative, settings, steps
 from mammo_dp.runs import open_run
 from tests.report.conftest import Tree
 

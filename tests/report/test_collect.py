@@ -8,12 +8,10 @@ import pytest
 
 from mammo_dp.attacks.audit import SCHEMA
 from mammo_dp.privacy.accounting import Mechanism, compose
-from mammo_dp.report.compare import collect, lineage, setting
-from mammo_dp.report.drawings.utility import utility_privacy
-from mammo_dp.report.errors import ReportError
-from mammo_dp.report.headline import choose, lead
-from mammo_dp.report.spreadsheet import comma_separated
-from mammo_dp.report.words import attacker, findings, summary
+from mammo_dp.report.collect import ReportError, collect, lineage, setting
+from mammo_dp.report.figures import utility_privacy
+from mammo_dp.report.sentences import attacker, choose, findings, lead, summary
+from mammo_dp.report.tables import comma_separated
 from mammo_dp.runs import RunInput, RunRecord, close_run, open_run
 from tests.report.conftest import BECAUSE, Tree
 

@@ -3,9 +3,8 @@ from collections.abc import Callable
 
 import pytest
 
-from mammo_dp.report.compare import collect
-from mammo_dp.report.errors import ReportError
-from mammo_dp.report.headline import choose, facts, featured, lead
+from mammo_dp.report.collect import ReportError, collect
+from mammo_dp.report.sentences import choose, facts, featured, lead
 from tests.report.conftest import Tree
 
 Make = Callable[..., Tree]

@@ -2,29 +2,26 @@
 """Run folders into rows: utility of a classifier beside its privacy statement and its attack.
 
 A row is one evaluation. Its model is found through the hash of the checkpoint, so that no number
-can stand beside the statement of another model.
+can stand beside the statement of another model. Results of whole grids (a ladder, a benchmark, a
+reconstruction) stand beside the rows and are found by their file.
 """
 
+import functools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from classifier.evaluate import Estimate
 from data_prep.manifest import CropsManifest
+from mammo_dp.attacks.audit import SCHEMA as AUDIT_SCHEMA
+from mammo_dp.attacks.scoring import read_result
+from mammo_dp.attacks.signals import AttackError
+from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.privacy.statement import SCHEMA
-from mammo_dp.report.beside import BENCHMARK, LADDER
-from mammo_dp.report.errors import ReportError
-from mammo_dp.report.statement import Statement
-from mammo_dp.report.tried import (
-    most_successful_attack,
-    most_successful_audit,
-    read_attack,
-    read_audit,
-)
 from mammo_dp.runs import (
     FILE_NAME,
     RunInput,
@@ -35,6 +32,9 @@ from mammo_dp.runs import (
     run_of,
 )
 
+ATTACK, AUDIT = "attack.json", "audit.json"
+LADDER, RECONSTRUCTION, BENCHMARK = "ladder.json", "reconstruction.json", "benchmark.json"
+_RESULT_SCHEMA = 1  # of each of these three
 METRICS = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
@@ -42,6 +42,101 @@ METRICS = {
     "brier": "Brier score",
     "calibration_slope": "Calibration slope",
 }
+
+
+class ReportError(ValueError):
+    """The runs cannot be reported truthfully; the message names the folder and the remedy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """What ``privacy.json`` says about one cohort.
+
+    Attributes:
+        epsilon: End to end, over all stages of the lineage; infinite without a guarantee.
+        stage_epsilon: Of the model's own training alone; infinite if that was not private.
+        accountant: Where these numbers come from, such as ``"PLD, dp-accounting 0.6.0"``; empty if
+            both are infinite.
+        delta: Probability that the guarantee does not cover.
+        risk: Bounds on attacks: ``advantage``, ``tpr_at_fpr``, ``reconstruction_robustness``.
+        stored: The statement as it stands in the file.
+    """
+
+    epsilon: float
+    stage_epsilon: float
+    accountant: str
+    delta: float
+    risk: Mapping[str, Any]
+    stored: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> Self:
+        """Reads one entry of ``statements``."""
+        stage_epsilon, accountant = _stage(stored)
+        return cls(
+            epsilon=float(stored["epsilon"]),
+            stage_epsilon=stage_epsilon,
+            accountant=stored["accountant"] or accountant,
+            delta=float(stored["delta"]),
+            risk=stored["risk"],
+            stored=stored,
+        )
+
+    @property
+    def unit(self) -> str:
+        """What neighbouring cohorts differ in: one ``patient`` or ``crop``."""
+        return str(self.stored["unit"])
+
+    @property
+    def patient_epsilon(self) -> float | None:
+        """Of the patient with the most crops, where :attr:`epsilon` is that of one crop."""
+        stored = self.stored.get("epsilon_patient")
+        return None if stored is None else float(stored)
+
+    @property
+    def conditions(self) -> str:
+        """What must stand beside each epsilon of this statement."""
+        parts = [f"unit {self.unit}", f"delta {self.delta:g}", self.stored["adjacency"]]
+        return ", ".join([*parts, self.accountant] if self.accountant else parts)
+
+    @property
+    def advantage(self) -> float:
+        """Largest TPR - FPR of any membership attack; 1 without a guarantee."""
+        return float(self.risk["advantage"]) if math.isfinite(self.epsilon) else 1.0
+
+    @property
+    def tpr(self) -> float:
+        """Largest true-positive rate of any membership attack at 1 % false positives."""
+        return float(self.risk["tpr_at_fpr"]["0.01"]) if math.isfinite(self.epsilon) else 1.0
+
+    @property
+    def reconstruction(self) -> float:
+        """Largest chance to pick one unit out of the whole cohort; NaN for a cohort of one."""
+        if math.isinf(self.epsilon):
+            return 1.0
+        units = self.stored["units"]
+        known = {float(k): v for k, v in self.risk["reconstruction_robustness"].items()}
+        nearest = min(known, key=lambda kappa: abs(kappa * units - 1), default=None)
+        return math.nan if nearest is None else float(known[nearest])
+
+
+def _stage(stored: Mapping[str, Any]) -> tuple[float, str]:
+    """Epsilon of the model's own training, at the delta of the statement, and its accountant."""
+    if stored["noise_multiplier"] is None:
+        return math.inf, ""
+    mechanism = Mechanism(
+        noise_multiplier=stored["noise_multiplier"],
+        sampling_rate=stored["sampling_rate"],
+        steps=stored["steps"],
+        crops_of_unit=stored["crops_of_unit"],
+    )
+    return _account(mechanism, stored["delta"])
+
+
+@functools.cache  # runs of a grid share mechanisms, and one account takes a second
+def _account(mechanism: Mechanism, delta: float) -> tuple[float, str]:
+    curve = compose([mechanism])
+    return curve.epsilon(delta), curve.source
 
 
 def estimate(stored: Mapping[str, Any]) -> Estimate:
@@ -277,3 +372,122 @@ def _json(path: Path, remedy: str) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
         raise ReportError(f"{path}: cannot be read ({error}). {remedy}") from error
+
+
+def most_successful_attack(records: Iterable[RunRecord], sha256: str) -> RunRecord | None:
+    """The run that attacked a checkpoint: one that refutes its bound, or has the largest area.
+
+    Args:
+        records: All runs.
+        sha256: Hash of the checkpoint.
+    """
+
+    def success(record: RunRecord) -> tuple[bool, float]:
+        found = read_attack(record)
+        strongest = found["attacks"][found["strongest"]]
+        return bool(found["exceeds_bound"]), float(strongest["auc"]["value"])
+
+    return max(_about(records, ATTACK, "checkpoint", sha256), key=success, default=None)
+
+
+def most_successful_audit(records: Iterable[RunRecord], sha256: str) -> RunRecord | None:
+    """The run that audited a statement: one that refutes it, or has the largest lower bound.
+
+    Args:
+        records: All runs.
+        sha256: Hash of ``privacy.json``.
+    """
+
+    def success(record: RunRecord) -> tuple[bool, float]:
+        found = read_audit(record)
+        return bool(found["refutes"]), float(found["best"]["epsilon"])
+
+    return max(_about(records, AUDIT, "privacy", sha256), key=success, default=None)
+
+
+def read_attack(record: RunRecord) -> Mapping[str, Any]:
+    """What a run of ``attack membership`` found.
+
+    Raises:
+        ReportError: If it cannot be read.
+    """
+    try:
+        return read_result(record.folder / ATTACK)
+    except AttackError as error:
+        raise ReportError(str(error)) from error
+
+
+def read_audit(record: RunRecord) -> Mapping[str, Any]:
+    """What a run of ``attack audit`` found.
+
+    Raises:
+        ReportError: If it cannot be read.
+    """
+    path = record.folder / AUDIT
+    try:
+        found = dict(json.loads(path.read_text()))
+        if found.get("schema") != AUDIT_SCHEMA:
+            raise ValueError(f"schema {found.get('schema')}, known is {AUDIT_SCHEMA}")
+    except (OSError, ValueError) as error:
+        raise ReportError(
+            f"{path}: cannot be read ({error}). Run the audit again, into a new folder."
+        ) from error
+    return found
+
+
+def _about(
+    records: Iterable[RunRecord], result: str, role: str, sha256: str
+) -> Iterator[RunRecord]:
+    """Finished runs that wrote a result about the file with this hash, which they read."""
+    for record in records:
+        read = record.inputs.get(role)
+        is_about = read is not None and read.sha256 == sha256 and record.is_finished
+        if is_about and (record.folder / result).is_file():
+            yield record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A file of numbers and the folder that it explains.
+
+    Attributes:
+        folder: Where it stands.
+        name: Folder relative to the reported one.
+        stored: Content of the file.
+    """
+
+    folder: Path
+    name: str
+    stored: Mapping[str, Any]
+
+
+def found(runs: Path, file: str) -> list[Result]:
+    """All files of one name below a folder.
+
+    Args:
+        runs: Reported folder.
+        file: ``LADDER``, ``RECONSTRUCTION`` or ``BENCHMARK``.
+
+    Raises:
+        ReportError: For a file that cannot be read, or of another schema.
+    """
+    results = []
+    for path in sorted(runs.rglob(file)):
+        try:
+            stored = json.loads(path.read_text())
+            if stored["schema"] != _RESULT_SCHEMA:
+                raise ValueError(f"schema {stored['schema']}, known is {_RESULT_SCHEMA}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ReportError(
+                f"{path}: cannot be read ({error!r}). Run the command that wrote it again, into a "
+                "new folder, or report a folder without it."
+            ) from error
+        name = path.parent.resolve().relative_to(runs.resolve()).as_posix()
+        results.append(Result(folder=path.parent, name=name, stored=stored))
+    return results
+
+
+def paths(runs: Path) -> list[Path]:
+    """Each such file, for the record of a report."""
+    files = (LADDER, RECONSTRUCTION, BENCHMARK)
+    return [result.folder / file for file in files for result in found(runs, file)]

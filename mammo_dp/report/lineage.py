@@ -1,20 +1,114 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How to make runs again: commands in order, settings, versions; paths relative to the report."""
+"""What a model was made of, as nodes of a graph, and the commands that make it again."""
 
 import json
 import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 from mammo_dp.privacy.release import MIX
-from mammo_dp.report.compare import Row, lineage
-from mammo_dp.runs import RunRecord
+from mammo_dp.privacy.statement import read_evidence
+from mammo_dp.report.collect import Row, lineage, made_by, setting
+from mammo_dp.runs import RunInput, RunRecord
 
 _MEASURING = ("validate", "test")
 _OBJECT = re.compile(r"[A-Z]\w*\(.*\)", re.DOTALL)  # what a file of parameters became
+# A cohort of patients, a private stage, a stage without privacy on patients, or none of these.
+Kind = Literal["patients", "private", "open", "other"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A run, or something that was given.
+
+    Attributes:
+        title: Name of the folder.
+        lines: At most two lines of facts.
+        kind: What it did to patients.
+        parents: Keys of what it was made of, with the role that each played.
+    """
+
+    title: str
+    lines: Sequence[str]
+    kind: Kind
+    parents: Mapping[str, str] = field(default_factory=dict)
+
+
+def ancestry(row: Row) -> dict[str, Node]:
+    """Each run and each given file in the lineage of a model, once.
+
+    Args:
+        row: Evaluation of the model.
+
+    Returns:
+        Nodes by folder or hash, the model first.
+    """
+    nodes: dict[str, Node] = {}
+    accesses: Sequence[Mapping[str, Any]] = row.privacy["accesses"]
+    evidence = read_evidence(row.model.folder) or {"cohorts": []}
+    cohorts = {known["manifest_sha256"] for known in evidence["cohorts"] if known}
+
+    def visit(source: RunRecord | RunInput, sha256: str) -> str:
+        key = str(source.folder.resolve()) if isinstance(source, RunRecord) else source.sha256
+        if key in nodes:
+            return key
+        if isinstance(source, RunInput):
+            title, lines = _last(source.path), ["given, made by no recorded run"]
+            kind: Kind = "patients" if sha256 in cohorts else "other"
+            nodes[key] = Node(title=title, lines=lines, kind=kind)
+            return key
+        kind, words = _stage(source, accesses)
+        if sha256 in cohorts:
+            kind, words = "patients", "crops of patients"
+        lines = [_what(source), words] if words else [_what(source)]
+        nodes[key] = Node(title=source.folder.resolve().name, lines=lines, kind=kind)
+        parents: dict[str, str] = {}
+        for role, entry in source.inputs.items():
+            parent = visit(made_by(entry) or entry, entry.sha256)
+            parents[parent] = f"{parents[parent]}, {role}" if parent in parents else role
+        nodes[key] = Node(title=nodes[key].title, lines=lines, kind=kind, parents=parents)
+        return key
+
+    visit(row.model, "")
+    return nodes
+
+
+def described(nodes: Mapping[str, Node]) -> str:
+    """The graph in words, for those who do not see it."""
+    made = [
+        f"{node.title} ({', '.join(node.lines)}) from "
+        f"{', '.join(f'{nodes[parent].title} as {role}' for parent, role in node.parents.items())}"
+        for node in nodes.values()
+        if node.parents
+    ]
+    return ". ".join(made)
+
+
+def _what(record: RunRecord) -> str:
+    """Command of a run and the class of its model, if it has one."""
+    kind = str(setting(record.config.get("model") or {}, "class_path") or "")
+    return f"{record.command} {kind.rpartition('.')[2]}".strip()
+
+
+def _stage(record: RunRecord, accesses: Sequence[Mapping[str, Any]]) -> tuple[Kind, str]:
+    """Kind of a run, and what it did to patients."""
+    outputs = set(record.outputs.values())
+    own = [access for access in accesses if access["released"] in outputs]
+    if not own:
+        return "other", ""
+    if any(access["mechanism"] is None for access in own):
+        return "open", "saw patients without privacy"
+    steps = sum(access["mechanism"]["steps"] for access in own)
+    return "private", f"private: {steps} noisy steps"
+
+
+def _last(path: str) -> str:
+    """Name of a file or folder; a checkpoint is called after its run."""
+    return path.removesuffix("/checkpoints/last.ckpt").rstrip("/").rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,6 +61,8 @@ class CropClassifier(lightning.LightningModule):
             after ``load_from_checkpoint``.
     """
 
+    training_metrics = frozenset({"train_loss"})  # logged from training crops alone
+
     def __init__(
         self,
         *,

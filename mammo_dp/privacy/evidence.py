@@ -20,7 +20,13 @@ from mammo_dp.privacy.cohorts import Cohort
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.evolution.account import ACCOUNT, executed, origin
 from mammo_dp.privacy.findings import RESTORE, Findings, shown
-from mammo_dp.privacy.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.ledger import Access, PrivacyLedger, Use
+from mammo_dp.privacy.monitors import (
+    configured_monitors,
+    monitored_splits,
+    of_other_splits,
+    training_metrics_of,
+)
 from mammo_dp.privacy.parents import collect_parents
 from mammo_dp.privacy.public_weights import HUB_SOURCE
 from mammo_dp.privacy.release import (
@@ -96,6 +102,7 @@ class Evidence:
         private = any(access.mechanism is not None for access in self.own)
         if self.record.command == "fit":
             self._check_cohort("data", self._config("data").get("train_split", "train"))
+            self._check_selection()
             private |= self._check_account()
         if self.record.command == EVOLVE:
             self._check_cohort("crops", self.record.config.get("split", "train"))
@@ -105,17 +112,42 @@ class Evidence:
             loose = loose_delta(follows)
             self.findings.compare(self.path, "delta", self.stored["delta"], loose)
 
-    def _check_cohort(self, role: str, split: Split) -> None:
-        """The patients of the split that was used, as they stand in ``crops.csv`` now."""
+    def _check_selection(self) -> None:
+        """The patients of splits that callbacks chose by, as far as they are configured."""
+        model = str(self.record.config.get("model", {}).get("class_path", ""))
+        monitors = of_other_splits(
+            configured_monitors(self.record.config), training_metrics_of(model)
+        )
+        data = self._config("data")
+        try:
+            splits = monitored_splits(
+                CropsManifest.read(self.inputs["data"]),
+                train_split=data.get("train_split", "train"),
+                evaluate_split=data.get("evaluate_split"),
+            )
+        except (KeyError, ValueError):
+            return  # missing or malformed, which the visit to the crops has found
+        listed = {access.cohort.split for access in self.own if access.use == "selection"}
+        for split in splits:  # schedules, and metrics named in code, are only listed
+            if monitors or split in listed:
+                self._check_cohort("data", split, "selection")
+
+    def _check_cohort(self, role: str, split: Split, use: Use = "training") -> None:
+        """The patients of a split that was used, as they stand in ``crops.csv`` now."""
         try:
             there = Cohort.of_manifest(CropsManifest.read(self.inputs[role]), split)
         except (KeyError, ValueError):
             return  # missing or malformed, which the visit to the crops has found
-        if not self.own and not there.is_empty:
-            what = f"lists no access to {there.name}, which {self.record.folder} used"
+        own = {
+            access.cohort: None
+            for access in self.own
+            if access.use == use and (use == "training" or access.cohort.split == split)
+        }
+        if not own and not there.is_empty:
+            what = f"lists no access to {there.name}, which {self.record.folder} used for {use}"
             self.findings.add(self.path, what, _AGAIN)
         where = self.inputs[role] / CROPS
-        for recorded in {access.cohort: None for access in self.own}:
+        for recorded in own:
             self.findings.checked["cohorts"] += 1
             self._compare_cohorts(where, recorded, there)
 

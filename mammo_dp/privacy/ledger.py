@@ -4,13 +4,16 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import permutations
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from data_prep.manifest import CropsManifest, Split, Unit
 from mammo_dp.privacy.accounting import Adjacency, Mechanism, common
 from mammo_dp.privacy.budget import require_delta
 from mammo_dp.privacy.cohorts import Cohort
 from mammo_dp.privacy.guarantee import Guarantee, PrivacyStatement, epsilon_of
+
+Use = Literal["training", "selection"]
+_DONE: dict[Use, str] = {"training": "was trained", "selection": "was chosen by metrics"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,7 @@ class Access:
         public_size: Declared number of units that the stage divided by; ``None`` if it divided by
             the true number, which is then public.
         crops_per_patient: Declared largest number of crops of one patient; ``None`` if undeclared.
+        use: What the data were used for: they trained, or metrics on them chose what is released.
     """
 
     stage: str
@@ -37,6 +41,7 @@ class Access:
     note: str = ""
     public_size: int | None = None
     crops_per_patient: int | None = None
+    use: Use = "training"
 
     @property
     def adjacency(self) -> Adjacency:
@@ -66,19 +71,21 @@ class Access:
         note: str = "",
         public_size: int | None = None,
         crops_per_patient: int | None = None,
+        use: Use = "training",
     ) -> Self:
-        """Training on one split of a manifest.
+        """Training on one split of a manifest, or selection by it.
 
         Args:
             stage: Name of the stage, for people.
-            manifest: Table of crops that was trained on.
-            split: Split that was trained on.
+            manifest: Table of crops that was used.
+            split: Split that was used.
             unit: What the mechanism protects.
             mechanism: Noisy steps; none if the stage had no differential privacy.
             released: SHA-256 of what the stage released.
             note: What else a reader should know.
             public_size: Declared number of units that the stage divided by.
             crops_per_patient: Declared largest number of crops of one patient.
+            use: What for.
         """
         cohort = Cohort.of_manifest(manifest, split)
         if unit == "crop":  # their number is public then
@@ -93,6 +100,7 @@ class Access:
             note=note,
             public_size=public_size,
             crops_per_patient=crops_per_patient,
+            use=use,
         )
 
     @classmethod
@@ -123,7 +131,7 @@ class Access:
         """
         if self.is_unknown:
             return f"It is unknown whose data {self.stage} used. {self.note}".rstrip()
-        return f"{self.stage} was trained {clause} without DP."
+        return f"{self.stage} {_DONE[self.use]} {clause} without DP."
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``privacy.json``."""
@@ -136,6 +144,7 @@ class Access:
             "note": self.note,
             "public_size": self.public_size,
             "crops_per_patient": self.crops_per_patient,
+            "use": self.use,
         }
 
     @classmethod

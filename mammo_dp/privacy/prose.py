@@ -109,7 +109,7 @@ def _factor(epsilon: float) -> str:
 
 def _access(access: Access) -> str:
     how = (
-        "without differential privacy"
+        f"{'chosen by metrics, ' if access.use == 'selection' else ''}without differential privacy"
         if access.mechanism is None
         else f"with differential privacy per {access.unit}: noise multiplier "
         f"{access.mechanism.noise_multiplier:g}, sampling rate "

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from data_prep.manifest import FILE_NAME as CROPS
-from data_prep.manifest import CropsManifest, Unit
+from data_prep.manifest import CropsManifest, Split, Unit
 from mammo_dp.privacy.cohorts import Cohort
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.evolution.account import executed
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.monitors import monitored_splits, monitors_of, of_other_splits
 from mammo_dp.privacy.parents import collect_parents
 from mammo_dp.privacy.preparation import preparation_exclusions
 from mammo_dp.privacy.public_weights import HUB, provenance_of_hub
@@ -81,7 +82,8 @@ def write_fit_statement(record: RunRecord, trainer: "Trainer", released: Path) -
                 crops_per_patient=data.crops_per_patient if unit == "crop" else None,
             )
             for mechanism in (private.mechanisms if private is not None else (None,))
-        )
+        ),
+        *_selected(record, trainer, manifest, split, file_sha256(released)),
     )
     write_statement(
         record.folder,
@@ -96,6 +98,29 @@ def write_fit_statement(record: RunRecord, trainer: "Trainer", released: Path) -
         precision=str(trainer.precision),
         run=record,
     )
+
+
+def _selected(
+    record: RunRecord, trainer: "Trainer", manifest: CropsManifest, split: Split, released: str
+) -> list[Access]:
+    """Uses of splits whose metrics callbacks or schedules chose by; see :mod:`monitors`."""
+    module, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
+    declared = getattr(module, "training_metrics", frozenset())
+    if not (monitors := of_other_splits(monitors_of(trainer), declared)):
+        return []
+    return [
+        Access.of_training(
+            f"{type(module).__name__} ({record.folder.name})",
+            manifest,
+            monitored,
+            released=released,
+            note=f"{', '.join(map(str, monitors))} looked at metrics of these data.",
+            use="selection",
+        )
+        for monitored in monitored_splits(
+            manifest, train_split=split, evaluate_split=getattr(data, "evaluate_split", None)
+        )
+    ]
 
 
 def write_data_statement(record: RunRecord) -> None:

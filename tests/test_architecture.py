@@ -27,6 +27,7 @@ ORDER = (
     "pipeline",
     "training_cli",
     "ladder",
+    "select",
     "predict",
     "commands",
     "main",

@@ -7,10 +7,11 @@ statements of the parents.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -21,12 +22,7 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.evolution.account import ACCOUNT, executed, origin
 from mammo_dp.privacy.findings import RESTORE, Findings, shown
 from mammo_dp.privacy.ledger import Access, PrivacyLedger, Use
-from mammo_dp.privacy.monitors import (
-    configured_monitors,
-    monitored_splits,
-    of_other_splits,
-    training_metrics_of,
-)
+from mammo_dp.privacy.monitors import configured_splits
 from mammo_dp.privacy.parents import collect_parents
 from mammo_dp.privacy.public_weights import HUB_SOURCE
 from mammo_dp.privacy.release import (
@@ -38,6 +34,7 @@ from mammo_dp.privacy.release import (
     randomness,
     votes_randomness,
 )
+from mammo_dp.privacy.selection import PLANNED, fits_of, planned
 from mammo_dp.privacy.statement import (
     EVIDENCE_NAME,
     FILE_NAME,
@@ -113,23 +110,13 @@ class Evidence:
             self.findings.compare(self.path, "delta", self.stored["delta"], loose)
 
     def _check_selection(self) -> None:
-        """The patients of splits that callbacks chose by, as far as they are configured."""
-        model = str(self.record.config.get("model", {}).get("class_path", ""))
-        monitors = of_other_splits(
-            configured_monitors(self.record.config), training_metrics_of(model)
-        )
-        data = self._config("data")
-        try:
-            splits = monitored_splits(
-                CropsManifest.read(self.inputs["data"]),
-                train_split=data.get("train_split", "train"),
-                evaluate_split=data.get("evaluate_split"),
-            )
-        except (KeyError, ValueError):
-            return  # missing or malformed, which the visit to the crops has found
-        listed = {access.cohort.split for access in self.own if access.use == "selection"}
-        for split in splits:  # schedules, and metrics named in code, are only listed
-            if monitors or split in listed:
+        """Patients by whom callbacks, or a selection among fits, chose, as configured."""
+        used = {access.cohort.split for access in self.own if access.use == "selection"}
+        with suppress(KeyError, ValueError):  # which the visit to the crops has found
+            manifest = CropsManifest.read(self.inputs["data"])
+            used |= configured_splits(self.record.config, manifest)
+        for split in get_args(Split):
+            if split in used:
                 self._check_cohort("data", split, "selection")
 
     def _check_cohort(self, role: str, split: Split, use: Use = "training") -> None:
@@ -204,7 +191,7 @@ class Evidence:
         recorded = [
             [mechanism.noise_multiplier, mechanism.sampling_rate, mechanism.steps]
             for access in self.own
-            if (mechanism := access.mechanism) is not None
+            for mechanism in fits_of(access.mechanism)
         ]
         if self.own and recorded != executed:
             what = (
@@ -262,8 +249,12 @@ class Evidence:
             what = f"ran {steps} steps, but trainer.max_steps is {allowed}"
             self.findings.add(checkpoint, what, _AGAIN)
         said = [("delta", self.stored["delta"], model.get("delta"))]
+        configured = self.record.config.get("selection") or {}
+        plan = {name: configured.get(name) for name in PLANNED} if configured else None
         for access in self.own:
-            if (mechanism := access.mechanism) is not None:
+            if access.use == "training":
+                self.findings.compare(self.path, "selection", planned(access.mechanism), plan)
+            for mechanism in fits_of(access.mechanism):
                 said += [
                     ("unit", access.unit, data.get("unit")),
                     ("sampling_rate", mechanism.sampling_rate, data.get("rate")),

@@ -11,6 +11,7 @@ from mammo_dp.privacy.accounting import Adjacency, Mechanism, common
 from mammo_dp.privacy.budget import require_delta
 from mammo_dp.privacy.cohorts import Cohort
 from mammo_dp.privacy.guarantee import Guarantee, PrivacyStatement, epsilon_of
+from mammo_dp.privacy.selection import Noisy, mechanism_from_json
 
 Use = Literal["training", "selection"]
 _DONE: dict[Use, str] = {"training": "was trained", "selection": "was chosen by metrics"}
@@ -36,7 +37,7 @@ class Access:
     stage: str
     cohort: Cohort
     unit: Unit = "patient"
-    mechanism: Mechanism | None = None
+    mechanism: Noisy | None = None
     released: str | None = None
     note: str = ""
     public_size: int | None = None
@@ -66,7 +67,7 @@ class Access:
         split: Split,
         *,
         unit: Unit = "patient",
-        mechanism: Mechanism | None = None,
+        mechanism: Noisy | None = None,
         released: str | None = None,
         note: str = "",
         public_size: int | None = None,
@@ -155,7 +156,7 @@ class Access:
             **{
                 **stored,
                 "cohort": Cohort.from_json(stored["cohort"]),
-                "mechanism": None if mechanism is None else Mechanism(**mechanism),
+                "mechanism": None if mechanism is None else mechanism_from_json(mechanism),
             }
         )
 
@@ -324,7 +325,7 @@ class PrivacyLedger:
         )
 
 
-_Private = Sequence[tuple[Access, Mechanism]]
+_Private = Sequence[tuple[Access, Noisy]]
 
 
 def _adjacency(private: _Private) -> Adjacency:
@@ -398,26 +399,28 @@ def _of_patients(
     return patient, by_crops
 
 
-def _on_patient(crops: int, cohort: Cohort, private: _Private) -> tuple[Mechanism, ...]:
+def _on_patient(crops: int, cohort: Cohort, private: _Private) -> tuple[Noisy, ...]:
     """What was applied to a patient of a cohort with so many crops.
 
     In another cohort that shares patients, each of these may be the one with the most crops.
     """
 
-    def on_patient(access: Access, mechanism: Mechanism) -> Mechanism:
+    def on_patient(access: Access, mechanism: Noisy) -> Noisy:
         if access.unit == "patient":
             return mechanism
         drawn = crops if access.cohort == cohort else access.crops_per_patient
-        return replace(mechanism, crops_of_unit=drawn or 1)  # undeclared: there is no guarantee
+        return mechanism.on_crops(drawn or 1)  # undeclared: there is no guarantee
 
     return tuple(on_patient(access, mechanism) for access, mechanism in private)
 
 
 def _because(touching: list[tuple[Access, str]]) -> str:
     stages = [
-        f"{access.stage} was trained {clause} with {access.mechanism.steps} noisy steps (noise "
-        f"multiplier {access.mechanism.noise_multiplier:g}, sampling rate "
-        f"{access.mechanism.sampling_rate:g})"
+        (
+            f"{access.stage} was trained {clause} with {access.mechanism.words}"
+            if isinstance(access.mechanism, Mechanism)
+            else f"{access.stage} was trained and chosen {clause} as {access.mechanism.words}"
+        )
         for access, clause in touching
         if access.mechanism is not None
     ]

@@ -112,6 +112,30 @@ def monitored_splits(
     return [split for split in others if split != train_split and manifest.rows(split)]
 
 
+def configured_splits(config: Mapping[str, Any], manifest: CropsManifest) -> set[Split]:
+    """Splits by which a fit, or a selection that it took part in, chose, as far as configured.
+
+    Args:
+        config: Of the fit, plain values.
+        manifest: Table of crops that the fit read.
+    """
+    found: set[Split] = set()
+    model, data = (config.get(part) or {} for part in ("model", "data"))
+    declared = training_metrics_of(str(model.get("class_path", "")))
+    if of_other_splits(configured_monitors(config), declared):
+        read = data.get("init_args") or {}
+        found |= {
+            *monitored_splits(
+                manifest,
+                train_split=read.get("train_split", "train"),
+                evaluate_split=read.get("evaluate_split"),
+            )
+        }
+    if scored_on := (config.get("selection") or {}).get("score_split"):
+        found.add(scored_on)
+    return found
+
+
 def training_metrics_of(class_path: str) -> frozenset[str]:
     """What a module of ours declares; nothing is known of others, whose code is not run here.
 

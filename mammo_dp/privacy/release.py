@@ -6,6 +6,7 @@ manifest that was read, mechanisms from the steps that were executed. ``verify``
 with the same functions.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from mammo_dp.privacy.monitors import monitored_splits, monitors_of, of_other_sp
 from mammo_dp.privacy.parents import collect_parents
 from mammo_dp.privacy.preparation import preparation_exclusions
 from mammo_dp.privacy.public_weights import HUB, provenance_of_hub
+from mammo_dp.privacy.selection import Noisy, SelectionPlan
 from mammo_dp.privacy.statement import write_statement
 from mammo_dp.runs import RunRecord, file_sha256
 
@@ -37,6 +39,10 @@ SEEDED = (
     "Draws and noise come from a fixed seed (insecure_seed): whoever knows it can remove "
     "the noise. There is no guarantee against them."
 )
+CHOSEN = (
+    "This covers the release of one fit, the best. The others, their scores and how many there "
+    "were stay private."
+)
 EVOLVE = "evolve"  # the command whose crops were chosen by patients' votes
 RELABEL = "relabel"  # the command whose labels are a classifier's
 MIX = "mix"  # of a benchmark: patients' crops and synthetic ones in one folder
@@ -44,13 +50,17 @@ _FRESH = "the operating system's entropy, a fresh 128-bit key at each start"
 _WITHOUT_DP = 1e-4  # delta of a stage that promised none; its parents may have promised something
 
 
-def write_fit_statement(record: RunRecord, trainer: "Trainer", released: Path) -> None:
+def write_fit_statement(
+    record: RunRecord, trainer: "Trainer", released: Path, plan: SelectionPlan | None = None
+) -> None:
     """Writes the statement of a fit beside its weights.
 
     Args:
         record: The run.
         trainer: After ``fit``, with module and data module.
         released: File of the weights, below the run folder.
+        plan: How the fit takes part in a selection, if it does; then the statement is that of the
+            one fit that is chosen.
 
     Raises:
         PrivacyError: If it is unknown whose data were used.
@@ -69,6 +79,9 @@ def write_fit_statement(record: RunRecord, trainer: "Trainer", released: Path) -
     sampling = private.sampling if private is not None else None
     unit: Unit = sampling.unit if sampling is not None else "patient"
     inputs = collect_parents(entry.path for entry in record.inputs.values())
+    mechanisms: Sequence[Noisy | None] = (None,) if private is None else private.mechanisms
+    if plan is not None and private is not None:
+        mechanisms = (plan.of(private.mechanisms),)
     ledger = inputs.joined([hub_ledger(module)]).plus(
         *(
             Access.of_training(
@@ -80,10 +93,11 @@ def write_fit_statement(record: RunRecord, trainer: "Trainer", released: Path) -
                 released=file_sha256(released),
                 public_size=None if sampling is None else sampling.public_size,
                 crops_per_patient=data.crops_per_patient if unit == "crop" else None,
+                note="" if plan is None else CHOSEN,
             )
-            for mechanism in (private.mechanisms if private is not None else (None,))
+            for mechanism in mechanisms
         ),
-        *_selected(record, trainer, manifest, split, file_sha256(released)),
+        *_selected(record, trainer, manifest, split, file_sha256(released), plan),
     )
     write_statement(
         record.folder,
@@ -101,25 +115,34 @@ def write_fit_statement(record: RunRecord, trainer: "Trainer", released: Path) -
 
 
 def _selected(
-    record: RunRecord, trainer: "Trainer", manifest: CropsManifest, split: Split, released: str
+    record: RunRecord,
+    trainer: "Trainer",
+    manifest: CropsManifest,
+    split: Split,
+    released: str,
+    plan: SelectionPlan | None,
 ) -> list[Access]:
-    """Uses of splits whose metrics callbacks or schedules chose by; see :mod:`monitors`."""
+    """Uses of splits by whose metrics callbacks, schedules or a selection chose."""
     module, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
-    declared = getattr(module, "training_metrics", frozenset())
-    if not (monitors := of_other_splits(monitors_of(trainer), declared)):
-        return []
+    declared: frozenset[str] = getattr(module, "training_metrics", frozenset())
+    looked: dict[Split, str] = {}
+    if monitors := of_other_splits(monitors_of(trainer), declared):
+        evaluated = getattr(data, "evaluate_split", None)
+        splits = monitored_splits(manifest, train_split=split, evaluate_split=evaluated)
+        note = f"{', '.join(map(str, monitors))} looked at metrics of these data."
+        looked = dict.fromkeys(splits, note)
+    if plan is not None and plan.score_split is not None:
+        looked[plan.score_split] = "The best of several fits was chosen by its AUROC on these data."
     return [
         Access.of_training(
             f"{type(module).__name__} ({record.folder.name})",
             manifest,
-            monitored,
+            used,
             released=released,
-            note=f"{', '.join(map(str, monitors))} looked at metrics of these data.",
+            note=note,
             use="selection",
         )
-        for monitored in monitored_splits(
-            manifest, train_split=split, evaluate_split=getattr(data, "evaluate_split", None)
-        )
+        for used, note in looked.items()
     ]
 
 

@@ -4,6 +4,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mammo_dp.privacy.selection import Selection, fits_of, mechanism_from_json
 from mammo_dp.privacy.statement import read_evidence
 from mammo_dp.report.compare import Row, made_by, setting
 from mammo_dp.report.drawings.lineage import Node
@@ -77,8 +78,10 @@ def _stage(record: RunRecord, accesses: Sequence[Mapping[str, Any]]) -> tuple[st
         return OTHER, ""
     if any(access["mechanism"] is None for access in own):
         return OPEN, "saw patients without privacy"
-    steps = sum(access["mechanism"]["steps"] for access in own)
-    return PRIVATE, f"private: {steps} noisy steps"
+    mechanisms = [mechanism_from_json(access["mechanism"]) for access in own]
+    steps = sum(fit.steps for mechanism in mechanisms for fit in fits_of(mechanism))
+    chosen = any(isinstance(mechanism, Selection) for mechanism in mechanisms)
+    return PRIVATE, f"private: {steps} noisy steps{', the best of several fits' if chosen else ''}"
 
 
 def _last(path: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from mammo_dp.privacy.accounting import Mechanism, compose
+from mammo_dp.privacy.selection import Noisy, Selection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +93,12 @@ def _stage(stored: Mapping[str, Any]) -> tuple[float, str]:
         steps=stored["steps"],
         crops_of_unit=stored["crops_of_unit"],
     )
+    if plan := stored.get("selection"):
+        return _account(Selection(mechanisms=(mechanism,), **plan), stored["delta"])
     return _account(mechanism, stored["delta"])
 
 
 @functools.cache  # runs of a grid share mechanisms, and one account takes a second
-def _account(mechanism: Mechanism, delta: float) -> tuple[float, str]:
+def _account(mechanism: Noisy, delta: float) -> tuple[float, str]:
     curve = compose([mechanism])
     return curve.epsilon(delta), curve.source

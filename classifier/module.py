@@ -63,6 +63,7 @@ class CropClassifier(lightning.LightningModule):
     """
 
     features_seal: FeaturesSeal | None = None
+    training_metrics = frozenset({"train_loss"})  # logged from training crops alone
 
     def __init__(
         self,

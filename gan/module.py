@@ -85,6 +85,10 @@ class MCGAN(lightning.LightningModule):
         seed: Of latent vectors, noise, forgotten attributes and augmentation.
     """
 
+    # Logged from training crops alone; copying compares them with the evaluation crops.
+    training_metrics = frozenset(
+        {"generator_loss", "discriminator_loss", "distance", "diversity", "mismatch"}
+    )
     fixed_latents: Tensor
     fixed_noise: Tensor
 

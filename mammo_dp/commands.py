@@ -128,6 +128,7 @@ def _functions(command: str) -> Function | dict[str, Any]:
             }
         case "privacy":
             from mammo_dp.privacy import calculator, review
+            from mammo_dp.select import select
 
             return {
                 "risk": calculator.risk,
@@ -135,6 +136,7 @@ def _functions(command: str) -> Function | dict[str, Any]:
                 "explain": review.explain,
                 "verify": review.verify,
                 "compose": review.compose,
+                "select": select,
             }
         case "calibrate":
             from mammo_dp.predict.calibrate import calibrate

@@ -24,7 +24,7 @@ COMMANDS = {
     "export": "classifier -> ONNX, Hugging Face; generator -> medigan; crops -> folder, DICOM",
     "fidelity": "synthetic crops against real ones -> distances, agreement, copies",
     "attack": "attack a run -> scores and what an attacker achieved",
-    "privacy": "epsilon <-> noise <-> risk; explain, verify and compose statements",
+    "privacy": "epsilon <-> noise <-> risk; explain, verify, compose; choose among fits",
     "report": "run folders -> table, figures, one HTML page",
     "benchmark": "regimes x budgets x units x seeds on any workers -> one table",
     "pipeline": "the stages of one YAML file, resumable",

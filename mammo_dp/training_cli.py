@@ -32,6 +32,7 @@ from mammo_dp.privacy.bindings import RESUME, Binding, SealedFeatures
 from mammo_dp.privacy.parents import collect_parents, warn_of_unknown
 from mammo_dp.privacy.refusals import refuse_trainer
 from mammo_dp.privacy.release import hub_ledger, write_fit_statement
+from mammo_dp.privacy.selection import SelectionPlan
 from mammo_dp.privacy.training import DPTraining
 from mammo_dp.privacy.training_state import SealedCheckpointIO
 from mammo_dp.runs import (
@@ -90,6 +91,12 @@ class TrainingCLI(LightningCLI):
             default=None,
             help="Run folder of a fit whose configuration and weights are used "
             "(validate and test).",
+        )
+        parser.add_argument(
+            "--selection",
+            type=SelectionPlan | None,
+            default=None,
+            help="How the fit takes part in a selection; set by `mammo-dp privacy select`.",
         )
         parser.link_arguments("run_dir", "trainer.default_root_dir")
 
@@ -170,6 +177,8 @@ class TrainingCLI(LightningCLI):
         for name in _NOT_CONFIG:
             config.pop(name, None)
         config["trainer"].pop("default_root_dir", None)
+        if config["selection"] is None:
+            del config["selection"]
         return dict(config)
 
     def _inputs(self, config: dict[str, Any]) -> dict[str, Path]:
@@ -206,10 +215,18 @@ class TrainingCLI(LightningCLI):
         if private:  # the Poisson sampler shares out its draws by itself
             kwargs["use_distributed_sampler"] = False
         trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "fit" and (plan := self.selection) is not None:
+            plan.refuse(self.model, self.datamodule)
         if private:
             refuse_trainer(trainer)
             self.parents.statements(self.model.budget.delta)  # theirs hold at this delta, or raise
         return trainer
+
+    @property
+    def selection(self) -> SelectionPlan | None:
+        """How this fit takes part in a selection, if it does."""
+        plan: SelectionPlan | None = self.config_init[self.subcommand].selection
+        return plan
 
     def before_fit(self) -> None:
         """Refuses to start further ranks where they would do something else than this fit.
@@ -238,7 +255,7 @@ class TrainingCLI(LightningCLI):
         self.trainer.save_checkpoint(folder / RELEASED, weights_only=True)  # all ranks meet here
         if not self.trainer.is_global_zero:
             return
-        write_fit_statement(self.record, self.trainer, folder / RELEASED)
+        write_fit_statement(self.record, self.trainer, folder / RELEASED, self.selection)
         TrainedCrops.of_folder(self.datamodule.manifest.folder).write(folder)
         (folder / RESUME).unlink(missing_ok=True)
         close_run(self.record)

@@ -28,6 +28,7 @@ ORDER = (
     "pipeline",
     "training_cli",
     "ladder",
+    "select",
     "predict",
     "commands",
     "main",

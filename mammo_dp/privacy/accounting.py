@@ -11,7 +11,8 @@ more of them weaken its guarantee.
 
 Privacy loss distributions (PLD, dp-accounting) give what is stated; Renyi accounting (RDP, Opacus)
 gives the second opinion and takes over where PLD overflows, at noise so small that the loss leaves
-the range of floating-point numbers.
+the range of floating-point numbers. The best of a random number of fits has an account by RDP alone
+(dp-accounting).
 """
 
 import math
@@ -20,10 +21,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from dp_accounting import dp_event
 from dp_accounting.pld import privacy_loss_distribution
+from dp_accounting.rdp import RdpAccountant
 from numpy.typing import NDArray
 from opacus.accountants import RDPAccountant
 from opacus.accountants.analysis import rdp
@@ -31,6 +34,9 @@ from scipy.optimize import brentq
 from scipy.stats import binom
 
 from mammo_dp.privacy.errors import PrivacyError
+
+if TYPE_CHECKING:
+    from mammo_dp.privacy.selection import Selection
 
 Accountant = Literal["PLD", "RDP"]
 Adjacency = Literal["zero-out", "add-or-remove"]
@@ -110,13 +116,34 @@ class Mechanism:
             crops_of_unit=1,
         )
 
-    def as_json(self) -> dict[str, float | int]:
+    def on_crops(self, crops: int) -> "Mechanism":
+        """What it is to a unit of so many crops, each drawn and clipped on its own."""
+        return replace(self, crops_of_unit=crops)
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return (
+            f"{self.steps} noisy steps (noise multiplier {self.noise_multiplier:g}, sampling rate "
+            f"{self.sampling_rate:g})"
+        )
+
+    @property
+    def event(self) -> dp_event.DpEvent:
+        """The same in the words of dp-accounting."""
+        plain = self.dominating
+        step = dp_event.PoissonSampledDpEvent(
+            plain.sampling_rate, dp_event.GaussianDpEvent(plain.noise_multiplier)
+        )
+        return dp_event.SelfComposedDpEvent(step, plain.steps)
+
+    def as_json(self) -> dict[str, Any]:
         """Plain values, for ``privacy.json``."""
         return asdict(self)
 
 
 def rdp_epsilon(
-    mechanisms: Sequence[Mechanism],
+    mechanisms: Sequence["Mechanism | Selection"],
     delta: float,
     orders: Sequence[float] = tuple(RDPAccountant.DEFAULT_ALPHAS),
 ) -> float:
@@ -130,8 +157,12 @@ def rdp_epsilon(
 
     Returns:
         An upper bound. Units of several crops have no closed form; they are accounted by the
-        mechanism that dominates theirs, which is up to several times looser.
+        mechanism that dominates theirs, which is up to several times looser. Where something was
+        selected, orders are those of dp-accounting.
     """
+    plain = [mechanism for mechanism in mechanisms if isinstance(mechanism, Mechanism)]
+    if len(plain) < len(mechanisms):
+        return float(_renyi(mechanisms).get_epsilon(delta))
     with warnings.catch_warnings():  # the optimum may be the first or last order; still a bound
         warnings.simplefilter("ignore")
         total = sum(
@@ -143,7 +174,7 @@ def rdp_epsilon(
                     orders=orders,
                 )
             )
-            for mechanism in (each.dominating for each in mechanisms)
+            for mechanism in (each.dominating for each in plain)
         )
         epsilon, _ = rdp.get_privacy_spent(orders=orders, rdp=total, delta=delta)
     return max(0.0, float(epsilon))
@@ -163,7 +194,7 @@ class PrivacyCurve:
     """
 
     accountant: Accountant
-    mechanisms: tuple[Mechanism, ...]
+    mechanisms: "tuple[Mechanism | Selection, ...]"
     deltas: Callable[[NDArray[np.float64]], NDArray[np.float64]]
     epsilon: Callable[[float], float]
     smallest_delta: float = 0.0
@@ -180,37 +211,40 @@ class PrivacyCurve:
     @cached_property
     def source(self) -> str:
         """Accountant and version, such as ``"PLD, dp-accounting 0.6.0"``."""
-        package = {"PLD": "dp-accounting", "RDP": "opacus"}[self.accountant]
+        plain = all(isinstance(mechanism, Mechanism) for mechanism in self.mechanisms)
+        package = "opacus" if self.accountant == "RDP" and plain else "dp-accounting"
         return f"{self.accountant}, {package} {version(package)}"
 
 
-def compose(mechanisms: Sequence[Mechanism]) -> PrivacyCurve:
+def compose(mechanisms: Sequence["Mechanism | Selection"]) -> PrivacyCurve:
     """Privacy curve of mechanisms applied to the same units, one after the other.
 
     Args:
         mechanisms: At least one.
 
     Returns:
-        Curve by PLD, or by RDP where PLD overflows.
+        Curve by PLD, or by RDP where PLD overflows or something was selected.
 
     Source: connect-the-dots, Doroshenko et al. 2022, arXiv 2207.04380.
     """
-    mechanisms = tuple(mechanisms)
-    rough = rdp_epsilon(mechanisms, 1e-4, _ROUGH_ORDERS)
+    plain = tuple(each for each in mechanisms if isinstance(each, Mechanism))
+    if len(plain) < len(mechanisms):
+        return _curve_of_selection(tuple(mechanisms))
+    rough = rdp_epsilon(plain, 1e-4, _ROUGH_ORDERS)
     if rough > _HOPELESS:
-        return _rdp_curve(mechanisms)
+        return _rdp_curve(plain)
     try:
-        interval = _interval(rough, mechanisms)
-        total = _loss(mechanisms, interval)
-        while interval > 1.5 * (finer := _interval(_epsilon(total, 1e-4), mechanisms)):
+        interval = _interval(rough, plain)
+        total = _loss(plain, interval)
+        while interval > 1.5 * (finer := _interval(_epsilon(total, 1e-4), plain)):
             interval = finer  # RDP is loose at large epsilon
-            total = _loss(mechanisms, interval)
+            total = _loss(plain, interval)
     except OverflowError:
-        return _rdp_curve(mechanisms)
+        return _rdp_curve(plain)
 
     return PrivacyCurve(
         accountant="PLD",
-        mechanisms=mechanisms,
+        mechanisms=plain,
         deltas=lambda epsilons: np.clip(total.get_delta_for_epsilon(epsilons), 0.0, 1.0),
         epsilon=lambda delta: _epsilon(total, delta),
         smallest_delta=_smallest_delta(total),
@@ -317,3 +351,25 @@ def _rdp_curve(mechanisms: tuple[Mechanism, ...]) -> PrivacyCurve:
         deltas=lambda epsilons: np.full(np.shape(epsilons), seen),
         epsilon=lambda delta: 0.0 if delta >= seen else rdp_epsilon(mechanisms, delta),
     )
+
+
+def _curve_of_selection(mechanisms: "tuple[Mechanism | Selection, ...]") -> PrivacyCurve:
+    """Curve by RDP of a composition in which something was selected.
+
+    Each delta follows from the Renyi divergences, so that trade-offs read off the curve are valid;
+    they are looser than those by PLD, most of all the advantage.
+    """
+    account = _renyi(mechanisms)
+    return PrivacyCurve(
+        accountant="RDP",
+        mechanisms=mechanisms,
+        deltas=lambda epsilons: np.array([account.get_delta(float(e)) for e in epsilons]),
+        epsilon=lambda delta: float(account.get_epsilon(delta)),
+    )
+
+
+def _renyi(mechanisms: Sequence["Mechanism | Selection"]) -> RdpAccountant:
+    account = RdpAccountant()
+    for mechanism in mechanisms:
+        account.compose(mechanism.event)
+    return account

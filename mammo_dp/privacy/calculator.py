@@ -4,7 +4,6 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 from data_prep.manifest import Unit
@@ -14,6 +13,7 @@ from mammo_dp.privacy.budget import calibrate as noise_for
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.guarantee import adversary
 from mammo_dp.privacy.risk import risk_of
+from mammo_dp.privacy.selection import Law, Noisy, Selection
 
 Format = Literal["text", "json"]
 ADJACENCY: Adjacency = "zero-out"  # the same numbers hold for add-or-remove, see accounting
@@ -28,6 +28,8 @@ def risk(
     delta: float = 1e-4,
     unit: Unit = "patient",
     crops_per_patient: int | None = None,
+    repeats_mean: float | None = None,
+    repeats_law: Law = "logarithmic",
     kappa: float | list[float] | None = None,
     format: Format = "text",
 ) -> None:
@@ -35,6 +37,8 @@ def risk(
 
     Neighbours differ in one unit whose data are blanked (zero-out); their number is public. Where a
     fit declares ``public_size``, the same numbers hold for adding or removing a unit.
+    With repeats_mean it is the release of the best of a random number of equal fits, of which the
+    others and their number stay private; see docs/selection.md.
 
     Args:
         noise_multiplier: Standard deviation of the noise / clipping norm, > 0.
@@ -43,6 +47,9 @@ def risk(
         delta: Chance that the bound of epsilon fails; below 1 / units.
         unit: What is drawn and clipped: "patient", with all crops, or "crop", each alone.
         crops_per_patient: Most crops of one patient, for unit crop: adds what patients have.
+        repeats_mean: Mean number of fits, of which the best is released, at least 1.
+        repeats_law: Law of their number: "logarithmic" costs least, "geometric" stops at a single
+            fit less often.
         kappa: Chance, or chances, of a correct guess without the release, for reconstruction
             robustness; beyond 1/1104, .01 and .1.
         format: "text" for people, "json" for programs.
@@ -50,7 +57,11 @@ def risk(
     mechanism = Mechanism(
         noise_multiplier=noise_multiplier, sampling_rate=sampling_rate, steps=steps
     )
-    print(_shown(_numbers(mechanism, delta, unit, crops_per_patient, _listed(kappa)), format))
+    released: Noisy = mechanism
+    if repeats_mean is not None:
+        released = Selection(mechanisms=(mechanism,), law=repeats_law, mean=repeats_mean)
+    numbers = _numbers(mechanism, released, delta, unit, crops_per_patient, _listed(kappa))
+    print(_shown(numbers, format))
 
 
 def calibrate(
@@ -107,7 +118,7 @@ def calibrate(
     )
     noise = noise_for(budget, sampling_rate=sampling_rate, steps=steps)
     mechanism = Mechanism(noise_multiplier=noise, sampling_rate=sampling_rate, steps=steps)
-    numbers = _numbers(mechanism, delta, unit, crops_per_patient, kappas)
+    numbers = _numbers(mechanism, mechanism, delta, unit, crops_per_patient, kappas)
     print(_shown({"target": f"{budget.target} per {unit}", **numbers}, format))
 
 
@@ -119,6 +130,7 @@ def _listed(kappa: float | list[float] | None) -> list[float]:
 
 def _numbers(
     mechanism: Mechanism,
+    released: Noisy,
     delta: float,
     unit: Unit,
     crops_per_patient: int | None,
@@ -134,6 +146,9 @@ def _numbers(
     if crops_per_patient is not None and crops_per_patient < 1:
         raise PrivacyError(f"{crops_per_patient=}. Give at least 1.")
     shown = sorted({*KAPPAS, *kappas})
+    repeats: dict[str, Any] = {}
+    if isinstance(released, Selection):
+        repeats = {"repeats_law": released.law, "repeats_mean": released.mean}
     numbers = {
         "noise_multiplier": mechanism.noise_multiplier,
         "sampling_rate": mechanism.sampling_rate,
@@ -141,16 +156,17 @@ def _numbers(
         "delta": delta,
         "adjacency": ADJACENCY,
         "unit": unit,
-        **_of_unit(mechanism, delta, shown),
+        **repeats,
+        **_of_unit(released, delta, shown),
     }
     if crops_per_patient is not None:
-        patient = _of_unit(replace(mechanism, crops_of_unit=crops_per_patient), delta, shown)
+        patient = _of_unit(released.on_crops(crops_per_patient), delta, shown)
         numbers |= {"crops_per_patient": crops_per_patient}
         numbers |= {f"{name}_patient": value for name, value in patient.items()}
     return numbers
 
 
-def _of_unit(mechanism: Mechanism, delta: float, kappas: Sequence[float]) -> dict[str, Any]:
+def _of_unit(mechanism: Noisy, delta: float, kappas: Sequence[float]) -> dict[str, Any]:
     curve = compose([mechanism])
     return {
         "epsilon": curve.epsilon(delta),
@@ -170,6 +186,14 @@ def _shown(numbers: dict[str, Any], format: Format) -> str:
     lines += [
         f"noise multiplier {numbers['noise_multiplier']:g}, sampling rate "
         f"{numbers['sampling_rate']:g}, {numbers['steps']} steps, {unit}s drawn at random",
+        *(
+            [
+                f"the best of a random number of such fits, {numbers['repeats_law']} law, mean "
+                f"{numbers['repeats_mean']:g}; the number and the others stay private"
+            ]
+            if "repeats_law" in numbers
+            else []
+        ),
         *_lines(numbers, f"per {unit}", ""),
     ]
     if crops is not None:

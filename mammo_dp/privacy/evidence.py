@@ -7,10 +7,11 @@ statements of the parents.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -20,7 +21,8 @@ from mammo_dp.privacy.cohorts import Cohort
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.evolution.account import ACCOUNT, executed, origin
 from mammo_dp.privacy.findings import RESTORE, Findings, shown
-from mammo_dp.privacy.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.ledger import Access, PrivacyLedger, Use
+from mammo_dp.privacy.monitors import configured_splits
 from mammo_dp.privacy.parents import collect_parents
 from mammo_dp.privacy.public_weights import HUB_SOURCE
 from mammo_dp.privacy.release import (
@@ -32,6 +34,7 @@ from mammo_dp.privacy.release import (
     randomness,
     votes_randomness,
 )
+from mammo_dp.privacy.selection import PLANNED, fits_of, planned
 from mammo_dp.privacy.statement import (
     EVIDENCE_NAME,
     FILE_NAME,
@@ -96,6 +99,7 @@ class Evidence:
         private = any(access.mechanism is not None for access in self.own)
         if self.record.command == "fit":
             self._check_cohort("data", self._config("data").get("train_split", "train"))
+            self._check_selection()
             private |= self._check_account()
         if self.record.command == EVOLVE:
             self._check_cohort("crops", self.record.config.get("split", "train"))
@@ -105,17 +109,32 @@ class Evidence:
             loose = loose_delta(follows)
             self.findings.compare(self.path, "delta", self.stored["delta"], loose)
 
-    def _check_cohort(self, role: str, split: Split) -> None:
-        """The patients of the split that was used, as they stand in ``crops.csv`` now."""
+    def _check_selection(self) -> None:
+        """Patients by whom callbacks, or a selection among fits, chose, as configured."""
+        used = {access.cohort.split for access in self.own if access.use == "selection"}
+        with suppress(KeyError, ValueError):  # which the visit to the crops has found
+            manifest = CropsManifest.read(self.inputs["data"])
+            used |= configured_splits(self.record.config, manifest)
+        for split in get_args(Split):
+            if split in used:
+                self._check_cohort("data", split, "selection")
+
+    def _check_cohort(self, role: str, split: Split, use: Use = "training") -> None:
+        """The patients of a split that was used, as they stand in ``crops.csv`` now."""
         try:
             there = Cohort.of_manifest(CropsManifest.read(self.inputs[role]), split)
         except (KeyError, ValueError):
             return  # missing or malformed, which the visit to the crops has found
-        if not self.own and not there.is_empty:
-            what = f"lists no access to {there.name}, which {self.record.folder} used"
+        own = {
+            access.cohort: None
+            for access in self.own
+            if access.use == use and (use == "training" or access.cohort.split == split)
+        }
+        if not own and not there.is_empty:
+            what = f"lists no access to {there.name}, which {self.record.folder} used for {use}"
             self.findings.add(self.path, what, _AGAIN)
         where = self.inputs[role] / CROPS
-        for recorded in {access.cohort: None for access in self.own}:
+        for recorded in own:
             self.findings.checked["cohorts"] += 1
             self._compare_cohorts(where, recorded, there)
 
@@ -172,7 +191,7 @@ class Evidence:
         recorded = [
             [mechanism.noise_multiplier, mechanism.sampling_rate, mechanism.steps]
             for access in self.own
-            if (mechanism := access.mechanism) is not None
+            for mechanism in fits_of(access.mechanism)
         ]
         if self.own and recorded != executed:
             what = (
@@ -230,8 +249,12 @@ class Evidence:
             what = f"ran {steps} steps, but trainer.max_steps is {allowed}"
             self.findings.add(checkpoint, what, _AGAIN)
         said = [("delta", self.stored["delta"], model.get("delta"))]
+        configured = self.record.config.get("selection") or {}
+        plan = {name: configured.get(name) for name in PLANNED} if configured else None
         for access in self.own:
-            if (mechanism := access.mechanism) is not None:
+            if access.use == "training":
+                self.findings.compare(self.path, "selection", planned(access.mechanism), plan)
+            for mechanism in fits_of(access.mechanism):
                 said += [
                     ("unit", access.unit, data.get("unit")),
                     ("sampling_rate", mechanism.sampling_rate, data.get("rate")),

@@ -10,7 +10,6 @@ from typing import Any, Self
 from data_prep.manifest import Unit
 from mammo_dp.privacy.accounting import (
     Adjacency,
-    Mechanism,
     PrivacyCurve,
     common,
     compose,
@@ -18,6 +17,7 @@ from mammo_dp.privacy.accounting import (
 )
 from mammo_dp.privacy.cohorts import Cohort
 from mammo_dp.privacy.risk import Risk, risk_of
+from mammo_dp.privacy.selection import Noisy, fits_of, planned
 
 COVERS = (
     "The released artefact, and whatever is computed from it without looking at these data again."
@@ -49,7 +49,7 @@ class Guarantee:
     @classmethod
     def of(
         cls,
-        mechanisms: Sequence[Mechanism],
+        mechanisms: Sequence[Noisy],
         delta: float,
         *,
         unit: Unit,
@@ -127,10 +127,10 @@ class PrivacyStatement:
     patient: Guarantee | None = None
     crops_per_patient: int | None = None
     by_crops: tuple[tuple[int, float], ...] = ()
-    composed: tuple[tuple[str, Mechanism], ...]
+    composed: tuple[tuple[str, Noisy], ...]
     exclusions: tuple[str, ...] = ()
     is_own: bool = False
-    own: Mechanism | None = None
+    own: Noisy | None = None
 
     @property
     def guarantees(self) -> tuple[Guarantee, ...]:
@@ -175,9 +175,10 @@ class PrivacyStatement:
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``privacy.json``.
 
-        What a patient has beside a crop stands under the same names with ``_patient``.
+        What a patient has beside a crop stands under the same names with ``_patient``. Noise, rate
+        and steps are those of one fit; ``selection`` says how it was chosen among several.
         """
-        own, patient = self.own, self.patient
+        own, patient = next(iter(fits_of(self.own)), None), self.patient
         beside = {} if patient is None else patient.as_json()
         return {
             "cohort": self.cohort.tag,
@@ -198,6 +199,7 @@ class PrivacyStatement:
             "sampling_rate": own and own.sampling_rate,
             "steps": own and own.steps,
             "crops_of_unit": own and own.crops_of_unit,
+            "selection": planned(self.own),
             "covers": COVERS,
             "exclusions": list(self.exclusions),
         }
@@ -254,12 +256,12 @@ def _counted(guarantee: Guarantee, adjacency: Adjacency) -> str:
 
 
 @lru_cache(maxsize=128)
-def _composed(mechanisms: tuple[Mechanism, ...]) -> PrivacyCurve:
+def _composed(mechanisms: tuple[Noisy, ...]) -> PrivacyCurve:
     """Statements of one lineage ask for the same accounts, which take seconds."""
     return compose(mechanisms)
 
 
-def epsilon_of(mechanisms: Sequence[Mechanism], delta: float) -> float:
+def epsilon_of(mechanisms: Sequence[Noisy], delta: float) -> float:
     """Epsilon of what was applied to one unit."""
     return _composed(tuple(mechanisms)).epsilon(delta)
 

@@ -4,13 +4,17 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import permutations
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from data_prep.manifest import CropsManifest, Split, Unit
 from mammo_dp.privacy.accounting import Adjacency, Mechanism, common
 from mammo_dp.privacy.budget import require_delta
 from mammo_dp.privacy.cohorts import Cohort
 from mammo_dp.privacy.guarantee import Guarantee, PrivacyStatement, epsilon_of
+from mammo_dp.privacy.selection import Noisy, mechanism_from_json
+
+Use = Literal["training", "selection"]
+_DONE: dict[Use, str] = {"training": "was trained", "selection": "was chosen by metrics"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +33,19 @@ class Access:
         crops_per_patient: Declared largest number of crops of one patient; ``None`` if undeclared.
         void: Why the mechanism guarantees nothing, as a clause such as "with a fixed seed, for
             tests"; empty if it does what its account says.
+        use: What the data were used for: they trained, or metrics on them chose what is released.
     """
 
     stage: str
     cohort: Cohort
     unit: Unit = "patient"
-    mechanism: Mechanism | None = None
+    mechanism: Noisy | None = None
     released: str | None = None
     note: str = ""
     public_size: int | None = None
     crops_per_patient: int | None = None
     void: str = ""
+    use: Use = "training"
 
     @property
     def adjacency(self) -> Adjacency:
@@ -64,19 +70,20 @@ class Access:
         split: Split,
         *,
         unit: Unit = "patient",
-        mechanism: Mechanism | None = None,
+        mechanism: Noisy | None = None,
         released: str | None = None,
         note: str = "",
         public_size: int | None = None,
         crops_per_patient: int | None = None,
         void: str = "",
+        use: Use = "training",
     ) -> Self:
-        """Training on one split of a manifest.
+        """Training on one split of a manifest, or selection by it.
 
         Args:
             stage: Name of the stage, for people.
-            manifest: Table of crops that was trained on.
-            split: Split that was trained on.
+            manifest: Table of crops that was used.
+            split: Split that was used.
             unit: What the mechanism protects.
             mechanism: Noisy steps; none if the stage had no differential privacy.
             released: SHA-256 of what the stage released.
@@ -84,6 +91,7 @@ class Access:
             public_size: Declared number of units that the stage divided by.
             crops_per_patient: Declared largest number of crops of one patient.
             void: Why the mechanism guarantees nothing.
+            use: What for.
         """
         cohort = Cohort.of_manifest(manifest, split)
         if unit == "crop":  # their number is public then
@@ -99,6 +107,7 @@ class Access:
             public_size=public_size,
             crops_per_patient=crops_per_patient,
             void=void,
+            use=use,
         )
 
     @classmethod
@@ -129,7 +138,7 @@ class Access:
         """
         if self.is_unknown:
             return f"It is unknown whose data {self.stage} used. {self.note}".rstrip()
-        return f"{self.stage} was trained {clause} {self.void or 'without DP'}."
+        return f"{self.stage} {_DONE[self.use]} {clause} {self.void or 'without DP'}."
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``privacy.json``."""
@@ -143,6 +152,7 @@ class Access:
             "public_size": self.public_size,
             "crops_per_patient": self.crops_per_patient,
             "void": self.void,
+            "use": self.use,
         }
 
     @classmethod
@@ -153,7 +163,7 @@ class Access:
             **{
                 **stored,
                 "cohort": Cohort.from_json(stored["cohort"]),
-                "mechanism": None if mechanism is None else Mechanism(**mechanism),
+                "mechanism": None if mechanism is None else mechanism_from_json(mechanism),
             }
         )
 
@@ -324,7 +334,7 @@ class PrivacyLedger:
         )
 
 
-_Private = Sequence[tuple[Access, Mechanism]]
+_Private = Sequence[tuple[Access, Noisy]]
 
 
 def _adjacency(private: _Private) -> Adjacency:
@@ -398,26 +408,28 @@ def _of_patients(
     return patient, by_crops
 
 
-def _on_patient(crops: int, cohort: Cohort, private: _Private) -> tuple[Mechanism, ...]:
+def _on_patient(crops: int, cohort: Cohort, private: _Private) -> tuple[Noisy, ...]:
     """What was applied to a patient of a cohort with so many crops.
 
     In another cohort that shares patients, each of these may be the one with the most crops.
     """
 
-    def on_patient(access: Access, mechanism: Mechanism) -> Mechanism:
+    def on_patient(access: Access, mechanism: Noisy) -> Noisy:
         if access.unit == "patient":
             return mechanism
         drawn = crops if access.cohort == cohort else access.crops_per_patient
-        return replace(mechanism, crops_of_unit=drawn or 1)  # undeclared: there is no guarantee
+        return mechanism.on_crops(drawn or 1)  # undeclared: there is no guarantee
 
     return tuple(on_patient(access, mechanism) for access, mechanism in private)
 
 
 def _because(touching: list[tuple[Access, str]]) -> str:
     stages = [
-        f"{access.stage} was trained {clause} with {access.mechanism.steps} noisy steps (noise "
-        f"multiplier {access.mechanism.noise_multiplier:g}, sampling rate "
-        f"{access.mechanism.sampling_rate:g})"
+        (
+            f"{access.stage} was trained {clause} with {access.mechanism.words}"
+            if isinstance(access.mechanism, Mechanism)
+            else f"{access.stage} was trained and chosen {clause} as {access.mechanism.words}"
+        )
         for access, clause in touching
         if access.mechanism is not None
     ]

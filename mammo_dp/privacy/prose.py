@@ -109,12 +109,10 @@ def _factor(epsilon: float) -> str:
 
 def _access(access: Access) -> str:
     how = (
-        "without differential privacy"
+        f"{'chosen by metrics, ' if access.use == 'selection' else ''}without differential privacy"
         if access.mechanism is None
-        else f"with differential privacy per {access.unit}: noise multiplier "
-        f"{access.mechanism.noise_multiplier:g}, sampling rate "
-        f"{access.mechanism.sampling_rate:g}, {access.mechanism.steps} steps, clipping norm "
-        f"{access.mechanism.clipping_norm:g}"
+        else f"with differential privacy per {access.unit}: {access.mechanism.words}, "
+        f"clipping norm {access.mechanism.clipping_norm:g}"
     )
     tag = f" (cohort `{access.cohort.tag}`)" if access.cohort.tag else ""
     note = f" {access.note}" if access.note else ""

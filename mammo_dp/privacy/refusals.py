@@ -5,40 +5,34 @@ from collections.abc import Collection
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
-    EarlyStopping,
-    LearningRateFinder,
-    ModelCheckpoint,
-    StochasticWeightAveraging,
-)
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from mammo_dp.privacy import strategy
 from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.monitors import monitors_of
 from mammo_dp.privacy.sampling import key_name
 from mammo_dp.privacy.strategy import DPDDPStrategy
 
 _PRECISIONS = ("32-true", "bf16-mixed")
-# The finders take steps that they then erase from the account; the average measures batches anew.
-_SELECTING = (EarlyStopping, LearningRateFinder, BatchSizeFinder, StochasticWeightAveraging)
 
 
 def refuse_trainer(trainer: Trainer) -> None:
     """Checks a trainer before it spends compute or starts further processes.
 
     Args:
-        trainer: The trainer of a private fit.
+        trainer: The trainer of a private fit, before the fit or within it.
 
     Raises:
         PrivacyError: Naming every setting that would break the guarantee.
     """
     precision = trainer.precision
-    selecting = [
-        type(callback).__name__
+    # The tuners among them take steps that they then erase from the account.
+    selecting = [str(monitor) for monitor in monitors_of(trainer)]
+    averaging = [
+        type(callback).__name__  # measures batches anew, for normalisation layers
         for callback in trainer.callbacks  # type: ignore[attr-defined]
-        if isinstance(callback, _SELECTING)
-        or (isinstance(callback, ModelCheckpoint) and callback.monitor is not None)
+        if isinstance(callback, StochasticWeightAveraging)
     ]
     refusals = (
         (
@@ -69,9 +63,10 @@ def refuse_trainer(trainer: Trainer) -> None:
             "it unset; the model's clipping_norm clips.",
         ),
         (
-            bool(selecting),
-            f"{', '.join(selecting)}: stops, selects or tunes by private metrics. Remove it; "
-            "the weights of the last step are released, or their average by ema_decay.",
+            bool(selecting or averaging),
+            f"{', '.join([*selecting, *averaging])}: stops, selects or tunes by private metrics. "
+            "Remove it; the weights of the last step are released, or their average by ema_decay. "
+            "To choose among fits at a known cost, use `mammo-dp privacy select`.",
         ),
     )
     if found := [message for refused, message in refusals if refused]:

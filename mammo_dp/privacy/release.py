@@ -6,6 +6,7 @@ manifest that was read, mechanisms from the steps that were executed. ``verify``
 with the same functions.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from data_prep.manifest import FILE_NAME as CROPS
-from data_prep.manifest import CropsManifest, Unit
+from data_prep.manifest import CropsManifest, Split, Unit
 from mammo_dp.privacy.cohorts import Cohort
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.evolution.account import executed
 from mammo_dp.privacy.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.monitors import monitored_splits, monitors_of, of_other_splits
 from mammo_dp.privacy.parents import collect_parents
 from mammo_dp.privacy.preparation import preparation_exclusions
 from mammo_dp.privacy.public_weights import HUB, provenance_of_hub
+from mammo_dp.privacy.selection import Noisy, SelectionPlan
 from mammo_dp.privacy.statement import write_statement
 from mammo_dp.runs import RunRecord, file_sha256
 
@@ -33,6 +36,10 @@ PHANTOMS = (
     "not counted."
 )
 SEEDED = "with draws and noise of a fixed seed, for tests: whoever knows it can remove the noise"
+CHOSEN = (
+    "This covers the release of one fit, the best. The others, their scores and how many there "
+    "were stay private."
+)
 EVOLVE = "evolve"  # the command whose crops were chosen by patients' votes
 RELABEL = "relabel"  # the command whose labels are a classifier's
 MIX = "mix"  # of a benchmark: patients' crops and synthetic ones in one folder
@@ -40,13 +47,17 @@ _FRESH = "the operating system's entropy, a fresh 256-bit key at each start, and
 _WITHOUT_DP = 1e-4  # delta of a stage that promised none; its parents may have promised something
 
 
-def write_fit_statement(record: RunRecord, trainer: "Trainer", released: Path) -> None:
+def write_fit_statement(
+    record: RunRecord, trainer: "Trainer", released: Path, plan: SelectionPlan | None = None
+) -> None:
     """Writes the statement of a fit beside its weights.
 
     Args:
         record: The run.
         trainer: After ``fit``, with module and data module.
         released: File of the weights, below the run folder.
+        plan: How the fit takes part in a selection, if it does; then the statement is that of the
+            one fit that is chosen.
 
     Raises:
         PrivacyError: If it is unknown whose data were used.
@@ -65,6 +76,9 @@ def write_fit_statement(record: RunRecord, trainer: "Trainer", released: Path) -
     sampling = private.sampling if private is not None else None
     unit: Unit = sampling.unit if sampling is not None else "patient"
     inputs = collect_parents(entry.path for entry in record.inputs.values())
+    mechanisms: Sequence[Noisy | None] = (None,) if private is None else private.mechanisms
+    if plan is not None and private is not None:
+        mechanisms = (plan.of(private.mechanisms),)
     ledger = inputs.joined([hub_ledger(module)]).plus(
         *(
             Access.of_training(
@@ -77,9 +91,11 @@ def write_fit_statement(record: RunRecord, trainer: "Trainer", released: Path) -
                 public_size=None if sampling is None else sampling.public_size,
                 crops_per_patient=data.crops_per_patient if unit == "crop" else None,
                 void=SEEDED if _is_seeded(data) else "",
+                note="" if plan is None else CHOSEN,
             )
-            for mechanism in (private.mechanisms if private is not None else (None,))
-        )
+            for mechanism in mechanisms
+        ),
+        *_selected(record, trainer, manifest, split, file_sha256(released), plan),
     )
     write_statement(
         record.folder,
@@ -92,6 +108,38 @@ def write_fit_statement(record: RunRecord, trainer: "Trainer", released: Path) -
         precision=str(trainer.precision),
         run=record,
     )
+
+
+def _selected(
+    record: RunRecord,
+    trainer: "Trainer",
+    manifest: CropsManifest,
+    split: Split,
+    released: str,
+    plan: SelectionPlan | None,
+) -> list[Access]:
+    """Uses of splits by whose metrics callbacks, schedules or a selection chose."""
+    module, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
+    declared: frozenset[str] = getattr(module, "training_metrics", frozenset())
+    looked: dict[Split, str] = {}
+    if monitors := of_other_splits(monitors_of(trainer), declared):
+        evaluated = getattr(data, "evaluate_split", None)
+        splits = monitored_splits(manifest, train_split=split, evaluate_split=evaluated)
+        note = f"{', '.join(map(str, monitors))} looked at metrics of these data."
+        looked = dict.fromkeys(splits, note)
+    if plan is not None and plan.score_split is not None:
+        looked[plan.score_split] = "The best of several fits was chosen by its AUROC on these data."
+    return [
+        Access.of_training(
+            f"{type(module).__name__} ({record.folder.name})",
+            manifest,
+            used,
+            released=released,
+            note=note,
+            use="selection",
+        )
+        for used, note in looked.items()
+    ]
 
 
 def write_data_statement(record: RunRecord) -> None:

@@ -31,9 +31,9 @@ _DERIVED_BY = ("mammo-dp", "dp-accounting", "opacus")  # shape words and numbers
 EXCLUSIONS = (
     "Metrics, predictions, figures and attack results computed on patient data: diagnostics for "
     "those who hold the data, not covered by epsilon.",
-    "Choices made by looking at patient data: hyper-parameters, the number of steps, the target "
-    "itself, which of several runs is published. Each further look costs privacy that is not "
-    "counted here.",
+    "Choices made by looking at patient data, beyond the uses that are listed: hyper-parameters, "
+    "the number of steps, the target itself, which of several runs is published. Each further look "
+    "costs privacy that is not counted here.",
     "Patients of splits that were only used to validate or test: they have no guarantee.",
     "The number of units (patients, or crops where these are the unit), unless a declared number "
     "takes its place, the split, and whether two cohorts share patients: public.",

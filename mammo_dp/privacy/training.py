@@ -225,6 +225,7 @@ class DPTraining(lightning.LightningModule):
         """
         super().on_train_start()
         trainer = self.trainer
+        refuse_trainer(trainer)  # again: schedules are there only now
         sampler = getattr(trainer.train_dataloader, "batch_sampler", None)
         if (
             not isinstance(sampler, PoissonUnitSampler)

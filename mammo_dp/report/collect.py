@@ -21,6 +21,7 @@ from mammo_dp.attacks.audit import SCHEMA as AUDIT_SCHEMA
 from mammo_dp.attacks.scoring import read_result
 from mammo_dp.attacks.signals import AttackError
 from mammo_dp.privacy.accounting import Mechanism, compose
+from mammo_dp.privacy.selection import Noisy, Selection
 from mammo_dp.privacy.statement import SCHEMA
 from mammo_dp.runs import (
     FILE_NAME,
@@ -130,11 +131,13 @@ def _stage(stored: Mapping[str, Any]) -> tuple[float, str]:
         steps=stored["steps"],
         crops_of_unit=stored["crops_of_unit"],
     )
+    if plan := stored.get("selection"):
+        return _account(Selection(mechanisms=(mechanism,), **plan), stored["delta"])
     return _account(mechanism, stored["delta"])
 
 
 @functools.cache  # runs of a grid share mechanisms, and one account takes a second
-def _account(mechanism: Mechanism, delta: float) -> tuple[float, str]:
+def _account(mechanism: Noisy, delta: float) -> tuple[float, str]:
     curve = compose([mechanism])
     return curve.epsilon(delta), curve.source
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mammo_dp.privacy.release import MIX
+from mammo_dp.privacy.selection import Selection, fits_of, mechanism_from_json
 from mammo_dp.privacy.statement import read_evidence
 from mammo_dp.report.collect import Row, lineage, made_by, setting
 from mammo_dp.runs import RunInput, RunRecord
@@ -102,8 +103,11 @@ def _stage(record: RunRecord, accesses: Sequence[Mapping[str, Any]]) -> tuple[Ki
         return "other", ""
     if any(access["mechanism"] is None for access in own):
         return "open", "saw patients without privacy"
-    steps = sum(access["mechanism"]["steps"] for access in own)
-    return "private", f"private: {steps} noisy steps"
+    mechanisms = [mechanism_from_json(access["mechanism"]) for access in own]
+    steps = sum(fit.steps for mechanism in mechanisms for fit in fits_of(mechanism))
+    chosen = any(isinstance(mechanism, Selection) for mechanism in mechanisms)
+    best = ", the best of several fits" if chosen else ""
+    return "private", f"private: {steps} noisy steps{best}"
 
 
 def _last(path: str) -> str:

@@ -9,6 +9,7 @@ from mammo_dp.attacks.signals import AttackError
 from mammo_dp.privacy.accounting import Adjacency, Mechanism
 from mammo_dp.privacy.budget import PrivacyBudget, calibrate
 from mammo_dp.privacy.guarantee import PrivacyStatement
+from mammo_dp.privacy.selection import Selection
 from mammo_dp.privacy.statement import ledger_of, read_statement
 
 Target = float | str  # an epsilon, or "none"
@@ -107,8 +108,16 @@ def _on_patient(statement: PrivacyStatement) -> Mechanism | None:
     """The stage's own steps as they act on the patient with the most crops.
 
     None where crops were drawn and their largest number was not declared: nothing bounds it then.
+
+    Raises:
+        AttackError: If the release was chosen among several fits.
     """
     own = statement.own
+    if isinstance(own, Selection):
+        raise AttackError(
+            f"{statement.cohort.name}: the release is {own.words}. These bounds are those of one "
+            "fit; what holds for the choice is stated, see `mammo-dp privacy explain`."
+        )
     if own is None or statement.unit == "patient":
         return own
     most = statement.crops_per_patient

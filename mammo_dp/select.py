@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``privacy select``: the best of a random number of private fits, under one account.
+
+What is drawn, how many fits there are and how they score stays below ``candidates/``, private.
+``released/`` is the run folder of the fit that won, with a statement about the whole selection.
+"""
+
+import contextlib
+import io
+import itertools
+import json
+import math
+import secrets
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.rule import Rule
+
+from classifier.evaluate import auroc
+from classifier.predictions import FILE_NAME as PREDICTIONS
+from classifier.predictions import read_predictions
+from data_prep.manifest import CropsManifest, Split
+from mammo_dp.privacy.accounting import Mechanism, compose
+from mammo_dp.privacy.budget import PrivacyBudget, calibrate
+from mammo_dp.privacy.cohorts import seal
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.sampling import NOISE, draw, new_key
+from mammo_dp.privacy.selection import Law, SelectionPlan, concordance
+from mammo_dp.privacy.statement import read_statement
+from mammo_dp.runs import RunRecord, close_run, open_run, write_text_atomically
+
+RELEASED = Path("checkpoints") / "last.ckpt"  # of each fit
+CANDIDATES, CHOSEN, DRAWS = "candidates", "released", "draws.json"
+_VARIABLE = ("model.init_args.", "data.init_args.augment")
+# They change the account, or whose data stand behind the initial weights.
+_FIXED = ("delta", "target_", "kappa", "weights", "pretrained", "backbone")
+_TARGETS = ("epsilon", "advantage", "tpr", "fpr", "reconstruction")
+
+
+def select(
+    *,
+    fit: str | list[str],
+    crops: str,
+    out: str,
+    grid: dict[str, list[Any]],
+    weights: str | None = None,
+    mean: float = 10.0,
+    law: Law = "logarithmic",
+    score_noise_multiplier: float | None = None,
+    score_split: Split | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Fits a private classifier a random number of times and releases the best, at a stated cost.
+
+    Each fit takes settings from the grid at random and spends the budget of its configuration; the
+    statement of the fit that is released holds what the choice adds. The others, their scores and
+    their number stay below candidates/, private data. An interrupted selection resumes: nothing is
+    drawn twice, and finished fits are left alone.
+
+    Args:
+        fit: YAML configuration of the private classifier, or several, later ones over earlier.
+        crops: Folder of the crops.
+        out: Folder of everything; released/ holds the run that was chosen.
+        grid: Values of each setting that may differ, by its flag of fit without dashes, such as
+            {model.init_args.score_noise: [0.3, 0.6, 1.2]}.
+        weights: Weights that all fits start from.
+        mean: Mean number of fits, at least 1.
+        law: Law of their number: "logarithmic" costs least, "geometric" stops at a single fit less
+            often.
+        score_noise_multiplier: Scores fits on the training patients, with this noise relative to
+            what one patient can change; it is accounted for.
+        score_split: Scores fits by the AUROC on this split instead; its patients are left without
+            a guarantee.
+        dry_run: Prints the cost and the number of fits to expect, and stops.
+
+    Raises:
+        PrivacyError: For settings that have no account.
+    """
+    plan = SelectionPlan(
+        law=law, mean=mean, score_noise_multiplier=score_noise_multiplier, score_split=score_split
+    )
+    work = _Work(
+        out=Path(out),
+        words=_words([fit] if isinstance(fit, str) else fit, crops, weights, plan),
+        settings=_settings(grid),
+    )
+    configs = [work.configured(setting) for setting in work.settings]
+    cost = _cost(plan, configs[0])
+    manifest = CropsManifest.read(crops)
+    for split in (configs[0]["data"]["init_args"]["train_split"], score_split):
+        if split is not None:
+            manifest.require_classes(split)
+    console = Console()
+    console.print(cost)
+    if dry_run:
+        return
+    record = open_run(
+        out,
+        command="privacy select",
+        config={"fit": configs[0], "grid": grid, "selection": asdict(plan)},
+        inputs={"data": Path(crops)} | ({"weights": Path(weights)} if weights else {}),
+    )
+    if not record.is_finished:
+        draws = _draws(record, plan, len(work.settings))
+        scored = []
+        for number, one in enumerate(draws, start=1):
+            console.print(Rule(f"[{number}/{len(draws)}] a fit", align="left"))
+            scored.append((_score(record, work, plan, one), one["tie"], one["name"]))
+        _, _, best = max(scored)
+        _copy(work.out / CANDIDATES / best, work.out / CHOSEN)
+        close_run(record)
+    print(f"{work.out / CHOSEN}: {read_statement(work.out / CHOSEN)['summary']}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What every fit is made of: a command line, and settings to choose from."""
+
+    out: Path
+    words: Sequence[str]
+    settings: Sequence[Mapping[str, Any]]
+
+    def line(self, setting: Mapping[str, Any]) -> list[str]:
+        """Words of ``fit``, but for the folder."""
+        chosen = (
+            (f"--{name}", value if isinstance(value, str) else json.dumps(value))
+            for name, value in setting.items()
+        )
+        return ["fit", *self.words, *itertools.chain.from_iterable(chosen)]
+
+    def configured(self, setting: Mapping[str, Any]) -> dict[str, Any]:
+        """The whole configuration of a fit, defaults included; it is parsed, nothing runs."""
+        printed = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(printed):
+                _train([*self.line(setting), "--print_config"])
+        except SystemExit as end:
+            if end.code:
+                raise
+        config: dict[str, Any] = yaml.safe_load(printed.getvalue())
+        return config
+
+
+def _words(files: Sequence[str], crops: str, weights: str | None, plan: SelectionPlan) -> list[str]:
+    words = [word for file in files for word in ("--config", file)]
+    words += ["--data.init_args.crops", crops, "--selection", json.dumps(asdict(plan))]
+    return [*words, "--model.init_args.weights", weights] if weights else words
+
+
+def _settings(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """All combinations of the values of a grid.
+
+    Raises:
+        PrivacyError: For a setting that changes account or lineage, and for nothing to choose.
+    """
+    for name in grid:
+        last = name.removeprefix(_VARIABLE[0])
+        if not name.startswith(_VARIABLE) or last.startswith(_FIXED):
+            raise PrivacyError(
+                f"grid: {name} changes what a fit spends, or whose data stand behind it, and all "
+                f"fits of a selection have one account. Vary {_VARIABLE[0]}* such as score_noise, "
+                f"learning_rate, clipping_norm or views, or {_VARIABLE[1]}."
+            )
+    if not all(isinstance(values, list) and values for values in grid.values()):
+        raise PrivacyError("grid: a setting without values. Give each a list.")
+    settings = [
+        dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
+    ]
+    if len(settings) < 2:
+        raise PrivacyError("grid: leaves nothing to choose. Give several values of a setting.")
+    return settings
+
+
+def _cost(plan: SelectionPlan, config: Mapping[str, Any]) -> str:
+    """What the selection will cost and how many fits it makes, in sentences."""
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    steps, rate = config["trainer"]["max_steps"], data.get("rate")
+    if rate is None or "delta" not in model or steps is None or steps < 1:
+        raise PrivacyError(
+            "fit: is no private fit. Choose among fits of mammo_dp.DPCropClassifier on "
+            "mammo_dp.DPCropsDataModule, with trainer.max_steps."
+        )
+    plan.refuse_data(
+        unit=data["unit"], train_split=data["train_split"], public_size=data.get("public_size")
+    )
+    targets = {name: model[f"target_{name}"] for name in _TARGETS}
+    budget = PrivacyBudget(delta=model["delta"], kappa=model["kappa"], **targets)
+    noise = calibrate(budget, sampling_rate=rate, steps=steps)
+    one = Mechanism(noise_multiplier=noise, sampling_rate=rate, steps=steps)
+    alone, total = compose([one]), compose([plan.of([one])])
+    score = (
+        f"the AUROC of split {plan.score_split}, whose patients are left without a guarantee"
+        if plan.score_split
+        else f"the training patients, with noise multiplier {plan.score_noise_multiplier:g}"
+    )
+    return (
+        f"One fit: epsilon = {alone.epsilon(budget.delta):.4g} at delta = {budget.delta:g}, by "
+        f"{alone.source}. The best of a random number of them, {plan.law} law, mean "
+        f"{plan.mean:g}, scored by {score}: epsilon = {total.epsilon(budget.delta):.4g}, by "
+        f"{total.source}. Half of the selections make at most {plan.quantile(0.5)} fits, 95 % "
+        f"at most {plan.quantile(0.95)}."
+    )
+
+
+def _draws(record: RunRecord, plan: SelectionPlan, settings: int) -> list[dict[str, Any]]:
+    """How many fits, of which settings: drawn once, from the operating system's entropy.
+
+    Each fit has a name that does not tell its place, and a number that decides between equal
+    scores.
+    """
+
+    def fresh() -> dict[str, Any]:
+        return {
+            "fits": [
+                {
+                    "name": secrets.token_hex(6),
+                    "setting": secrets.randbelow(settings),
+                    "tie": secrets.token_hex(16),
+                }
+                for _ in range(plan.draw())
+            ]
+        }
+
+    found: list[dict[str, Any]] = _once(record, DRAWS, fresh)["fits"]
+    return found
+
+
+def _score(record: RunRecord, work: _Work, plan: SelectionPlan, one: Mapping[str, Any]) -> float:
+    """Score of one fit, which is made where it is not there yet; noise is drawn once."""
+    folder = work.out / CANDIDATES / one["name"]
+
+    def fresh() -> dict[str, float]:
+        line = work.line(work.settings[one["setting"]])
+        _train([*line, "--run_dir", str(folder)])
+        return {"score": _measured(folder, plan)}
+
+    return float(_once(record, f"{one['name']}.json", fresh)["score"])
+
+
+def _measured(folder: Path, plan: SelectionPlan) -> float:
+    """Score of a finished fit; weights that diverged, which noise may cause, lose to all others."""
+    import torch  # takes seconds, as lightning does; other `privacy` commands do without
+
+    stored = torch.load(folder / RELEASED, map_location="cpu", weights_only=True)["state_dict"]
+    if not all(bool(torch.isfinite(weight).all()) for weight in stored.values()):
+        return -math.inf
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    split = plan.score_split or config["data"]["init_args"]["train_split"]
+    tested = folder / f"test_{split}"
+    words = ["--run", str(folder), "--run_dir", str(tested)]
+    _train(["test", *words, "--data.init_args.evaluate_split", split])
+    found = read_predictions(tested / PREDICTIONS)
+    if plan.score_noise_multiplier is None:
+        return auroc(found.malignant, found.logit)
+    scale = plan.score_noise_multiplier / len(set(found.patient.tolist()))
+    noise = draw(new_key(), 0, NOISE).standard_normal()
+    return concordance(found.patient, found.malignant, found.logit) + scale * float(noise)
+
+
+def _once(record: RunRecord, name: str, fresh: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was drawn or measured for this selection, made at the first call; sealed.
+
+    Raises:
+        PrivacyError: If the file is not as it was written, for this selection.
+    """
+    path = record.folder / CANDIDATES / name
+    if not path.is_file():
+        content = {"selection": record.config_sha256, "name": name, **fresh()}
+        write_text_atomically(path, json.dumps({**content, "seal": seal(content)}) + "\n")
+    stored: dict[str, Any] = json.loads(path.read_text())
+    there = seal({key: value for key, value in stored.items() if key != "seal"})
+    bound = (stored.get("selection"), stored.get("name")) == (record.config_sha256, name)
+    if not bound or stored.get("seal") != there:
+        raise PrivacyError(
+            f"{path}: is not what this selection wrote, so the choice would not be the one that is "
+            "accounted for. Restore it, or start anew in another folder."
+        )
+    return stored
+
+
+def _copy(best: Path, released: Path) -> None:
+    """Copies the run that was chosen; its caches, logs and tests are private and stay."""
+    part = released.with_name(f"{released.name}.part")
+    for stale in (part, released):
+        shutil.rmtree(stale, ignore_errors=True)
+    shutil.copytree(best, part, ignore=shutil.ignore_patterns("features", "logs", "test_*"))
+    part.replace(released)
+
+
+def _train(words: Sequence[str]) -> None:
+    """Runs ``fit`` or ``test``."""
+    from mammo_dp.training_cli import train
+
+    train(words)

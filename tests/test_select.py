@@ -1,0 +1,313 @@
+"""``privacy select``, through the front door, on a tiny cohort."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import mammo_dp.select
+from data_prep.manifest import CropsManifest
+from mammo_dp.main import main, run
+from mammo_dp.privacy.accounting import compose
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.selection import SelectionPlan, concordance, mechanism_from_json
+from tests.privacy.fits import quiet
+from tests.privacy.verify.chain import DP, forge, reconfigure
+
+pytestmark = quiet
+GRID = "{model.init_args.learning_rate: [0.1, 0.01, 0.001]}"
+PRIVATE = ("--score_noise_multiplier", "2")
+
+
+@pytest.fixture
+def draws(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many fits the next selections draw, in place of the law."""
+    numbers = [2]
+    monkeypatch.setattr(SelectionPlan, "draw", lambda _: numbers.pop(0))
+    return numbers
+
+
+def line(
+    folder: Path, cohort: CropsManifest, *words: str, config: dict[str, Any] = DP, grid: str = GRID
+) -> list[str]:
+    path = folder / "dp.yaml"
+    path.write_text(yaml.safe_dump(config))
+    start = ["privacy", "select", "--fit", str(path), "--crops", str(cohort.folder)]
+    return [*start, "--out", str(folder / "out"), "--grid", grid, "--mean", "3", *words]
+
+
+def statement(folder: Path) -> dict[str, Any]:
+    stored: dict[str, Any] = json.loads((folder / "out" / "released" / "privacy.json").read_text())
+    return stored
+
+
+def test_the_best_is_released_with_the_cost_of_the_choice(
+    tmp_path: Path, cohort: CropsManifest, draws: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(line(tmp_path, cohort, *PRIVATE))
+    out, stored = tmp_path / "out", statement(tmp_path)
+    private = out / "candidates"
+    fits = json.loads((private / "draws.json").read_text())["fits"]
+    assert len(fits) == 2
+    scores = {
+        one["name"]: json.loads((private / f"{one['name']}.json").read_text())["score"]
+        for one in fits
+    }
+    best = max(scores, key=lambda name: scores[name])
+    released = out / "released" / "checkpoints" / "last.ckpt"
+    assert released.read_bytes() == (private / best / "checkpoints" / "last.ckpt").read_bytes()
+
+    (access,) = stored["accesses"]
+    mechanism = mechanism_from_json(access["mechanism"])
+    assert access["mechanism"]["law"] == "logarithmic"
+    assert access["mechanism"]["score_noise_multiplier"] == 2
+    (one,) = stored["statements"]
+    assert one["epsilon"] == pytest.approx(compose([mechanism]).epsilon(1e-3), rel=1e-9)
+    assert one["epsilon"] > 8  # the budget of one fit
+    assert one["steps"] == 4  # of one fit, which is not all: selection stands beside it
+    assert one["selection"] == {"law": "logarithmic", "mean": 3, "score_noise_multiplier": 2}
+    text = (out / "released" / "PRIVACY.md").read_text()
+    assert "the best of a random number of fits (logarithmic law, mean 3)" in text
+    assert "how many there were stay private" in text
+    assert capsys.readouterr().out.rstrip().endswith(stored["summary"])
+    assert main(["attack", "bounds", "--run", str(out / "released")]) == 1
+    assert "the release is the best of a random number of fits" in capsys.readouterr().err
+
+    assert main(["privacy", "verify", str(out / "released")]) == 0, capsys.readouterr().err
+    run(["test", "--run", str(out / "released")])
+    run(["report", "--runs", str(out / "released"), "--out", str(tmp_path / "report")])
+    assert "the best of several fits" in (tmp_path / "report" / "report.html").read_text()
+    before = released.stat().st_mtime_ns
+    run(line(tmp_path, cohort, *PRIVATE))
+    assert released.stat().st_mtime_ns == before
+    assert {path.name for path in (out / "released").iterdir()}.isdisjoint({"logs", "features"})
+
+
+def test_a_choice_by_other_patients_leaves_these_without_a_guarantee(
+    tmp_path: Path, cohort: CropsManifest, draws: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(line(tmp_path, cohort, "--score_split", "val"))
+    training, others = statement(tmp_path)["statements"]
+    assert 8 < training["epsilon"] < math.inf
+    assert others["epsilon"] == "infinity"
+    assert "was chosen by metrics on these patients without DP" in others["because"]
+    released = tmp_path / "out" / "released"
+    assert main(["privacy", "verify", str(released)]) == 0, capsys.readouterr().err
+    forge(str(released), lambda stored: stored["accesses"].pop(), key=True)
+    assert main(["privacy", "verify", str(released)]) == 1
+    assert "lists no access to phantom-archive/val" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("mean", 30.0), ("law", "geometric"), ("score_noise_multiplier", 9.0)],
+)
+def test_verify_holds_the_account_against_what_was_declared(
+    tmp_path: Path,
+    cohort: CropsManifest,
+    draws: list[int],
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: object,
+) -> None:
+    draws[:] = [1]
+    run(line(tmp_path, cohort, *PRIVATE))
+    released = str(tmp_path / "out" / "released")
+    reconfigure(f"selection.{name}", value, released)
+    assert main(["privacy", "verify", released]) == 1
+    assert f"selection.{name} is recorded as" in capsys.readouterr().err
+
+
+def test_verify_finds_a_selection_stated_as_one_fit(
+    tmp_path: Path, cohort: CropsManifest, draws: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    draws[:] = [1]
+    run(line(tmp_path, cohort, *PRIVATE))
+    released = str(tmp_path / "out" / "released")
+
+    def unselect(stored: dict[str, Any]) -> None:
+        (access,) = stored["accesses"]
+        (access["mechanism"],) = access["mechanism"]["mechanisms"]
+
+    forge(released, unselect, key=True)
+    assert main(["privacy", "verify", released]) == 1
+    assert "selection is recorded as None" in capsys.readouterr().err
+
+
+def test_an_interrupted_selection_draws_and_fits_nothing_twice(
+    tmp_path: Path, cohort: CropsManifest, draws: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws[:] = [3, 7]
+    words, train, started = line(tmp_path, cohort, *PRIVATE), mammo_dp.select._train, []
+
+    def until_the_second(arguments: list[str]) -> None:
+        if "--print_config" not in arguments:
+            started.append(arguments[0])
+            if started.count("fit") == 2:
+                raise ConnectionAbortedError("power cut")
+        train(arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mammo_dp.select, "_train", until_the_second)
+        with pytest.raises(ConnectionAbortedError):
+            run(words)
+    private = tmp_path / "out" / "candidates"
+    kept = {path: path.read_bytes() for path in private.rglob("*") if path.is_file()}
+    assert len(list(private.glob("*/checkpoints/last.ckpt"))) == 1
+    assert not (tmp_path / "out" / "released").exists()
+    run(words)
+    assert draws == [7]  # not drawn again
+    assert len(list(private.glob("*/checkpoints/last.ckpt"))) == 3
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert statement(tmp_path)["statements"][0]["epsilon"] > 8
+
+
+@pytest.mark.parametrize("changed", ["draws.json", "a score"])
+def test_what_was_drawn_cannot_be_replaced(
+    tmp_path: Path,
+    cohort: CropsManifest,
+    draws: list[int],
+    changed: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words, private = line(tmp_path, cohort, *PRIVATE), tmp_path / "out" / "candidates"
+    run(words)
+    record = tmp_path / "out" / "run.json"
+    unfinished = json.loads(record.read_text()) | {"finished": None}
+    record.write_text(json.dumps(unfinished))
+    (score, *_) = (path for path in private.glob("*.json") if path.name != "draws.json")
+    path = private / changed if changed == "draws.json" else score
+    stored = json.loads(path.read_text())
+    stored |= {"fits": stored["fits"][:1]} if changed == "draws.json" else {"score": 99.0}
+    path.write_text(json.dumps(stored))
+    assert main(words) == 1
+    assert f"{path}: is not what this selection wrote" in capsys.readouterr().err
+
+
+def test_weights_that_diverged_lose(tmp_path: Path, cohort: CropsManifest) -> None:
+    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir()
+    torch.save({"state_dict": {"head": torch.tensor([1.0, math.nan])}}, checkpoint)
+    assert mammo_dp.select._measured(tmp_path, SelectionPlan(score_split="val")) == -math.inf
+
+
+def test_dry_run_prints_the_cost_and_writes_nothing(
+    tmp_path: Path, cohort: CropsManifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(line(tmp_path, cohort, *PRIVATE, "--dry_run", "true"))
+    text = " ".join(capsys.readouterr().out.split())
+    assert "One fit: epsilon = 7.99" in text or "One fit: epsilon = 8 " in text
+    assert "law, mean 3" in text
+    assert "95 % at most 9." in text
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "Give one of them"),
+        ((*PRIVATE, "--score_split", "val"), "Give one of them"),
+        ((*PRIVATE, "--mean", "0.5"), "mean=0.5 fits"),
+        (("--score_noise_multiplier", "0"), "score_noise_multiplier=0.0"),
+        (("--score_split", "test"), "'test'"),
+        (("--score_split", "train"), "is the split that trains"),
+        ((*PRIVATE, "--grid", "{model.init_args.target_epsilon: [1, 2]}"), "changes what a fit sp"),
+        ((*PRIVATE, "--grid", "{data.init_args.rate: [0.5, 1]}"), "changes what a fit spends"),
+        ((*PRIVATE, "--grid", "{trainer.max_steps: [5, 6]}"), "changes what a fit spends"),
+        ((*PRIVATE, "--grid", "{model.init_args.weights: [a, b]}"), "changes what a fit spends"),
+        ((*PRIVATE, "--grid", "{model.init_args.learning_rate: [0.1]}"), "nothing to choose"),
+        ((*PRIVATE, "--grid", "{model.init_args.learning_rate: []}"), "without values"),
+        ((*PRIVATE, "--grid", "{}"), "nothing to choose"),
+    ],
+)
+def test_what_has_no_account_is_refused_before_compute(
+    tmp_path: Path,
+    cohort: CropsManifest,
+    words: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(line(tmp_path, cohort, *words)) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out" / "released").exists()
+    assert not list((tmp_path / "out").glob("candidates/*.json"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--selection={law: geometric, mean: 3, score_split: train}", "is the split that trains"),
+        ("--data.init_args.unit=crop", "unit is 'crop'"),
+    ],
+)
+def test_a_fit_refuses_a_selection_without_an_account(
+    tmp_path: Path, cohort: CropsManifest, words: str, message: str
+) -> None:
+    (tmp_path / "dp.yaml").write_text(yaml.safe_dump(DP))
+    start = ["fit", "--config", str(tmp_path / "dp.yaml"), "--run_dir", str(tmp_path / "run")]
+    plan = "--selection={law: geometric, mean: 3, score_split: val}"
+    with pytest.raises(PrivacyError, match=message):
+        run([*start, "--data.init_args.crops", str(cohort.folder), plan, words])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_fit_without_privacy_takes_part_in_no_selection(
+    tmp_path: Path, cohort: CropsManifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = DP | {
+        "model": {
+            "class_path": "mammo_dp.CropClassifier",
+            "init_args": {
+                name: value
+                for name, value in DP["model"]["init_args"].items()
+                if name not in ("target_epsilon", "delta")
+            },
+        },
+        "data": {"class_path": "mammo_dp.CropsDataModule", "init_args": {"augment": "none"}},
+    }
+    assert main(line(tmp_path, cohort, *PRIVATE, config=content)) == 1
+    assert "is no private fit" in capsys.readouterr().err
+
+
+def test_one_patient_moves_the_concordance_by_at_most_its_sensitivity() -> None:
+    rng = np.random.default_rng(0)
+    largest = 0.0
+    for trial in range(300):
+        units = int(rng.integers(2, 7))
+        patient = rng.permutation(np.repeat(np.arange(units), rng.integers(1, 4, units)))
+        if trial % 2:  # the worst case: one patient of another class, told apart from all others
+            malignant, logit = (patient == 0).astype(int), (patient == 0) * 1.0
+        else:
+            malignant, logit = rng.integers(0, 2, len(patient)), rng.normal(size=len(patient))
+        whole = naive_concordance(patient, malignant, logit, units)
+        found = concordance(patient, malignant, logit)
+        assert found == pytest.approx(whole, abs=1e-12)
+        assert abs(found) <= 0.5 + 1e-12
+        for blanked in range(units):  # the same number of patients, one of them without crops
+            kept = patient != blanked
+            rest = naive_concordance(patient[kept], malignant[kept], logit[kept], units)
+            assert abs(whole - rest) <= 1 / units + 1e-12
+            largest = max(largest, abs(whole - rest) * units)
+    assert largest == pytest.approx(1.0)  # it is attained, so no smaller noise would do
+
+
+def naive_concordance(patient: Any, malignant: Any, logit: Any, units: int) -> float:  # noqa: ANN401
+    crops: list[list[tuple[int, float]]] = [[] for _ in range(units)]
+    for who, label, score in zip(patient, malignant, logit, strict=True):
+        crops[who].append((label, score))
+    total = 0.0
+    for one in range(units):
+        for other in range(one):
+            pairs = [(a, b) for a in crops[one] for b in crops[other]]
+            signs = [
+                (int(a[0]) - int(b[0])) * (int(a[1] > b[1]) - int(a[1] < b[1])) / 2
+                for a, b in pairs
+                if a[0] != b[0]
+            ]
+            total += sum(signs) / len(pairs) if pairs else 0.0
+    return total / (units * (units - 1) / 2)

@@ -116,7 +116,8 @@ def test_synthetic_copies_need_no_patient() -> None:
     assert result.merged_patients == 0
 
 
-SAVED_AGAIN = {
+Change = Callable[[NDArray[np.uint16]], NDArray[np.uint16]]
+SAVED_AGAIN: dict[str, Change] = {
     "as it was": lambda pixels: pixels,
     "mirrored": lambda pixels: pixels[:, ::-1],
     "in 8 bits": lambda pixels: pixels // 257 * 257,
@@ -126,7 +127,7 @@ SAVED_AGAIN = {
 
 @pytest.mark.parametrize("change", SAVED_AGAIN.values(), ids=SAVED_AGAIN)
 @pytest.mark.parametrize("malignant", [True, False])
-def test_patients_who_share_a_crop_are_refused_by_file(change: Any, malignant: bool) -> None:
+def test_patients_who_share_a_crop_are_refused_by_file(change: Change, malignant: bool) -> None:
     p, q = PICTURES[0], np.ascontiguousarray(change(PICTURES[0]))
     items = [(crop(1, p), p), (crop(2, q, malignant=malignant), q)]
     with pytest.raises(

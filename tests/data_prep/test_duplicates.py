@@ -157,7 +157,7 @@ def test_a_mirrored_copy_in_another_split_is_leakage() -> None:
         with pytest.raises(
             LeakageError, match=r"images/2\.png in 'val' is a copy of images/1\.png"
         ):
-            cleared((crop(1, p), p), (crop(2, q, split="val"), q), across_patients=mode)  # type: ignore[arg-type]
+            cleared((crop(1, p), p), (crop(2, q, split="val"), q), across_patients=mode)
 
 
 def test_another_patient_moves_no_crop() -> None:

@@ -30,7 +30,9 @@ def resized(edge: int) -> Callable[[Pixels], Pixels]:
 
 def compressed(pixels: Pixels) -> Pixels:
     _, jpeg = cv2.imencode(".jpg", (pixels // 257).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 75])
-    return cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE).astype(np.uint16) * np.uint16(257)
+    decoded = cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE)
+    assert decoded is not None
+    return decoded.astype(np.uint16) * np.uint16(257)
 
 
 def grainy(pixels: Pixels) -> Pixels:

@@ -119,7 +119,7 @@ def test_strangers_do_not_touch_each_other(ours: CropsManifest, tmp_path: Path) 
         for name, one in (("gan", ours), ("classifier", theirs))
     ]
     assert epsilons(*both) == [pytest.approx(compose([NOISY]).epsilon(DELTA))] * 2
-    train, val = (Cohort.of_manifest(ours, split) for split in ("train", "val"))  # type: ignore[arg-type]
+    train, val = (Cohort.of_manifest(ours, split) for split in ("train", "val"))
     assert train.overlap(val) == ""
 
 

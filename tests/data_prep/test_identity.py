@@ -89,9 +89,10 @@ def test_sampler_data_set_and_ledger_count_the_same_patients(tmp_path: Path) -> 
     assert drawn == PoissonSampling.from_manifest(cohort, "train", rate=0.5)
     assert CropsDataset.unit_of(mixed) == CropsDataset.unit_of(cohort)
     counted = Cohort.of_manifest(mixed, "train")
-    assert counted.units("patient") == drawn.units == 4
+    assert len(counted.patients or ()) == drawn.units == 4
     assert counted.patients == Cohort.of_manifest(cohort, "train").patients
-    assert counted.most_crops("patient") == max(map(len, drawn.rows_of))
+    assert counted.private is not None
+    assert counted.private.crops_of_patients[-1][0] == max(map(len, drawn.rows_of))
 
 
 def test_colliding_numbers_are_two_patients_if_the_origin_says_so(tmp_path: Path) -> None:
@@ -104,13 +105,13 @@ def test_colliding_numbers_are_two_patients_if_the_origin_says_so(tmp_path: Path
     ]
     manifest = CropsManifest.write(tmp_path, pooled)
     drawn = PoissonSampling.from_manifest(manifest, "train", rate=0.5)
-    assert drawn.units == Cohort.of_manifest(manifest, "train").units("patient") == 12
+    assert drawn.units == len(Cohort.of_manifest(manifest, "train").patients or ()) == 12
     same = [
         replace(c, origin=("PHANTOM_archive", "phantom-archive")[c.origin < "j"]) for c in pooled
     ]
     manifest = CropsManifest.write(tmp_path, same)
     drawn = PoissonSampling.from_manifest(manifest, "train", rate=0.5)
-    assert drawn.units == Cohort.of_manifest(manifest, "train").units("patient") == 6
+    assert drawn.units == len(Cohort.of_manifest(manifest, "train").patients or ()) == 6
 
 
 def test_a_spelling_does_not_open_a_second_split(tmp_path: Path) -> None:

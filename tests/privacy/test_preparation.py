@@ -12,8 +12,8 @@ import yaml
 from data_prep.errors import DuplicateConflict
 from mammo_dp.benchmark.mixture import mix
 from mammo_dp.main import main, run
+from mammo_dp.privacy.parents import collect_parents
 from mammo_dp.privacy.preparation import MERGED, preparation_exclusions
-from mammo_dp.privacy.statement import collect_parents
 from tests.data_prep.tiny_archive import TinyArchive, film
 from tests.privacy.verify.chain import DP
 

@@ -9,7 +9,13 @@ from PIL import Image
 
 from data_prep import prepare
 from data_prep.cropping import crop_square, grey_range, to_16_bit
-from data_prep.errors import ArchiveError, GeometryRejected, LeakageError, RecordRejected
+from data_prep.errors import (
+    ArchiveError,
+    DuplicateConflict,
+    GeometryRejected,
+    LeakageError,
+    RecordRejected,
+)
 from data_prep.manifest import CropsManifest
 from data_prep.readers.cbis_ddsm import CbisDdsm
 from tests.data_prep.test_crop_folder import put
@@ -155,13 +161,21 @@ def test_lesion_that_cannot_be_cut_is_rejected_with_its_row(tmp_path: Path) -> N
     assert all("train_set.csv, row" in r["message"] for r in rejected(out))
 
 
-def test_copies_leave_one_crop_and_no_stray_image(tmp_path: Path) -> None:
+def test_copies_of_two_patients_are_refused_or_merged_on_request(tmp_path: Path) -> None:
     tiny = TinyArchive(tmp_path / "archive")
     image = film(np.random.default_rng(5))
     tiny.add("P_00001", image=image)
     tiny.add("P_00002", image=image)
+    root = str(tiny.write())
+    with pytest.raises(
+        DuplicateConflict, match=r"train_0002\.png and .*0003.*across_patients merge"
+    ):
+        prepare.cbis_ddsm(root=root, out=str(tmp_path / "a"), size=32, val_fraction=0)
+    assert not (tmp_path / "a" / "crops.csv").exists()
     out = tmp_path / "out"
-    manifest = prepare.cbis_ddsm(root=str(tiny.write()), out=str(out), size=32, val_fraction=0)
+    manifest = prepare.cbis_ddsm(
+        root=root, out=str(out), size=32, val_fraction=0, across_patients="merge"
+    )
     assert [c.file for c in manifest.crops] == ["images/cbis-ddsm_train_0002.png"]
     assert [p.name for p in (out / "images").iterdir()] == ["cbis-ddsm_train_0002.png"]
     assert [(r["record"], r["reason"]) for r in rejected(out)] == [

@@ -1,17 +1,25 @@
 import stat
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from data_prep.manifest import CropsManifest
-from mammo_dp.privacy.cohorts import KEY_VARIABLE, Cohort, cohort_key
+from mammo_dp.privacy.cohorts import KEY_VARIABLE, Cohort, CohortEvidence, CropMark, cohort_key
 from mammo_dp.privacy.errors import PrivacyError
 
 
 def known(*patients: str, dataset: str = "a", key_id: str = "k") -> Cohort:
+    """Patients with one crop each, told apart by their names."""
+    marks = {p: (CropMark(exact=p, near=sha256(p.encode()).hexdigest()),) for p in patients}
     return Cohort(
-        tag="".join(patients), dataset=dataset, split="train", patients=patients, key_id=key_id
+        tag="".join(patients),
+        dataset=dataset,
+        split="train",
+        patients=patients,
+        key_id=key_id,
+        private=CohortEvidence(manifest_sha256="", crops_of_patients=(), pixels=marks),
     )
 
 

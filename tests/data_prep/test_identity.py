@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+import unicodedata
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.datamodule import CropsDataset
+from data_prep.errors import LeakageError, ManifestError
+from data_prep.identity import normalised, patient_identity
+from data_prep.manifest import CropsManifest
+from data_prep.splits import check_patients, patient_share
+from mammo_dp.privacy.cohorts import Cohort
+from mammo_dp.privacy.sampling import PoissonSampling
+from tests.conftest import write_cohort
+
+SPELLINGS = [
+    "P_00001",
+    "p-00001",
+    " P 00001 ",
+    "P.00001",
+    "P/00001",
+    "P:00001",
+    "P\u201000001",  # hyphen
+    "P\u00a0000\u200b01",  # blank that does not break, and one of no width
+    "\uff30_\uff10\uff10\uff10\uff10\uff11",  # full width
+    "P__0-0-0 01",
+]
+ACCENTED = "Müller-Ångström 7"
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_spellings_of_a_number_are_one_patient(spelling: str) -> None:
+    assert patient_identity("CBIS-DDSM", spelling) == patient_identity("cbis_ddsm", "P_00001")
+    assert patient_share(spelling) == patient_share("P_00001")
+    with pytest.raises(LeakageError):
+        check_patients([("P_00001", "train", "row 1"), (spelling, "val", "row 2")])
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
+def test_unicode_forms_are_one_name(form: str) -> None:
+    spelt = unicodedata.normalize(form, ACCENTED)  # type: ignore[arg-type]
+    assert normalised(spelt.upper()) == normalised(ACCENTED)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("P_00001", "P_00002"), ("P_1", "P_01"), ("P_1", "Q_1"), ("Müller", "Muller")],
+)
+def test_other_numbers_are_other_patients(one: str, other: str) -> None:
+    assert patient_identity("a", one) != patient_identity("a", other)
+    assert patient_identity("a", one) != patient_identity("b", one)
+
+
+@given(st.text(), st.sampled_from([str.upper, str.lower, str.swapcase, str.strip]))
+@settings(derandomize=True)
+def test_normal_form_is_its_own_normal_form(name: str, change: object) -> None:
+    assert normalised(normalised(name)) == normalised(name)
+    assert "/" not in normalised(name)
+
+
+def test_a_name_of_separators_tells_nobody_apart() -> None:
+    with pytest.raises(ManifestError, match="letter or a digit"):
+        patient_identity("cbis-ddsm", "_-_")
+    with pytest.raises(ManifestError, match=r"origin is '\?'"):
+        patient_identity("?", "P1")
+
+
+def respelt(cohort: CropsManifest, folder: Path) -> CropsManifest:
+    """The same crops; of each patient, every other one under another spelling."""
+    (folder / "images").mkdir(parents=True)
+    crops, seen = [], dict[str, int]()
+    for crop in cohort.crops:
+        (folder / crop.file).symlink_to(cohort.folder / crop.file)
+        seen[crop.patient] = seen.get(crop.patient, 0) + 1
+        if seen[crop.patient] % 2:
+            other = f"p - {crop.patient_id[1:]}"
+            crop = replace(crop, patient_id=other, origin="Phantom Archive")
+        crops.append(crop)
+    return CropsManifest.write(folder, crops)
+
+
+def test_sampler_data_set_and_ledger_count_the_same_patients(tmp_path: Path) -> None:
+    cohort = write_cohort(tmp_path / "a")
+    mixed = respelt(cohort, tmp_path / "b")
+    drawn = PoissonSampling.from_manifest(mixed, "train", rate=0.5)
+    assert drawn == PoissonSampling.from_manifest(cohort, "train", rate=0.5)
+    assert CropsDataset.unit_of(mixed) == CropsDataset.unit_of(cohort)
+    counted = Cohort.of_manifest(mixed, "train")
+    assert len(counted.patients or ()) == drawn.units == 4
+    assert counted.patients == Cohort.of_manifest(cohort, "train").patients
+    assert counted.private is not None
+    assert counted.private.crops_of_patients[-1][0] == max(map(len, drawn.rows_of))
+
+
+def test_colliding_numbers_are_two_patients_if_the_origin_says_so(tmp_path: Path) -> None:
+    one = write_cohort(tmp_path / "one", seed=1)
+    other = write_cohort(tmp_path / "other", seed=2, origin="inbreast")
+    pooled = [
+        replace(crop, file=f"{part.folder.name}/{crop.file}", split="train", image_id=f"{i}{j}")
+        for i, part in enumerate((one, other))
+        for j, crop in enumerate(part.crops)
+    ]
+    manifest = CropsManifest.write(tmp_path, pooled)
+    drawn = PoissonSampling.from_manifest(manifest, "train", rate=0.5)
+    assert drawn.units == len(Cohort.of_manifest(manifest, "train").patients or ()) == 12
+    same = [
+        replace(c, origin=("PHANTOM_archive", "phantom-archive")[c.origin < "j"]) for c in pooled
+    ]
+    manifest = CropsManifest.write(tmp_path, same)
+    drawn = PoissonSampling.from_manifest(manifest, "train", rate=0.5)
+    assert drawn.units == len(Cohort.of_manifest(manifest, "train").patients or ()) == 6
+
+
+def test_a_spelling_does_not_open_a_second_split(tmp_path: Path) -> None:
+    cohort = write_cohort(tmp_path)
+    crops = list(cohort.crops)
+    last = max(i for i, crop in enumerate(crops) if crop.patient == crops[0].patient)
+    crops[last] = replace(crops[last], patient_id="p 000", split="val")
+    with pytest.raises(LeakageError, match=f"rows 2 and {last + 2}"):
+        CropsManifest.write(tmp_path, crops)
+    # Another data set may number another patient alike.
+    crops[last] = replace(crops[last], origin="inbreast")
+    assert CropsManifest.write(tmp_path, crops).crops[last].split == "val"

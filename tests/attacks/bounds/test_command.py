@@ -2,6 +2,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def released(
     manifest: CropsManifest,
     mechanism: Mechanism | None,
     unit: Unit = "patient",
-    **declared: int,
+    **declared: Any,  # noqa: ANN401  arguments of Access.of_training
 ) -> Path:
     folder.mkdir(parents=True)
     (folder / "last.ckpt").write_bytes(b"weights")

@@ -63,8 +63,8 @@ class Binding:
                 "config_sha256": record.config_sha256,
                 "inputs": {role: entry.sha256 for role, entry in record.inputs.items()},
             },
-            remedy="It may also belong to another configuration or other inputs. Delete the file; the "
-            "same command then starts from the first step",
+            remedy="It may also belong to another configuration or other inputs. Delete the file; "
+            "the same command then starts from the first step",
         )
 
     @classmethod

@@ -286,9 +286,9 @@ class DPTraining(lightning.LightningModule):
             PrivacyError: If the budget is spent, or the batch is not what the sampler drew.
         """
         self._require_budget()
+        public = self.public_gradients()
         assert self._draws is not None  # set when training starts
         self._draws(batch, self.accounted_steps)
-        public = self.public_gradients()
         configured = self.optimizers()
         counted = configured[0] if isinstance(configured, list) else configured
         assert isinstance(counted, LightningOptimizer)

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
 
 from data_prep.datamodule import CropBatch, CropItem
 from data_prep.manifest import CropsManifest
@@ -115,11 +116,11 @@ class OneUnit(DPCropsDataModule):
 class Everyone(DPCropsDataModule):
     """A sampler that takes all units, of the accounted class."""
 
-    def train_dataloader(self) -> Any:
+    def train_dataloader(self) -> DataLoader[CropItem]:
         loader = super().train_dataloader()
 
         class All(PoissonUnitSampler):
-            def __iter__(self) -> Any:
+            def __iter__(self) -> Iterator[list[int]]:
                 for _ in range(self.done(), self.steps):
                     yield [row for rows in self.sampling.rows_of for row in rows]
 

@@ -30,6 +30,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from numpy.typing import NDArray
 
 from data_prep.crop_image import save_crop_image
+from data_prep.datamodule import CropsDataModule
 from data_prep.manifest import Crop, CropsManifest, Split
 from mammo_dp.attacks import canary_net  # noqa: F401  registers its model with timm
 from mammo_dp.attacks.canaries import WhiteBoxObserver
@@ -171,7 +172,7 @@ class RunSettings:
     def data_with_canaries(self, folder: Path) -> dict[str, Any]:
         """The data module on the canaries' crops, without augmentation."""
         own = dict(self.data["init_args"]) | {"crops": str(folder)}
-        if "augment" in own:
+        if issubclass(_class(self.data), CropsDataModule):
             own["augment"] = "none"
         return {"class_path": self.data["class_path"], "init_args": own}
 

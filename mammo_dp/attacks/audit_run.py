@@ -15,6 +15,7 @@ import logging
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from mammo_dp.attacks.canary_fit import CONFIG, Observed, RunSettings, fit_canar
 from mammo_dp.attacks.conduct import SURE, Conduct, conduct
 from mammo_dp.attacks.lower_bounds import (
     LowerBound,
+    composed,
     many_run,
     many_run_gaussian,
     one_run,
@@ -238,15 +240,13 @@ def attack_audit(
         inputs={"privacy": run / PRIVACY, "settings": run / CONFIG},
     )
     saved = record.folder / CANARIES
-    if saved.exists():
-        observed = _read(saved)
-    else:
+    if not saved.exists():
         inside = np.random.default_rng().random(count) < 0.5
         observed = fit_canaries(
             settings, inside, noise=stage.mechanism.noise_multiplier, progress=progress
         )
         _write(saved, observed)
-    result = audited(stage, observed)
+    result = audited(stage, _read(saved))
     if not record.is_finished:
         text = json.dumps(result.as_json(), indent=2, allow_nan=False)
         write_text_atomically(record.folder / AUDIT, text + "\n")
@@ -306,7 +306,7 @@ def audited(stage: Stage, observed: Observed) -> RunAudit:
     guessed_in, guessed_out = best_guesses(stage, len(scores), each)
     guesses = {"guessed_in": guessed_in, "guessed_out": guessed_out}
     common = {"delta": stage.delta, "level": each}
-    risk = risk_of(compose([stated]), fprs=FPRS)
+    risk = risk_of(composed(stated), fprs=FPRS)
     bounds = Bounds(
         epsilon=stage.epsilon,
         delta=stage.delta,
@@ -327,6 +327,7 @@ def audited(stage: Stage, observed: Observed) -> RunAudit:
     )
 
 
+@lru_cache(maxsize=64)
 def best_guesses(stage: Stage, canaries: int, level: float) -> tuple[int, int]:
     """How many guesses "in" and "out" let most be expected, by simulations of the claim.
 

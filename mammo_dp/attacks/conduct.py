@@ -17,7 +17,8 @@ from scipy import stats
 
 from classifier.evaluate import Estimate
 from mammo_dp.attacks.canary_fit import Observed
-from mammo_dp.privacy.accounting import Mechanism, compose
+from mammo_dp.attacks.lower_bounds import composed
+from mammo_dp.privacy.accounting import Mechanism
 
 SURE = 0.999
 _MORE = 1.001  # of epsilon; accountants of other versions round differently
@@ -62,7 +63,7 @@ def conduct(observed: Observed, stated: Mechanism, *, epsilon: float, delta: flo
     updates = len(observed.products)
     absent = observed.products[:, ~observed.inside]
     present = observed.products[:, observed.inside]
-    spent = compose([observed.accounted]).epsilon(delta)
+    spent = composed(observed.accounted).epsilon(delta)
     noise = _deviation(absent)
     part = _part(present, stated)
     same = _same_noise(np.concatenate([absent, observed.again[:, ~observed.inside]]))

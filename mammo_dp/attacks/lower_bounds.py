@@ -193,7 +193,7 @@ def one_run_curve(
     right, guesses, canaries = _guessed(member_scores, nonmember_scores, guessed_in, guessed_out)
 
     def curve(step: int) -> PrivacyCurve:
-        return _composed(
+        return composed(
             replace(stated, noise_multiplier=stated.noise_multiplier * 2 ** (step / 64))
         )
 
@@ -255,6 +255,12 @@ def guesses_refute(
     return False
 
 
+@lru_cache(maxsize=1024)
+def composed(mechanism: Mechanism) -> PrivacyCurve:
+    """Privacy curve of one mechanism; searches meet the same ones again and again."""
+    return compose([mechanism])
+
+
 def gaussian_epsilon(mu: float, delta: float) -> float:
     """Smallest epsilon of a Gaussian mechanism at a delta.
 
@@ -274,12 +280,6 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     if mu == 0 or excess(0.0) <= 0:
         return 0.0
     return float(brentq(excess, 0.0, mu * (mu / 2 + stats.norm.isf(delta))))
-
-
-@lru_cache(maxsize=1024)
-def _composed(mechanism: Mechanism) -> PrivacyCurve:
-    """Curve of a mechanism; several searches meet the same ones."""
-    return compose([mechanism])
 
 
 def _guessed(

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from data_prep.datamodule import CropBatch
@@ -16,6 +17,19 @@ class CropsAsUnits(DPCropsDataModule):
 
     def on_after_batch_transfer(self, batch: CropBatch, dataloader_idx: int) -> CropBatch:
         return batch._replace(unit=batch.row)
+
+
+class Undrawn(DPCropsDataModule):
+    """Returns the crops of a further patient with each draw."""
+
+    def on_before_batch_transfer(self, batch: CropBatch, dataloader_idx: int) -> CropBatch:
+        missing = [rows for rows in self.sampling.rows_of if rows[0] not in batch.row.tolist()]
+        if not missing:
+            return batch
+        more = self.train_dataset.__getitems__(missing[0])
+        if batch.image.ndim == 3:  # features
+            more = more._replace(image=torch.zeros(len(more.row), *batch.image.shape[1:]))
+        return CropBatch(*(torch.cat(pair) for pair in zip(batch, more, strict=True)))
 
 
 def config(
@@ -44,7 +58,7 @@ def config(
         },
         "data": {
             "class_path": f"{data.__module__}.{data.__qualname__}",
-            "init_args": {"image_size": 32, "augment": "none", "rate": rate},
+            "init_args": {"crops": "?", "image_size": 32, "augment": "none", "rate": rate},
         },
         "trainer": {"max_steps": steps, "accelerator": "cpu", "devices": 1},
     }

@@ -18,7 +18,7 @@ from classifier.evaluate import Estimate
 
 Scores = NDArray[np.float64]
 LEVEL = 0.95
-SCHEMA = 2  # of audit.json
+SCHEMA = 3  # of audit.json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

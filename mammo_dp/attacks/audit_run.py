@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``attack audit``: canaries in a fit with a run's own noise, and the epsilon that they refute.
+"""``attack audit``: canaries in a repetition of a private fit, and the epsilon that they refute.
 
 Threat model: that of :mod:`mammo_dp.attacks.canaries`, the strongest that accounting allows. The
-run itself is not touched: its noise multiplier, sampling rate and number of steps are used again,
-by the same training loop, on made-up units. A bound above the stated epsilon means that sampler,
-clip, noise or account are wrong; one below refutes nothing.
+run itself is not touched: its data module, feature cache, classifier and training loop run again on
+made-up patients, by :mod:`mammo_dp.attacks.canary_fit`. A bound above the stated epsilon means that
+data, sampler, clip, noise or account are wrong; one below refutes nothing. Beside the bounds,
+:mod:`mammo_dp.attacks.conduct` measures noise, parts and updates themselves.
 
 Source: audit of one run with tossed canaries, Steinke et al. 2023, arXiv 2305.08846.
 """
@@ -14,17 +15,25 @@ import logging
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data_prep.manifest import Unit
-from mammo_dp.attacks.audit import LEVEL, SCHEMA, Bounds, Scores, audit, exceeds
+from mammo_dp.attacks.audit import LEVEL, SCHEMA, Bounds, audit, exceeds
 from mammo_dp.attacks.canaries import canary_scores
-from mammo_dp.attacks.canary_fit import fit_canaries
-from mammo_dp.attacks.lower_bounds import LowerBound, many_run, many_run_gaussian, one_run
+from mammo_dp.attacks.canary_fit import CONFIG, Observed, RunSettings, fit_canaries
+from mammo_dp.attacks.conduct import SURE, Conduct, conduct
+from mammo_dp.attacks.lower_bounds import (
+    LowerBound,
+    composed,
+    many_run,
+    many_run_gaussian,
+    one_run,
+    one_run_curve,
+)
 from mammo_dp.attacks.scoring import FPRS, measured
 from mammo_dp.attacks.signals import AttackError
 from mammo_dp.privacy.accounting import Adjacency, Mechanism, compose
@@ -40,6 +49,8 @@ THREAT_MODEL = (
     "steps; it knows neither who is drawn nor the noise. No adversary does better."
 )
 LEAST = 20  # canaries; each bound has a ceiling that needs them
+_QUESTIONS, _CONDUCT_QUESTIONS = 4, 3  # three bounds and the curve; noise, parts, same noise
+_SIMULATED = 4  # audits of the claim, to choose how many canaries are guessed
 _SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # of the canaries that are guessed "in", or "out"
 
 
@@ -73,24 +84,31 @@ class RunAudit:
         canaries: Number of canaries, each in with chance 1/2.
         one_run: Lower bound from guesses; holds for any mechanism.
         canary_run: Lower bound from rates over the canaries, which the noise treats independently.
+        curve_run: As ``one_run``, by the whole trade-off curve of subsampled noise; ``None`` where
+            batches are full.
         gaussian_run: As ``canary_run``, by the Gaussian trade-off curve that full batches have;
-            none where steps are subsampled.
+            ``None`` where steps are subsampled.
         measured: Rates of the attack beside the bounds of the stage's trade-off curve.
         exceeds_curve: Whether the rates lie above that curve.
+        conduct: Noise, parts and updates as measured.
     """
 
     stage: Stage
     canaries: int
     one_run: LowerBound
     canary_run: LowerBound
+    curve_run: LowerBound | None
     gaussian_run: LowerBound | None
     measured: Mapping[str, Any]
     exceeds_curve: bool
+    conduct: Conduct
 
     @property
     def bounds(self) -> dict[str, LowerBound]:
         """Each lower bound by what it is from, for people."""
         found = {"one run": self.one_run, "all canaries": self.canary_run}
+        if self.curve_run is not None:
+            found["one run, by the curve of subsampled noise"] = self.curve_run
         if self.gaussian_run is not None:
             found["all canaries, curve taken to be Gaussian"] = self.gaussian_run
         return found
@@ -101,13 +119,25 @@ class RunAudit:
         return max(self.bounds.values(), key=lambda found: found.epsilon)
 
     @property
+    def findings(self) -> tuple[str, ...]:
+        """What refutes the claim, in sentences; all questions together err with 1 - LEVEL."""
+        found = [
+            f"{name}: epsilon is {bound.epsilon:.3g} or more, {self.stage.epsilon:.3g} is stated"
+            for name, bound in self.bounds.items()
+            if bound.epsilon > self.stage.epsilon
+        ]
+        if self.exceeds_curve:
+            found.append("canaries are recognised more often than the stated mechanism allows")
+        return (*found, *self.conduct.findings)
+
+    @property
     def refutes(self) -> bool:
-        """Whether the claim is refuted; all questions together err with chance 1 - LEVEL."""
-        return self.best.epsilon > self.stage.epsilon or self.exceeds_curve
+        """Whether the claim is refuted."""
+        return bool(self.findings)
 
     def lines(self) -> list[str]:
-        """For the screen: each bound with its ceiling and with what is claimed."""
-        stage = self.stage
+        """For the screen: each bound with its ceiling and with what is claimed, then findings."""
+        stage, seen = self.stage, self.conduct
         claimed = (
             f"claimed {stage.epsilon:.3g} per {stage.unit} at delta {stage.delta:g}, "
             f"{stage.adjacency}, by {stage.accountant}"
@@ -119,9 +149,17 @@ class RunAudit:
             "for more canaries."
         )
         return [
-            f"{name}: epsilon >= {found.epsilon:.3g} (ceiling {found.ceiling:.3g}, {claimed})"
-            for name, found in self.bounds.items()
-        ] + [f"{self.canaries} canaries, {LEVEL:.0%} confidence. {verdict}"]
+            *(
+                f"{name}: epsilon >= {found.epsilon:.3g} (ceiling {found.ceiling:.3g}, {claimed})"
+                for name, found in self.bounds.items()
+            ),
+            f"{seen.updates} updates; noise multiplier {seen.noise.value:.3g} "
+            f"(stated {stage.mechanism.noise_multiplier:.3g}); a canary moves a sum by "
+            f"{seen.part.value:.3g} clipping norms on average (at most "
+            f"{stage.mechanism.sampling_rate:.3g})",
+            f"{self.canaries} canaries, {LEVEL:.0%} confidence. {verdict}",
+            *(f"FINDING: {finding}." for finding in self.findings),
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """Content of ``audit.json``."""
@@ -131,32 +169,45 @@ class RunAudit:
             "stage": asdict(self.stage),
             "canaries": self.canaries,
             "level": LEVEL,
-            "level_of_each_test": _each(self.stage),
+            "level_of_each_test": _each(),
             "one_run": asdict(self.one_run),
             "canary_run": asdict(self.canary_run),
+            "curve_run": self.curve_run and asdict(self.curve_run),
             "gaussian_run": self.gaussian_run and asdict(self.gaussian_run),
             "best": asdict(self.best),
             "white_box": dict(self.measured),
             "exceeds_curve": self.exceeds_curve,
+            "conduct": self.conduct.as_json(),
+            "findings": list(self.findings),
             "refutes": self.refutes,
         }
 
 
 def audit_run(*, run: str, out: str | None = None, canaries: int = 1000) -> None:
-    """Audits the noise of a private run by canaries: a lower bound under its stated epsilon.
+    """Audits a private fit by canaries: lower bounds under its stated epsilon, and what it does.
 
-    Repeats the run's private steps on made-up units, half of them in by the toss of a coin, and
-    looks for each in every update. Prints each bound with its ceiling, the most that a perfect
-    attack on so many canaries could show. Writes ``canaries.npz`` and ``audit.json``.
+    Repeats the fit on made-up patients of several crops each, half of them in by the toss of a
+    coin, with the run's own data module, classifier and settings (config.yaml), and looks for each
+    in every update. Prints each bound with its ceiling, the most that a perfect attack on so many
+    canaries could show. Exits with status 1 and names each finding if the claim is refuted. Writes
+    canaries.npz and audit.json; reads no patient data.
 
     Args:
         run: Folder with the ``privacy.json`` of a private training.
         out: Folder of the result; ``attack_audit`` in the run's folder if not given.
-        canaries: Number of canaries, at least 20; at most 1 / (2 delta) are used.
+        canaries: Number of canaries, at least 20; at most 1 / (2 delta) and one per pixel are used.
+
+    Raises:
+        AttackError: If the claim is refuted.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no product tips
     result = attack_audit(run=Path(run), out=Path(out) if out else None, canaries=canaries)
     print("\n".join(result.lines()))
+    if result.refutes:
+        raise AttackError(
+            f"FINDING: {run}: the claim is refuted ({len(result.findings)} findings, above). Do "
+            "not release; look for what the findings name in data module, clip, noise and account."
+        )
 
 
 def attack_audit(
@@ -172,37 +223,30 @@ def attack_audit(
 
     Raises:
         AttackError: If the run had no private stage, or there are too few canaries.
+        PrivacyError: If a check of the training loop stops the fit.
     """
-    stage = stage_of(run)
+    stage, settings = stage_of(run), RunSettings.read(run)
     count = min(canaries, int(0.5 / stage.delta))  # as lower_bounds.one_run needs
     if count < LEAST:
         raise AttackError(
             f"{canaries=} at delta {stage.delta:g}, which allows {int(0.5 / stage.delta)}. Give at "
             f"least {LEAST}, or a run with a smaller delta."
         )
+    count = min(count, settings.image_size**2)
     record = open_run(
         out or run / "attack_audit",
         command="attack audit",
         config={"run": str(run), "canaries": canaries},
-        inputs={"privacy": run / PRIVACY},
+        inputs={"privacy": run / PRIVACY, "settings": run / CONFIG},
     )
     saved = record.folder / CANARIES
-    if saved.exists():
-        scores, inside = _read(saved)
-    else:
+    if not saved.exists():
         inside = np.random.default_rng().random(count) < 0.5
-        scores = fit_canaries(
-            stage.mechanism,
-            inside,
-            unit=stage.unit,
-            epsilon=stage.epsilon,
-            delta=stage.delta,
-            progress=progress,
+        observed = fit_canaries(
+            settings, inside, noise=stage.mechanism.noise_multiplier, progress=progress
         )
-        with saved.with_suffix(".part").open("wb") as file:
-            np.savez_compressed(file, scores=scores, inside=inside)
-        saved.with_suffix(".part").replace(saved)
-    result = audited(stage, scores, inside)
+        _write(saved, observed)
+    result = audited(stage, _read(saved))
     if not record.is_finished:
         text = json.dumps(result.as_json(), indent=2, allow_nan=False)
         write_text_atomically(record.folder / AUDIT, text + "\n")
@@ -245,43 +289,49 @@ def stage_of(run: Path) -> Stage:
     )
 
 
-def audited(stage: Stage, scores: Scores, inside: NDArray[np.bool_]) -> RunAudit:
-    """Scores of canaries into bounds; runs no model.
+def audited(stage: Stage, observed: Observed) -> RunAudit:
+    """What was seen of canaries into bounds; runs no model.
 
     Args:
         stage: What was claimed.
-        scores: One per canary.
-        inside: Whether each took part, by the toss of a fair coin.
+        observed: A fit with canaries, each in by the toss of a fair coin.
     """
-    each = _each(stage)
-    members, others = scores[inside], scores[~inside]
-    guesses = best_guesses(stage, len(scores), each)
-    risk = risk_of(compose([stage.mechanism]), fprs=FPRS)
+    each, stated = _each(), stage.mechanism
+    scores = canary_scores(
+        observed.products,
+        noise_multiplier=stated.noise_multiplier,
+        sampling_rate=stated.sampling_rate,
+    )
+    groups = scores[observed.inside], scores[~observed.inside]
+    guessed_in, guessed_out = best_guesses(stage, len(scores), each)
+    guesses = {"guessed_in": guessed_in, "guessed_out": guessed_out}
+    common = {"delta": stage.delta, "level": each}
+    risk = risk_of(composed(stated), fprs=FPRS)
     bounds = Bounds(
         epsilon=stage.epsilon,
         delta=stage.delta,
         advantage=risk.advantage,
         tpr_at_fpr=risk.tpr_at_fpr,
     )
+    full = stated.sampling_rate == 1
     return RunAudit(
         stage=stage,
         canaries=len(scores),
-        one_run=one_run(
-            members, others, guessed_in=guesses, guessed_out=guesses, delta=stage.delta, level=each
-        ),
-        canary_run=many_run(members, others, delta=stage.delta, level=each),
-        gaussian_run=many_run_gaussian(members, others, delta=stage.delta, level=each)
-        if stage.mechanism.sampling_rate == 1
-        else None,
-        measured=measured(audit(members, others, fprs=FPRS), bounds),
-        exceeds_curve=exceeds(members, others, bounds, fprs=FPRS, level=each),
+        one_run=one_run(*groups, **guesses, **common),
+        canary_run=many_run(*groups, **common),
+        curve_run=None if full else one_run_curve(*groups, **guesses, **common, stated=stated),
+        gaussian_run=many_run_gaussian(*groups, **common) if full else None,
+        measured=measured(audit(*groups, fprs=FPRS), bounds),
+        exceeds_curve=exceeds(*groups, bounds, fprs=FPRS, level=each),
+        conduct=conduct(observed, stated, epsilon=stage.epsilon, delta=stage.delta),
     )
 
 
-def best_guesses(stage: Stage, canaries: int, level: float) -> int:
-    """How many guesses on either side promise most, by a simulation of the claim.
+@lru_cache(maxsize=64)
+def best_guesses(stage: Stage, canaries: int, level: float) -> tuple[int, int]:
+    """How many guesses "in" and "out" let most be expected, by simulations of the claim.
 
-    The number is fixed before the scores of the audit are seen.
+    The numbers are fixed before the scores of the audit are seen.
 
     Args:
         stage: What was claimed.
@@ -291,29 +341,54 @@ def best_guesses(stage: Stage, canaries: int, level: float) -> int:
     rng = np.random.default_rng(0)
     mechanism, half = stage.mechanism, canaries // 2
     noise, rate = mechanism.noise_multiplier, mechanism.sampling_rate
-    scores = []
-    for present in (1, 0):
-        drawn = present * (rng.random((mechanism.steps, half)) < rate)
-        products = drawn + noise * rng.standard_normal(drawn.shape)
-        scores.append(canary_scores(products, noise_multiplier=noise, sampling_rate=rate))
-    tried = sorted({max(1, int(share * canaries)) for share in _SHARES})
-    found = [
-        one_run(*scores, guessed_in=n, guessed_out=n, delta=stage.delta, level=level).epsilon
-        for n in tried
-    ]
+    counts = sorted({max(1, int(share * canaries)) for share in _SHARES})
+    tried = [(n, n) for n in counts] + [(n, 0) for n in counts]
+    found = np.zeros(len(tried))
+    for _ in range(_SIMULATED):
+        scores = []
+        for present in (1, 0):
+            drawn = present * (rng.random((mechanism.steps, half)) < rate)
+            products = drawn + noise * rng.standard_normal(drawn.shape)
+            scores.append(canary_scores(products, noise_multiplier=noise, sampling_rate=rate))
+        found += [
+            one_run(
+                *scores, guessed_in=some, guessed_out=others, delta=stage.delta, level=level
+            ).epsilon
+            for some, others in tried
+        ]
     return tried[int(np.argmax(found))]
 
 
-def _each(stage: Stage) -> float:
-    """Level of each question: two bounds, a third where batches are full, and the curve."""
-    return 1 - (1 - LEVEL) / (4 if stage.mechanism.sampling_rate == 1 else 3)
+def _each() -> float:
+    """Level of each bound, and of the curve."""
+    return 1 - (1 - LEVEL - _CONDUCT_QUESTIONS * (1 - SURE)) / _QUESTIONS
 
 
-def _read(path: Path) -> tuple[Scores, NDArray[np.bool_]]:
+def _write(path: Path, observed: Observed) -> None:
+    accounted = observed.accounted
+    with path.with_suffix(".part").open("wb") as file:
+        np.savez_compressed(
+            file,
+            products=observed.products.astype(np.float32),
+            again=observed.again.astype(np.float32),
+            inside=observed.inside,
+            accounted=[accounted.noise_multiplier, accounted.sampling_rate, accounted.steps],
+        )
+    path.with_suffix(".part").replace(path)
+
+
+def _read(path: Path) -> Observed:
     try:
         with np.load(path) as stored:
-            return stored["scores"], stored["inside"]
+            noise, rate, steps = stored["accounted"].tolist()
+            return Observed(
+                products=stored["products"].astype(np.float64),
+                again=stored["again"].astype(np.float64),
+                inside=stored["inside"],
+                accounted=Mechanism(noise_multiplier=noise, sampling_rate=rate, steps=int(steps)),
+            )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise AttackError(
-            f"{path}: holds no scores of canaries ({error!r}). Remove it; the audit makes it again."
+            f"{path}: holds no observations of canaries ({error!r}). Remove it; the audit makes it "
+            "again."
         ) from error

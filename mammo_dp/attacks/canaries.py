@@ -35,13 +35,16 @@ class WhiteBoxObserver(Callback):
 
     Args:
         parameter: Name of the parameter whose coordinates carry canaries, such as ``net.weight``.
+
+    Attributes:
+        updates: The rows of :attr:`products`, one per step, as far as the fit has come.
     """
 
     def __init__(self, parameter: str) -> None:
         self.parameter = parameter
         self._before = torch.empty(0)
         self._scale = 0.0
-        self._sums: list[Tensor] = []
+        self.updates: list[NDArray[np.float64]] = []
 
     @property
     def products(self) -> NDArray[np.float64]:
@@ -50,7 +53,7 @@ class WhiteBoxObserver(Callback):
         One of a step that drew the canary is normal around 1, any other around 0, both with the
         noise multiplier as standard deviation.
         """
-        return torch.stack(self._sums).numpy()
+        return np.stack(self.updates)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
@@ -85,7 +88,7 @@ class WhiteBoxObserver(Callback):
         self, trainer: Trainer, pl_module: LightningModule, *outputs: Any
     ) -> None:
         """Takes what the step changed."""
-        self._sums.append((self._before - self._weights(pl_module)) * self._scale)
+        self.updates.append(((self._before - self._weights(pl_module)) * self._scale).numpy())
 
     def _weights(self, module: LightningModule) -> Tensor:
         return module.get_parameter(self.parameter).detach().double().flatten().cpu()

@@ -1,180 +1,336 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A private fit whose every unit is a canary: the training loop itself, with someone to look for.
+"""A run's own fit, with canaries in place of its patients.
 
-Sampler, clip, noise, optimizer and account are those of every private fit; only the crops are made
-up. Each has one loud pixel and one output, so that its clipped gradient is ``C e_i`` on a weight of
-its own.
+Data module, feature cache, classifier, clip, sampler, noise and account are those of the run, by
+its ``config.yaml``. Only what would hide the canaries is replaced: the crops, by crops with one
+bright pixel each; the body, by one that reads pixels; the optimizer, by plain descent, whose update
+shows the noisy sum; and augmentation is off. A canary patient has several crops, so that grouping
+and clip count. The fit is interrupted and resumed half-way.
 """
 
+import math
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import data_prep  # noqa: F401  declares what torchvision lacks before lightning is imported
+
+# isort: split
 import lightning
 import numpy as np
-import torch
+import yaml
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LightningArgumentParser
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.optim import SGD
-from torch.utils.data import Dataset
 
-from data_prep.datamodule import CropBatch, CropItem
-from data_prep.manifest import Unit
-from mammo_dp.attacks.audit import Scores
-from mammo_dp.attacks.canaries import WhiteBoxObserver, canary_scores
+from data_prep.crop_image import save_crop_image
+from data_prep.datamodule import CropsDataModule
+from data_prep.manifest import Crop, CropsManifest, Split
+from mammo_dp.attacks import canary_net  # noqa: F401  registers its model with timm
+from mammo_dp.attacks.canaries import WhiteBoxObserver
+from mammo_dp.attacks.signals import AttackError
 from mammo_dp.privacy.accounting import Mechanism
-from mammo_dp.privacy.budget import PrivacyBudget
-from mammo_dp.privacy.datamodule import ResumableLoader
-from mammo_dp.privacy.noise import PrivateOptimizer
-from mammo_dp.privacy.sampling import PoissonSampling, PoissonUnitSampler, new_key
+from mammo_dp.privacy.classifier import DPCropClassifier
 from mammo_dp.privacy.training import DPTraining
 
-PIXELS = 50
-LOUD = 100.0  # grey level of a canary's pixel: its gradient is far above the clipping norm
+CONFIG = "config.yaml"
+CROPS = 3  # of a canary patient
+ORIGIN = "canaries"
+_PARAMETER = "net.head.weight"
+_SETTLED = 0.5  # largest logit that noise may give a canary: its gradient stays loud
+_REPLAYED = 2  # steps of the second start from the same state
+# Of a private model that is no classifier: what its loop was told.
+_LOOP = ("delta", "clipping_norm", "max_physical_batch", "gradient_method", "clipping")
+_TARGETS = "target_"
 
 
-class CanaryImages(Dataset[CropItem]):
-    """Images with one loud pixel; the label is the number of an output.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What an adversary sees of a fit with canaries, and what the fit says about itself.
 
-    Args:
-        coordinates: Weight that each image changes, shape ``(images,)``.
-        units: Unit that each belongs to, shape ``(images,)``.
+    Attributes:
+        products: Products of each update with each canary's direction, in clipping norms, shape
+            ``(updates, canaries)``, see :attr:`mammo_dp.attacks.canaries.WhiteBoxObserver`.
+        again: The same of the first updates after another start from the same saved state.
+        inside: Whether each canary took part, shape ``(canaries,)``.
+        accounted: What the fit accounted.
     """
 
-    def __init__(self, coordinates: NDArray[np.int64], units: NDArray[np.int64]) -> None:
-        self.coordinates, self.units = torch.from_numpy(coordinates), torch.from_numpy(units)
-
-    def __len__(self) -> int:
-        return len(self.coordinates)
-
-    def __getitems__(self, rows: Sequence[int]) -> CropBatch:
-        """One draw."""
-        row = torch.tensor(rows, dtype=torch.int64)
-        image = nn.functional.one_hot(self.coordinates[row] % PIXELS, PIXELS) * LOUD
-        output = self.coordinates[row] // PIXELS
-        return CropBatch(image[:, None, None], output, row, self.units[row])
+    products: NDArray[np.float64]
+    again: NDArray[np.float64]
+    inside: NDArray[np.bool_]
+    accounted: Mechanism
 
 
-class CanaryData(lightning.LightningDataModule):
-    """Canaries drawn by Poisson sampling, as patients are.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """Settings of a private fit, as its ``config.yaml`` holds them.
 
-    Args:
-        coordinates: Weight that each image changes, shape ``(images,)``.
-        sampling: Which images make a unit, and how often a unit is drawn.
-        key: Of draws and noise.
+    Attributes:
+        model: Class and arguments of the model.
+        data: Class and arguments of the data module.
+        max_steps: Steps of the fit.
     """
 
-    def __init__(self, coordinates: NDArray[np.int64], sampling: PoissonSampling, key: int) -> None:
-        super().__init__()
-        sizes = list(map(len, sampling.rows_of))
-        self.images = CanaryImages(coordinates, np.repeat(np.arange(len(sizes)), sizes))
-        self.sampling, self.key = sampling, key
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    max_steps: int
 
-    def image_shape(self) -> tuple[int, ...]:
-        """Shape of one image."""
-        return 1, 1, PIXELS
+    @classmethod
+    def read(cls, run: Path) -> "RunSettings":
+        """Settings of a run.
 
-    def train_dataloader(self) -> ResumableLoader:
-        """One draw per step."""
-        model = self.trainer.lightning_module if self.trainer else None
-        assert isinstance(model, DPTraining)
-        sampler = PoissonUnitSampler(
-            self.sampling,
-            steps=model.trainer.max_steps,
-            key=self.key,
-            done=lambda: model.accounted_steps,
+        Raises:
+            AttackError: If the folder does not hold those of a private fit.
+        """
+        path = run / CONFIG
+        try:
+            config = yaml.safe_load(path.read_text())
+            found = cls(
+                model=config["model"], data=config["data"], max_steps=config["trainer"]["max_steps"]
+            )
+            found.data["init_args"]["crops"]
+            issued = issubclass(_class(found.model), DPTraining)
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ImportError, AttributeError) as error:
+            raise AttackError(
+                f"{path}: holds no settings of a fit on a folder of crops ({error!r}). Give the "
+                "run folder of a fit, where its classes can be imported."
+            ) from error
+        if not issued:
+            raise AttackError(
+                f"{path}: {found.model['class_path']} does not train privately, so there is no "
+                "claim to audit. Give the run of a DPCropClassifier or DPMCGAN."
+            )
+        return found
+
+    @property
+    def image_size(self) -> int:
+        """Edge of the canaries' crops, in pixels."""
+        return int(
+            self.data["init_args"].get("image_size") or self.model["init_args"]["image_size"]
         )
-        return ResumableLoader(self.images, batch_sampler=sampler, collate_fn=_as_is)
+
+    @property
+    def crops_per_canary(self) -> int:
+        """Crops of a canary: several where patients are drawn, as many as are declared."""
+        data = self.data["init_args"]
+        return (
+            1 if data.get("unit") == "crop" else min(CROPS, data.get("crops_per_patient") or CROPS)
+        )
+
+    def model_with_canaries(self, inside: int, canaries: int, noise: float) -> dict[str, Any]:
+        """The model on pixels, with plain descent.
+
+        The rate keeps logits below ``_SETTLED`` for the whole fit, drawn canaries and five standard
+        deviations of noise counted.
+
+        Args:
+            inside: Canaries that take part.
+            canaries: All canaries.
+            noise: Noise multiplier as stated.
+        """
+        own = dict(self.model["init_args"])
+        if not issubclass(_class(self.model), DPCropClassifier):
+            own = {
+                name: value
+                for name, value in own.items()
+                if name in _LOOP or name.startswith(_TARGETS)
+            } | {"views": 1, "ema_decay": None, "cache_features": False}
+            path = "mammo_dp.DPCropClassifier"
+        else:
+            path = self.model["class_path"]
+            own["cache_features"] = (
+                own.get("cache_features", True) and own.get("trainable") == "head"
+            )
+        data = self.data["init_args"]
+        norm, steps = own.get("clipping_norm", 1.0), self.max_steps
+        loudness = 100.0 * max(1.0, norm)
+        units = data.get("public_size") or inside
+        most = norm * (steps + 5 * noise * math.sqrt(steps)) / (data.get("rate", 1.0) * units)
+        return {
+            "class_path": path,
+            "init_args": own
+            | {
+                "backbone": "canary_pixels",
+                "backbone_args": {"canaries": canaries, "loudness": loudness},
+                "image_size": self.image_size,
+                "trainable": "head",
+                "pretrained": False,
+                "weights": None,
+                "optimizer": "descent",
+                "learning_rate": _SETTLED / loudness / most,
+                "weight_decay": 0.0,
+            },
+        }
+
+    def data_with_canaries(self, folder: Path) -> dict[str, Any]:
+        """The data module on the canaries' crops, without augmentation."""
+        own = dict(self.data["init_args"]) | {"crops": str(folder)}
+        if issubclass(_class(self.data), CropsDataModule):
+            own["augment"] = "none"
+        return {"class_path": self.data["class_path"], "init_args": own}
 
 
-class CanaryHead(DPTraining):
-    """A linear layer with one weight per canary.
+def write_canaries(
+    folder: Path, inside: NDArray[np.bool_], *, crops: int, image_size: int, split: Split
+) -> CropsManifest:
+    """Writes crops of the canaries that take part: black but for the pixel of their canary.
+
+    Crops of one canary differ in brightness only, so their gradients point the same way. Canaries
+    alternate between benign and malignant.
 
     Args:
-        budget: What is stated.
-        outputs: Outputs of the layer.
-        audited_noise: Noise multiplier of the audited run, whatever its target was; that of the
-            budget if not given.
+        folder: New folder of a manifest.
+        inside: Whether each canary takes part, shape ``(canaries,)``.
+        crops: Crops of each.
+        image_size: Edge of the crops, in pixels; ``image_size ** 2`` canaries have room.
+        split: Split that they stand in.
     """
-
-    def __init__(
-        self, budget: PrivacyBudget, outputs: int, audited_noise: float | None = None
-    ) -> None:
-        super().__init__()
-        self.net = nn.Linear(PIXELS, outputs, bias=False)
-        self.audited_noise = audited_noise
-        self.promise(budget, clipping_norm=0.5)  # not 1, or a forgotten norm would go unseen
-
-    def setup(self, stage: str) -> None:
-        """Takes the noise of the audited run."""
-        super().setup(stage)
-        if self.audited_noise is not None:
-            self.noise_multiplier = self.audited_noise
-
-    def losses(self, batch: CropBatch) -> Tensor:
-        """Linear in the weights, so that a canary stays loud while they move."""
-        outputs: Tensor = self.net(batch.image.float().flatten(1))
-        return outputs.gather(1, batch.malignant[:, None]).squeeze(1)
-
-    def configure_optimizers(self) -> PrivateOptimizer:
-        """Plain SGD, whose update shows the noisy sum."""
-        return self.privatise(SGD(self.parameters(), lr=0.25))
+    rows = []
+    for number in np.flatnonzero(inside).tolist():
+        for view in range(crops):
+            pixels = np.zeros((image_size, image_size), np.uint16)
+            pixels[divmod(number, image_size)] = 65535 - 4096 * view
+            file = f"images/{number:05d}_{view}.png"
+            rows.append(
+                Crop(
+                    file=file,
+                    patient_id=f"C{number:05d}",
+                    lesion_id="1",
+                    image_id=f"{number}-{view}",
+                    malignant=bool(number % 2),
+                    split=split,
+                    origin=ORIGIN,
+                    label_source="phantom",
+                    crop_rule="as-is",
+                    sha256=save_crop_image(folder / file, pixels),
+                )
+            )
+    return CropsManifest.write(folder, rows)
 
 
 def fit_canaries(
-    mechanism: Mechanism,
-    inside: NDArray[np.bool_],
-    *,
-    unit: Unit,
-    epsilon: float,
-    delta: float,
-    progress: bool = False,
-) -> Scores:
-    """Runs the training loop on the canaries that are inside, and scores all of them.
+    settings: RunSettings, inside: NDArray[np.bool_], *, noise: float, progress: bool = False
+) -> Observed:
+    """Runs a run's own fit on canaries, interrupted and resumed half-way.
 
     Args:
-        mechanism: Noise, sampling rate and steps.
+        settings: Of the run.
         inside: Whether each canary takes part, shape ``(canaries,)``.
-        unit: What is drawn.
-        epsilon: As stated for the mechanism.
-        delta: Of epsilon, below 1 over the number of canaries inside.
+        noise: Noise multiplier as stated; sets the learning rate only.
         progress: Whether to show a bar.
 
-    Returns:
-        Log-likelihood ratio of each canary, high for "inside", shape ``(canaries,)``.
+    Raises:
+        AttackError: If the images have fewer pixels than there are canaries.
+        PrivacyError: If a check of the training loop fails.
     """
-    observer = WhiteBoxObserver("net.weight")
-    model = CanaryHead(
-        PrivacyBudget(delta=delta, epsilon=epsilon),
-        outputs=-(-len(inside) // PIXELS),
-        audited_noise=mechanism.noise_multiplier,
+    size = settings.image_size
+    if len(inside) > size**2:
+        raise AttackError(
+            f"{len(inside)} canaries in crops of {size} px, one pixel each. Give --canaries "
+            f"{size**2} or fewer."
+        )
+    half = settings.max_steps // 2
+    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice on loaders and checkpoints
+        folder = Path(name)
+        write_canaries(
+            folder / "crops",
+            inside,
+            crops=settings.crops_per_canary,
+            image_size=size,
+            split=settings.data["init_args"].get("train_split", "train"),
+        )
+        config = {
+            "model": settings.model_with_canaries(int(inside.sum()), len(inside), noise),
+            "data": settings.data_with_canaries(folder / "crops"),
+        }
+        kept = folder / "resume.ckpt" if half else None
+
+        def run(start: Path | None, stop: int | None) -> tuple[list[NDArray[np.float64]], Any]:
+            observer = WhiteBoxObserver(_PARAMETER)
+            callbacks: list[Callback] = [observer]
+            if stop is not None:
+                callbacks.append(_Interrupt(stop, None if start else kept))
+            model, data = _built(config)
+            with suppress(_InterruptedError):
+                lightning.Trainer(
+                    max_steps=settings.max_steps,
+                    accelerator="cpu",
+                    devices=1,
+                    limit_val_batches=0,
+                    use_distributed_sampler=False,
+                    logger=False,
+                    enable_checkpointing=False,
+                    enable_progress_bar=progress,
+                    enable_model_summary=False,
+                    default_root_dir=folder,
+                    callbacks=callbacks,
+                ).fit(model, data, ckpt_path=start)
+            return observer.updates, model
+
+        updates: list[NDArray[np.float64]] = []
+        if kept is not None:
+            updates, _ = run(None, half)
+        more, model = run(kept, None)
+        again, _ = run(kept, min(half + _REPLAYED, settings.max_steps))
+    sides = 1.0 - 2.0 * (np.arange(len(inside)) % 2)  # a malignant crop pulls the other way
+    noisy, rate, _ = model.accountant.history[-1]
+    return Observed(
+        products=np.stack([*updates, *more]) * sides,
+        again=np.stack(again) * sides,
+        inside=inside,
+        accounted=Mechanism(
+            noise_multiplier=noisy, sampling_rate=rate, steps=model.accounted_steps
+        ),
     )
-    rows_of = tuple((row,) for row in range(int(inside.sum())))
-    sampling = PoissonSampling(unit=unit, rows_of=rows_of, rate=mechanism.sampling_rate)
-    data = CanaryData(np.flatnonzero(inside), sampling, new_key())
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning advises workers for a table in memory
-        lightning.Trainer(
-            max_steps=mechanism.steps,
-            accelerator="cpu",
-            devices=1,
-            limit_val_batches=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=progress,
-            enable_model_summary=False,
-            default_root_dir=folder,
-            callbacks=[observer],
-        ).fit(model, data)
-    scores = canary_scores(
-        observer.products,
-        noise_multiplier=mechanism.noise_multiplier,
-        sampling_rate=mechanism.sampling_rate,
-    )
-    return scores[: len(inside)]
 
 
-def _as_is(batch: CropBatch | list[Any]) -> CropBatch | list[Any]:
-    """The batch that ``__getitems__`` made."""
-    return batch
+class _InterruptedError(Exception):
+    """A fit was stopped as a kill would."""
+
+
+class _Interrupt(Callback):
+    """Stops a fit after some of its steps.
+
+    Args:
+        step: Steps of the whole fit, earlier parts counted.
+        kept: File of the state to resume from; ``None`` keeps none.
+    """
+
+    def __init__(self, step: int, kept: Path | None) -> None:
+        self.step = step
+        self.kept = kept
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *outputs: Any
+    ) -> None:
+        """Saves the state and stops."""
+        if trainer.global_step >= self.step:
+            if self.kept is not None:
+                trainer.save_checkpoint(self.kept)
+            raise _InterruptedError
+
+
+def _built(config: Mapping[str, Any]) -> tuple[DPTraining, LightningDataModule]:
+    """Model and data module of a configuration, as ``mammo-dp fit`` builds them."""
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+    built = parser.instantiate_classes(parser.parse_object(dict(config)))
+    return built.model, built.data
+
+
+def _class(chosen: Mapping[str, Any]) -> type:
+    """The class that a configuration names."""
+    module, _, name = chosen["class_path"].rpartition(".")
+    found = getattr(import_module(module), name)
+    if not isinstance(found, type):
+        raise TypeError(f"{chosen['class_path']} is no class")
+    return found

@@ -13,7 +13,8 @@ of one run, since the noise of a Gaussian mechanism is independent along orthogo
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +23,10 @@ from scipy.optimize import brentq
 from scipy.special import expit, log_ndtr
 
 from mammo_dp.attacks.audit import LEVEL, Scores, clopper_pearson
+from mammo_dp.privacy.accounting import Mechanism, PrivacyCurve, compose
+from mammo_dp.privacy.risk import TradeOff
+
+_LEAST_NOISE, _MOST_NOISE = -256, 320  # of the stated noise multiplier: steps of 2^(1/64), 1.1 %
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,24 +146,12 @@ def one_run(
     Source: Steinke et al. 2023, arXiv 2305.08846, theorem 5.2; with ``2 m delta <= 1`` its p-value
     grows with epsilon.
     """
-    members = _descending("member_scores", member_scores)
-    nonmembers = _descending("nonmember_scores", nonmember_scores)
-    canaries, guesses = len(members) + len(nonmembers), guessed_in + guessed_out
-    if min(guessed_in, guessed_out) < 0 or not 0 < guesses <= canaries:
-        raise ValueError(
-            f"{guessed_in=}, {guessed_out=} for {canaries} canaries. Give counts that add up to "
-            "at least one guess and at most one per canary."
-        )
+    right, guesses, canaries = _guessed(member_scores, nonmember_scores, guessed_in, guessed_out)
     if not 0 <= 2 * canaries * delta <= 1:
         raise ValueError(
             f"{delta=} for {canaries} canaries. Give at most {0.5 / canaries:.2g}, one over twice "
             "their number, or use fewer canaries."
         )
-    scores = np.concatenate([members, nonmembers])
-    member = np.arange(canaries) < len(members)
-    highest = member[np.lexsort((member, -scores))][:guessed_in]
-    lowest = member[np.lexsort((~member, scores))][:guessed_out]
-    right = int(highest.sum() + (~lowest).sum())
 
     def refuted(right: int) -> float:
         def excess(epsilon: float) -> float:
@@ -167,6 +160,105 @@ def one_run(
         return 0.0 if excess(0.0) >= 0 else float(brentq(excess, 0.0, 50.0))
 
     return LowerBound(epsilon=refuted(right), ceiling=refuted(guesses), delta=delta, level=level)
+
+
+def one_run_curve(
+    member_scores: ArrayLike,
+    nonmember_scores: ArrayLike,
+    *,
+    guessed_in: int,
+    guessed_out: int,
+    stated: Mechanism,
+    delta: float,
+    level: float = LEVEL,
+) -> LowerBound:
+    """As :func:`one_run`, for a mechanism whose trade-off curve is known up to its noise.
+
+    Epsilon and delta are one point of a curve, and guesses meet all of it. So the bound asks which
+    noise multipliers the guesses refute, sampling rate and steps as stated, and gives the epsilon
+    of the smallest of these. It is above the stated epsilon only if the stated curve is refuted.
+
+    Args:
+        member_scores: Scores of the canaries that were in, shape ``(members,)``, finite.
+        nonmember_scores: Scores of those that were not, shape ``(nonmembers,)``, finite.
+        guessed_in: Number of guesses "in", >= 0, fixed before the scores are seen.
+        guessed_out: Number of guesses "out", >= 0, likewise.
+        stated: The mechanism; its noise multiplier is where the search starts.
+        delta: Delta of the statement, in ``(0, 1)``.
+        level: Confidence, in ``(0, 1)``.
+
+    Source: auditing of f-DP in one run, Mahloujifar et al. 2024, arXiv 2410.22235, see
+    :func:`guesses_refute`.
+    """
+    right, guesses, canaries = _guessed(member_scores, nonmember_scores, guessed_in, guessed_out)
+
+    def curve(step: int) -> PrivacyCurve:
+        return composed(
+            replace(stated, noise_multiplier=stated.noise_multiplier * 2 ** (step / 64))
+        )
+
+    def refuted(right: int) -> float:
+        def holds(step: int) -> bool:
+            return not guesses_refute(
+                TradeOff(curve(step)), right, guesses=guesses, canaries=canaries, level=level
+            )
+
+        low, high = _LEAST_NOISE, _MOST_NOISE  # more noise is refuted more easily
+        if holds(high):
+            return 0.0
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if holds(middle) else (low, middle)
+        return curve(high).epsilon(delta)
+
+    return LowerBound(
+        epsilon=refuted(right),
+        ceiling=refuted(guesses),
+        delta=delta,
+        level=level,
+        assumes="sampling rate and steps as stated",
+    )
+
+
+def guesses_refute(
+    misses: TradeOff, right: int, *, guesses: int, canaries: int, level: float = LEVEL
+) -> bool:
+    """Whether so many right guesses are too many for a trade-off curve.
+
+    For j canaries, ``p_j`` the probability that just j guesses are right, compare a canary's true
+    side with the other one. Right guesses about it, in events of at least i + 1 right ones, have
+    probability ``r_(i+1) = sum_(j > i) j p_j / m``, wrong ones ``h_i = sum_(j >= i) (n - j) p_j /
+    m``, and the curve asks ``1 - r_(i+1) >= f(h_i)``, that is, ``h_i >= f(1 - r_(i+1))``. If
+    ``right`` or more had probability ``1 - level``, the least values that fulfil this, from
+    ``right`` down to 0, may not add up to more than 1.
+
+    Args:
+        misses: The curve, its own inverse.
+        right: Guesses that were right.
+        guesses: Guesses, n.
+        canaries: Canaries, m, each in by the toss of a fair coin.
+        level: Confidence, in ``(0, 1)``.
+
+    Returns:
+        True if ``right`` or more have a probability below ``1 - level`` under the curve.
+
+    Source: Mahloujifar et al. 2024, arXiv 2410.22235, for two sides; by induction, the least values
+    from ``right`` down are the least for every smaller number, also where ``f`` asks for nothing.
+    """
+    correct = (1 - level) * right / canaries
+    wrong = (1 - level) * (guesses - right) / canaries
+    for fewer in range(right - 1, -1, -1):
+        before, wrong = wrong, max(wrong, misses(1 - correct))
+        correct += fewer / (guesses - fewer) * (wrong - before)
+        if correct + wrong > guesses / canaries:
+            return True
+    return False
+
+
+@lru_cache(maxsize=1024)
+def composed(mechanism: Mechanism) -> PrivacyCurve:
+    """Privacy curve of one mechanism; searches meet the same ones again and again."""
+    return compose([mechanism])
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
@@ -188,6 +280,25 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     if mu == 0 or excess(0.0) <= 0:
         return 0.0
     return float(brentq(excess, 0.0, mu * (mu / 2 + stats.norm.isf(delta))))
+
+
+def _guessed(
+    member_scores: ArrayLike, nonmember_scores: ArrayLike, guessed_in: int, guessed_out: int
+) -> tuple[int, int, int]:
+    """Guesses by the order of the scores: right ones, all, and the number of canaries."""
+    members = _descending("member_scores", member_scores)
+    nonmembers = _descending("nonmember_scores", nonmember_scores)
+    canaries, guesses = len(members) + len(nonmembers), guessed_in + guessed_out
+    if min(guessed_in, guessed_out) < 0 or not 0 < guesses <= canaries:
+        raise ValueError(
+            f"{guessed_in=}, {guessed_out=} for {canaries} canaries. Give counts that add up to "
+            "at least one guess and at most one per canary."
+        )
+    scores = np.concatenate([members, nonmembers])
+    member = np.arange(canaries) < len(members)
+    highest = member[np.lexsort((member, -scores))][:guessed_in]
+    lowest = member[np.lexsort((~member, scores))][:guessed_out]
+    return int(highest.sum() + (~lowest).sum()), guesses, canaries
 
 
 def _limits(

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from data_prep.datamodule import CropBatch
 from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.privacy.budget import PrivacyBudget
+from mammo_dp.privacy.drawn import DrawCheck
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.gradients.choice import (
     GradientMethod,
@@ -103,6 +104,7 @@ class DPTraining(lightning.LightningModule):
         self.ema_decay = ema_decay
         self.accountant = RDPAccountant()
         self.clipped_sums: ClippedSums | None = None
+        self._draws: DrawCheck | None = None
         self._released: dict[str, nn.Parameter] = {}
         self._average: dict[str, Tensor] = {}
         self._earlier_keys: list[str] = []
@@ -244,6 +246,12 @@ class DPTraining(lightning.LightningModule):
                 f"{trainer.world_size} ranks: draw apart, so that a unit could count twice in one "
                 "step. Start all with the same data, the same key and the same checkpoint."
             )
+        self._draws = DrawCheck(
+            self.sampling,
+            key=self._datamodule.key,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
 
     def image_shape(self) -> tuple[int, ...]:
         """Shape of one row of ``CropBatch.image`` as the training loader gives it."""
@@ -272,9 +280,15 @@ class DPTraining(lightning.LightningModule):
         return {}
 
     def training_step(self, batch: CropBatch, batch_idx: int) -> None:
-        """One draw: clipped sums of its units, noise, one step of optimizer and schedule."""
+        """One draw: clipped sums of its units, noise, one step of optimizer and schedule.
+
+        Raises:
+            PrivacyError: If the budget is spent, or the batch is not what the sampler drew.
+        """
         self._require_budget()
         public = self.public_gradients()
+        assert self._draws is not None  # set when training starts
+        self._draws(batch, self.accounted_steps)
         configured = self.optimizers()
         counted = configured[0] if isinstance(configured, list) else configured
         assert isinstance(counted, LightningOptimizer)

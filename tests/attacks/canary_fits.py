@@ -1,27 +1,123 @@
-"""Private fits of a linear head in which every patient is a canary on a coordinate of its own."""
+"""Private fits of a linear head in which every patient is a canary on a coordinate of its own.
 
+The training loop itself on tables in memory: tens of thousands of canaries in seconds.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import SGD
+from torch.utils.data import Dataset
 
+from data_prep.datamodule import CropBatch, CropItem
 from data_prep.manifest import Unit
 from mammo_dp.attacks.audit import Bounds, Scores, exceeds, tpr_at_fpr
 from mammo_dp.attacks.canaries import WhiteBoxObserver, canary_scores
-from mammo_dp.attacks.canary_fit import PIXELS, CanaryData, CanaryHead
 from mammo_dp.privacy.accounting import Mechanism, compose
 from mammo_dp.privacy.budget import PrivacyBudget
+from mammo_dp.privacy.datamodule import ResumableLoader
+from mammo_dp.privacy.noise import PrivateOptimizer
 from mammo_dp.privacy.risk import risk_of
-from mammo_dp.privacy.sampling import PoissonSampling
+from mammo_dp.privacy.sampling import PoissonSampling, PoissonUnitSampler
+from mammo_dp.privacy.training import DPTraining
 from tests.privacy.fits import trainer
 
+PIXELS = 50
+LOUD = 100.0  # grey level of a canary's pixel: its gradient is far above the clipping norm
 OUTPUTS = 1200
 COORDINATES = PIXELS * OUTPUTS  # of the weights, each a canary that is in or out
 PATIENTS = 2000  # canaries that are in
 DELTA = 1e-4
 FPRS = (0.001, 0.01)
+
+
+class CanaryImages(Dataset[CropItem]):
+    """Images with one loud pixel; the label is the number of an output.
+
+    Args:
+        coordinates: Weight that each image changes, shape ``(images,)``.
+        units: Unit that each belongs to, shape ``(images,)``.
+    """
+
+    def __init__(self, coordinates: NDArray[np.int64], units: NDArray[np.int64]) -> None:
+        self.coordinates, self.units = torch.from_numpy(coordinates), torch.from_numpy(units)
+
+    def __len__(self) -> int:
+        return len(self.coordinates)
+
+    def __getitems__(self, rows: Sequence[int]) -> CropBatch:
+        """One draw."""
+        row = torch.tensor(rows, dtype=torch.int64)
+        image = nn.functional.one_hot(self.coordinates[row] % PIXELS, PIXELS) * LOUD
+        output = self.coordinates[row] // PIXELS
+        return CropBatch(image[:, None, None], output, row, self.units[row])
+
+
+class CanaryData(lightning.LightningDataModule):
+    """Canaries drawn by Poisson sampling, as patients are.
+
+    Args:
+        coordinates: Weight that each image changes, shape ``(images,)``.
+        sampling: Which images make a unit, and how often a unit is drawn.
+        key: Of draws and noise.
+    """
+
+    def __init__(self, coordinates: NDArray[np.int64], sampling: PoissonSampling, key: int) -> None:
+        super().__init__()
+        sizes = list(map(len, sampling.rows_of))
+        self.images = CanaryImages(coordinates, np.repeat(np.arange(len(sizes)), sizes))
+        self.sampling, self.key = sampling, key
+
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one image."""
+        return 1, 1, PIXELS
+
+    def train_dataloader(self) -> ResumableLoader:
+        """One draw per step."""
+        model = self.trainer.lightning_module if self.trainer else None
+        assert isinstance(model, DPTraining)
+        sampler = PoissonUnitSampler(
+            self.sampling,
+            steps=model.trainer.max_steps,
+            key=self.key,
+            done=lambda: model.accounted_steps,
+        )
+        return ResumableLoader(self.images, batch_sampler=sampler, collate_fn=_as_is)
+
+
+class CanaryHead(DPTraining):
+    """A linear layer with one weight per canary.
+
+    Args:
+        budget: What is stated.
+        outputs: Outputs of the layer.
+    """
+
+    def __init__(self, budget: PrivacyBudget, outputs: int) -> None:
+        super().__init__()
+        self.net = nn.Linear(PIXELS, outputs, bias=False)
+        self.promise(budget, clipping_norm=0.5)  # not 1, or a forgotten norm would go unseen
+
+    def losses(self, batch: CropBatch) -> Tensor:
+        """Linear in the weights, so that a canary stays loud while they move."""
+        outputs: Tensor = self.net(batch.image.float().flatten(1))
+        return outputs.gather(1, batch.malignant[:, None]).squeeze(1)
+
+    def configure_optimizers(self) -> PrivateOptimizer:
+        """Plain SGD, whose update shows the noisy sum."""
+        return self.privatise(SGD(self.parameters(), lr=0.25))
+
+
+def _as_is(batch: CropBatch | list[Any]) -> CropBatch | list[Any]:
+    """The batch that ``__getitems__`` made."""
+    return batch
 
 
 def head(epsilon: float) -> CanaryHead:

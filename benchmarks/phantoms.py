@@ -16,9 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from data_prep.crop_image import save_crop_image
-from data_prep.phantom_crops import to_16_bit, write_phantom_crops
-from data_prep.phantom_parameters import PhantomParameters
-from data_prep.phantoms import CHUNK, phantom_cases, render
+from data_prep.phantoms.crops import CHUNK, phantom_cases, render, to_16_bit, write_phantom_crops
+from data_prep.phantoms.parameters import PhantomParameters
 
 KNOWN = PhantomParameters()
 

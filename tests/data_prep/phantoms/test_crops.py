@@ -10,14 +10,20 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from data_prep import phantom_crops
 from data_prep.crop_image import save_crop_image
 from data_prep.manifest import CropsManifest
-from data_prep.phantom_case import draw_case
-from data_prep.phantom_crops import write_phantom_crops
-from data_prep.phantom_parameters import PhantomError, PhantomParameters, class_shares
-from data_prep.phantoms import Phantom, draw_phantom, phantom_cases, phantom_stream, render
-from tests.data_prep.spectra import grid_index, spectral_slope
+from data_prep.phantoms import crops as crops_module
+from data_prep.phantoms.case import draw_case
+from data_prep.phantoms.crops import (
+    Phantom,
+    draw_phantom,
+    phantom_cases,
+    phantom_stream,
+    render,
+    write_phantom_crops,
+)
+from data_prep.phantoms.parameters import PhantomError, PhantomParameters, class_shares
+from tests.data_prep.phantoms.spectra import grid_index, spectral_slope
 
 KNOWN = PhantomParameters()
 CLEAN = replace(
@@ -209,7 +215,7 @@ def test_an_interrupted_run_stops_and_a_second_one_completes_the_folder(
             raise OSError(28, os.strerror(28), str(path))
         return save(path, pixels)
 
-    monkeypatch.setattr(phantom_crops, "save_crop_image", fail)
+    monkeypatch.setattr(crops_module, "save_crop_image", fail)
     with pytest.raises(OSError, match="phantom_000020"):
         write_phantom_crops(tmp_path / "a", per_class=60, size=16, workers=1)
     assert not (tmp_path / "a" / "crops.csv").exists()

@@ -237,3 +237,17 @@ def _waves(
     fx = np.asarray(kx.ravel()[order] / width, np.float32)
     doubled = np.asarray(np.where(fx == 0, math.sqrt(2), 1), np.float32)
     return fy, fx, order.astype(np.int64), doubled
+
+
+def logistic(value: FloatImage) -> FloatImage:
+    """Smooth step from 0 to 1."""
+    result: FloatImage = np.negative(value)
+    exponential(result)  # beyond single precision it is infinite, and the result is 0
+    result += 1
+    np.reciprocal(result, out=result)
+    return result
+
+
+def column(cases: Sequence[object], name: str) -> FloatImage:
+    """One attribute of all cases, shape ``(N, 1, 1)``."""
+    return np.array([getattr(case, name) for case in cases], np.float32)[:, None, None]

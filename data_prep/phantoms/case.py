@@ -14,11 +14,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.phantom_film import Film
-from data_prep.phantom_masses import MARGINS, SHAPES, Mass
-from data_prep.phantom_parameters import PhantomError, PhantomParameters, class_shares
-from data_prep.phantom_texture import Texture
-from data_prep.phantom_tissue import Tissue
+from data_prep.phantoms.film import Film
+from data_prep.phantoms.masses import MARGINS, SHAPES, Mass
+from data_prep.phantoms.parameters import PhantomError, PhantomParameters, class_shares
+from data_prep.phantoms.texture import Texture
+from data_prep.phantoms.tissue import Tissue
 
 NORMALS = 61  # values of a case that are drawn
 

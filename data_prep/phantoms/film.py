@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from scipy.special import ndtr
 
-from data_prep.phantom_texture import Details, FloatImage, Layer, exponential
-from data_prep.phantom_tissue import column, logistic
+from data_prep.phantoms.masses import draw_ellipses
+from data_prep.phantoms.texture import Details, FloatImage, Layer, column, exponential, logistic
 
 AIR = -0.5  # attenuation at which the film is black
 LATITUDE = 1.15  # half of log 10: a film shows exposures over about a factor of 10
@@ -113,3 +114,30 @@ def expose(
         noise += attenuation[i]
         seen[i] = cv2.sepFilter2D(noise, -1, kernel, kernel)
     return logistic(4 * column(cases, "slope") * (seen - np.float32(0.5)))
+
+
+def add_film_artefact(
+    film: FloatImage, artefact: str, source: Details, *, edge: float
+) -> FloatImage:
+    """Lays one thing on a film that is not breast.
+
+    Args:
+        film: Shape ``(H, W)``, values in ``[0, 1]``.
+        artefact: ``"dust"``, up to four specks, or ``"marker"``, a lead ball on the skin.
+        source: Source of its place and size.
+        edge: Pixels per edge of a crop.
+
+    Returns:
+        A new image, values in ``[0, 1]``.
+    """
+    chance = ndtr(source.normals(Layer.ARTEFACT, 4, 6))
+    if artefact == "marker":
+        chance, axes = chance[:1], 2 + 1.5 * chance[:1, [2, 2]]
+        levels = np.ones(1)
+    else:
+        chance = chance[: 1 + int(3 * chance[0, 5])]
+        axes, levels = 0.3 + chance[:, 2:4], 0.25 + 0.6 * chance[:, 4]
+    cover = draw_ellipses(
+        film.shape, centres=chance[:, :2] * film.shape, axes=axes * edge / 128, levels=levels
+    )
+    return np.asarray(film + cover * (np.float32(0.97) - film), np.float32)

@@ -7,19 +7,25 @@ crops and summaries of them (mean, standard deviation, spectral slope) in view. 
 from a publication, :mod:`data_prep.phantom_parameters` or the function that uses it says so.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.phantom_case import PhantomCase, draw_case
-from data_prep.phantom_film import add_surroundings, expose
-from data_prep.phantom_masses import draw_masses
-from data_prep.phantom_parameters import PhantomParameters
-from data_prep.phantom_specks import add_film_artefact, draw_calcifications
-from data_prep.phantom_texture import Details, FloatImage
-from data_prep.phantom_tissue import tissue
+from data_prep.crop_image import save_crop_image
+from data_prep.crop_set import watched
+from data_prep.fingerprints import fingerprint
+from data_prep.manifest import Crop, CropsManifest
+from data_prep.phantoms.case import PhantomCase, draw_case
+from data_prep.phantoms.film import add_film_artefact, add_surroundings, expose
+from data_prep.phantoms.masses import draw_calcifications, draw_masses
+from data_prep.phantoms.parameters import PhantomError, PhantomParameters
+from data_prep.phantoms.texture import Details, FloatImage
+from data_prep.phantoms.tissue import tissue
 
 CHUNK = 16  # cases rendered together; more would leave the processor's cache
 
@@ -148,3 +154,70 @@ def phantom_stream(
         cases = phantom_cases(start, min(start + CHUNK, 2 * per_class), seed=seed, parameters=known)
         for case, image, mask in zip(cases, *render_with_masks(cases, size=size), strict=True):
             yield Phantom(case=case, image=image, mask=mask)
+
+
+def write_phantom_crops(
+    out: Path,
+    *,
+    per_class: int,
+    size: int = 128,
+    seed: int = 0,
+    parameters: PhantomParameters | None = None,
+    workers: int | None = None,
+) -> CropsManifest:
+    """Writes a folder of phantom crops; every tenth pair is for validation.
+
+    Args:
+        out: Folder for ``crops.csv`` and ``images/``.
+        per_class: Crops of each class, ``>= 1``.
+        size: Edge of a crop, in pixels, ``>= 16``.
+        seed: Seed of the stream.
+        parameters: Population; the default one if not given.
+        workers: Threads, as many as processors if not given; they change the time, not the crops.
+
+    Raises:
+        PhantomError: For a number of crops or a size below the stated ones.
+    """
+    for name, value, least in (("per_class", per_class, 1), ("size", size, 16)):
+        if value < least:
+            raise PhantomError(name, value, f"Give at least {least}.")
+    known = parameters or PhantomParameters()
+    total = 2 * per_class
+
+    def write(start: int) -> list[Crop]:
+        cases = phantom_cases(start, min(start + CHUNK, total), seed=seed, parameters=known)
+        pictures = to_16_bit(render(cases, size=size))
+        crops = []
+        for index, (case, pixels) in enumerate(zip(cases, pictures, strict=True), start=start):
+            file = f"images/phantom_{index:06d}.png"
+            crops.append(
+                Crop(
+                    file=file,
+                    patient_id="",
+                    lesion_id="1",
+                    image_id=f"{index:06d}",
+                    view=case.view,
+                    malignant=case.malignant,
+                    split="val" if index // 2 % 10 == 9 else "train",
+                    origin="phantom",
+                    label_source="phantom",
+                    crop_rule="centred",
+                    sha256=save_crop_image(out / file, pixels),
+                    fingerprint=fingerprint(pixels),
+                    attributes=case.attributes,
+                )
+            )
+        return crops
+
+    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    try:
+        chunks = [pool.submit(write, start) for start in range(0, total, CHUNK)]
+        rows = [crop for chunk in watched(chunks, "Phantom crops") for crop in chunk.result()]
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, nothing more is begun
+    return CropsManifest.write(out, rows)
+
+
+def to_16_bit(pictures: FloatImage) -> NDArray[np.uint16]:
+    """Rounds pictures with values in ``[0, 1]`` to ``[0, 65535]``."""
+    return np.asarray(np.round(pictures * 65535), np.uint16)

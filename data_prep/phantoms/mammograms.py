@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.phantom_case import PhantomCase, draw_case
-from data_prep.phantom_film import behind_skin, expose
-from data_prep.phantom_masses import draw_masses
-from data_prep.phantom_parameters import PhantomParameters
-from data_prep.phantom_texture import Details, FloatImage, Layer, power_law_fields
-from data_prep.phantom_tissue import logistic, tissue
+from data_prep.phantoms.case import PhantomCase, draw_case
+from data_prep.phantoms.film import behind_skin, expose
+from data_prep.phantoms.masses import draw_masses
+from data_prep.phantoms.parameters import PhantomParameters
+from data_prep.phantoms.texture import Details, FloatImage, Layer, logistic, power_law_fields
+from data_prep.phantoms.tissue import tissue
 
 EDGE = 128  # pixels of a mammogram that show what one edge of a crop does
 WINDOW = 3.6  # edge of the patch a lesion is drawn in, over its longer edge

@@ -7,12 +7,18 @@ crops and summaries of them (mean, standard deviation, spectral slope) in view. 
 from a publication, :mod:`data_prep.phantom_parameters` or the function that uses it says so.
 """
 
+import multiprocessing
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,6 +34,7 @@ from data_prep.phantoms.texture import Details, FloatImage
 from data_prep.phantoms.tissue import tissue
 
 CHUNK = 16  # cases rendered together; more would leave the processor's cache
+CROPS_PER_WORKER = 256  # a process starts in the time of about as many crops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,55 +174,120 @@ def write_phantom_crops(
 ) -> CropsManifest:
     """Writes a folder of phantom crops; every tenth pair is for validation.
 
+    Several worker processes share the work, since threads would wait for the interpreter half of
+    the time. The number of workers does not change the files.
+
     Args:
         out: Folder for ``crops.csv`` and ``images/``.
         per_class: Crops of each class, ``>= 1``.
         size: Edge of a crop, in pixels, ``>= 16``.
         seed: Seed of the stream.
         parameters: Population; the default one if not given.
-        workers: Threads, as many as processors if not given; they change the time, not the crops.
+        workers: Processes, ``>= 1``. 1 draws in the calling process. If not given, one for each
+            processor, but no more than one for each ``CROPS_PER_WORKER`` crops. A script that uses
+            more than one needs ``if __name__ == "__main__":`` around its own commands.
 
     Raises:
-        PhantomError: For a number of crops or a size below the stated ones.
+        PhantomError: For a number of crops, a size or a number of workers below the stated ones,
+            and if the system stops a worker.
     """
-    for name, value, least in (("per_class", per_class, 1), ("size", size, 16)):
+    if workers is None:
+        workers = min(_processors(), max(1, 2 * per_class // CROPS_PER_WORKER))
+    for name, value, least in (
+        ("per_class", per_class, 1),
+        ("size", size, 16),
+        ("workers", workers, 1),
+    ):
         if value < least:
             raise PhantomError(name, value, f"Give at least {least}.")
-    known = parameters or PhantomParameters()
-    total = 2 * per_class
+    starts = range(0, 2 * per_class, CHUNK)
+    write = partial(
+        _write_chunk,
+        out=out,
+        total=2 * per_class,
+        size=size,
+        seed=seed,
+        parameters=parameters or PhantomParameters(),
+    )
+    if workers == 1:
+        chunks = [write(start) for start in watched(starts, "Phantom crops")]
+    else:
+        chunks = _in_processes(write, starts, workers)
+    return CropsManifest.write(out, [crop for chunk in chunks for crop in chunk])
 
-    def write(start: int) -> list[Crop]:
-        cases = phantom_cases(start, min(start + CHUNK, total), seed=seed, parameters=known)
-        pictures = to_16_bit(render(cases, size=size))
-        crops = []
-        for index, (case, pixels) in enumerate(zip(cases, pictures, strict=True), start=start):
-            file = f"images/phantom_{index:06d}.png"
-            crops.append(
-                Crop(
-                    file=file,
-                    patient_id="",
-                    lesion_id="1",
-                    image_id=f"{index:06d}",
-                    view=case.view,
-                    malignant=case.malignant,
-                    split="val" if index // 2 % 10 == 9 else "train",
-                    origin="phantom",
-                    label_source="phantom",
-                    crop_rule="centred",
-                    sha256=save_crop_image(out / file, pixels),
-                    fingerprint=fingerprint(pixels),
-                    attributes=case.attributes,
-                )
+
+def _processors() -> int:
+    """Processors that this process may use; 1 where it must not start others."""
+    if multiprocessing.current_process().daemon:  # such as a worker of dask
+        return 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _write_chunk(
+    start: int, *, out: Path, total: int, size: int, seed: int, parameters: PhantomParameters
+) -> list[Crop]:
+    """Draws and saves up to ``CHUNK`` crops; returns their rows."""
+    cases = phantom_cases(start, min(start + CHUNK, total), seed=seed, parameters=parameters)
+    pictures = to_16_bit(render(cases, size=size))
+    crops = []
+    for index, (case, pixels) in enumerate(zip(cases, pictures, strict=True), start=start):
+        file = f"images/phantom_{index:06d}.png"
+        crops.append(
+            Crop(
+                file=file,
+                patient_id="",
+                lesion_id="1",
+                image_id=f"{index:06d}",
+                view=case.view,
+                malignant=case.malignant,
+                split="val" if index // 2 % 10 == 9 else "train",
+                origin="phantom",
+                label_source="phantom",
+                crop_rule="centred",
+                sha256=save_crop_image(out / file, pixels),
+                fingerprint=fingerprint(pixels),
+                attributes=dict(case.attributes),  # a read-only view cannot be sent
             )
-        return crops
+        )
+    return crops
 
-    pool = ThreadPoolExecutor(workers or os.cpu_count())
+
+def _in_processes(
+    write: Callable[[int], list[Crop]], starts: Sequence[int], workers: int
+) -> list[list[Crop]]:
+    """Runs ``write`` in other processes; results in the order of ``starts``."""
+    # Forked processes would inherit locks of threads that they do not have.
+    pool = ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker
+    )
     try:
-        chunks = [pool.submit(write, start) for start in range(0, total, CHUNK)]
-        rows = [crop for chunk in watched(chunks, "Phantom crops") for crop in chunk.result()]
+        futures = [pool.submit(write, start) for start in starts]
+        return [future.result() for future in watched(futures, "Phantom crops")]
+    except BrokenProcessPool as error:
+        raise PhantomError(
+            "workers",
+            workers,
+            "The system stopped one of them, most often for lack of memory. Run it again with "
+            "fewer processors or more memory.",
+        ) from error
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, nothing more is begun
-    return CropsManifest.write(out, rows)
+        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, no further chunk is begun
+
+
+def _begin_worker() -> None:
+    """Prepares a worker: Ctrl-C is for its parent, with which it ends; OpenCV takes one thread."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent was killed; it would wait for work forever."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def to_16_bit(pictures: FloatImage) -> NDArray[np.uint16]:

@@ -10,7 +10,15 @@ import numpy as np
 from scipy.special import ndtr
 
 from data_prep.phantoms.masses import draw_ellipses
-from data_prep.phantoms.texture import Details, FloatImage, Layer, column, exponential, logistic
+from data_prep.phantoms.texture import (
+    Details,
+    FloatImage,
+    Layer,
+    column,
+    exponential,
+    logistic,
+    noise,
+)
 
 AIR = -0.5  # attenuation at which the film is black
 LATITUDE = 1.15  # half of log 10: a film shows exposures over about a factor of 10
@@ -106,13 +114,14 @@ def expose(
     (Hurter and Driffield 1890) is sigmoid in log exposure; a logistic one is used.
     """
     seen = np.empty_like(attenuation)
-    for i, (case, source) in enumerate(zip(cases, details, strict=True)):
+    grain = noise(details, Layer.GRAIN, seen[0].size).reshape(seen.shape)
+    for i, case in enumerate(cases):
         kernel = cv2.getGaussianKernel(2 * math.ceil(3 * edge * case.blur) + 1, edge * case.blur)
-        noise = source.noise(Layer.GRAIN, *seen.shape[1:])
-        noise *= case.grain / np.square(kernel).sum()  # what the blur leaves of it
-        noise *= exponential(np.float32(LATITUDE) * np.minimum(attenuation[i] - 0.5, 0.6))
-        noise += attenuation[i]
-        seen[i] = cv2.sepFilter2D(noise, -1, kernel, kernel)
+        visible = grain[i]
+        visible *= case.grain / np.square(kernel).sum()  # what the blur leaves of it
+        visible *= exponential(np.float32(LATITUDE) * np.minimum(attenuation[i] - 0.5, 0.6))
+        visible += attenuation[i]
+        seen[i] = cv2.sepFilter2D(visible, -1, kernel, kernel)
     return logistic(4 * column(cases, "slope") * (seen - np.float32(0.5)))
 
 

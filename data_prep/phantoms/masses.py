@@ -167,12 +167,13 @@ def draw_masses(
     )
     rho = np.empty((len(cases), *shape), np.float32)
     dx, dy = np.empty((2, *shape), np.float32)
-    for i, reciprocal in enumerate((1 / outlines).astype(np.float32)):
+    # Rounding can make a full turn of an angle just below it: that is angle 0.
+    reciprocals = (1 / np.append(outlines, outlines[:, :1], axis=1)).astype(np.float32)
+    for i, reciprocal in enumerate(reciprocals):
         dx[:], dy[:] = x[i], y[i, :, None]
         distance, angle = cv2.cartToPolar(dx, dy)
         angle *= ANGLES / (2 * np.pi)
-        # Rounding can make a full turn of an angle just below it: that is angle 0.
-        np.multiply(distance, reciprocal.take(angle.astype(np.int32), mode="wrap"), out=rho[i])
+        np.multiply(distance, reciprocal.take(angle.astype(np.intp), mode="clip"), out=rho[i])
     inner = power_law_fields(
         details,
         Layer.MASS,

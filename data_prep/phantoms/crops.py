@@ -1,11 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Phantom crops: procedural masses on procedural tissue, with label, mask and descriptors.
-
-No algorithm fits anything to patients, so phantoms carry no privacy account. The account leaves out
-one thing: brightness, contrast and looks were chosen by hand with published CBIS-DDSM training
-crops and summaries of them (mean, standard deviation, spectral slope) in view. Where a number comes
-from a publication, :mod:`data_prep.phantom_parameters` or the function that uses it says so.
-"""
+"""Phantom crops: cases rendered as pictures, streams of them, and folders written in parallel."""
 
 import multiprocessing
 import os
@@ -39,10 +33,10 @@ CROPS_PER_WORKER = 256  # a process starts in the time of about as many crops
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phantom:
-    """One phantom crop and all that is known about it.
+    """One phantom crop with its mask, label and descriptors.
 
     Attributes:
-        case: What was drawn.
+        case: Values that it was rendered from.
         image: Shape ``(size, size)``, values in ``[0, 1]``.
         mask: Shape ``(size, size)``, the mass as an annotator would outline it.
     """
@@ -58,17 +52,17 @@ class Phantom:
 
     @property
     def attributes(self) -> Mapping[str, str]:
-        """Density, shape, margin and subtlety in the words of CBIS-DDSM."""
+        """Density, shape, margin and subtlety, as named in CBIS-DDSM."""
         return self.case.attributes
 
 
 def render(cases: Sequence[PhantomCase], *, size: int = 128) -> FloatImage:
-    """Pictures of cases.
+    """Renders cases.
 
-    A picture depends on its case and the size alone. A case shows the same phantom at each size.
+    A picture depends only on its case and the size. A case shows the same phantom at each size.
 
     Args:
-        cases: What to show.
+        cases: Cases to render.
         size: Edge of a picture, in pixels.
 
     Returns:
@@ -80,7 +74,7 @@ def render(cases: Sequence[PhantomCase], *, size: int = 128) -> FloatImage:
 def render_with_masks(
     cases: Sequence[PhantomCase], *, size: int = 128
 ) -> tuple[FloatImage, NDArray[np.bool_]]:
-    """As :func:`render`, and the masks of the masses, shape ``(N, size, size)``."""
+    """Renders cases and the masks of their masses, both of shape ``(N, size, size)``."""
     images = np.empty((len(cases), size, size), np.float32)
     masks = np.empty((len(cases), size, size), np.bool_)
     for start in range(0, len(cases), CHUNK):
@@ -125,7 +119,7 @@ def draw_phantom(
         rng: Source of randomness.
         malignant: Class of the mass.
         size: Edge of the crop, in pixels.
-        parameters: Population; the default one if not given.
+        parameters: Population; the default if not given.
     """
     case = draw_case(rng, malignant=malignant, parameters=parameters or PhantomParameters())
     images, masks = render_with_masks([case], size=size)
@@ -135,9 +129,9 @@ def draw_phantom(
 def phantom_cases(
     first: int, last: int, *, seed: int = 0, parameters: PhantomParameters
 ) -> list[PhantomCase]:
-    """Cases ``first`` to ``last - 1`` of a stream: even ones benign, odd ones malignant.
+    """Draws cases ``first`` to ``last - 1`` of a stream: even ones benign, odd ones malignant.
 
-    Case ``i`` depends on ``seed``, ``i`` and the parameters alone.
+    Case ``i`` depends only on ``seed``, ``i`` and the parameters.
     """
     sources = (
         np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
@@ -152,9 +146,10 @@ def phantom_cases(
 def phantom_stream(
     *, per_class: int, size: int = 128, seed: int = 0, parameters: PhantomParameters | None = None
 ) -> Iterator[Phantom]:
-    """Yields ``2 * per_class`` phantoms, benign and malignant in turn.
+    """Yields ``2 * per_class`` phantoms, alternately benign and malignant.
 
-    Phantom ``i`` depends on ``seed`` and ``i`` alone, so a longer stream starts like a shorter one.
+    Phantom ``i`` depends only on ``seed``, ``i``, size and parameters, so a longer stream starts
+    with the shorter one.
     """
     known = parameters or PhantomParameters()
     for start in range(0, 2 * per_class, CHUNK):
@@ -182,7 +177,7 @@ def write_phantom_crops(
         per_class: Crops of each class, ``>= 1``.
         size: Edge of a crop, in pixels, ``>= 16``.
         seed: Seed of the stream.
-        parameters: Population; the default one if not given.
+        parameters: Population; the default if not given.
         workers: Processes, ``>= 1``. 1 draws in the calling process. If not given, one for each
             processor, but no more than one for each ``CROPS_PER_WORKER`` crops. A script that uses
             more than one needs ``if __name__ == "__main__":`` around its own commands.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From attenuation to a scanned film: muscle, skin line, grain, blur, film curve."""
+"""Turns attenuation into a scanned film: muscle, skin line, grain, blur, film curve, artefacts."""
 
 import math
 from collections.abc import Sequence
@@ -26,21 +26,21 @@ LATITUDE = 1.15  # half of log 10: a film shows exposures over about a factor of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Film:
-    """Where a crop was cut and how it was imaged. Lengths in edges of a crop.
+    """Position of a crop in the breast, and how it was imaged. Lengths in edges of a crop.
 
     Attributes:
-        skin: Distance from the crop's middle to the skin line; infinite if none shows.
+        skin: Distance from the crop's middle to the skin line; infinite if it is not visible.
         skin_side: Direction in which it lies, in radians from the x axis.
         skin_bow: Radius of the skin line.
         rim: Width of the rim where the breast thins out.
-        muscle: Attenuation of the pectoral muscle in a corner; 0 if none shows.
+        muscle: Attenuation of the pectoral muscle in a corner; 0 if it is not visible.
         muscle_reach: Distance from the corner to the edge of the muscle.
         muscle_slope: Angle between the row of the corner and the way to that edge, in radians.
         muscle_mirrored: Whether the corner is the upper right one, not the upper left one.
         blur: Standard deviation of the point spread.
         grain: Standard deviation of quantum noise and film grain, relative to full range.
         slope: Slope of the characteristic curve at its middle.
-        artefact: What lies on the film: ``"dust"``, ``"marker"`` or nothing.
+        artefact: What lies on the film: ``"dust"``, ``"marker"`` or ``""``.
     """
 
     skin: float
@@ -62,7 +62,7 @@ def add_surroundings(image: FloatImage, film: Film, *, edge: float) -> None:
 
     Args:
         image: Shape ``(H, W)``.
-        film: What shows.
+        film: Which structures are visible, and where.
         edge: Pixels per edge of a crop.
     """
     if not film.muscle and math.isinf(film.skin):
@@ -82,7 +82,7 @@ def add_surroundings(image: FloatImage, film: Film, *, edge: float) -> None:
 
 
 def behind_skin(attenuation: FloatImage, inside: FloatImage, *, rim: float) -> FloatImage:
-    """Lets tissue thin out towards the skin line, adds the skin, and leaves air outside.
+    """Reduces attenuation towards the skin line, adds the skin, and sets air outside.
 
     Args:
         attenuation: Shape ``(H, W)``.
@@ -98,7 +98,7 @@ def behind_skin(attenuation: FloatImage, inside: FloatImage, *, rim: float) -> F
 def expose(
     attenuation: FloatImage, cases: Sequence[Film], details: Sequence[Details], *, edge: float
 ) -> FloatImage:
-    """Scanned films of attenuation images.
+    """Simulates scanned films of attenuation images.
 
     Args:
         attenuation: Shape ``(N, H, W)``; around 0.5 the display follows it with slope ``slope``.
@@ -107,7 +107,7 @@ def expose(
         edge: Pixels per edge of a crop.
 
     Returns:
-        Shape ``(N, H, W)``, values in ``[0, 1]``, bright where much is absorbed.
+        Shape ``(N, H, W)``, values in ``[0, 1]``, bright where attenuation is high.
 
     Photons are Poisson: the relative noise of the exposure grows as the root of the attenuation
     factor. The light of the screen blurs image and noise alike. The characteristic curve of film
@@ -128,25 +128,25 @@ def expose(
 def add_film_artefact(
     film: FloatImage, artefact: str, source: Details, *, edge: float
 ) -> FloatImage:
-    """Lays one thing on a film that is not breast.
+    """Adds dust or a skin marker to a film.
 
     Args:
         film: Shape ``(H, W)``, values in ``[0, 1]``.
-        artefact: ``"dust"``, up to four specks, or ``"marker"``, a lead ball on the skin.
-        source: Source of its place and size.
+        artefact: ``"dust"``, up to four particles, or ``"marker"``, a lead ball on the skin.
+        source: Random numbers for its position and size.
         edge: Pixels per edge of a crop.
 
     Returns:
         A new image, values in ``[0, 1]``.
     """
-    chance = ndtr(source.normals(Layer.ARTEFACT, 4, 6))
+    uniform = ndtr(source.normals(Layer.ARTEFACT, 4, 6))
     if artefact == "marker":
-        chance, axes = chance[:1], 2 + 1.5 * chance[:1, [2, 2]]
+        uniform, axes = uniform[:1], 2 + 1.5 * uniform[:1, [2, 2]]
         levels = np.ones(1)
     else:
-        chance = chance[: 1 + int(3 * chance[0, 5])]
-        axes, levels = 0.3 + chance[:, 2:4], 0.25 + 0.6 * chance[:, 4]
+        uniform = uniform[: 1 + int(3 * uniform[0, 5])]
+        axes, levels = 0.3 + uniform[:, 2:4], 0.25 + 0.6 * uniform[:, 4]
     cover = draw_ellipses(
-        film.shape, centres=chance[:, :2] * film.shape, axes=axes * edge / 128, levels=levels
+        film.shape, centres=uniform[:, :2] * film.shape, axes=axes * edge / 128, levels=levels
     )
     return np.asarray(film + cover * (np.float32(0.97) - film), np.float32)

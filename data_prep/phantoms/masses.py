@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Procedural masses after BI-RADS: an outline for the shape, an edge profile for the margin.
+"""Procedural masses after BI-RADS, their spicules and calcifications.
 
-The words are those of the CBIS-DDSM tables. A mass is attenuation to add.
+The shape of a mass sets its outline, the margin sets its edge profile; both are named as in the
+CBIS-DDSM tables. All drawings are attenuations that are added to the tissue.
 """
 
 import math
@@ -23,14 +24,14 @@ from data_prep.phantoms.texture import (
     logistic,
     power_law_fields,
 )
-from data_prep.phantoms.tissue import FULL, SMOOTH, SUBPIXEL_BITS, added, blurred
+from data_prep.phantoms.tissue import FULL, SMOOTH, SUBPIXEL_BITS, add_layers, blurred
 
 ANGLES = 512  # samples of an outline
 ORDERS = np.arange(2, 17)  # of the waves that bend it
 RIPPLES = 9  # lowest of those that make small lobes
 SPICULE_STEPS = 8  # of a spicule
 FORK = 4  # step at which a branch leaves
-BRANCHING = 0.5  # chance that a spicule has a branch
+BRANCHING = 0.5  # probability that a spicule has a branch
 _ANGLE = np.linspace(0, 2 * np.pi, ANGLES, endpoint=False)
 _COS, _SIN = np.cos(_ANGLE), np.sin(_ANGLE)
 _WAVES = np.stack([np.cos(ORDERS[:, None] * _ANGLE), np.sin(ORDERS[:, None] * _ANGLE)])
@@ -54,11 +55,11 @@ class Mass:
         exponent: nu in the profile ``(1 - rho**2)**nu``; larger is softer.
         raggedness: Texture that displaces the edge, relative to the radius.
         grain: Relative texture of the attenuation.
-        spicules: Their number.
-        spicule_level: Their attenuation, relative to the mass.
-        spicule_reach: Their mean length, in radii of the mass.
+        spicules: Number of spicules.
+        spicule_level: Attenuation of spicules, relative to the mass.
+        spicule_reach: Mean length of spicules, in radii of the mass.
         obscured: Attenuation, relative to the mass, of tissue that hides a part of the margin.
-        obscured_side: Where it lies, as an angle.
+        obscured_side: Angle of the side where that tissue lies.
     """
 
     size: float
@@ -81,7 +82,7 @@ class Mass:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """How a word looks: ranges of some attributes of :class:`Mass`."""
+    """Appearance of a descriptor: ranges of some attributes of :class:`Mass`."""
 
     elongation: tuple[float, float] = (1.0, 1.0)
     orders: tuple[int, int] = (3, 4)
@@ -94,7 +95,7 @@ class Look:
 
 
 # Burgess' designer nodule (Burgess 2001) has the profile (1 - rho**2)**nu with nu about 1.5: sharp
-# margins lie below, indistinct ones about it. Ranges are ours, after the words of the atlas.
+# margins lie below, indistinct ones about it. The ranges are our reading of the atlas.
 SHAPES = {
     "ROUND": Look(elongation=(1.0, 1.2), waviness=(0.008, 0.02)),
     "OVAL": Look(elongation=(1.2, 1.8), waviness=(0.008, 0.025)),
@@ -113,7 +114,7 @@ MARGINS = {
 def draw_outlines(
     cases: Sequence[Mass], details: Sequence[Details]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Radii of masses by angle, in units of half the longer edge of the bounding box.
+    """Draws outlines of masses: radii in units of half the longer edge of the bounding box.
 
     Returns:
         Radii about the origin, shape ``(N, ANGLES)``, from angle 0 counter-clockwise; middles of
@@ -145,7 +146,7 @@ def draw_outlines(
 def draw_masses(
     cases: Sequence[Mass], details: Sequence[Details], shape: tuple[int, int], *, edge: float
 ) -> tuple[FloatImage, NDArray[np.bool_]]:
-    """Attenuation of masses, and the outlines an annotator would draw.
+    """Draws the attenuation of masses, and the masks that an annotator would draw.
 
     Args:
         cases: One per picture.
@@ -158,7 +159,7 @@ def draw_masses(
     """
     half = np.array([case.size for case in cases]) * edge / 2
     outlines, middles = draw_outlines(cases, details)
-    # Outlines are about a point that is not quite the middle of their bounding boxes.
+    # The origin of an outline is not exactly the middle of its bounding box.
     origin = edge * np.array([case.centre[::-1] for case in cases]) - half[:, None] * middles
     outlines *= half[:, None]
     x, y = (
@@ -210,13 +211,13 @@ def draw_masses(
 
 
 def _veil(side: FloatImage, rho: FloatImage, inner: FloatImage, blur: float) -> FloatImage:
-    """Tissue beside a mass, of its density: beyond 0.4 radii on one side, up to 1.3 radii.
+    """Draws tissue that hides one side of a mass, from 0.4 to 1.3 radii.
 
     Args:
         side: Position along the direction of the tissue, in radii.
         rho: Distance from the centre, in radii.
         inner: Texture.
-        blur: How smooth its edge is, in pixels.
+        blur: Standard deviation of the blur of its edge, in pixels.
     """
     lobe = logistic(5 * (side - 0.4 + 0.5 * blurred(inner, blur))) * logistic(5 * (1.3 - rho))
     return lobe * (1 + 0.15 * inner)
@@ -231,13 +232,13 @@ def draw_spicules(
     count: Sequence[int],
     reach: Sequence[float],
 ) -> FloatImage:
-    """Thin wedges that radiate from masses, bend a little and fork.
+    """Draws spicules: thin wedges that radiate from masses, bend a little and fork.
 
     Args:
         details: One per picture.
         shape: ``(H, W)``.
         base: Radii of the masses by angle, in pixels, shape ``(N, angles)``.
-        origin: Where the radii start, x and y in pixels, shape ``(N, 2)``.
+        origin: Points that the radii start from, x and y in pixels, shape ``(N, 2)``.
         count: Numbers of spicules.
         reach: Mean lengths, in radii.
 
@@ -245,7 +246,7 @@ def draw_spicules(
         Shape ``(N, H, W)``, values in ``[0, 2]``.
 
     Source: segments that branch and taper after de Sisternes 2015, doi 10.1118/1.4905232; here in
-    the plane, with one generation of branches and numbers of ours.
+    the plane, with one generation of branches and our own numbers.
     """
     result = np.zeros((len(details), *shape), np.float32)
     if not sum(count):
@@ -255,14 +256,14 @@ def draw_spicules(
         for source, number in zip(details, count, strict=True)
     ]
     normals, case = np.concatenate(drawn), np.repeat(np.arange(len(count)), count)
-    chance = ndtr(normals)
+    uniform = ndtr(normals)
     half = base.max(axis=1)
     spine, twig = _spines(
-        normals, chance, base=base[case], half=half[case], reach=np.array(reach)[case]
+        normals, uniform, base=base[case], half=half[case], reach=np.array(reach)[case]
     )
-    width = 0.03 * half[case] * (0.4 + 1.1 * chance[:, 6])
-    level = 0.25 + 0.75 * chance[:, 7]
-    forked = chance[:, 8] < BRANCHING
+    width = 0.03 * half[case] * (0.4 + 1.1 * uniform[:, 6])
+    level = 0.25 + 0.75 * uniform[:, 7]
+    forked = uniform[:, 8] < BRANCHING
     outlines = [
         wedges + origin[case, None]
         for wedges in (_wedges(spine, width), _wedges(twig, 0.6 * width))
@@ -270,25 +271,25 @@ def draw_spicules(
     for i in np.unique(case):
         here = case == i
         both = here & forked
-        result[i] = _filled(
+        _fill(
+            result[i],
             np.concatenate([outlines[0][here], outlines[1][both]]),
             np.concatenate([level[here], 0.8 * level[both]]),
-            shape,
         )
     return result
 
 
 def _spines(
     normals: FloatImage,
-    chance: FloatImage,
+    uniform: FloatImage,
     *,
     base: NDArray[np.float64],
     half: NDArray[np.float64],
     reach: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Middle lines of spicules and of their branches, each ``(count, steps, 2)``, about origin."""
-    angle = 2 * np.pi * chance[:, 0]
-    toward = (chance[:, 0] * base.shape[1]).astype(np.int64) % base.shape[1]
+    """Computes centre lines of spicules and of their branches, each ``(count, steps, 2)``."""
+    angle = 2 * np.pi * uniform[:, 0]
+    toward = (uniform[:, 0] * base.shape[1]).astype(np.int64) % base.shape[1]
     start = base[np.arange(len(base)), toward]
     length = reach * start * np.exp(0.6 * normals[:, 1] - 0.18)  # lognormal, mean 1
     along = np.linspace(0, 1, SPICULE_STEPS)
@@ -297,15 +298,15 @@ def _spines(
     spine = np.stack([distance * np.cos(bend), distance * np.sin(bend)], axis=-1)
     spine += 0.12 * half[:, None, None] * normals[:, None, 4:6]
     step = spine[:, FORK + 1] - spine[:, FORK]
-    turn = np.where(normals[:, 9] < 0, -1, 1) * (0.3 + 0.4 * chance[:, 10])
+    turn = np.where(normals[:, 9] < 0, -1, 1) * (0.3 + 0.4 * uniform[:, 10])
     heading = np.arctan2(step[:, 1], step[:, 0]) + turn
     twig = np.stack([np.cos(heading), np.sin(heading)], axis=-1)[:, None] * along[:, None]
-    twig *= ((0.3 + 0.3 * chance[:, 11]) * length)[:, None, None]
+    twig *= ((0.3 + 0.3 * uniform[:, 11]) * length)[:, None, None]
     return spine, spine[:, FORK, None] + twig
 
 
 def _wedges(spine: NDArray[np.float64], width: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Outlines ``(count, 2 * steps, 2)`` of wedges about spines, down to half a pixel across."""
+    """Computes outlines ``(count, 2 * steps, 2)`` of wedges, at least half a pixel wide."""
     ahead = np.gradient(spine, axis=1)
     normal = np.stack([-ahead[..., 1], ahead[..., 0]], axis=-1)
     normal /= np.maximum(np.hypot(normal[..., :1], normal[..., 1:]), 1e-6)
@@ -314,15 +315,13 @@ def _wedges(spine: NDArray[np.float64], width: NDArray[np.float64]) -> NDArray[n
     return np.concatenate([spine + side, (spine - side)[:, ::-1]], axis=1)
 
 
-def _filled(
-    polygons: NDArray[np.float64], levels: NDArray[np.float64], shape: tuple[int, int]
-) -> FloatImage:
-    """Draws polygons into two layers that add up."""
-    layers = np.zeros((2, *shape), np.uint8)
+def _fill(image: FloatImage, polygons: NDArray[np.float64], levels: NDArray[np.float64]) -> None:
+    """Draws polygons into two layers and writes their sum to an image."""
+    layers = np.zeros((2, *image.shape), np.uint8)
     points = np.round((polygons - 0.5) * 2**SUBPIXEL_BITS).astype(np.int32)
     for i, level in enumerate((FULL * levels).tolist()):
         cv2.fillPoly(layers[i % 2], [points[i]], level, cv2.LINE_AA, SUBPIXEL_BITS)
-    return added(layers)
+    add_layers(layers, image)
 
 
 def draw_calcifications(
@@ -334,18 +333,18 @@ def draw_calcifications(
     count: int,
     radius: float,
 ) -> FloatImage:
-    """A few specks of calcium about a mass.
+    """Draws a few calcifications near a mass.
 
     Args:
-        source: Source of normals.
+        source: Random numbers.
         shape: ``(H, W)``.
         centre: ``(y, x)`` of the mass, in pixels.
         half: Half the longer edge of the mass, in pixels.
-        count: Number of specks.
-        radius: Mean radius of a speck, in pixels.
+        count: Number of calcifications.
+        radius: Their mean radius, in pixels.
 
     Returns:
-        Shape ``(H, W)``, up to 1 on a coarse speck.
+        Shape ``(H, W)``, up to 1 on a coarse calcification.
     """
     normals = source.normals(Layer.CALCIFICATIONS, count, 5)
     return draw_ellipses(
@@ -363,13 +362,13 @@ def draw_ellipses(
     axes: NDArray[np.floating],
     levels: NDArray[np.floating],
 ) -> FloatImage:
-    """Filled ellipses with an edge of one pixel; one smaller than a pixel is fainter.
+    """Draws filled ellipses with an edge one pixel wide; those smaller than a pixel are fainter.
 
     Args:
         shape: ``(H, W)``.
         centres: y and x, in pixels, shape ``(count, 2)``.
         axes: Half axes along y and x, in pixels, shape ``(count, 2)``.
-        levels: Brightness, shape ``(count,)``; where ellipses meet, the brightest counts.
+        levels: Brightness, shape ``(count,)``; where ellipses overlap, the brightest counts.
     """
     canvas = np.zeros(shape, np.float32)
     for centre, axis, level in zip(centres, axes, levels, strict=True):

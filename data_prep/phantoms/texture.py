@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a phantom's details come from: random numbers by seed, and Gaussian fields made of them.
+"""Random numbers by seed and layer, and Gaussian fields with a power-law spectrum made from them.
 
-Whatever is random in a picture is a smooth function of standard normals. Two sets of normals, mixed
-with weights whose squares sum to 1, are standard normals again: so phantoms vary gradually, and a
-variation is as typical as a fresh draw.
+Everything random in a picture is a smooth function of standard normal values. A mixture of two sets
+of them, with weights whose squares sum to 1, is standard normal again. Phantoms can therefore be
+varied gradually, and a variation follows the same distribution as a new draw.
 """
 
 import functools
@@ -19,13 +19,13 @@ from scipy import fft
 
 FloatImage = NDArray[np.float32]
 
-MOST_SEEDS = 4  # a texture that was varied more often forgets its lightest part
-SMALLEST = 1e-35  # numbers that single precision holds in part only take ten times as long
+MOST_SEEDS = 4  # a texture that was varied more often loses the part with the smallest weight
+SMALLEST = 1e-35  # denormal numbers, below 1.2e-38, make arithmetic ten times slower
 PADDING = 1.25  # a transform is periodic; a cut-out from a larger field is not
 
 
 class Layer(IntEnum):
-    """Parts of a picture; each has normals of its own, so that one leaves the others alone."""
+    """Parts of a picture. Each has its own random numbers, so changing one leaves the others."""
 
     BACKGROUND = 0
     LOBES = 1
@@ -43,11 +43,11 @@ class Layer(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Texture:
-    """Source of all details of a picture: any number of standard normals, by layer.
+    """Seeds from which all details of a picture are drawn.
 
     Attributes:
-        seeds: Seeds of the parts.
-        weights: Their weights; the squares sum to 1.
+        seeds: Seeds of the parts that are added up.
+        weights: Weights of the parts; their squares sum to 1.
     """
 
     seeds: tuple[int, ...]
@@ -55,15 +55,15 @@ class Texture:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Texture":
-        """A fresh texture."""
+        """Draws a new texture."""
         return cls((int(rng.integers(2**63)),))
 
     def varied(self, rng: np.random.Generator, degree: float) -> "Texture":
-        """Mixes in a fresh texture: ``sqrt(1 - degree**2) * self + degree * fresh``.
+        """Mixes in a new texture: ``sqrt(1 - degree**2) * self + degree * new``.
 
         Args:
             rng: Source of randomness.
-            degree: 0 would leave the texture alone, 1 replaces it.
+            degree: 0 would leave the texture unchanged, 1 replaces it.
         """
         kept = math.sqrt(1 - degree**2)
         parts = [(kept * w, s) for s, w in zip(self.seeds, self.weights, strict=True) if kept]
@@ -75,10 +75,11 @@ class Texture:
 
 
 class Details:
-    """Reads the numbers of a texture; the same ones at each call.
+    """Draws the random numbers of a texture; each call gives the same ones.
 
-    One generator per seed serves all layers, each at its own place in the sequence: making
-    generators would take a tenth of the time of a picture. Not to be shared between threads.
+    One generator per seed is used for all layers, each at its own position in the sequence; a
+    generator per layer would take a tenth of the time of a picture. Not safe to share between
+    threads.
     """
 
     def __init__(self, texture: Texture) -> None:
@@ -89,7 +90,7 @@ class Details:
         ]
 
     def normals(self, layer: Layer, *shape: int) -> FloatImage:
-        """Standard normals of one layer; more of them start like fewer.
+        """Draws standard normal values of one layer; a longer draw starts with the shorter one.
 
         Args:
             layer: Part of the picture.
@@ -98,7 +99,7 @@ class Details:
         return self.mixed([rng.standard_normal(shape, np.float32) for rng in self._at(layer)])
 
     def raw(self, layer: Layer, count: int) -> list[NDArray[np.uint64]]:
-        """Random words of one layer: for each part of the texture, ``count`` words of 64 bits."""
+        """Draws ``count`` random 64-bit words of one layer, for each part of the texture."""
         return [rng.bit_generator.random_raw(count) for rng in self._at(layer)]
 
     def _at(self, layer: Layer) -> Iterator[np.random.Generator]:
@@ -118,15 +119,15 @@ class Details:
 
 
 def noise(details: Sequence[Details], layer: Layer, count: int) -> FloatImage:
-    """As :meth:`Details.normals`, five times as fast and not quite normal: sums of two random bytes.
+    """Draws nearly normal values, five times as fast as :meth:`Details.normals`.
 
-    Mean 0, standard deviation 1, at most 2.45. Sums of many, as in a field or a blurred image, are
-    normal in good approximation.
+    Each is the sum of two random bytes, with mean 0, standard deviation 1 and magnitude at most
+    2.45. Sums of many of them, as in a field or a blurred image, are normal in good approximation.
 
     Args:
         details: One per picture.
         layer: Part of the picture.
-        count: Values of a picture; more of them start like fewer.
+        count: Values per picture; a longer draw starts with the shorter one.
 
     Returns:
         Shape ``(N, count)``.
@@ -167,19 +168,19 @@ def power_law_fields(
     outer_scale: float = math.inf,
     finest: int | None = None,
 ) -> FloatImage:
-    """Gaussian fields whose power falls as ``1 / f**beta``.
+    """Draws Gaussian fields whose power spectrum falls as ``1 / f**beta``.
 
-    The coarse structure of a field depends on its texture alone, the size only adds detail.
+    The coarse structure of a field depends on its texture alone; a larger size adds detail.
 
     Args:
         details: One per field.
-        layer: Which of their normals.
+        layer: Layer whose random numbers are used.
         shape: ``(H, W)``.
         beta: Exponents of the power spectra; mammograms have 1.5 to 3.5, on average 2.8.
         stretch: Ratios of the correlation lengths along and across ``angle``, ``>= 1``.
         angle: Directions of the longer correlation, in radians from the x axis.
         outer_scale: Wavelength in pixels beyond which power stays constant.
-        finest: Highest number of waves along an axis; all that the pixels hold if not given.
+        finest: Highest number of waves along an axis; limited by the pixels alone if not given.
 
     Returns:
         Shape ``(N, H, W)``; each field has mean 0 and standard deviation 1.
@@ -203,7 +204,9 @@ def power_law_fields(
     exponential(amplitude)
     amplitude *= doubled
     count = amplitude.shape[1]
-    waves = np.zeros((len(details), count + 1), np.complex64)  # the last one is none
+    waves = np.zeros(
+        (len(details), count + 1), np.complex64
+    )  # the last one stays 0, for waves left out
     normals = noise(details, layer, 2 * count).view(np.complex64)
     np.multiply(amplitude, normals, out=waves[:, :count])
     spectrum = waves.take(where, axis=1, mode="clip")
@@ -213,7 +216,7 @@ def power_law_fields(
 
 
 def standardised(fields: FloatImage) -> FloatImage:
-    """Each field shifted and scaled to mean 0 and standard deviation 1; shape ``(N, H, W)``."""
+    """Shifts and scales each field to mean 0 and standard deviation 1; shape ``(N, H, W)``."""
     fields = np.ascontiguousarray(fields, np.float32)
     fields -= fields.mean(axis=(1, 2), keepdims=True)
     fields /= np.sqrt(np.square(fields).mean(axis=(1, 2), keepdims=True))
@@ -221,7 +224,7 @@ def standardised(fields: FloatImage) -> FloatImage:
 
 
 def exponential(values: FloatImage) -> FloatImage:
-    """Exponential in place, of an array whose rows lie one after another; returns the array.
+    """Takes the exponential of a contiguous array in place and returns the array.
 
     As exact as NumPy's, which takes four times as long on processors without AVX-512. Results below
     ``SMALLEST`` are set to it.
@@ -234,7 +237,7 @@ def exponential(values: FloatImage) -> FloatImage:
 
 
 def logarithm(values: FloatImage) -> FloatImage:
-    """Natural logarithm of positive values in place, as :func:`exponential`."""
+    """Takes the natural logarithm of positive values in place, as :func:`exponential`."""
     assert values.flags.c_contiguous
     flat = values.reshape(-1, values.shape[-1])
     cv2.log(flat, flat)
@@ -245,12 +248,13 @@ def logarithm(values: FloatImage) -> FloatImage:
 def _waves(
     height: int, width: int, finest: int | None
 ) -> tuple[FloatImage, FloatImage, NDArray[np.int64], FloatImage]:
-    """Waves of a real transform from coarse to fine, without the constant.
+    """Lists the waves of a real transform from coarse to fine, without the constant.
 
     Returns:
-        Frequencies in y and in x, in cycles per pixel; positions in the flat half spectrum, up to
-        column ``finest``; factors for amplitudes. A wave stands in the half spectrum once and
-        counts twice, but those with ``fx == 0`` stand there twice and count once.
+        Frequencies in y and in x, in cycles per pixel; for each place of the flat half spectrum, up
+        to column ``finest``, the index of its wave, or the number of waves where there is none;
+        factors for amplitudes. A wave is in the half spectrum once and counts twice, but those with
+        ``fx == 0`` are there twice and count once.
     """
     columns = width // 2 + 1 if finest is None else min(width // 2, finest) + 1
     rows = np.fft.fftfreq(height, 1 / height).astype(np.int64)
@@ -268,7 +272,7 @@ def _waves(
 
 
 def logistic(value: FloatImage) -> FloatImage:
-    """Smooth step from 0 to 1."""
+    """Logistic function, a smooth step from 0 to 1; returns a new array."""
     result: FloatImage = np.negative(value)
     exponential(result)  # beyond single precision it is infinite, and the result is 0
     result += 1
@@ -277,5 +281,5 @@ def logistic(value: FloatImage) -> FloatImage:
 
 
 def column(cases: Sequence[object], name: str) -> FloatImage:
-    """One attribute of all cases, shape ``(N, 1, 1)``."""
+    """Collects one attribute of all cases; shape ``(N, 1, 1)``."""
     return np.array([getattr(case, name) for case in cases], np.float32)[:, None, None]

@@ -15,7 +15,7 @@ from data_prep.phantoms.parameters import (
     PhantomParameters,
     class_shares,
 )
-from data_prep.phantoms.texture import MOST_SEEDS, Details, Layer, Texture
+from data_prep.phantoms.texture import MOST_SEEDS, Details, Layer, Texture, noise
 
 KNOWN = PhantomParameters()
 
@@ -69,9 +69,9 @@ def test_a_case_reads_each_of_its_normals(monkeypatch: pytest.MonkeyPatch) -> No
             super().__init__(normals)
             rest.append(len(normals))
 
-        def chance(self) -> float:
+        def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
             rest[-1] -= 1
-            return super().chance()
+            return super().uniform(low, high)
 
         def normal(self, *values: float, **within: float) -> float:
             rest[-1] -= 1
@@ -115,7 +115,7 @@ def test_variations_follow_the_population() -> None:
 
 @pytest.mark.parametrize("degree", [0.0, -0.1, 1.1])
 def test_degrees_outside_the_range_are_refused(degree: float) -> None:
-    with pytest.raises(PhantomError, match=r"degree: .*more than 0"):
+    with pytest.raises(PhantomError, match=r"degree: .*above 0"):
         vary_case(generator(), draws(1)[0], degree=degree, parameters=KNOWN)
 
 
@@ -143,7 +143,11 @@ def test_a_texture_forgets_its_lightest_part() -> None:
 
 def test_layers_are_independent_and_longer_draws_start_like_shorter_ones() -> None:
     source = Details(Texture((7,)))
-    for draw in (source.normals, source.noise):
+
+    def noise_of(layer: Layer, count: int) -> NDArray[np.float32]:
+        return noise([source], layer, count).ravel()
+
+    for draw in (source.normals, noise_of):
         first = draw(Layer.GRAIN, 10_000)
         assert np.array_equal(draw(Layer.GRAIN, 500), first[:500])
         assert abs(np.corrcoef(first, draw(Layer.MASS, 10_000))[0, 1]) < 0.04

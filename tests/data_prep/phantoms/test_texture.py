@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import kurtosis
 
-from data_prep.phantoms.texture import Details, Layer, Texture, logistic, power_law_fields
+from data_prep.phantoms.texture import Details, Layer, Texture, logistic, noise, power_law_fields
 from tests.data_prep.phantoms.sources import sources
 from tests.data_prep.phantoms.spectra import spectral_slope
 
@@ -33,7 +33,7 @@ def test_power_law_fields_have_the_requested_slope_and_no_other() -> None:
 def test_values_of_a_field_are_normal_although_its_noise_is_not() -> None:
     flat = fields(60, 32, beta=1.0)[:, ::4, ::4].ravel()
     assert abs(kurtosis(flat)) < 0.2
-    assert abs(kurtosis(Details(Texture((3,))).noise(Layer.GRAIN, 4000))) > 0.4
+    assert abs(kurtosis(noise([Details(Texture((3,)))], Layer.GRAIN, 4000)[0])) > 0.4
 
 
 def test_power_is_the_same_in_all_directions() -> None:
@@ -48,12 +48,12 @@ def test_a_field_agrees_with_a_plain_sum_of_waves() -> None:
         sources(1), Layer.MASS, (16, 16), beta=3.0, outer_scale=8.0, finest=2
     )
     y, x = np.mgrid[:16, :16]
-    noise = iter(sources(1)[0].noise(Layer.MASS, 1000).view(np.complex64))
+    drawn = iter(noise(sources(1), Layer.MASS, 1000)[0].view(np.complex64))
     waves = [(ky, kx) for kx in range(3) for ky in range(-2, 3) if (ky, kx) != (0, 0)]
     ring = sorted(waves, key=lambda k: (max(abs(k[0]), k[1]), k[1], k[0]))
     slow = np.zeros((16, 16))
     for ky, kx in ring:
-        wave = next(noise) * np.exp(2j * np.pi * (ky * y + kx * x) / 16)
+        wave = next(drawn) * np.exp(2j * np.pi * (ky * y + kx * x) / 16)
         slow += (
             ((ky**2 + kx**2) / 16**2 + 1 / 8**2) ** -0.75 * wave.real * (2 if kx else math.sqrt(2))
         )

@@ -13,7 +13,7 @@ from data_prep.cutting import Cutter, Cutting
 from data_prep.duplicates import AcrossPatients
 from data_prep.errors import ManifestError, RecordRejected
 from data_prep.manifest import CropRule, CropsManifest, Split
-from data_prep.phantom_parameters import PhantomParameters
+from data_prep.phantoms.parameters import PhantomParameters
 from data_prep.readers.cbis_ddsm import CbisDdsm
 from data_prep.readers.crop_folder import read_crop_folder
 from data_prep.readers.synthetic_folder import LabelRule, read_synthetic_folder
@@ -204,7 +204,7 @@ def phantoms(
         seed: Equal seeds give equal crops.
         parameters: What the crops look like; a YAML file, or single values by their names.
     """
-    from data_prep.phantom_crops import write_phantom_crops
+    from data_prep.phantoms.crops import write_phantom_crops
 
     manifest = write_phantom_crops(
         Path(out), per_class=per_class, size=size, seed=seed, parameters=parameters
@@ -225,6 +225,6 @@ def phantom_archive(
         width: Width of a mammogram, in pixels.
         seed: Equal seeds give equal archives.
     """
-    from data_prep.phantom_archive import write_phantom_archive
+    from data_prep.phantoms.archive import write_phantom_archive
 
     write_phantom_archive(Path(out), patients=patients, image_size=(height, width), seed=seed)

@@ -4,15 +4,38 @@
 Both import torchvision. Its registry wheel is compiled for CUDA; beside a CPU build of torch its
 compiled operators cannot be loaded, and ``import torchvision`` then stops on two operators whose
 schema the missing library would have declared. Declaring the schemas is enough: no one here calls
-box suppression.
+box suppression. They are declared when torchvision is imported, since torch takes seconds to import
+and many commands need neither.
 """
 
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
+
+
+class _BeforeTorchvision(MetaPathFinder):
+    """Declares the operators when the import of torchvision begins; finds no module itself."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Leaves every module to the finders after it."""
+        if fullname == "torchvision":
+            declare_missing_operators()
+        return None
+
+
+def prepare_torchvision() -> None:
+    """Declares torchvision's box operators, where they are missing, before its first import."""
+    sys.meta_path.insert(0, _BeforeTorchvision())
 
 
 def declare_missing_operators() -> bool:

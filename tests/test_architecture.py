@@ -34,7 +34,7 @@ ORDER = (
     "main",
 )
 
-USERS_OF_PYDICOM = ("dicom", "dicom_checks", "phantom_dicom", "secondary_capture")
+USERS_OF_PYDICOM = ("dicom", "dicom_checks", "phantoms/archive", "secondary_capture")
 
 
 def modules() -> list[Path]:

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 
 from classifier.backbones import state_sha256
 from classifier.evaluate import auroc
-from data_prep.phantoms import Phantom, phantom_stream
+from data_prep.phantoms.crops import Phantom, phantom_stream
 from mammo_dp.fidelity.samples import Images
 
 CACHE_VARIABLE = "MAMMO_DP_CACHE"

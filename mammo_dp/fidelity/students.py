@@ -21,7 +21,7 @@ from sklearn.svm import SVC
 from torch.nn import functional as F
 
 from classifier.measured import MeasuredCrops
-from data_prep.phantoms import phantom_stream
+from data_prep.phantoms.crops import phantom_stream
 from mammo_dp.fidelity.descriptor import describe
 from mammo_dp.fidelity.samples import Images, Rows
 from mammo_dp.privacy.descent import LONGEST_WALK

@@ -13,8 +13,7 @@ from data_prep.crop_image import save_crop_image
 from data_prep.errors import ManifestError
 from data_prep.fingerprints import NEAR, distance, fingerprint, near_copies
 from data_prep.manifest import CropsManifest
-from data_prep.phantom_crops import to_16_bit, write_phantom_crops
-from data_prep.phantoms import phantom_stream
+from data_prep.phantoms.crops import phantom_stream, to_16_bit, write_phantom_crops
 from tests.conftest import write_cohort
 
 Pixels = NDArray[np.uint16]

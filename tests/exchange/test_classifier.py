@@ -12,7 +12,7 @@ import torch
 from classifier.released import ReleasedError
 from data_prep.errors import LicenceError
 from data_prep.manifest import CropsManifest
-from data_prep.phantom_crops import write_phantom_crops
+from data_prep.phantoms.crops import write_phantom_crops
 from mammo_dp.exchange import onnx_model
 from mammo_dp.exchange.classifier import classifier
 from mammo_dp.exchange.errors import ExportError

@@ -9,7 +9,7 @@ from PIL import Image
 
 from data_prep.crop_image import save_crop_image
 from data_prep.manifest import Crop, CropsManifest
-from data_prep.phantoms import phantom_stream
+from data_prep.phantoms.crops import phantom_stream
 from data_prep.symmetries import symmetric
 from mammo_dp.fidelity.measures import IN_FEATURES
 from mammo_dp.fidelity.students import STUDENTS

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_prep.phantoms import phantom_stream
+from data_prep.phantoms.crops import phantom_stream
 from data_prep.symmetries import SYMMETRIES, symmetric
 from mammo_dp.fidelity.comparison import players
 from mammo_dp.fidelity.copying import Copying, copying, to_patients

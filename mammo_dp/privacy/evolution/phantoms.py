@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.manifest import CropRule
-from data_prep.phantom_case import PhantomCase, draw_case, vary_case
-from data_prep.phantom_parameters import PhantomParameters
-from data_prep.phantoms import render
+from data_prep.phantoms.case import PhantomCase, draw_case, vary_case
+from data_prep.phantoms.crops import render
+from data_prep.phantoms.parameters import PhantomParameters
 from mammo_dp.privacy.evolution.genome import Genome
 
 

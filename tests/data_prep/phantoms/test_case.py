@@ -1,31 +1,22 @@
 from collections import Counter
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from numpy.typing import NDArray
 from scipy.stats import kstest
 
-from data_prep import phantom_case
-from data_prep.manifest import CropsManifest
-from data_prep.phantom_case import NORMALS, PhantomCase, draw_case, vary_case
-from data_prep.phantom_crops import write_phantom_crops
-from data_prep.phantom_parameters import (
-    MarginShares,
+from data_prep.phantoms import case as case_module
+from data_prep.phantoms.case import NORMALS, PhantomCase, draw_case, vary_case
+from data_prep.phantoms.crops import phantom_cases, render
+from data_prep.phantoms.parameters import (
     PhantomError,
     PhantomParameters,
-    ShapeShares,
     class_shares,
 )
-from data_prep.phantom_texture import MOST_SEEDS, Details, Layer, Texture
-from data_prep.phantoms import phantom_cases, render
-from mammo_dp.main import run
+from data_prep.phantoms.texture import MOST_SEEDS, Details, Layer, Texture, noise
 
-DEFAULT = Path(__file__).parents[2] / "configs" / "phantoms" / "default.yaml"
 KNOWN = PhantomParameters()
 
 
@@ -73,20 +64,20 @@ def test_equal_seeds_draw_equal_cases_and_others_do_not() -> None:
 def test_a_case_reads_each_of_its_normals(monkeypatch: pytest.MonkeyPatch) -> None:
     rest: list[int] = []
 
-    class Counted(phantom_case._Values):
+    class Counted(case_module._Values):
         def __init__(self, normals: list[float]) -> None:
             super().__init__(normals)
             rest.append(len(normals))
 
-        def chance(self) -> float:
+        def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
             rest[-1] -= 1
-            return super().chance()
+            return super().uniform(low, high)
 
         def normal(self, *values: float, **within: float) -> float:
             rest[-1] -= 1
             return super().normal(*values, **within)
 
-    monkeypatch.setattr(phantom_case, "_Values", Counted)
+    monkeypatch.setattr(case_module, "_Values", Counted)
     cases = [case for malignant in (True, False) for case in draws(20, malignant=malignant)]
     assert rest == [0] * 40
     assert all(len(case.normals) == NORMALS for case in cases)
@@ -124,7 +115,7 @@ def test_variations_follow_the_population() -> None:
 
 @pytest.mark.parametrize("degree", [0.0, -0.1, 1.1])
 def test_degrees_outside_the_range_are_refused(degree: float) -> None:
-    with pytest.raises(PhantomError, match=r"degree: .*more than 0"):
+    with pytest.raises(PhantomError, match=r"degree: .*above 0"):
         vary_case(generator(), draws(1)[0], degree=degree, parameters=KNOWN)
 
 
@@ -152,63 +143,13 @@ def test_a_texture_forgets_its_lightest_part() -> None:
 
 def test_layers_are_independent_and_longer_draws_start_like_shorter_ones() -> None:
     source = Details(Texture((7,)))
-    for draw in (source.normals, source.noise):
+
+    def noise_of(layer: Layer, count: int) -> NDArray[np.float32]:
+        return noise([source], layer, count).ravel()
+
+    for draw in (source.normals, noise_of):
         first = draw(Layer.GRAIN, 10_000)
         assert np.array_equal(draw(Layer.GRAIN, 500), first[:500])
         assert abs(np.corrcoef(first, draw(Layer.MASS, 10_000))[0, 1]) < 0.04
         assert first.mean() == pytest.approx(0, abs=0.04)
         assert first.std() == pytest.approx(1, abs=0.03)
-
-
-def test_the_default_file_holds_the_defaults() -> None:
-    assert flat(yaml.safe_load(DEFAULT.read_text())) == flat(asdict(KNOWN))
-
-
-def flat(values: dict[str, Any]) -> dict[str, Any]:
-    pairs: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            pairs |= {f"{name}.{key}": list(pair) for key, pair in value.items()}
-        else:
-            pairs[name] = list(value) if isinstance(value, tuple) else value
-    return pairs
-
-
-def test_parameters_come_from_a_file_and_from_single_flags(tmp_path: Path) -> None:
-    line = ["prepare", "phantoms", "--per_class", "2", "--size", "16"]
-    line += ["--parameters", str(DEFAULT), "--parameters.level_mean", "0.9", "--out"]
-    run([*line, str(tmp_path / "flag")])
-    brighter = replace(KNOWN, level_mean=0.9)
-    direct = write_phantom_crops(tmp_path / "direct", per_class=2, size=16, parameters=brighter)
-    assert CropsManifest.read(tmp_path / "flag").sha256 == direct.sha256
-    plain = write_phantom_crops(tmp_path / "plain", per_class=2, size=16)
-    assert plain.sha256 != direct.sha256
-    with pytest.raises(PhantomError, match=r"margins, benign: .*sum 1"):
-        run([*line, str(tmp_path / "share"), "--parameters.margins.spiculated", "[0.03, 0.39]"])
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("densities", (0.5, 0.5, 0.5, 0.5), "densities: .*sum 1"),
-        ("subtleties", (1.5, -0.5, 0, 0, 0), "subtleties: .*at least 0"),
-        ("margins", MarginShares(spiculated=(0.08, 0.5)), "margins, malignant: .*sum 1"),
-        ("shapes", ShapeShares(round=(0.3, 0.09)), "shapes, benign: .*sum 1"),
-        ("size_range", (0.6, 0.3), "size_range: .*smaller one first"),
-        ("size_range", (0.0, 0.3), "size_range: .*at least 0.001"),
-        ("mass_contrast_range", (0.0, 0.3), "mass_contrast_range: .*at least 0.001"),
-        ("grain_range", (-0.1, 0.3), "grain_range: .*at least 0"),
-        ("skin_probability", 1.5, "skin_probability: 1.5.*0 to 1"),
-        ("calcification_probability", (0.1, -0.1), "calcification_probability: .*0 to 1"),
-        ("offset", 0.4, "offset: 0.4.*0 to 0.25"),
-        ("level_sd", -0.1, "level_sd: -0.1.*0 to 0.25"),
-    ],
-)
-def test_bad_values_are_refused_by_name(name: str, value: object, message: str) -> None:
-    with pytest.raises(PhantomError, match=f"phantoms, {message}"):
-        replace(KNOWN, **{name: value})  # type: ignore[arg-type]
-
-
-def test_every_parameter_is_described() -> None:
-    described = PhantomParameters.__doc__ or ""
-    assert all(f"        {item.name}: " in described for item in fields(KNOWN))

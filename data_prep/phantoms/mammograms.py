@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One whole phantom mammogram: a compressed breast against air, pectoral muscle, lesions, film."""
+"""Whole phantom mammograms: a compressed breast in air, pectoral muscle, lesions, film."""
 
 import math
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.phantom_case import PhantomCase, draw_case
-from data_prep.phantom_film import behind_skin, expose
-from data_prep.phantom_masses import draw_masses
-from data_prep.phantom_parameters import PhantomParameters
-from data_prep.phantom_texture import Details, FloatImage, Layer, power_law_fields
-from data_prep.phantom_tissue import logistic, tissue
+from data_prep.phantoms.case import PhantomCase, draw_case
+from data_prep.phantoms.film import behind_skin, expose
+from data_prep.phantoms.masses import draw_masses
+from data_prep.phantoms.parameters import PhantomParameters
+from data_prep.phantoms.texture import Details, FloatImage, Layer, logistic, power_law_fields
+from data_prep.phantoms.tissue import tissue
 
-EDGE = 128  # pixels of a mammogram that show what one edge of a crop does
+EDGE = 128  # pixels of a mammogram that correspond to one edge of a crop
 WINDOW = 3.6  # edge of the patch a lesion is drawn in, over its longer edge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesion:
-    """One mass of a breast, seen in one view or in two.
+    """One mass of a breast, visible in one view or in two.
 
     Attributes:
         case: The mass and its descriptors.
@@ -63,11 +63,11 @@ def draw_mammogram(
 
     Args:
         rng: Source of randomness.
-        shape: ``(H, W)``; tissue is as fine as in a crop of ``EDGE`` pixels.
+        shape: ``(H, W)``; tissue has the same detail as in a crop of ``EDGE`` pixels.
         view: Medio-lateral oblique views also show the pectoral muscle.
         laterality: Side of the body.
         density: BI-RADS density category, 1 to 4.
-        lesions: Masses of this breast that this view shows.
+        lesions: Masses of this breast that are visible in this view.
         parameters: Population that the tissue and the film are drawn from.
     """
     first, second, third, fourth = (float(density == i) for i in range(1, 5))
@@ -115,7 +115,7 @@ def draw_mammogram(
 def _add_lesion(
     image: FloatImage, case: PhantomCase, centre: tuple[float, float]
 ) -> NDArray[np.bool_]:
-    """Adds a mass to attenuation in place and returns its mask."""
+    """Adds a mass to an attenuation image in place and returns its mask."""
     half = math.ceil(WINDOW * EDGE * case.mass.size / 2)
     top, left = (max(0, round(at) - half) for at in centre)
     patch = image[top : round(centre[0]) + half, left : round(centre[1]) + half]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One phantom before it is rendered: every drawn value of it, fresh draws and gradual variations.
+"""Cases: the drawn values of one phantom before it is rendered, and gradual variations of them.
 
-All values are monotone functions of standard normals, kept in the case. A variation mixes those
-with fresh ones and reads the values again, so variations of draws follow the population, too.
+All values are monotone functions of standard normal values, which are kept in the case. A variation
+mixes these with new ones and computes the values again, so variations follow the population, too.
 """
 
 import math
@@ -14,34 +14,34 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.phantom_film import Film
-from data_prep.phantom_masses import MARGINS, SHAPES, Mass
-from data_prep.phantom_parameters import PhantomError, PhantomParameters, class_shares
-from data_prep.phantom_texture import Texture
-from data_prep.phantom_tissue import Tissue
+from data_prep.phantoms.film import Film
+from data_prep.phantoms.masses import MARGINS, SHAPES, Mass
+from data_prep.phantoms.parameters import PhantomError, PhantomParameters, class_shares
+from data_prep.phantoms.texture import Texture
+from data_prep.phantoms.tissue import Tissue
 
-NORMALS = 61  # values of a case that are drawn
+NORMALS = 61  # standard normal values of a case
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhantomCase:
-    """All that is known about one phantom; equal cases give equal pictures.
+    """All values of one phantom; equal cases give equal pictures.
 
     Attributes:
         malignant: Label.
         view: ``"CC"`` or ``"MLO"``.
         density: BI-RADS density, 1 (fatty) to 4 (dense).
-        shape: BI-RADS shape, in the words of CBIS-DDSM.
-        margin: BI-RADS margin, in the words of CBIS-DDSM.
+        shape: BI-RADS shape, as named in CBIS-DDSM.
+        margin: BI-RADS margin, as named in CBIS-DDSM.
         subtlety: 1 (barely visible) to 5 (obvious).
         tissue: Tissue about the mass.
         mass: The mass.
-        calcifications: Number of calcium specks.
+        calcifications: Number of calcifications.
         calcification_radius: Their mean radius, in edges of a crop.
         calcification_level: Their attenuation.
-        film: Acquisition.
-        texture: Source of all details.
-        normals: Standard normals that the values above were read from.
+        film: Position in the breast and acquisition.
+        texture: Seeds of all details.
+        normals: Standard normal values that the values above were computed from.
     """
 
     malignant: bool
@@ -61,7 +61,7 @@ class PhantomCase:
 
     @property
     def attributes(self) -> Mapping[str, str]:
-        """Density, shape, margin and subtlety, as the manifest writes them."""
+        """Density, shape, margin and subtlety, as in ``crops.csv``."""
         return MappingProxyType(
             {
                 "density": str(self.density),
@@ -75,7 +75,7 @@ class PhantomCase:
 def draw_case(
     rng: np.random.Generator, *, malignant: bool, parameters: PhantomParameters
 ) -> PhantomCase:
-    """Draws a phantom.
+    """Draws a case.
 
     Args:
         rng: Source of randomness.
@@ -88,21 +88,22 @@ def draw_case(
 def vary_case(
     rng: np.random.Generator, case: PhantomCase, *, degree: float, parameters: PhantomParameters
 ) -> PhantomCase:
-    """Draws a phantom of the same class that resembles another one.
+    """Draws a case of the same class that resembles another one.
 
     Args:
         rng: Source of randomness.
-        case: The other phantom.
-        degree: In ``(0, 1]``; 0 would be the same phantom, 1 is a fresh draw. Numbers and textures
-            are correlated by ``sqrt(1 - degree**2)``; words change seldom when it is small.
-        parameters: Population, as of the other phantom.
+        case: The other case.
+        degree: In ``(0, 1]``; 0 would give the same case, 1 gives a new draw. Numbers and textures
+            have the correlation ``sqrt(1 - degree**2)`` with those of the other case; shape and
+            margin seldom change when the degree is small.
+        parameters: Population of the other case.
 
     Raises:
         PhantomError: For a degree outside its range.
     """
     if not 0 < degree <= 1:
         raise PhantomError(
-            "degree", degree, "Give more than 0 (the same phantom) and at most 1 (another one)."
+            "degree", degree, "Give a number above 0 (the same phantom) and at most 1 (a new draw)."
         )
     kept = math.sqrt(1 - degree**2)
     normals = kept * np.array(case.normals) + degree * rng.standard_normal(NORMALS)
@@ -110,7 +111,7 @@ def vary_case(
 
 
 class _Values:
-    """Reads values of a given distribution from standard normals, one after another."""
+    """Computes values of given distributions from standard normal values, one after another."""
 
     def __init__(self, normals: Iterable[float]) -> None:
         self._normals = iter(normals)
@@ -119,21 +120,17 @@ class _Values:
         """A normal value, at most ``within`` standard deviations from the mean."""
         return mean + sd * min(max(next(self._normals), -within), within)
 
-    def uniform(self, low: float, high: float) -> float:
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """A uniform value."""
-        return low + (high - low) * self.chance()
-
-    def chance(self) -> float:
-        """A uniform value in [0, 1]."""
-        return 0.5 * math.erfc(-next(self._normals) / math.sqrt(2))
+        return low + (high - low) * 0.5 * math.erfc(-next(self._normals) / math.sqrt(2))
 
     def angle(self, turn: float = 2 * math.pi) -> float:
         """A uniform angle."""
-        return turn * self.chance()
+        return turn * self.uniform()
 
     def pick(self, shares: Mapping[str, float]) -> str:
-        """One of some words."""
-        left = self.chance()
+        """One of several words, with the given probabilities."""
+        left = self.uniform()
         for word, share in shares.items():
             left -= share
             if left <= 0 and share > 0:
@@ -144,16 +141,16 @@ class _Values:
 def _read(
     normals: NDArray[np.float64], texture: Texture, malignant: bool, known: PhantomParameters
 ) -> PhantomCase:
-    """Reads a case; the order of reading is part of what a seed means."""
+    """Computes a case. The order of the values must stay, or seeds would give other cases."""
     values = _Values(normals.tolist())
     density = int(values.pick({str(i + 1): p for i, p in enumerate(known.densities)}))
     shape = values.pick(class_shares(known.shapes, malignant=malignant))
     margin = values.pick(class_shares(known.margins, malignant=malignant))
     subtlety = int(values.pick({str(i + 1): p for i, p in enumerate(known.subtleties)}))
-    view: Literal["CC", "MLO"] = "CC" if values.chance() < 0.5 else "MLO"
+    view: Literal["CC", "MLO"] = "CC" if values.uniform() < 0.5 else "MLO"
     mass = _read_mass(values, shape, margin, subtlety, known)
-    speckled = values.chance() < known.calcification_probability[malignant]
-    coarse = values.chance() < 0.4
+    speckled = values.uniform() < known.calcification_probability[malignant]
+    coarse = values.uniform() < 0.4
     specks = values.uniform(1, 3) if coarse else values.uniform(3, 12)
     return PhantomCase(
         malignant=malignant,
@@ -182,7 +179,7 @@ def _read_tissue(values: _Values, density: int, known: PhantomParameters) -> Tis
         beta=values.uniform(*known.beta_range),
         stretch=values.uniform(1.0, 1.6),
         direction=values.angle(math.pi),
-        lumpy=values.chance() < known.lumpy_probability,
+        lumpy=values.uniform() < known.lumpy_probability,
         lobe_stretch=values.uniform(1.2, 2.5),
         covered=values.normal((-0.9, -0.3, 0.3, 0.9)[density - 1], 0.3),
         sharpness=values.uniform(1.5, 4.5),
@@ -228,12 +225,12 @@ def _read_mass(
 def _read_film(
     values: _Values, mass: Mass, view: Literal["CC", "MLO"], known: PhantomParameters
 ) -> Film:
-    shows_skin = values.chance() < known.skin_probability
+    shows_skin = values.uniform() < known.skin_probability
     clear = mass.size / 2 + 2 * known.offset  # the mass is not cut
     skin = max(clear, values.uniform(0.3, 0.65))
-    shows_muscle = values.chance() < known.muscle_probability and view == "MLO"
+    shows_muscle = values.uniform() < known.muscle_probability and view == "MLO"
     muscle = values.uniform(0.08, 0.2)
-    marked = values.chance() < known.artefact_probability
+    marked = values.uniform() < known.artefact_probability
     artefact = values.pick({"dust": 0.6, "marker": 0.4})
     return Film(
         skin=skin if shows_skin else math.inf,
@@ -243,7 +240,7 @@ def _read_film(
         muscle=muscle if shows_muscle else 0.0,
         muscle_reach=values.uniform(0.1, 0.45),
         muscle_slope=values.uniform(0.2, 0.9),
-        muscle_mirrored=values.chance() < 0.5,
+        muscle_mirrored=values.uniform() < 0.5,
         blur=values.uniform(*known.blur_range) / 128,
         grain=values.uniform(*known.grain_range),
         slope=values.uniform(*known.slope_range),

@@ -1,5 +1,9 @@
 import math
+import multiprocessing
 import os
+import subprocess
+import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +14,20 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from data_prep import phantom_crops
 from data_prep.crop_image import save_crop_image
-from data_prep.manifest import CropsManifest
-from data_prep.phantom_case import draw_case
-from data_prep.phantom_crops import write_phantom_crops
-from data_prep.phantom_parameters import PhantomError, PhantomParameters, class_shares
-from data_prep.phantoms import Phantom, draw_phantom, phantom_cases, phantom_stream, render
-from tests.data_prep.spectra import grid_index, spectral_slope
+from data_prep.manifest import Crop, CropsManifest
+from data_prep.phantoms import crops as crops_module
+from data_prep.phantoms.case import draw_case
+from data_prep.phantoms.crops import (
+    Phantom,
+    draw_phantom,
+    phantom_cases,
+    phantom_stream,
+    render,
+    write_phantom_crops,
+)
+from data_prep.phantoms.parameters import PhantomError, PhantomParameters, class_shares
+from tests.data_prep.phantoms.spectra import grid_index, spectral_slope
 
 KNOWN = PhantomParameters()
 CLEAN = replace(
@@ -41,7 +51,7 @@ def compactness(mask: NDArray[np.bool_]) -> float:
     return 4 * math.pi * cv2.contourArea(contour) / cv2.arcLength(contour, True) ** 2
 
 
-def test_phantoms_have_the_promised_types_and_ranges(clean: list[Phantom]) -> None:
+def test_phantoms_have_the_stated_types_and_ranges(clean: list[Phantom]) -> None:
     for phantom in [*clean, *phantom_stream(per_class=40, size=32, seed=2)]:
         image, mask = phantom.image, phantom.mask
         assert image.dtype == np.float32
@@ -194,9 +204,63 @@ def test_written_crops_form_a_manifest_that_a_second_run_repeats(tmp_path: Path)
 
 
 def test_the_number_of_workers_leaves_the_folder_alone(tmp_path: Path) -> None:
-    for workers in (1, 3):
+    for workers in (1, 2):
         write_phantom_crops(tmp_path / str(workers), per_class=40, size=16, workers=workers)
-    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+def test_a_pinned_or_daemonic_process_starts_no_more_workers_than_it_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    assert crops_module._processors() == 3
+    monkeypatch.setattr(multiprocessing.current_process(), "_config", {"daemon": True})
+    assert crops_module._processors() == 1
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "many.py"
+    script.write_text(
+        "import multiprocessing, pathlib, threading, time\n"
+        "from data_prep.phantoms.crops import write_phantom_crops\n"
+        "def names():\n"
+        "    while len(started := multiprocessing.active_children()) < 2: time.sleep(0.01)\n"
+        "    print(*(child.pid for child in started), flush=True)\n"
+        "if __name__ == '__main__':\n"
+        "    threading.Thread(target=names).start()\n"
+        f"    write_phantom_crops(pathlib.Path({str(tmp_path)!r}), per_class=10**5, workers=2)\n"
+    )
+    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    workers = [int(pid) for pid in parent.stdout.readline().split()]
+    until = time.monotonic() + 60
+    while not list(tmp_path.glob("images/*.png")) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert all(running(pid) for pid in workers)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    while any(map(running, workers)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert len(workers) == 2
+    assert not any(map(running, workers))
+
+
+def running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_worker_that_the_system_stops_is_named_in_one_sentence() -> None:
+    with pytest.raises(PhantomError, match=r"workers: 2\. The system stopped one"):
+        crops_module._in_processes(stop, range(4), 2)
+
+
+def stop(start: int) -> list[Crop]:
+    os._exit(start + 1)
 
 
 def test_an_interrupted_run_stops_and_a_second_one_completes_the_folder(
@@ -209,7 +273,7 @@ def test_an_interrupted_run_stops_and_a_second_one_completes_the_folder(
             raise OSError(28, os.strerror(28), str(path))
         return save(path, pixels)
 
-    monkeypatch.setattr(phantom_crops, "save_crop_image", fail)
+    monkeypatch.setattr(crops_module, "save_crop_image", fail)
     with pytest.raises(OSError, match="phantom_000020"):
         write_phantom_crops(tmp_path / "a", per_class=60, size=16, workers=1)
     assert not (tmp_path / "a" / "crops.csv").exists()

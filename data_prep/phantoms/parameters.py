@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a population of phantoms looks like: every number that may be set, with its origin.
+"""Parameters of a population of phantoms: every number that can be set, with its source.
 
-The dataclasses have no slots, because jsonargparse reads defaults by ``vars``.
+The dataclasses have no slots, because jsonargparse reads their defaults with ``vars``.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ Pair = tuple[float, float]
 
 
 class PhantomError(ValueError):
-    """A value that no phantoms can be drawn with."""
+    """A parameter has a value with which phantoms cannot be drawn."""
 
     def __init__(self, name: str, value: object, remedy: str) -> None:
         super().__init__(f"phantoms, {name}: {value}. {remedy}")
@@ -26,7 +26,7 @@ class ShapeShares:
     """Shares of each BI-RADS shape among benign and among malignant masses.
 
     An irregular mass is malignant in 73 % of biopsies, where 46 % of all were (Liberman 1998, AJR
-    171:35, abstract): 3.2 times as frequent among malignant ones. The rest is ours.
+    171:35, abstract): 3.2 times as frequent among malignant ones. The other shares are our choice.
     """
 
     round: Pair = (0.20, 0.09)
@@ -40,7 +40,7 @@ class MarginShares:
     """Shares of each BI-RADS margin among benign and among malignant masses.
 
     A spiculated mass is malignant in 81 % of biopsies (as above): 5 times as frequent among
-    malignant ones. The rest is ours.
+    malignant ones. The other shares are our choice.
     """
 
     circumscribed: Pair = (0.48, 0.05)
@@ -57,7 +57,7 @@ class PhantomParameters:
     Pairs that end in ``_range`` are uniform between two numbers. Pairs that end in ``_probability``
     are (benign, malignant). Only shapes, margins and calcifications depend on the class. Lengths
     are relative to the edge of the crop, attenuation and noise to the range of the film. Numbers
-    without a source are chosen by us, by eye.
+    without a source were chosen by eye.
 
     Attributes:
         shapes: Shares of each shape, by class.
@@ -69,18 +69,18 @@ class PhantomParameters:
         contrast_range: Standard deviation of the tissue.
         level_mean: Mean attenuation of the tissue.
         level_sd: Its standard deviation between crops.
-        slant_range: Difference of attenuation across a crop, where the breast gets thicker.
-        lumpy_probability: Chance that glands are clustered lumps (Bochud 1999, Opt. Express 4:33)
-            in place of power-law lobes.
+        slant_range: Difference of attenuation across a crop, because the breast gets thicker.
+        lumpy_probability: Probability that glands are clustered lumps (Bochud 1999, Opt. Express
+            4:33) instead of power-law lobes.
         strands_range: Ducts and ligaments that start in a crop.
         vessels_range: Vessels that start in a crop.
-        muscle_probability: Chance that an oblique view shows the pectoral muscle.
-        skin_probability: Chance that the crop shows the skin line and air.
+        muscle_probability: Probability that an oblique view shows the pectoral muscle.
+        skin_probability: Probability that the crop shows the skin line and air.
         mass_contrast_range: Attenuation of a mass of subtlety 1 and of subtlety 5.
         size_range: Longer edge of the mass.
         offset: Standard deviation of the mass centre, in each direction.
-        calcification_probability: Chance of calcium specks, by class.
-        artefact_probability: Chance of dust or a skin marker on the film.
+        calcification_probability: Probability of calcifications, by class.
+        artefact_probability: Probability of dust or a skin marker on the film.
         slope_range: Slope of the film's characteristic curve at its middle.
         grain_range: Standard deviation of quantum noise and film grain.
         blur_range: Standard deviation of the point spread, in 1/128.
@@ -110,29 +110,29 @@ class PhantomParameters:
     blur_range: Pair = (0.5, 0.9)
 
     def __post_init__(self) -> None:
-        """Refuses shares that are no distribution, and numbers outside their range.
+        """Checks that shares add up to 1 and that numbers lie in their ranges.
 
         Raises:
-            PhantomError: Naming the field.
+            PhantomError: Names the field.
         """
         for name, shares in self._tables():
             if min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
-                raise PhantomError(name, shares, "Give shares, at least 0, with sum 1.")
+                raise PhantomError(name, shares, "Give shares of at least 0 with the sum 1.")
         for name in (item.name for item in dataclasses.fields(self)):
             value = getattr(self, name)
             if name.endswith("_range"):
-                # A mass without contrast or size is none.
+                # A mass needs some contrast and some size.
                 least = 1e-3 if name in ("mass_contrast_range", "size_range") else 0
                 if not least <= value[0] <= value[1] < math.inf:
                     raise PhantomError(
-                        name, value, f"Give two numbers, at least {least}, the smaller one first."
+                        name, value, f"Give two numbers of at least {least}, the smaller one first."
                     )
             elif name.endswith("_probability"):
-                chances = value if isinstance(value, tuple) else (value,)
-                if not all(0 <= chance <= 1 for chance in chances):
-                    raise PhantomError(name, value, "Give chances from 0 to 1.")
+                values = value if isinstance(value, tuple) else (value,)
+                if not all(0 <= probability <= 1 for probability in values):
+                    raise PhantomError(name, value, "Give probabilities from 0 to 1.")
             elif name in ("level_sd", "offset") and not 0 <= value <= 0.25:
-                raise PhantomError(name, value, "Give 0 to 0.25.")
+                raise PhantomError(name, value, "Give a number from 0 to 0.25.")
 
     def _tables(self) -> list[tuple[str, tuple[float, ...]]]:
         """Names and values of all shares."""
@@ -149,6 +149,6 @@ class PhantomParameters:
 
 @functools.cache
 def class_shares(table: ShapeShares | MarginShares, *, malignant: bool) -> Mapping[str, float]:
-    """Shares in one class, by the words of the CBIS-DDSM tables."""
+    """Shares in one class, by the descriptors of the CBIS-DDSM tables."""
     names = [item.name for item in dataclasses.fields(table)]
     return MappingProxyType({name.upper(): getattr(table, name)[malignant] for name in names})

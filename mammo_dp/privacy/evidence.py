@@ -153,6 +153,9 @@ class Evidence:
                 f"{len(before)} recorded, {len(now)} there, {len(before & now)} of them the same"
             )
             self.findings.add(where, what, RESTORE)
+        if recorded.crops and there.private is not None:  # where it is public
+            counts = there.private.crops_of_patients
+            there = replace(there, crops=sum(crops * patients for crops, patients in counts))
         one, other = (
             {
                 "cohort": cohort.as_json(with_patients=False),

@@ -94,7 +94,7 @@ class Access:
             use: What for.
         """
         cohort = Cohort.of_manifest(manifest, split)
-        if unit == "crop":  # their number is public then
+        if unit == "crop" and public_size is None:  # their number is public then
             real = [row for row in manifest.rows(split) if not manifest.crops[row].is_synthetic]
             cohort = replace(cohort, crops=len(real))
         return cls(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from classifier.module import CropClassifier
 from data_prep.crop_image import save_crop_image
+from data_prep.fingerprints import fingerprint
 from data_prep.manifest import Crop, CropsManifest, Unit
 from mammo_dp.benchmark.mixture import mix
 from mammo_dp.main import main
@@ -45,15 +46,15 @@ Pair = tuple[CropsManifest, CropsManifest]
 
 def changed(manifest: CropsManifest, change: str) -> CropsManifest:
     """The cohort, in its folder, with its first patient changed."""
-    patient = manifest.crops[0].patient_id
+    patient, rng = manifest.crops[0].patient_id, np.random.default_rng(0)
     kept: list[Crop] = []
     for crop in manifest.crops:
         if crop.patient_id != patient or (change == "fewer" and not kept):
             kept.append(crop)
         elif change == "black":
-            black = np.zeros((32, 32), np.uint16)
+            black = rng.integers(0, 300, (32, 32)).astype(np.uint16)  # of 65,535; none twice
             sha256 = save_crop_image(manifest.folder / crop.file, black)
-            kept.append(replace(crop, sha256=sha256))
+            kept.append(replace(crop, sha256=sha256, fingerprint=fingerprint(black)))
         elif change == "labels":
             kept.append(replace(crop, malignant=not crop.malignant))
     return CropsManifest.write(manifest.folder, kept)
@@ -250,7 +251,9 @@ def test_numbers_and_words_of_a_statement_show_nothing_of_a_patient(unit: Unit, 
         (statement,) = ledger.statements(1e-3)
         stored = statement.as_json()
         assert stored.pop("cohort")  # of the crops themselves
-        found.append((stored, statement.sentence, loose_delta(ledger)))
+        shared = access.as_json()
+        assert shared["cohort"].pop("tag")  # a keyed hash
+        found.append((stored, shared, statement.sentence, loose_delta(ledger)))
     assert found[0] == found[1]
 
 

@@ -16,6 +16,7 @@ from mammo_dp.attacks.audit import Bounds
 from mammo_dp.attacks.membership.query import LOSS_THRESHOLD
 from mammo_dp.attacks.scoring import score
 from mammo_dp.attacks.signals import Signals, write_signals
+from mammo_dp.privacy.statement import SCHEMA
 from mammo_dp.runs import close_run, file_sha256, open_run
 from tests.conftest import write_cohort
 
@@ -104,9 +105,10 @@ class Tree:
         voided = bool(weights and "gan" in weights)
         statements = []
         if data == "cohort":
-            statements = [self.statement(record.inputs["data"].sha256, epsilon, voided)]
+            cohort = record.inputs["data"].sha256
+            statements = [self.statement(cohort, epsilon, voided) | {"own": True}]
         privacy = {
-            "schema": 2,
+            "schema": SCHEMA,
             "artefact": {"path": "checkpoints/last.ckpt", "sha256": file_sha256(checkpoint)},
             "summary": f"Summary of {name}.",
             "statements": statements,
@@ -134,6 +136,7 @@ class Tree:
         return {
             "cohort": cohort,
             "cohort_name": "phantom-archive/train",
+            "own": False,
             "unit": "patient",
             "units": 578,
             "crops_per_patient": None,

@@ -116,7 +116,7 @@ def test_a_statement_of_an_early_version_is_refused(make_tree: Make) -> None:
     tree = make_tree(epsilons=())
     path = tree.runs / "baseline" / "privacy.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 1}))
-    with pytest.raises(ReportError, match=r"privacy\.json: has schema 1, known is 2. Run the fit"):
+    with pytest.raises(ReportError, match=r"privacy\.json: has schema 1, known is 3. Run the fit"):
         collect(tree.runs)
 
 

@@ -11,9 +11,10 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.attacks.canary_fit import CROPS, RunSettings, fit_canaries, write_canaries
 from mammo_dp.attacks.canary_net import CanaryPixels
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy import noise, sampling
-from mammo_dp.privacy.sampling import draw
-from tests.privacy.fits import quiet
+from mammo_dp.privacy.training import optimizer as noise
+from mammo_dp.privacy.training import sampling
+from mammo_dp.privacy.training.sampling import draw
+from tests.privacy.training.fits import quiet
 
 pytestmark = quiet
 
@@ -43,7 +44,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> None:
             return np.zeros(shape, dtype)
 
     monkeypatch.setattr(noise, "draw", lambda *of: Silent())
-    monkeypatch.setattr("mammo_dp.privacy.datamodule.new_key", lambda: 7)
+    monkeypatch.setattr("mammo_dp.privacy.training.datamodule.new_key", lambda: 7)
 
 
 @pytest.mark.parametrize(

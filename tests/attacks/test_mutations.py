@@ -16,13 +16,13 @@ from data_prep.datamodule import CropBatch
 from data_prep.manifest import CropsManifest, Unit
 from mammo_dp import DPCropsDataModule
 from mammo_dp.main import main
-from mammo_dp.privacy.accounting import Mechanism
-from mammo_dp.privacy.gradients.units import Clip, Losses
-from mammo_dp.privacy.noise import PrivateOptimizer
-from mammo_dp.privacy.sampling import PoissonSampling
-from mammo_dp.privacy.training import DPTraining
+from mammo_dp.privacy.accounting.account import Mechanism
+from mammo_dp.privacy.training.gradients.units import Clip, Losses
+from mammo_dp.privacy.training.module import DPTraining
+from mammo_dp.privacy.training.optimizer import PrivateOptimizer
+from mammo_dp.privacy.training.sampling import PoissonSampling
 from tests.attacks.mutants import CropsAsUnits, Undrawn, config, private_run
-from tests.privacy.fits import quiet
+from tests.privacy.training.fits import quiet
 
 pytestmark = quiet
 Fault = Callable[[pytest.MonkeyPatch], None]
@@ -92,7 +92,7 @@ def everyone_drawn(patch: pytest.MonkeyPatch) -> None:
 
 
 def one_key_for_all_parts(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("mammo_dp.privacy.datamodule.new_key", lambda: 7)
+    patch.setattr("mammo_dp.privacy.training.datamodule.new_key", lambda: 7)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From mechanisms to a privacy curve: what a sequence of noisy steps costs.
+"""Accounts: from noisy mechanisms, composed, to a privacy curve.
 
 Neighbouring cohorts differ in one unit, in one of two ways. *Zero-out*: the unit's data are
 blanked, so that it adds nothing to any sum, and the number of units is the same and public.
@@ -65,7 +65,7 @@ class Mechanism:
 
     Attributes:
         noise_multiplier: Standard deviation of the noise / clipping norm, > 0.
-        sampling_rate: Chance that what is drawn joins a step, in ``(0, 1]``.
+        sampling_rate: Probability that what is drawn joins a step, in ``(0, 1]``.
         steps: Number of steps, > 0.
         clipping_norm: Largest L2 norm of one clipped gradient; does not enter the account.
         crops_of_unit: Crops of one unit, each drawn and clipped on its own, >= 1; 1 is the plain

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much noise a promise needs: from a target epsilon or risk to the noise multiplier."""
+"""Calibration: the noise multiplier that keeps a target epsilon or risk."""
 
 import math
 from collections.abc import Callable
@@ -47,14 +47,16 @@ class PrivacyBudget:
     """What may be spent on one unit: exactly one target, an epsilon or an attacker's success.
 
     Attributes:
-        delta: Chance that the bound of epsilon fails, in ``(0, 1)``, below 1 / units.
+        delta: Probability that the bound of epsilon fails, in ``(0, 1)``, below 1 / units.
         epsilon: Target, > 0.
         advantage: Largest true minus false positive rate of a membership test, in ``(0, 1)``.
-        tpr: Largest chance to recognise a member at false positive rate ``fpr``, in ``(fpr, 1)``.
+        tpr: Largest probability to recognise a member at false positive rate ``fpr``, in
+            ``(fpr, 1)``.
         fpr: False positive rate that ``tpr`` refers to, in ``(0, 1)``.
-        reconstruction: Largest chance to reconstruct a unit that is guessed with chance ``kappa``
-            without the release, in ``(kappa, 1)``.
-        kappa: Chance that ``reconstruction`` refers to, in ``(0, 1)``; none without it.
+        reconstruction: Largest probability to reconstruct a unit that is guessed with probability
+            ``kappa`` without the release, in ``(kappa, 1)``.
+        kappa: Probability of the guess that ``reconstruction`` refers to, in ``(0, 1)``; ``None``
+            without it.
     """
 
     delta: float

@@ -2,7 +2,7 @@
 """From a privacy curve to bounds on what any attack on one unit can achieve.
 
 Every bound is read off the trade-off function of the account: the smallest miss rate of an attacker
-with a given false alarm rate.
+with a given false positive rate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,14 @@ from mammo_dp.privacy.accounting.account import (
 from mammo_dp.privacy.errors import PrivacyError
 
 FPRS = (0.001, 0.01, 0.1)
-# Beyond this epsilon a line of the trade-off function matters only for false alarms below e^-50.
+# Beyond this epsilon a line of the trade-off function matters only for false positives below e^-50.
 _EPSILONS = np.concatenate([[0.0], np.geomspace(1e-3, 50.0, 400)])
 _CERTAIN = 1e-6
 
 
 @dataclass(frozen=True)
 class TradeOff:
-    """Smallest miss rate of any membership test at a given false alarm rate.
+    """Smallest miss rate of any membership test at a given false positive rate.
 
     Attributes:
         curve: Privacy curve of the account.
@@ -52,7 +52,7 @@ class TradeOff:
         return 1.0 if zero > 1 - _CERTAIN else zero
 
     def __call__(self, fpr: float) -> float:
-        """Smallest miss rate at false alarm rate ``fpr``, in ``[0, 1 - fpr]``."""
+        """Smallest miss rate at false positive rate ``fpr``, in ``[0, 1 - fpr]``."""
         if self.advantage == 1.0:
             return 0.0
         power = np.exp(_EPSILONS)
@@ -67,9 +67,9 @@ class Risk:
 
     Attributes:
         advantage: Largest TPR - FPR of a membership test.
-        tpr_at_fpr: Largest chance to recognise a member, by false alarm rate.
-        reconstruction_robustness: Largest chance to reconstruct a unit, by the chance ``kappa``
-            of succeeding without the release.
+        tpr_at_fpr: Largest probability to recognise a member, by false positive rate.
+        reconstruction_robustness: Largest probability to reconstruct a unit, by the probability
+            ``kappa`` of succeeding without the release.
     """
 
     advantage: float
@@ -94,8 +94,8 @@ def risk_of(
 
     Args:
         curve: Privacy curve, or none if there is no guarantee.
-        kappas: Chances of a correct guess without the release, in ``(0, 1)``.
-        fprs: False alarm rates, in ``(0, 1)``.
+        kappas: Probabilities of a correct guess without the release, in ``(0, 1)``.
+        fprs: False positive rates, in ``(0, 1)``.
 
     Raises:
         PrivacyError: For a rate or chance outside ``(0, 1)``.

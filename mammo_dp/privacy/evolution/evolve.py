@@ -60,7 +60,7 @@ def evolve(
     on the counts, and winners are varied into the next round's candidates. The noise follows from
     the rounds and from exactly one target; the statement adds what the simulator's own makers saw.
 
-    A killed run goes on with its account: a round is booked before its noise is drawn.
+    A killed run resumes with its account: a round is recorded before its noise is drawn.
 
     The defaults were chosen on phantoms in the roles of 578 patients, with other brightness,
     contrast and size than the simulator's. There the energy distance of descriptions fell from 0.29
@@ -146,17 +146,17 @@ def vote(
         account: Of the run folder; may hold rounds of a process that died.
     """
     noise, key = account.planned.noise_multiplier, new_key()
-    for _ in watched(range(account.booked, account.planned.steps), "Voting"):
+    for _ in watched(range(account.recorded, account.planned.steps), "Voting"):
         candidates = _candidates(evolution, account)
         seen = [describe(simulator.render(of_class)) for of_class in candidates]
         votes = electorate.votes(np.stack(seen))
-        step = account.book()
+        step = account.record()
         noisy = with_noise(votes, noise_multiplier=noise, key=key, step=step)
         account.save(step, Round(candidates=candidates, votes=noisy))
 
 
 def require_bound(parents: PrivacyLedger, planned: Access, delta: float) -> None:
-    """Refuses a promise that the lineage of the simulator has broken already.
+    """Refuses a simulator that leaves the patients who vote without a guarantee.
 
     Args:
         parents: Whose data the simulator saw.

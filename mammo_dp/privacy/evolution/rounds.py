@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rounds of voting on disk: each is booked before its noise is drawn, then saved with its result.
+"""Rounds of voting on disk: each is recorded before its noise is drawn, then its result is saved.
 
 ``account.json`` holds the mechanism as executed so far, ``rounds/`` the candidates of each round
 and their noisy votes; exact votes are never written. A process that dies between the two leaves a
-round booked that has no result: it stays paid for, and the run goes on with one round less.
+recorded round without a result: it stays accounted for, and the run resumes with one round less.
 """
 
 import json
@@ -78,8 +78,8 @@ class RoundsAccount:
     planned: Mechanism
 
     @property
-    def booked(self) -> int:
-        """Rounds that are paid for.
+    def recorded(self) -> int:
+        """Rounds that are accounted for.
 
         Raises:
             PrivacyError: If they were run with other noise than is planned.
@@ -91,17 +91,18 @@ class RoundsAccount:
             raise PrivacyError(
                 f"{self.folder / ACCOUNT}: rounds were run with noise multiplier "
                 f"{done.noise_multiplier}, planned is {self.planned.noise_multiplier}. Another "
-                "version calibrates otherwise; go on with the one that began, or in a new folder."
+                "version calibrates otherwise; resume with the version that began, or take a new "
+                "folder."
             )
         return done.steps
 
-    def book(self) -> int:
-        """Pays for one round and returns its number, from 0.
+    def record(self) -> int:
+        """Accounts for one round and returns its number, from 0.
 
         Raises:
             PrivacyError: Beyond the planned rounds.
         """
-        step = self.booked
+        step = self.recorded
         if step >= self.planned.steps:
             raise PrivacyError(
                 f"{self.folder}: all {self.planned.steps} rounds are spent. More would exceed the "
@@ -112,7 +113,7 @@ class RoundsAccount:
         return step
 
     def save(self, step: int, result: Round) -> None:
-        """Writes the result of a booked round."""
+        """Writes the result of a recorded round."""
         text = json.dumps(result.as_json(), allow_nan=False) + "\n"
         write_text_atomically(self.folder / ROUNDS / f"{step:03d}.json", text)
 
@@ -128,7 +129,7 @@ def executed(folder: Path) -> Mechanism | None:
     """The mechanism as executed, from ``account.json``; none before the first round.
 
     Raises:
-        PrivacyError: If the file cannot be read, or books less than was done.
+        PrivacyError: If the file cannot be read, or accounts for less than was done.
     """
     path, results = folder / ACCOUNT, len(saved_rounds(folder))
     if not path.exists() and not results:
@@ -141,7 +142,7 @@ def executed(folder: Path) -> Mechanism | None:
         ) from error
     if done.steps < results:
         raise PrivacyError(
-            f"{path}: books {done.steps} rounds, but {results} have a result. Restore it."
+            f"{path}: accounts for {done.steps} rounds, but {results} have a result. Restore it."
         )
     return done
 
@@ -228,7 +229,7 @@ def check_evolution(evidence: Evidence) -> bool:
         return False
     evidence.compare_account(where, [[done.noise_multiplier, done.sampling_rate, done.steps]])
     if done.steps > (planned := config.get("rounds", 0)):
-        what = f"books {done.steps} rounds, but rounds is {planned}"
+        what = f"accounts for {done.steps} rounds, but rounds is {planned}"
         evidence.findings.add(where, what, RUN_AGAIN)
     delta = evidence.stored["delta"]
     evidence.findings.compare(evidence.path, "configured delta", delta, config.get("delta"))

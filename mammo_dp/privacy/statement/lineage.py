@@ -68,7 +68,7 @@ PHANTOMS = (
     "set by hand beside published CBIS-DDSM training crops. For patients of that data set this is "
     "not counted."
 )
-_WITHOUT_DP = 1e-4  # delta of a stage that promised none; its parents may have promised something
+_WITHOUT_DP = 1e-4  # delta of a stage without DP, whose parents may have had it
 log = logging.getLogger(__name__)
 
 

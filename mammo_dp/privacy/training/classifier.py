@@ -20,7 +20,7 @@ from mammo_dp.privacy.training.module import DPTraining
 
 
 class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its steps return no loss
-    """A crop classifier that owes each patient of its training data a stated privacy.
+    """A crop classifier trained with differential privacy for each patient of its data.
 
     The steps are ``trainer.max_steps``; unit and sampling rate belong to the data. The noise
     follows from these and from exactly one target: an epsilon, or the success of an attacker who

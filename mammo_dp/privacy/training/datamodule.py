@@ -111,7 +111,7 @@ class FeatureRows(Dataset[CropItem]):
 
 
 class ResumableLoader(DataLoader[CropItem]):
-    """Tells Lightning that a run can go on in the middle: its sampler asks the account where."""
+    """Tells Lightning that a run can resume at any step; the sampler takes it from the account."""
 
     def state_dict(self) -> dict[str, Any]:
         """Empty: the account, saved with the model, is the position."""

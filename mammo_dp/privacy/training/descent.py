@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a private head may walk: the signal-to-noise rule for plain gradient descent.
+"""The learning rate of a private head: a signal-to-noise rule for plain gradient descent.
 
 A head learns a direction from the mean gradient of ``N`` patients, and noise with it. Plain steps
-at one rate give each step's noise the same weight, which is the least noise for a given walk: ``T``
-steps of rate ``r``, noise multiplier ``sigma`` and clipping norm ``C`` leave noise of standard
-deviation ``r sigma C sqrt(T) / (q N)`` in each weight. At ``q = 1`` that depends on ``r T`` alone,
-since ``sigma`` grows as ``sqrt(T)``. A crop whose features have length ``F`` is scored with ``F``
-times that. So a budget buys a length of walk: as far as the noise of a score stays below what one
-is willing to bear, and no further than a head needs.
+at one rate give each step's noise the same weight, which is the least noise for a given sum of
+learning rates: ``T`` steps of rate ``r``, noise multiplier ``sigma`` and clipping norm ``C`` leave
+noise of standard deviation ``r sigma C sqrt(T) / (q N)`` in each weight. At ``q = 1`` that depends
+on ``r T`` alone, since ``sigma`` grows as ``sqrt(T)``. A crop whose features have length ``F`` is
+scored with ``F`` times that. So a budget bounds the learning rate times steps: it may grow until the noise of a score
+reaches what is accepted, and no further than a head needs.
 """
 
 import math
@@ -19,14 +19,14 @@ LARGEST_RATE_TIMES_STEPS = 20.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descent:
-    """A rate, and what it does.
+    """A learning rate and the noise that it causes.
 
     Attributes:
         rate: Learning rate of each step.
         steps: Number of steps.
         features: Features of the head, each of variance about 1.
         score_noise: Standard deviation that noise gives the score of a crop, in logits.
-        bound_by: ``noise``, or ``length`` where the budget would pay for a longer walk.
+        bound_by: ``noise``, or ``length`` where the budget allows a larger rate than a head needs.
     """
 
     rate: float
@@ -38,8 +38,8 @@ class Descent:
     def __str__(self) -> str:
         """One sentence for people."""
         why = {
-            "noise": "a longer walk would drown in noise",
-            "length": "the budget would pay for more, a head does not need it",
+            "noise": "a larger rate would give more noise than is accepted",
+            "length": "the budget allows a larger rate, which a head does not need",
         }[self.bound_by]
         return (
             f"gradient descent: {self.steps} steps at rate {self.rate:.3g} on {self.features} "
@@ -56,7 +56,7 @@ def plan_descent(
     features: int,
     score_noise: float,
 ) -> Descent:
-    """The largest rate that a budget pays for.
+    """The largest learning rate at which noise stays acceptable.
 
     Args:
         noise_multiplier: Standard deviation of the noise / clipping norm, >= 0.

@@ -33,7 +33,7 @@ JUDGING, MAKING = 0, 1  # streams of public randomness
 
 
 class DPMCGAN(DPTraining):
-    """An ``MCGAN`` that owes each patient of its training data a stated privacy.
+    """An ``MCGAN`` trained with differential privacy for each patient of its training data.
 
     Only the discriminator sees real crops, and only in private steps: the gradient of its loss on
     the real crops of a patient is clipped and the sum gets noise; the gradient on generated crops

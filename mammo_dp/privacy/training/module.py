@@ -77,7 +77,7 @@ class DPTraining(lightning.LightningModule):
         max_physical_batch: int = 64,
         ema_decay: float | None = None,
     ) -> None:
-        """Sets what is promised, and how fast it is kept.
+        """Sets the privacy budget, the clip, and how gradients are computed.
 
         Args:
             budget: What one run may spend.
@@ -123,7 +123,7 @@ class DPTraining(lightning.LightningModule):
 
     @property
     def accounted_steps(self) -> int:
-        """Steps that were booked, over all parts of a resumed run."""
+        """Steps that were accounted for, over all parts of a resumed run."""
         return sum(steps for _, _, steps in self.accountant.history)
 
     @property
@@ -191,7 +191,7 @@ class DPTraining(lightning.LightningModule):
         self.noise_multiplier = self.budget.noise_multiplier(sampling, steps=self.trainer.max_steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up account and weights of a run that goes on."""
+        """Restores account and weights of a run that resumes."""
         super().on_load_checkpoint(checkpoint)
         if "accountant" not in checkpoint:
             return
@@ -218,7 +218,7 @@ class DPTraining(lightning.LightningModule):
             if (noise, rate) != settings:
                 raise PrivacyError(
                     f"account: {steps} steps ran with noise multiplier {noise} and sampling rate "
-                    f"{rate}, now {settings[0]} and {settings[1]}. Go on with the settings of the "
+                    f"{rate}, now {settings[0]} and {settings[1]}. Resume with the settings of the "
                     "first start, or start a new run."
                 )
         self._choose_method()
@@ -269,7 +269,7 @@ class DPTraining(lightning.LightningModule):
         return shape
 
     def privatise(self, optimizer: Optimizer) -> PrivateOptimizer:
-        """Wraps an optimizer of all trainable parameters; its steps are noisy and booked.
+        """Wraps an optimizer of all trainable parameters; its steps are noisy and accounted for.
 
         It is the first optimizer; others are for post-processing, past Lightning's step counter.
         """
@@ -359,7 +359,7 @@ class DPTraining(lightning.LightningModule):
         self.clipped_sums = None
 
     def _account_step(self) -> int:
-        """Books a step; returns how many were booked before."""
+        """Accounts for a step; returns how many were accounted for before."""
         self._require_budget()
         before = self.accounted_steps
         self.accountant.step(noise_multiplier=self.noise_multiplier, sample_rate=self.sampling.rate)
@@ -421,7 +421,7 @@ def refuse_trainer(trainer: Trainer) -> None:
         (
             trainer.accumulate_grad_batches != 1,
             f"accumulate_grad_batches={trainer.accumulate_grad_batches}: two draws would be "
-            "booked as one. Leave it at 1 and raise the data's rate.",
+            "accounted as one. Leave it at 1 and raise the data's rate.",
         ),
         (
             trainer.gradient_clip_val is not None,

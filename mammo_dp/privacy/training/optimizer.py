@@ -35,7 +35,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
         clipping_norm: Largest L2 norm of one unit's part of the sums, > 0.
         expected_units: Units that join a step on average, the fixed divisor.
         key: 256 bits, see :func:`mammo_dp.privacy.training.sampling.new_key`.
-        account: Books one step and returns its number, from 0; raises beyond the budget.
+        account: Accounts for one step and returns its number, from 0; raises beyond the budget.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
 
     @torch.no_grad()
     def add_noise(self) -> None:
-        """Books the step, then adds its noise and drops the sums."""
+        """Accounts for the step, then adds its noise and drops the sums."""
         step = self.account()
         scale = self.noise_multiplier * self.max_grad_norm
 

@@ -139,7 +139,7 @@ def test_an_account_of_other_noise_or_more_rounds_is_named(evolved: str, verify:
     )
     found = verify()
     assert files(found) == {"evolved/account.json"}
-    assert "books 9 rounds, but rounds is 3" in said(found, "evolved/account.json")
+    assert "accounts for 9 rounds, but rounds is 3" in said(found, "evolved/account.json")
 
 
 def test_a_lost_account_and_an_altered_round_are_named(evolved: str, verify: Verify) -> None:

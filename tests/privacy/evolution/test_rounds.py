@@ -21,22 +21,22 @@ def result(seed: int = 0) -> Round:
     return Round(candidates=candidates, votes=rng.standard_normal((2, 2)))
 
 
-def test_each_round_is_booked_and_none_beyond_the_plan(tmp_path: Path) -> None:
+def test_each_round_is_recorded_and_none_beyond_the_plan(tmp_path: Path) -> None:
     account = RoundsAccount(folder=tmp_path, planned=PLANNED)
-    assert (account.booked, executed(tmp_path), account.last()) == (0, None, None)
+    assert (account.recorded, executed(tmp_path), account.last()) == (0, None, None)
     for step in range(3):
-        assert account.book() == step
+        assert account.record() == step
         done = executed(tmp_path)
         assert done is not None
         assert (done.noise_multiplier, done.steps) == (2.5, step + 1)
     with pytest.raises(PrivacyError, match="all 3 rounds are spent"):
-        account.book()
+        account.record()
 
 
 def test_a_saved_round_is_read_exactly(tmp_path: Path) -> None:
     account = RoundsAccount(folder=tmp_path, planned=PLANNED)
     for seed in range(2):
-        account.save(account.book(), result(seed))
+        account.save(account.record(), result(seed))
     found = RoundsAccount(folder=tmp_path, planned=PLANNED).last()
     assert found is not None
     step, last = found
@@ -46,12 +46,12 @@ def test_a_saved_round_is_read_exactly(tmp_path: Path) -> None:
     assert origin(tmp_path).startswith("evolved:")
 
 
-def test_a_booked_round_without_result_stays_booked(tmp_path: Path) -> None:
+def test_a_recorded_round_without_result_stays_recorded(tmp_path: Path) -> None:
     account = RoundsAccount(folder=tmp_path, planned=PLANNED)
-    account.save(account.book(), result())
-    account.book()
+    account.save(account.record(), result())
+    account.record()
     again = RoundsAccount(folder=tmp_path, planned=PLANNED)
-    assert again.booked == 2
+    assert again.recorded == 2
     last = again.last()
     assert last is not None
     assert last[0] == 0
@@ -67,15 +67,15 @@ def test_rounds_with_other_noise_do_not_go_on(tmp_path: Path) -> None:
 def test_a_lost_or_shortened_account_stops_the_run(tmp_path: Path) -> None:
     account = RoundsAccount(folder=tmp_path, planned=PLANNED)
     for _ in range(2):
-        account.save(account.book(), result())
+        account.save(account.record(), result())
     path = tmp_path / "account.json"
     stored = json.loads(path.read_text())
     path.write_text(json.dumps(stored | {"steps": 1}))
-    with pytest.raises(PrivacyError, match="books 1 rounds, but 2 have a result"):
-        account.book()
+    with pytest.raises(PrivacyError, match="accounts for 1 rounds, but 2 have a result"):
+        account.record()
     path.unlink()
     with pytest.raises(PrivacyError, match=r"account\.json: is no account"):
-        account.book()
+        account.record()
 
 
 def test_spent_rounds_without_any_result_are_explained(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``privacy explain``, ``verify`` and ``compose``: what a reader does with statements."""
+"""``privacy explain``, ``verify`` and ``compose``: read, check and join statements."""
 
 import json
 from collections.abc import Iterable, Mapping

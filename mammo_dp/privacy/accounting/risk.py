@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a privacy curve to bounds on what any attack on one unit can achieve.
+"""Bounds on the success of any attack on one unit, from a privacy curve.
 
 Every bound is read off the trade-off function of the account: the smallest miss rate of an attacker
 with a given false positive rate.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The best of a random number of fits: its law, its draw and its place in the account."""
+"""Selection of the best of a random number of fits: how the number is drawn, and the score."""
 
 import math
 import secrets

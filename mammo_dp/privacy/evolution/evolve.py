@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``evolve``: patients' votes turn simulated candidates into crops that may be shared."""
+"""``evolve``: synthetic crops by Private Evolution, chosen by noisy votes of patients."""
 
 import math
 from pathlib import Path

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How noisy votes shape the next candidates: post-processing, free of privacy.
+"""Votes of the patients, and how noisy votes shape the next candidates.
+
+Only the votes use patients' data. What follows from the noisy votes is post-processing and consumes
+no budget.
 
 Votes below a threshold are taken for noise; the rest decide how many places a candidate gets. The
-first place keeps a winner as it is, so that a generation never forgets what the last one found;
+first place keeps a winner as it is, so that later generations keep what earlier ones found;
 further places hold its variations, coarse in early rounds, fine in late ones.
 """
 

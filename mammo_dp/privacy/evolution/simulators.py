@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Candidates before they are rendered, and what Private Evolution asks of a simulator."""
+"""Simulators that draw candidates, phantoms or an MCGAN, and the genomes that they draw from."""
 
 import math
 from collections.abc import Mapping, Sequence

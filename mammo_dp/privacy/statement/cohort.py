@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose data a stage saw: cohorts, and their overlap by keyed hashes of patients.
+"""Cohorts: whose data a stage used, and the overlap of cohorts by keyed hashes of patients.
 
 Patient identifiers never leave the manifest. A statement holds HMAC-SHA-256 of them under a key of
 the institution, so two cohorts can be compared without naming anyone; whoever lacks the key cannot

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a unit of a cohort may rely on, in numbers and in a sentence."""
+"""Guarantees: what a unit of a cohort may rely on, in numbers and in a sentence."""
 
 import math
 from collections.abc import Sequence

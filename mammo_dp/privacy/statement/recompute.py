@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a statement says what its own accesses imply: each number, sentence and seal again."""
+"""Recomputes a statement from the accesses it lists, and compares each number, sentence and seal."""
 
 import json
 import math

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training state and cached features, bound to what they belong to under the cohort key.
+"""Seals under the cohort key: of statements, training state and cached features.
+
+The key is the institution's. It hashes patients (:mod:`mammo_dp.privacy.statement.cohort`) and
+seals files, so that only its holders can write what is relied on here.
 
 A run that resumes reads a file that an earlier process wrote, and a fit reads features that an
 earlier fit computed. Neither stands in a statement, so each file carries an HMAC-SHA-256 over its

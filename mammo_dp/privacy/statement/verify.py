@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a run and all its ancestors are what they say, from the files alone.
+"""Verifies a run and all its ancestors from their files alone.
 
 Nothing is trained and no code in a file is run. What a stage recorded in ``run.json`` is compared
-with the files that lie there now, its statement with its evidence; then the same for each parent.
+with the files that lie there now; then the same for each parent. A statement is compared with its
+evidence: its cohort with the crops that lie there now, its lineage with the statements of the
+parents, and its mechanisms with the account, by a check that each command of private steps brings.
 """
 
 import json

@@ -6,8 +6,8 @@ at one rate give each step's noise the same weight, which is the least noise for
 learning rates: ``T`` steps of rate ``r``, noise multiplier ``sigma`` and clipping norm ``C`` leave
 noise of standard deviation ``r sigma C sqrt(T) / (q N)`` in each weight. At ``q = 1`` that depends
 on ``r T`` alone, since ``sigma`` grows as ``sqrt(T)``. A crop whose features have length ``F`` is
-scored with ``F`` times that. So a budget bounds the learning rate times steps: it may grow until the noise of a score
-reaches what is accepted, and no further than a head needs.
+scored with ``F`` times that. So a budget bounds the learning rate times steps: it may grow until
+the noise of a score reaches what is accepted, and no further than a head needs.
 """
 
 import math

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opacus' optimizer on given clipped sums, with noise that cannot be searched for."""
+"""Opacus' optimizer on clipped sums that are given, with noise from a cryptographic generator."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor

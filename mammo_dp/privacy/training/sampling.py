@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random numbers that guarantees rest on: which units join a step, and noise.
+"""Poisson sampling of units, and the random numbers behind sampling and noise.
 
 Every such number comes from :func:`draw`: a stream cipher keyed by 256 bits, by the step and by the
 stream. Draws therefore do not depend on how far a loader reads ahead, and a run that resumes after

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recomputes a statement from the accesses it lists, and compares each number, sentence and seal."""
+"""Recomputes a statement from its accesses, and compares each number, sentence and seal."""
 
 import json
 import math

@@ -18,7 +18,7 @@ from data_prep.datamodule import CropBatch
 from mammo_dp.privacy.accounting.account import Mechanism, compose
 from mammo_dp.privacy.accounting.budget import PrivacyBudget
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.training import plugins as strategy
+from mammo_dp.privacy.training import plugins
 from mammo_dp.privacy.training.gradients.methods import (
     GradientMethod,
     Method,
@@ -410,8 +410,8 @@ def refuse_trainer(trainer: Trainer) -> None:
             not isinstance(trainer.strategy, SingleDeviceStrategy | DPDDPStrategy),
             f"strategy={type(trainer.strategy).__name__} on {trainer.world_size} device(s): ranks "
             "draw apart, and raw gradients are averaged before any unit is clipped, or weights "
-            f"are held in parts. Set trainer.strategy to {strategy.NAME} (--trainer.strategy "
-            f"{strategy.NAME}), or trainer.devices to 1 and trainer.strategy to auto.",
+            f"are held in parts. Set trainer.strategy to {plugins.NAME} (--trainer.strategy "
+            f"{plugins.NAME}), or trainer.devices to 1 and trainer.strategy to auto.",
         ),
         (
             precision not in _PRECISIONS,

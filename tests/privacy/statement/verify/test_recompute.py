@@ -80,7 +80,7 @@ def test_other_versions_compare_numbers_not_words(
     monkeypatch: pytest.MonkeyPatch, verify: Verify
 ) -> None:
     later = {"mammo-dp": "9.9", "dp-accounting": "0.7.0", "opacus": "1.6.0"}
-    monkeypatch.setattr("mammo_dp.privacy.statement.versions", lambda _: later)
+    monkeypatch.setattr("mammo_dp.privacy.statement.document.versions", lambda _: later)
     monkeypatch.setattr("mammo_dp.privacy.statement.document.NO_PATIENTS", "No patient was seen.")
     found = verify()
     assert found["findings"] == []

@@ -40,7 +40,8 @@ from mammo_dp.privacy.accounting import Adjacency, Mechanism, compose
 from mammo_dp.privacy.risk import risk_of
 from mammo_dp.privacy.statement import FILE_NAME as PRIVACY
 from mammo_dp.privacy.statement import read_statement
-from mammo_dp.runs import close_run, open_run, write_text_atomically
+from mammo_dp.runs import FILE_NAME as RUN
+from mammo_dp.runs import close_run, open_run, read_run, write_text_atomically
 
 AUDIT, CANARIES = "audit.json", "canaries.npz"
 THREAT_MODEL = (
@@ -261,10 +262,10 @@ def stage_of(run: Path) -> Stage:
         AttackError: If there is none.
     """
     stored = read_statement(run)
-    if stored["run"] is not None and stored["run"]["command"] != "fit":
+    if (run / RUN).exists() and (command := read_run(run).command) != "fit":
         raise AttackError(
-            f"{run}: was made by {stored['run']['command']!r}, whose noise is not that of the "
-            "training loop. Give the run of a DPCropClassifier or DPMCGAN."
+            f"{run}: was made by {command!r}, whose noise is not that of the training loop. Give "
+            "the run of a DPCropClassifier or DPMCGAN."
         )
     for statement in stored["statements"]:
         if statement["noise_multiplier"] is not None:

@@ -304,9 +304,7 @@ def audited(stage: Stage, observed: Observed) -> RunAudit:
         sampling_rate=stated.sampling_rate,
     )
     groups = scores[observed.inside], scores[~observed.inside]
-    guessed_in, guessed_out = best_guesses(stage, len(scores), each)
-    guesses = {"guessed_in": guessed_in, "guessed_out": guessed_out}
-    common = {"delta": stage.delta, "level": each}
+    some, others = best_guesses(stage, len(scores), each)
     risk = risk_of(composed(stated), fprs=FPRS)
     bounds = Bounds(
         epsilon=stage.epsilon,
@@ -318,10 +316,21 @@ def audited(stage: Stage, observed: Observed) -> RunAudit:
     return RunAudit(
         stage=stage,
         canaries=len(scores),
-        one_run=one_run(*groups, **guesses, **common),
-        canary_run=many_run(*groups, **common),
-        curve_run=None if full else one_run_curve(*groups, **guesses, **common, stated=stated),
-        gaussian_run=many_run_gaussian(*groups, **common) if full else None,
+        one_run=one_run(
+            *groups, guessed_in=some, guessed_out=others, delta=stage.delta, level=each
+        ),
+        canary_run=many_run(*groups, delta=stage.delta, level=each),
+        curve_run=None
+        if full
+        else one_run_curve(
+            *groups,
+            guessed_in=some,
+            guessed_out=others,
+            stated=stated,
+            delta=stage.delta,
+            level=each,
+        ),
+        gaussian_run=many_run_gaussian(*groups, delta=stage.delta, level=each) if full else None,
         measured=measured(audit(*groups, fprs=FPRS), bounds),
         exceeds_curve=exceeds(*groups, bounds, fprs=FPRS, level=each),
         conduct=conduct(observed, stated, epsilon=stage.epsilon, delta=stage.delta),

@@ -16,7 +16,7 @@ from data_prep.datamodule import CropBatch
 from data_prep.manifest import CropsManifest, Unit
 from mammo_dp import DPCropsDataModule
 from mammo_dp.main import main
-from mammo_dp.privacy import noise
+from mammo_dp.privacy import sampling
 from mammo_dp.privacy.accounting import Mechanism
 from mammo_dp.privacy.gradients.units import Clip, Losses
 from mammo_dp.privacy.noise import PrivateOptimizer
@@ -94,13 +94,15 @@ def everyone_drawn(patch: pytest.MonkeyPatch) -> None:
 
 def noise_of_one_key(patch: pytest.MonkeyPatch) -> None:
     """Draws have fresh keys, noise has not."""
-    as_stated = noise.draw
-    patch.setattr(noise, "draw", lambda key, *stream: as_stated(7, *stream))
+    as_stated = sampling.draw
+    patch.setattr("mammo_dp.privacy.noise.draw", lambda key, *stream: as_stated(7, *stream))
 
 
 def noise_of_the_first_step(patch: pytest.MonkeyPatch) -> None:
-    as_stated = noise.draw
-    patch.setattr(noise, "draw", lambda key, step, *stream: as_stated(key, 0, *stream))
+    as_stated = sampling.draw
+    patch.setattr(
+        "mammo_dp.privacy.noise.draw", lambda key, step, *stream: as_stated(key, 0, *stream)
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from data_prep.datamodule import CropBatch, CropItem
 from data_prep.manifest import CropsManifest
-from mammo_dp.privacy.datamodule import DPCropsDataModule
+from mammo_dp.privacy.datamodule import DPCropsDataModule, ViewedCrops
 from mammo_dp.privacy.drawn import DrawCheck
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.sampling import PoissonSampling, PoissonUnitSampler
@@ -134,8 +134,8 @@ class Undrawn(DPCropsDataModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
 
-        class More(type(self.train_dataset)):  # type: ignore[misc]
-            def __getitems__(self, rows: list[int]) -> list[CropItem]:
+        class More(ViewedCrops):
+            def __getitems__(self, rows: Sequence[int]) -> CropBatch:
                 return super().__getitems__(list(dict.fromkeys([*rows, *self.rows[:6]])))
 
         self.train_dataset.__class__ = More

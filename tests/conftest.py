@@ -35,9 +35,9 @@ def write_cohort(
     """Bright discs (malignant) and dim ones (benign), grainy enough for crops to be told apart.
 
     Patients have unequal numbers of crops, patient 0 most; two of three patients are in train; both
-    classes are in each split.
+    classes are in each split. Data sets of different origins have different crops.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, *origin.encode()])
     yy, xx = np.mgrid[:size, :size] / size - 0.5
     synthetic = origin == "phantom" or origin.startswith(("gan:", "evolved:", "synthetic:"))
     rows = []

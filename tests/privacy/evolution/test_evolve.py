@@ -19,6 +19,7 @@ from mammo_dp.privacy.evolution.descriptor import describe
 from mammo_dp.privacy.evolution.population import Electorate
 from mammo_dp.privacy.evolution.rounds import Round, RoundsAccount
 from mammo_dp.privacy.evolution.simulators import GanSimulator, Genome, PhantomSimulator, Simulator
+from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.runs import close_run, file_sha256, open_run
@@ -91,7 +92,7 @@ def test_statement_covers_every_round_for_each_patient(made: Path, cohort: Crops
     assert (found["unit"], found["units"], found["delta"]) == ("patient", 4, 1e-3)
     assert (found["sampling_rate"], found["steps"]) == (1.0, 3)
     assert 7.9 < found["epsilon"] <= 8
-    assert found["cohort"] == cohort.sha256
+    assert found["cohort"] == Cohort.of_manifest(cohort, "train").tag
     stored = json.loads((made / "privacy.json").read_text())
     assert stored["artefact"] == {"path": "crops.csv", "sha256": file_sha256(made / "crops.csv")}
     assert "every patient votes in every round" in stored["randomness"]["sampling"]
@@ -115,8 +116,9 @@ def test_no_file_holds_exact_votes(made: Path, cohort: CropsManifest) -> None:
         assert (np.abs(difference) < 6 * noise).all()
     names = {path.name for path in made.iterdir()}
     assert names == {
-        "PRIVACY.md", "account.json", "crops.csv", "images", "privacy.json", "rounds", "run.json"
-    }  # fmt: skip
+        *("PRIVACY.md", "account.json", "crops.csv", "images", "privacy.json"),
+        *("privacy_evidence.json", "rounds", "run.json"),
+    }
 
 
 def test_verify_derives_the_statement_again(evolved: str, verify: Verify) -> None:
@@ -291,8 +293,11 @@ def test_a_generator_of_other_patients_serves_and_its_patients_are_listed(
     assert evolution(cohort, tmp_path / "out", "--checkpoint", str(weights)) == 0
     stored = json.loads((tmp_path / "out" / "privacy.json").read_text())
     theirs, ours = stored["statements"]
-    assert (theirs["cohort"], theirs["epsilon"]) == (others.sha256, "infinity")
-    assert ours["cohort"] == cohort.sha256
+    assert (theirs["cohort"], theirs["epsilon"]) == (
+        Cohort.of_manifest(others, "train").tag,
+        "infinity",
+    )
+    assert ours["cohort"] == Cohort.of_manifest(cohort, "train").tag
     assert 7.9 < ours["epsilon"] <= 8
     assert "by hand beside" not in json.dumps(stored)
     crops = CropsManifest.read(tmp_path / "out").crops
@@ -318,7 +323,7 @@ def test_a_generator_of_unknown_patients_may_have_seen_these(
     ledger = PrivacyLedger().plus(Access.of_unknown("medigan 00008", ""))
     weights = trained(tmp_path / "gan", ledger)
     assert evolution(cohort, tmp_path / "out", "--checkpoint", str(weights)) == 1
-    assert "on unknown patients, taken to be these, without DP" in capsys.readouterr().err
+    assert "It is unknown whose data medigan 00008 used." in capsys.readouterr().err
 
 
 def test_a_private_generator_of_these_patients_composes(

@@ -59,11 +59,14 @@ def fitted(folder: Path, change: Change | None, **data: object) -> Path:
         ]
         CropsManifest.write(manifest.folder, [crop for crop in found if crop is not None])
     config = json.loads(json.dumps(DP))
-    config["data"]["init_args"] |= {"insecure_seed": 3, **data}
+    config["data"]["init_args"] |= data
     config["seed_everything"] = 5
     (folder / "dp.yaml").write_text(yaml.safe_dump(config))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(
+            "mammo_dp.privacy.training.datamodule.new_key", lambda: 3
+        )  # no seed: that is infinite
         run(["fit", "--config", "dp.yaml", "--data.init_args.crops", "real", "--run_dir", "dp"])
         run(["export", "classifier", "--run", "dp", "--out", "hf"])
     return folder

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from data_prep.datamodule import CropBatch, CropItem
 from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.training.datamodule import DPCropsDataModule
+from mammo_dp.privacy.training.datamodule import DPCropsDataModule, ViewedCrops
 from mammo_dp.privacy.training.sampling import DrawCheck, PoissonSampling, PoissonUnitSampler
 from tests.privacy.training.fits import data, model, quiet, trainer
 
@@ -133,8 +133,8 @@ class Undrawn(DPCropsDataModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
 
-        class More(type(self.train_dataset)):  # type: ignore[misc]
-            def __getitems__(self, rows: list[int]) -> list[CropItem]:
+        class More(ViewedCrops):
+            def __getitems__(self, rows: Sequence[int]) -> CropBatch:
                 return super().__getitems__(list(dict.fromkeys([*rows, *self.rows[:6]])))
 
         self.train_dataset.__class__ = More

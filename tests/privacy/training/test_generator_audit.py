@@ -22,7 +22,7 @@ from mammo_dp.privacy.accounting.account import Mechanism, compose
 from mammo_dp.privacy.accounting.budget import PrivacyBudget
 from mammo_dp.privacy.training import optimizer as noise
 from mammo_dp.privacy.training.generator import CLASSES, DPMCGAN
-from mammo_dp.privacy.training.sampling import draw
+from mammo_dp.privacy.training.sampling import noisy
 from tests.privacy.training.fits import data, quiet, trainer
 
 pytestmark = quiet
@@ -81,17 +81,10 @@ def trials(
 ) -> Callable[[float], Trials]:
     cohort = make_cohort(patients=6, crops=12)
 
-    class Scaled:
-        def __init__(self, factor: float, generator: np.random.Generator) -> None:
-            self.factor, self.generator = np.float32(factor), generator
-
-        def standard_normal(self, shape: tuple[int, ...], dtype: type) -> NDArray[np.float32]:
-            return np.asarray(self.factor * self.generator.standard_normal(shape, dtype))
-
     @cache
     def run(factor: float) -> Trials:
         monkeypatch.setattr(PrivacyBudget, "noise_multiplier", lambda *_, **__: SIGMA)
-        monkeypatch.setattr(noise, "draw", lambda *of: Scaled(factor, draw(*of)))
+        monkeypatch.setattr(noise, "noisy", lambda exact, by, of: noisy(exact, factor * by, of))
         torch.manual_seed(0)
         net = Audited(
             target_epsilon=STATED,

@@ -42,11 +42,11 @@ from classifier.backbones import Trainable, build, select_trainable
 from data_prep.datamodule import CropBatch
 from data_prep.prepare import phantoms
 from mammo_dp import DPCropClassifier, DPCropsDataModule
-from mammo_dp.privacy.gradients.choice import Method
-from mammo_dp.privacy.gradients.choice import build as build_sums
-from mammo_dp.privacy.gradients.units import Clip
-from mammo_dp.privacy.noise import PrivateOptimizer
-from mammo_dp.privacy.sampling import new_key
+from mammo_dp.privacy.training.gradients.methods import Method
+from mammo_dp.privacy.training.gradients.methods import build as build_sums
+from mammo_dp.privacy.training.gradients.units import Clip
+from mammo_dp.privacy.training.optimizer import PrivateOptimizer
+from mammo_dp.privacy.training.sampling import new_key
 
 SIZE, NOISE, CLIP = 224, 1.0, 1.0
 MEASURES = ("time", "memory", "noise", "cache")
@@ -74,7 +74,7 @@ CASES = (
     Case("Swin-T, LoRA", SWIN, "lora", 4),
     Case("Swin-T, all", SWIN, "all", 4),
 )
-COLUMNS = ("ordinary", "book_keeping", "patients", "loop", "vmap", "opacus hooks", "opacus ghost")
+COLUMNS = ("ordinary", "book_keeping", "patients", "loop", "opacus hooks", "opacus ghost")
 
 
 def net_of(case: Case, device: str) -> nn.Module:
@@ -112,7 +112,7 @@ def step_of(case: Case, column: str, device: str) -> Step:
     if column.startswith("opacus"):
         return opacus_step(net, optimizer, batch, column.removeprefix("opacus "))
     method: Method = "book_keeping" if column == "patients" else column  # type: ignore[assignment]
-    sums_of = build_sums(net, method, 4 if method == "vmap" else case.batch)
+    sums_of = build_sums(net, method, case.batch)
     steps = iter(range(10**9))
     private = PrivateOptimizer(
         optimizer,

@@ -15,7 +15,7 @@ import data_prep  # noqa: F401  declares what torchvision lacks before lightning
 # isort: split
 from jsonargparse import SUPPRESS, ArgumentParser, auto_cli
 
-from mammo_dp.runs import close_run, forget_run, open_run
+from mammo_dp.runs import RunRecord, close_run, forget_run, open_run
 
 _MADE = ("crops", "checkpoint")  # inputs that other stages made
 
@@ -94,8 +94,9 @@ def _functions(command: str) -> Function | dict[str, Any]:
             return recorded(interpolate, "interpolate")
         case "evolve":
             from mammo_dp.privacy.evolution.evolve import evolve
+            from mammo_dp.privacy.evolution.rounds import write_evolution_statement
 
-            return recorded(evolve, "evolve")
+            return recorded(evolve, "evolve", write_evolution_statement)
         case "export":
             from mammo_dp.exchange.classifier import classifier
             from mammo_dp.exchange.medigan import medigan
@@ -127,15 +128,16 @@ def _functions(command: str) -> Function | dict[str, Any]:
                 "synthetic": synthetic,
             }
         case "privacy":
-            from mammo_dp.privacy import calculator, review
+            from mammo_dp.privacy import commands as statements
+            from mammo_dp.privacy.accounting import commands as accounts
             from mammo_dp.select import select
 
             return {
-                "risk": calculator.risk,
-                "calibrate": calculator.calibrate,
-                "explain": review.explain,
-                "verify": review.verify,
-                "compose": review.compose,
+                "risk": accounts.risk,
+                "calibrate": accounts.calibrate,
+                "explain": statements.explain,
+                "verify": statements.verify,
+                "compose": statements.compose,
                 "select": select,
             }
         case "calibrate":
@@ -153,12 +155,16 @@ def _functions(command: str) -> Function | dict[str, Any]:
     raise KeyError(command)
 
 
-def recorded(function: Function, command: str) -> Function:
+def recorded(
+    function: Function, command: str, write_statement: Callable[[RunRecord], None] | None = None
+) -> Function:
     """Wraps a function that fills the folder ``out``, so that the folder is a run.
 
     Args:
         function: Takes ``out`` and, among other keywords, what it reads.
         command: Name to be written into ``run.json``.
+        write_statement: Writes the privacy statement of the crops that the command made. Without
+            it, the statement of crops passes on what was spent on the inputs.
 
     Returns:
         The same signature. A finished folder is left alone, an unfinished one is filled again. A
@@ -178,7 +184,7 @@ def recorded(function: Function, command: str) -> Function:
             print(f"{record.folder}: already finished; nothing to do.")
             return
         if read := [record.inputs[name].path for name in _MADE if name in record.inputs]:
-            from mammo_dp.privacy.parents import collect_parents, warn_of_unknown
+            from mammo_dp.privacy.statement.lineage import collect_parents, warn_of_unknown
 
             warn_of_unknown(collect_parents(read))
         try:
@@ -187,10 +193,9 @@ def recorded(function: Function, command: str) -> Function:
             forget_run(record)
             raise
         if (record.folder / "crops.csv").exists():
-            # Imports lightning, which takes seconds; commands that write no crops do without.
-            from mammo_dp.privacy.release import write_data_statement
+            from mammo_dp.privacy.statement.lineage import write_data_statement
 
-            write_data_statement(record)
+            (write_statement or write_data_statement)(record)
         close_run(record)
 
     return run

@@ -25,13 +25,13 @@ from classifier.evaluate import auroc
 from classifier.predictions import FILE_NAME as PREDICTIONS
 from classifier.predictions import read_predictions
 from data_prep.manifest import CropsManifest, Split
-from mammo_dp.privacy.accounting import Mechanism, compose
-from mammo_dp.privacy.budget import PrivacyBudget, calibrate
-from mammo_dp.privacy.cohorts import seal
+from mammo_dp.privacy.accounting.account import Law, Mechanism, compose
+from mammo_dp.privacy.accounting.budget import PrivacyBudget, calibrate
+from mammo_dp.privacy.accounting.selection import SelectionPlan, concordance
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.sampling import NOISE, draw, new_key
-from mammo_dp.privacy.selection import Law, SelectionPlan, concordance
-from mammo_dp.privacy.statement import read_statement
+from mammo_dp.privacy.statement.document import read_statement
+from mammo_dp.privacy.statement.seals import seal
+from mammo_dp.privacy.training.sampling import NOISE, draw, new_key
 from mammo_dp.runs import RunRecord, close_run, open_run, write_text_atomically
 
 RELEASED = Path("checkpoints") / "last.ckpt"  # of each fit

@@ -28,13 +28,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from classifier.module import CropClassifier
 from mammo_dp.crop_rule import TrainedCrops
-from mammo_dp.privacy.bindings import RESUME, Binding, SealedFeatures
-from mammo_dp.privacy.parents import collect_parents, warn_of_unknown
-from mammo_dp.privacy.refusals import refuse_trainer
-from mammo_dp.privacy.release import hub_ledger, write_fit_statement
-from mammo_dp.privacy.selection import SelectionPlan
-from mammo_dp.privacy.training import DPTraining
-from mammo_dp.privacy.training_state import SealedCheckpointIO
+from mammo_dp.privacy.accounting.selection import SelectionPlan
+from mammo_dp.privacy.statement.lineage import collect_parents, hub_ledger, warn_of_unknown
+from mammo_dp.privacy.statement.seals import RESUME, Binding, SealedFeatures
+from mammo_dp.privacy.training.fit_statement import write_fit_statement
+from mammo_dp.privacy.training.module import DPTraining, refuse_trainer
+from mammo_dp.privacy.training.plugins import SealedCheckpointIO
 from mammo_dp.runs import (
     RunError,
     RunRecord,

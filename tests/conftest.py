@@ -14,9 +14,9 @@ import torch
 from data_prep.crop_image import save_crop_image
 from data_prep.fingerprints import fingerprint
 from data_prep.manifest import Crop, CropsManifest, Split
-from mammo_dp.privacy.ledger import PrivacyLedger
-from mammo_dp.privacy.release import PHANTOMS
-from mammo_dp.privacy.statement import write_statement
+from mammo_dp.privacy.statement.document import write_statement
+from mammo_dp.privacy.statement.ledger import PrivacyLedger
+from mammo_dp.privacy.statement.lineage import PHANTOMS
 
 KEY = "00" * 32
 

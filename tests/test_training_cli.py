@@ -13,7 +13,7 @@ from classifier.module import CropClassifier
 from data_prep.manifest import CropsManifest
 from mammo_dp.main import main, run
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.release import PHANTOMS
+from mammo_dp.privacy.statement.lineage import PHANTOMS
 from mammo_dp.runs import RunError, read_run
 
 BODY = {

@@ -36,10 +36,10 @@ from mammo_dp.attacks.lower_bounds import (
 )
 from mammo_dp.attacks.scoring import FPRS, measured
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import Adjacency, Mechanism, compose
-from mammo_dp.privacy.risk import risk_of
-from mammo_dp.privacy.statement import FILE_NAME as PRIVACY
-from mammo_dp.privacy.statement import read_statement
+from mammo_dp.privacy.accounting.account import Adjacency, Mechanism, compose
+from mammo_dp.privacy.accounting.risk import risk_of
+from mammo_dp.privacy.statement.document import FILE_NAME as PRIVACY
+from mammo_dp.privacy.statement.document import read_statement
 from mammo_dp.runs import FILE_NAME as RUN
 from mammo_dp.runs import close_run, open_run, read_run, write_text_atomically
 

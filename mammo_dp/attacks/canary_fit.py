@@ -35,9 +35,9 @@ from data_prep.manifest import Crop, CropsManifest, Split
 from mammo_dp.attacks.canaries import WhiteBoxObserver
 from mammo_dp.attacks.canary_net import QUIET, canary_pixels
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import Mechanism
-from mammo_dp.privacy.classifier import DPCropClassifier
-from mammo_dp.privacy.training import DPTraining
+from mammo_dp.privacy.accounting.account import Mechanism
+from mammo_dp.privacy.training.classifier import DPCropClassifier
+from mammo_dp.privacy.training.module import DPTraining
 
 CONFIG = "config.yaml"
 CROPS = 3  # of a canary patient

@@ -12,7 +12,7 @@ from mammo_dp.fidelity.extractors import choose
 from mammo_dp.fidelity.figure import draw_figure
 from mammo_dp.fidelity.samples import FidelityError, Samples
 from mammo_dp.fidelity.tables import print_table
-from mammo_dp.privacy.statement import read_evidence
+from mammo_dp.privacy.statement.document import read_evidence
 from mammo_dp.runs import (
     RunRecord,
     close_run,

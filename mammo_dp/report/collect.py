@@ -20,9 +20,8 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.attacks.audit import SCHEMA as AUDIT_SCHEMA
 from mammo_dp.attacks.scoring import read_result
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import Mechanism, compose
-from mammo_dp.privacy.selection import Noisy, Selection
-from mammo_dp.privacy.statement import SCHEMA
+from mammo_dp.privacy.accounting.account import Mechanism, Noisy, Selection, compose
+from mammo_dp.privacy.statement.document import SCHEMA
 from mammo_dp.runs import (
     FILE_NAME,
     RunInput,

@@ -13,9 +13,11 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.attacks.canary_fit import CROPS, RunSettings, fit_canaries, write_canaries
 from mammo_dp.attacks.canary_net import QUIET, CanaryPixels
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy import noise, sampling, training
-from mammo_dp.privacy.sampling import draw
-from tests.privacy.fits import quiet
+from mammo_dp.privacy.training import module as training
+from mammo_dp.privacy.training import optimizer as noise
+from mammo_dp.privacy.training import sampling
+from mammo_dp.privacy.training.sampling import draw
+from tests.privacy.training.fits import quiet
 
 pytestmark = quiet
 
@@ -45,7 +47,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(noise, "noisy", exact)
     monkeypatch.setattr(training, "refuse_used_key", lambda *of: None)
-    monkeypatch.setattr("mammo_dp.privacy.datamodule.new_key", lambda: 7)
+    monkeypatch.setattr("mammo_dp.privacy.training.datamodule.new_key", lambda: 7)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from scipy import stats
 
 from mammo_dp.attacks.canary_fit import Observed
 from mammo_dp.attacks.conduct import SURE, Conduct, conduct
-from mammo_dp.privacy.accounting import Mechanism
+from mammo_dp.privacy.accounting.account import Mechanism
 
 STATED = Mechanism(noise_multiplier=1.5, sampling_rate=0.2, steps=6)
 

@@ -10,9 +10,9 @@ from scipy.optimize import linprog
 
 from mammo_dp.attacks.canaries import canary_scores
 from mammo_dp.attacks.lower_bounds import composed, guesses_refute, one_run, one_run_curve
-from mammo_dp.privacy.accounting import Mechanism
-from mammo_dp.privacy.budget import PrivacyBudget, calibrate
-from mammo_dp.privacy.risk import TradeOff
+from mammo_dp.privacy.accounting.account import Mechanism
+from mammo_dp.privacy.accounting.budget import PrivacyBudget, calibrate
+from mammo_dp.privacy.accounting.risk import TradeOff
 
 SAMPLED = Mechanism(noise_multiplier=1.0, sampling_rate=0.4, steps=3)
 

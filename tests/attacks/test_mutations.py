@@ -16,16 +16,17 @@ from data_prep.datamodule import CropBatch
 from data_prep.manifest import CropsManifest, Unit
 from mammo_dp import DPCropsDataModule
 from mammo_dp.main import main
-from mammo_dp.privacy import sampling
-from mammo_dp.privacy.accounting import Mechanism
-from mammo_dp.privacy.gradients.units import Clip, Losses
-from mammo_dp.privacy.noise import PrivateOptimizer
-from mammo_dp.privacy.sampling import PoissonSampling
-from mammo_dp.privacy.training import DPTraining
+from mammo_dp.privacy.accounting.account import Mechanism
+from mammo_dp.privacy.training import sampling
+from mammo_dp.privacy.training.gradients.units import Clip, Losses
+from mammo_dp.privacy.training.module import DPTraining
+from mammo_dp.privacy.training.optimizer import PrivateOptimizer
+from mammo_dp.privacy.training.sampling import PoissonSampling
 from tests.attacks.mutants import CropsAsUnits, Undrawn, config, private_run
-from tests.privacy.fits import quiet
+from tests.privacy.training.fits import quiet
 
 pytestmark = quiet
+OPTIMIZER = "mammo_dp.privacy.training.optimizer"
 Fault = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -95,13 +96,16 @@ def everyone_drawn(patch: pytest.MonkeyPatch) -> None:
 def noise_of_one_key(patch: pytest.MonkeyPatch) -> None:
     """Draws have fresh keys, noise has not."""
     as_stated = sampling.draw
-    patch.setattr("mammo_dp.privacy.noise.draw", lambda key, *stream: as_stated(7, *stream))
+    patch.setattr(
+        "mammo_dp.privacy.training.optimizer.draw", lambda key, *stream: as_stated(7, *stream)
+    )
 
 
 def noise_of_the_first_step(patch: pytest.MonkeyPatch) -> None:
     as_stated = sampling.draw
     patch.setattr(
-        "mammo_dp.privacy.noise.draw", lambda key, step, *stream: as_stated(key, 0, *stream)
+        "mammo_dp.privacy.training.optimizer.draw",
+        lambda key, step, *stream: as_stated(key, 0, *stream),
     )
 
 
@@ -133,7 +137,7 @@ def test_audit_resumes_and_so_meets_the_refusal_of_a_used_key(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("mammo_dp.privacy.datamodule.new_key", lambda: 7)
+    monkeypatch.setattr("mammo_dp.privacy.training.datamodule.new_key", lambda: 7)
     assert main(["attack", "audit", "--run", str(run), "--out", str(tmp_path / "audit")]) == 1
     assert "key" in capsys.readouterr().err
 

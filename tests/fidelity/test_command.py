@@ -14,8 +14,8 @@ from data_prep.symmetries import symmetric
 from mammo_dp.fidelity.measures import IN_FEATURES
 from mammo_dp.fidelity.students import STUDENTS
 from mammo_dp.main import main
-from mammo_dp.privacy.ledger import Access, PrivacyLedger
-from mammo_dp.privacy.statement import write_statement
+from mammo_dp.privacy.statement.document import write_statement
+from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.runs import close_run, open_run
 
 

@@ -14,7 +14,7 @@ from mammo_dp.attacks.groups import require_patients
 from mammo_dp.attacks.signals import AttackError, Signals
 from mammo_dp.attacks.synthetic.methods import Seen, methods
 from mammo_dp.attacks.synthetic.spaces import SPACES, Points, Space, distances
-from mammo_dp.privacy.cohorts import Cohort
+from mammo_dp.privacy.statement.cohort import Cohort
 
 _CLASSES = {False: "benign", True: "malignant"}
 

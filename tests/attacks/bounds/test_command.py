@@ -13,9 +13,9 @@ from mammo_dp.attacks.bounds.corridor import CURVE_FPRS, Questions, corridor
 from mammo_dp.attacks.bounds.schedules import of_run
 from mammo_dp.attacks.signals import AttackError
 from mammo_dp.main import main
-from mammo_dp.privacy.accounting import Mechanism
-from mammo_dp.privacy.ledger import Access, PrivacyLedger
-from mammo_dp.privacy.statement import write_statement
+from mammo_dp.privacy.accounting.account import Mechanism
+from mammo_dp.privacy.statement.document import write_statement
+from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.runs import file_sha256
 
 Ask = Callable[..., str]

@@ -11,7 +11,7 @@ import torch
 from classifier.module import CropClassifier
 from classifier.released import Calibration, ReleasedClassifier
 from data_prep.manifest import CropsManifest
-from mammo_dp.privacy.cohorts import Cohort
+from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.runs import close_run, open_run
 
 BACKBONE = {"depth": 1, "embed_dim": 24, "num_heads": 2, "patch_size": 8}

@@ -18,7 +18,7 @@ from mammo_dp.attacks.membership.query import LOSS_THRESHOLD, query
 from mammo_dp.attacks.scoring import Result, read_result, score
 from mammo_dp.attacks.signals import AttackError, Signals, read_signals, write_signals
 from mammo_dp.main import main
-from mammo_dp.privacy.cohorts import Cohort
+from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.runs import read_run
 from tests.attacks.membership.targets import model, released, write_run
 

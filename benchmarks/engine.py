@@ -218,6 +218,7 @@ def peak_of(case: Case, column: str, device: str) -> float | None:
         capture_output=True,
         text=True,
         check=not column.startswith("opacus"),
+        encoding="utf-8",
     )
     return float(found.stdout.strip().splitlines()[-1]) if found.returncode == 0 else None
 
@@ -230,7 +231,7 @@ def print_peak(case: Case, column: str, device: str) -> None:
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     else:  # not `ru_maxrss`, which a process inherits from the one that started it
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts here
         before = status("VmRSS")
     for _ in range(2):
         step()
@@ -240,7 +241,7 @@ def print_peak(case: Case, column: str, device: str) -> None:
 
 def status(name: str) -> int:
     """Bytes of memory of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
 
 
@@ -384,7 +385,7 @@ def main() -> None:
 
 
 def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
 
 

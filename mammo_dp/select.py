@@ -249,7 +249,7 @@ def _measured(folder: Path, plan: SelectionPlan) -> float:
     stored = torch.load(folder / RELEASED, map_location="cpu", weights_only=True)["state_dict"]
     if not all(bool(torch.isfinite(weight).all()) for weight in stored.values()):
         return -math.inf
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     split = plan.score_split or config["data"]["init_args"]["train_split"]
     tested = folder / f"test_{split}"
     words = ["--run", str(folder), "--run_dir", str(tested)]
@@ -272,7 +272,7 @@ def _once(record: RunRecord, name: str, fresh: Callable[[], dict[str, Any]]) -> 
     if not path.is_file():
         content = {"selection": record.config_sha256, "name": name, **fresh()}
         write_text_atomically(path, json.dumps({**content, "seal": seal(content)}) + "\n")
-    stored: dict[str, Any] = json.loads(path.read_text())
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     there = seal({key: value for key, value in stored.items() if key != "seal"})
     bound = (stored.get("selection"), stored.get("name")) == (record.config_sha256, name)
     if not bound or stored.get("seal") != there:

@@ -92,7 +92,7 @@ class RunSettings:
         """
         path = run / CONFIG
         try:
-            config = yaml.safe_load(path.read_text())
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
             found = cls(
                 model=config["model"], data=config["data"], max_steps=config["trainer"]["max_steps"]
             )

@@ -42,7 +42,8 @@ def statement_about(
             some stage was trained on the non-members too.
     """
     by_tag = {
-        statement["cohort"]: statement for statement in json.loads(path.read_text())["statements"]
+        statement["cohort"]: statement
+        for statement in json.loads(path.read_text(encoding="utf-8"))["statements"]
     }
     of_split = {
         split: by_tag[tag]

@@ -124,7 +124,7 @@ class SharedClassifier:
 def _of_export(folder: Path) -> SharedClassifier:
     path = folder / CONFIG
     try:
-        facts: dict[str, Any] = json.loads(path.read_text())[OURS]
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))[OURS]
         crops = None if facts["crops"] is None else TrainedCrops.from_json(facts["crops"])
         settings, weights = facts["settings"], folder / facts["weights"]
         calibration = facts["calibration"] and Calibration(**facts["calibration"])

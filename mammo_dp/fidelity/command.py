@@ -98,7 +98,7 @@ def fidelity(
     if not record.is_finished:
         _fill(record, CropsManifest.read(real), manifests)
         close_run(record)
-    print_table(json.loads((record.folder / RESULT).read_text()), record.folder)
+    print_table(json.loads((record.folder / RESULT).read_text(encoding="utf-8")), record.folder)
 
 
 def _fill(record: RunRecord, cohort: CropsManifest, found: Mapping[str, CropsManifest]) -> None:

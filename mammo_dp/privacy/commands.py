@@ -199,7 +199,7 @@ def attacks_in_words(folder: Path) -> list[str]:
             lines += ["", f"`{path.parent.name}` is about another statement and is not shown."]
             continue
         try:
-            found = json.loads(path.read_text())
+            found = json.loads(path.read_text(encoding="utf-8"))
             lines += ["", *(_membership(found) if path.name == ATTACK else _audit(found))]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PrivacyError(

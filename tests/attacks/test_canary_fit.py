@@ -13,8 +13,9 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.attacks.canary_fit import CROPS, RunSettings, fit_canaries, write_canaries
 from mammo_dp.attacks.canary_net import QUIET, CanaryPixels
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.training import module, sampling
+from mammo_dp.privacy.training import module as training
 from mammo_dp.privacy.training import optimizer as noise
+from mammo_dp.privacy.training import sampling
 from mammo_dp.privacy.training.sampling import draw
 from tests.privacy.training.fits import quiet
 
@@ -45,7 +46,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> None:
         return values.astype(np.float64)
 
     monkeypatch.setattr(noise, "noisy", exact)
-    monkeypatch.setattr(module, "refuse_used_key", lambda *of: None)
+    monkeypatch.setattr(training, "refuse_used_key", lambda *of: None)
     monkeypatch.setattr("mammo_dp.privacy.training.datamodule.new_key", lambda: 7)
 
 

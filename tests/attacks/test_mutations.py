@@ -26,6 +26,7 @@ from tests.attacks.mutants import CropsAsUnits, Undrawn, config, private_run
 from tests.privacy.training.fits import quiet
 
 pytestmark = quiet
+OPTIMIZER = "mammo_dp.privacy.training.optimizer"
 Fault = Callable[[pytest.MonkeyPatch], None]
 
 

@@ -122,7 +122,9 @@ class RoundsAccount:
         saved = saved_rounds(self.folder)
         if not saved:
             return None
-        return int(saved[-1].stem), Round.from_json(json.loads(saved[-1].read_text()))
+        return int(saved[-1].stem), Round.from_json(
+            json.loads(saved[-1].read_text(encoding="utf-8"))
+        )
 
 
 def executed(folder: Path) -> Mechanism | None:
@@ -135,7 +137,7 @@ def executed(folder: Path) -> Mechanism | None:
     if not path.exists() and not results:
         return None
     try:
-        done = Mechanism(**json.loads(path.read_text()))
+        done = Mechanism(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise PrivacyError(
             f"{path}: is no account ({error}). Restore it; without it nobody knows what was spent."

@@ -273,7 +273,7 @@ def _imported(record: RunRecord, manifest: CropsManifest) -> Access:
         )
     path = record.inputs["provenance"].path
     try:
-        said = yaml.safe_load(Path(path).read_text())
+        said = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         generator, dataset = said["generator"], said["trained_on"]
         if not isinstance(dataset, str) or not dataset.strip():
             raise TypeError(f"trained_on is {dataset!r}")

@@ -250,7 +250,10 @@ def _check_artefact(path: Path, artefact: Mapping[str, Any] | None, findings: Fi
 
 
 def _first_change(words: Path, text: str) -> str:
-    there, follows = words.read_text(errors="replace").splitlines(), text.splitlines()
+    there, follows = (
+        words.read_text(encoding="utf-8", errors="replace").splitlines(),
+        text.splitlines(),
+    )
     for number, line in enumerate(there, start=1):
         if number > len(follows) or line != follows[number - 1]:
             return f"line {number}: {shown(line)}"

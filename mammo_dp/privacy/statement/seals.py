@@ -63,14 +63,14 @@ def cohort_key() -> bytes:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
         temporary.touch(mode=0o600)
-        temporary.write_text(secrets.token_hex(_KEY_BYTES) + "\n")
+        temporary.write_text(secrets.token_hex(_KEY_BYTES) + "\n", encoding="utf-8")
         try:
             os.link(temporary, path)  # fails if another process made the file meanwhile
         except FileExistsError:
             pass
         finally:
             temporary.unlink()
-    return _parsed(path.read_text(), str(path))
+    return _parsed(path.read_text(encoding="utf-8"), str(path))
 
 
 def key_id(key: bytes) -> str:

@@ -136,7 +136,7 @@ class Verification:
         self.findings.compare(folder / RUN, "config_sha256", record.config_sha256, there)
         if (path := folder / "config.yaml").is_file():
             try:
-                configured = yaml.safe_load(path.read_text())
+                configured = yaml.safe_load(path.read_text(encoding="utf-8"))
             except (yaml.YAMLError, ValueError) as error:
                 self.findings.add(path, f"is no YAML ({error})", RESTORE)
             else:

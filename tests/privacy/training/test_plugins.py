@@ -22,9 +22,9 @@ from mammo_dp.training_cli import train
 from tests.privacy.training import ranks
 from tests.privacy.training.fits import BODY, model, quiet, trainer
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MODEL = {**BODY, "trainable": "norm_bias", "target_epsilon": 8.0, "delta": 1e-3, "views": 1}
-STATEMENT = ("privacy.json", "PRIVACY.md")
+STATEMENT = {"privacy.json", "privacy_evidence.json", "PRIVACY.md"}
 Found = Mapping[str, Any]
 
 pytestmark = [

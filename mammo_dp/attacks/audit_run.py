@@ -122,14 +122,15 @@ class RunAudit:
     @property
     def findings(self) -> tuple[str, ...]:
         """What refutes the claim, in sentences; all questions together err with 1 - LEVEL."""
-        found = [
+        found = [*self.conduct.findings]
+        found += [
             f"{name}: epsilon is {bound.epsilon:.3g} or more, {self.stage.epsilon:.3g} is stated"
             for name, bound in self.bounds.items()
             if bound.epsilon > self.stage.epsilon
         ]
         if self.exceeds_curve:
             found.append("canaries are recognised more often than the stated mechanism allows")
-        return (*found, *self.conduct.findings)
+        return tuple(found)
 
     @property
     def refutes(self) -> bool:

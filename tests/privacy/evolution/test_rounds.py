@@ -58,10 +58,10 @@ def test_a_recorded_round_without_result_stays_recorded(tmp_path: Path) -> None:
 
 
 def test_rounds_with_other_noise_do_not_go_on(tmp_path: Path) -> None:
-    RoundsAccount(folder=tmp_path, planned=PLANNED).book()
+    RoundsAccount(folder=tmp_path, planned=PLANNED).record()
     other = Mechanism(noise_multiplier=1.0, sampling_rate=1.0, steps=3)
     with pytest.raises(PrivacyError, match=r"noise multiplier 2\.5, planned is 1\.0"):
-        RoundsAccount(folder=tmp_path, planned=other).book()
+        RoundsAccount(folder=tmp_path, planned=other).record()
 
 
 def test_a_lost_or_shortened_account_stops_the_run(tmp_path: Path) -> None:

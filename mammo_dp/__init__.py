@@ -34,7 +34,7 @@ __all__ = [
     "DPDDPStrategy",
 ]
 
-_MODULES = {
+MODULES = {
     "DPMCGAN": "mammo_dp.privacy.training.generator",
     "MCGAN": "gan.module",
     "CropClassifier": "classifier.module",
@@ -54,6 +54,6 @@ def __getattr__(name: str) -> object:
     Raises:
         AttributeError: For a name that is not public.
     """
-    if name not in _MODULES:
+    if name not in MODULES:
         raise AttributeError(f"module 'mammo_dp' has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    return getattr(import_module(MODULES[name]), name)

@@ -17,6 +17,7 @@ LAYERS = {
 # Within mammo_dp: each may import those to its left.
 ORDER = (
     "runs",
+    "signatures",
     "crop_rule",
     "drawing",
     "privacy",
@@ -26,6 +27,7 @@ ORDER = (
     "exchange",
     "benchmark",
     "pipeline",
+    "training_help",
     "training_cli",
     "ladder",
     "select",

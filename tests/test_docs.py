@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """README and docs: commands that they show parse, and what they name is there."""
 
+import ast
+import importlib
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from data_prep.manifest import CropsManifest
 from mammo_dp.main import COMMANDS, main, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,6 +24,7 @@ MADE = {  # by mkdocs, see docs/site_pages.py
     for name in ("reference/api.md", "reference/commands.md", "contributing.md", "changelog.md")
 }
 SUBCOMMANDS = ("prepare", "export", "attack", "privacy")
+OURS = ("data_prep", "gan", "classifier", "mammo_dp")
 OWN_PARSERS = ("demo", "pipeline", "benchmark")  # know no --print_config
 OF_A_RUN = ("test", "validate")  # their configuration is that of the fit
 
@@ -74,9 +81,42 @@ def test_shown_commands_parse(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_python_blocks_compile(page: Path) -> None:
+def test_python_blocks_compile_and_import_what_is_there(page: Path) -> None:
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
-        compile(block, str(page), "exec")
+        for node in ast.walk(ast.parse(block, str(page))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in OURS:
+                found = importlib.import_module(str(node.module))
+                for alias in node.names:
+                    assert hasattr(found, alias.name), f"{node.module}.{alias.name}"
+
+
+def test_the_tutorial_of_an_own_network_runs(
+    cohort: CropsManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (DOCS / "tutorials" / "own_network.md").read_text()
+    (block, *_) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    program = block.replace('"data/real"', repr(str(cohort.folder)))
+    (tmp_path / "my_network.py").write_text(program)
+    monkeypatch.chdir(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "my_network.py"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = re.search(r"noise multiplier [\d.]+, epsilon (\d\.\d+)", done.stdout)
+    assert found is not None
+    assert 5.5 < float(found[1]) <= 6.0
+
+
+def test_the_example_of_the_readme_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(), flags=re.DOTALL)
+    exec(compile(block, "README.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert re.search(r"epsilon \d+\.\d+ at delta 1e-4", said)
+    assert re.search(r"at most 0\.\d+", said)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 _SCHEMAS = (
@@ -44,6 +43,8 @@ def declare_missing_operators() -> bool:
     Returns:
         Whether the operators had to be declared.
     """
+    from importlib.metadata import PackageNotFoundError, version  # here: only torchvision asks
+
     try:
         mismatched = version("torch").endswith("+cpu") and "+cpu" not in version("torchvision")
     except PackageNotFoundError:

@@ -14,7 +14,7 @@ import json
 import logging
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,10 @@ from mammo_dp.attacks.lower_bounds import (
 )
 from mammo_dp.attacks.scoring import FPRS, measured
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting.account import Adjacency, Mechanism, compose
+from mammo_dp.privacy.accounting.account import Adjacency, Mechanism, compose, fits_of
 from mammo_dp.privacy.accounting.risk import risk_of
 from mammo_dp.privacy.statement.document import FILE_NAME as PRIVACY
-from mammo_dp.privacy.statement.document import read_statement
+from mammo_dp.privacy.statement.document import read_statements
 from mammo_dp.runs import FILE_NAME as RUN
 from mammo_dp.runs import close_run, open_run, read_run, write_text_atomically
 
@@ -262,28 +262,24 @@ def stage_of(run: Path) -> Stage:
     Raises:
         AttackError: If there is none.
     """
-    stored = read_statement(run)
+    stated = read_statements(run)
     if (run / RUN).exists() and (command := read_run(run).command) != "fit":
         raise AttackError(
             f"{run}: was made by {command!r}, whose noise is not that of the training loop. Give "
             "the run of a DPCropClassifier or DPMCGAN."
         )
-    for statement in stored["statements"]:
-        if statement["noise_multiplier"] is not None:
-            mechanism = Mechanism(
-                noise_multiplier=statement["noise_multiplier"],
-                sampling_rate=statement["sampling_rate"],
-                steps=statement["steps"],
-            )
+    for statement in stated:
+        for own in fits_of(statement.own):
+            mechanism = replace(own, crops_of_unit=1)  # what was drawn
             curve = compose([mechanism])
             return Stage(
                 mechanism=mechanism,
                 # where a patient pays for each crop, what was drawn and has this epsilon is a crop
-                unit="crop" if statement["crops_of_unit"] > 1 else statement["unit"],
-                epsilon=curve.epsilon(statement["delta"]),
+                unit="crop" if own.crops_of_unit > 1 else statement.unit,
+                epsilon=curve.epsilon(statement.delta),
                 accountant=curve.source,
-                delta=statement["delta"],
-                adjacency=statement["adjacency"],
+                delta=statement.delta,
+                adjacency=statement.adjacency,
             )
     raise AttackError(
         f"{run}: its statement names no private training of its own, so there is no claim to "

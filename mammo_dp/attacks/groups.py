@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Members and non-members: who is known to be either, and what makes an attack meaningless."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from data_prep.manifest import FILE_NAME, CropsManifest, Split
 from mammo_dp.attacks.signals import AttackError
 from mammo_dp.privacy.statement.cohort import Cohort
+from mammo_dp.privacy.statement.document import read_statements
+from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 
 
 def require_two_groups(member_split: Split, nonmember_split: Split, resamples: int) -> None:
@@ -28,7 +29,7 @@ def require_two_groups(member_split: Split, nonmember_split: Split, resamples: i
 
 def statement_about(
     path: Path, manifest: CropsManifest, member_split: Split, nonmember_split: Split
-) -> dict[str, Any]:
+) -> PrivacyStatement:
     """The statement about the members.
 
     Args:
@@ -38,13 +39,11 @@ def statement_about(
         nonmember_split: Split that no stage was trained on.
 
     Raises:
+        PrivacyError: If there is no readable statement.
         AttackError: If the statement says nothing about them, so that nobody is a known member, or
             some stage was trained on the non-members too.
     """
-    by_tag = {
-        statement["cohort"]: statement
-        for statement in json.loads(path.read_text(encoding="utf-8"))["statements"]
-    }
+    by_tag = {statement.cohort.tag: statement for statement in read_statements(path)}
     of_split = {
         split: by_tag[tag]
         for split in get_args(Split)
@@ -61,7 +60,7 @@ def statement_about(
             f"{path}: some stage was trained on split {nonmember_split!r} of {where}, so its "
             "patients are no non-members. Choose a split that no stage saw."
         )
-    return dict(of_split[member_split])
+    return of_split[member_split]
 
 
 def require_patients(manifest: CropsManifest, rows: Sequence[int], split: str) -> None:

@@ -19,6 +19,7 @@ from classifier.evaluate import Estimate
 from data_prep.manifest import CropsManifest, Split, Unit
 from mammo_dp.attacks.audit import LEVEL, Audit, Bounds, audit, exceeds
 from mammo_dp.attacks.signals import AttackError, Combine, Signals
+from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.runs import write_text_atomically
 
 FPRS = (0.01, 0.001)
@@ -297,15 +298,15 @@ def _values(found: Audit) -> dict[str, Any]:
     }
 
 
-def bounds_of(statement: Mapping[str, Any]) -> Bounds:
+def bounds_of(statement: PrivacyStatement) -> Bounds:
     """What a statement allows an attacker."""
-    epsilon, delta = float(statement["epsilon"]), float(statement["delta"] or 0)
+    epsilon, delta = statement.epsilon, statement.delta
     if math.isinf(epsilon):
         return Bounds(epsilon=epsilon, delta=delta, advantage=1, tpr_at_fpr=dict.fromkeys(FPRS, 1))
-    risk = statement["risk"]
+    risk = statement.guarantee.risk
     return Bounds(
         epsilon=epsilon,
         delta=delta,
-        advantage=risk["advantage"],
-        tpr_at_fpr={float(fpr): tpr for fpr, tpr in risk["tpr_at_fpr"].items()},
+        advantage=risk.advantage,
+        tpr_at_fpr=risk.tpr_at_fpr,
     )

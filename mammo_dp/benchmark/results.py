@@ -15,6 +15,7 @@ from mammo_dp.benchmark.measure import METRICS, Measured
 from mammo_dp.benchmark.plan import Cell
 from mammo_dp.benchmark.spec import BenchmarkError, Budget
 from mammo_dp.privacy.statement.document import read_statement
+from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.privacy.statement.seals import seal_doubt
 from mammo_dp.runs import file_sha256, read_run
 
@@ -80,33 +81,20 @@ class Cost:
                 reconstruction=math.nan,
                 because="No patient data was used.",
             )
-        worst = max(stored["statements"], key=_of_patient)
-        risk, finite = worst["risk"], math.isfinite(float(worst["epsilon"]))
+        stated = map(PrivacyStatement.from_json, stored["statements"])
+        worst = max(stated, key=lambda statement: statement.patient_epsilon)
         return cls(
-            epsilon=float(worst["epsilon"]),
-            epsilon_patient=_of_patient(worst),
-            unit=worst["unit"],
-            delta=float(worst["delta"]),
-            adjacency=worst["adjacency"],
-            accountant=worst["accountant"] or "",
-            advantage=float(risk["advantage"]) if finite else 1.0,
-            tpr=float(risk["tpr_at_fpr"]["0.01"]) if finite else 1.0,
-            reconstruction=_reconstruction(worst) if finite else 1.0,
-            because=worst["because"],
+            epsilon=worst.epsilon,
+            epsilon_patient=worst.patient_epsilon,
+            unit=worst.unit,
+            delta=worst.delta,
+            adjacency=worst.adjacency,
+            accountant=worst.guarantee.accountant,
+            advantage=worst.advantage,
+            tpr=worst.tpr,
+            reconstruction=worst.reconstruction,
+            because=worst.because,
         )
-
-
-def _of_patient(statement: Mapping[str, Any]) -> float:
-    """Epsilon of the patient with the most crops; that of the unit where patients are drawn."""
-    return float(statement.get("epsilon_patient", statement["epsilon"]))
-
-
-def _reconstruction(statement: Mapping[str, Any]) -> float:
-    """The bound for a guess among all units; NaN for a cohort of one, or of unknown number."""
-    bounds = {float(k): float(v) for k, v in statement["risk"]["reconstruction_robustness"].items()}
-    units = statement["units"]  # where it is unknown, there is no bound
-    nearest = min(bounds, key=lambda kappa: abs(kappa * units - 1), default=None)
-    return math.nan if nearest is None else bounds[nearest]
 
 
 # What compared regimes should share: the same classifier, the same part of it, the same schedule.

@@ -15,6 +15,7 @@ from mammo_dp.privacy.statement.document import (
     require_ledger,
     write_files_list,
 )
+from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.recompute import Findings, recompute
 from mammo_dp.runs import file_sha256, input_sha256, run_of
@@ -75,9 +76,12 @@ class Lineage:
     @property
     def protects(self) -> bool:
         """Whether each patient has a finite epsilon; a patient's number counts, not a crop's."""
-        statements = self.stored["statements"]
-        of_patients = [one.get("epsilon_patient", one["epsilon"]) for one in statements]
-        return math.inf not in map(float, of_patients)
+        return all(math.isfinite(one.patient_epsilon) for one in self.statements)
+
+    @property
+    def statements(self) -> tuple[PrivacyStatement, ...]:
+        """One per cohort of patients."""
+        return tuple(map(PrivacyStatement.from_json, self.stored["statements"]))
 
     @property
     def sentence(self) -> str:
@@ -86,12 +90,12 @@ class Lineage:
         It begins with ``none`` if some patients have no guarantee, with ``no private data`` if
         there are none, and with ``differential privacy`` otherwise.
         """
-        statements, summary = self.stored["statements"], str(self.stored["summary"])
+        statements, summary = self.statements, str(self.stored["summary"])
         if not statements:
             return " ".join(["no private data.", *self.stored["lineage_exclusions"]])
         if not self.protects:
             return f"none: {summary}"
-        how = " ".join(one.get("because_patient", one["because"]) for one in statements)
+        how = " ".join(one.guarantees[-1].because for one in statements)
         return f"differential privacy: {summary} {how}"
 
     def copy_to(self, folder: Path) -> None:

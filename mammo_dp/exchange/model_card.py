@@ -69,7 +69,7 @@ def model_card(
     """
     size, fitted = shared.image_size, shared.released.calibration
     use = _USE[form].format(size=size, timm=_TIMM if timm else "")
-    private = lineage.protects and bool(lineage.stored["statements"])
+    private = lineage.protects and bool(lineage.statements)
     words = _GUARDED if private else dict.fromkeys(_GUARDED, "")
     calibrated = (
         "The probability is not calibrated."

@@ -49,8 +49,6 @@ def verify(run: str, *, format: Format = "text") -> None:
         format: "text" for people, "json" for programs.
     """
     folder = run_of(run) or Path(run)
-    if not folder.is_dir():
-        raise PrivacyError(f"{run}: is no folder. Give the folder of a run.")
     verification = verified(folder)
     findings, statement = verification.findings, verification.statements.get(folder)
     summary = statement["summary"] if statement else "Has no statement of its own."
@@ -76,18 +74,27 @@ def verify(run: str, *, format: Format = "text") -> None:
         print("\n".join(_noted(findings.notes)))
 
 
-def verified(folder: Path) -> Verification:
-    """Checks a run and its ancestors.
+def verified(folder: str | Path) -> Verification:
+    """Checks a run, a folder of crops or an export, and its ancestors, from files and hashes.
 
     Args:
-        folder: Run folder or data folder.
+        folder: The folder.
 
     Returns:
-        What does not fit, what could not be checked, and the statements.
+        ``findings.found`` names what does not fit, with where and remedy, and is empty if all
+        that was checked agrees; ``findings.notes`` says what could not be checked, and
+        ``findings.checked`` counts what was. ``statements`` are the statements as they follow
+        again, by folder.
+
+    Raises:
+        PrivacyError: If there is no such folder.
     """
     from mammo_dp.privacy.evolution.rounds import EVOLUTION  # these import torch and lightning
     from mammo_dp.privacy.training.fit_statement import FIT
 
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise PrivacyError(f"{folder}: is no folder. Give the folder of a run.")
     verification = Verification(stages={"fit": FIT, "evolve": EVOLUTION})
     verification.visit(folder)
     return verification

@@ -6,22 +6,21 @@ can stand beside the statement of another model. Results of whole grids (a ladde
 reconstruction) stand beside the rows and are found by their file.
 """
 
-import functools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from classifier.evaluate import Estimate
 from data_prep.manifest import CropsManifest
 from mammo_dp.attacks.audit import SCHEMA as AUDIT_SCHEMA
 from mammo_dp.attacks.scoring import read_result
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting.account import Mechanism, Noisy, Selection, compose
 from mammo_dp.privacy.statement.document import SCHEMA
+from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.runs import (
     FILE_NAME,
     RunInput,
@@ -46,99 +45,6 @@ METRICS = {
 
 class ReportError(ValueError):
     """The runs cannot be reported truthfully; the message names the folder and the remedy."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statement:
-    """What ``privacy.json`` says about one cohort.
-
-    Attributes:
-        epsilon: End to end, over all stages of the lineage; infinite without a guarantee.
-        stage_epsilon: Of the model's own training alone; infinite if that was not private.
-        accountant: Where these numbers come from, such as ``"PLD, dp-accounting 0.6.0"``; empty if
-            both are infinite.
-        delta: Probability that the guarantee does not cover.
-        risk: Bounds on attacks: ``advantage``, ``tpr_at_fpr``, ``reconstruction_robustness``.
-        stored: The statement as it stands in the file.
-    """
-
-    epsilon: float
-    stage_epsilon: float
-    accountant: str
-    delta: float
-    risk: Mapping[str, Any]
-    stored: Mapping[str, Any]
-
-    @classmethod
-    def read(cls, stored: Mapping[str, Any]) -> Self:
-        """Reads one entry of ``statements``."""
-        stage_epsilon, accountant = _stage(stored)
-        return cls(
-            epsilon=float(stored["epsilon"]),
-            stage_epsilon=stage_epsilon,
-            accountant=stored["accountant"] or accountant,
-            delta=float(stored["delta"]),
-            risk=stored["risk"],
-            stored=stored,
-        )
-
-    @property
-    def unit(self) -> str:
-        """What neighbouring cohorts differ in: one ``patient`` or ``crop``."""
-        return str(self.stored["unit"])
-
-    @property
-    def patient_epsilon(self) -> float | None:
-        """Of the patient with the most crops, where :attr:`epsilon` is that of one crop."""
-        stored = self.stored.get("epsilon_patient")
-        return None if stored is None else float(stored)
-
-    @property
-    def conditions(self) -> str:
-        """What must stand beside each epsilon of this statement."""
-        parts = [f"unit {self.unit}", f"delta {self.delta:g}", self.stored["adjacency"]]
-        return ", ".join([*parts, self.accountant] if self.accountant else parts)
-
-    @property
-    def advantage(self) -> float:
-        """Largest TPR - FPR of any membership attack; 1 without a guarantee."""
-        return float(self.risk["advantage"]) if math.isfinite(self.epsilon) else 1.0
-
-    @property
-    def tpr(self) -> float:
-        """Largest true-positive rate of any membership attack at 1 % false positives."""
-        return float(self.risk["tpr_at_fpr"]["0.01"]) if math.isfinite(self.epsilon) else 1.0
-
-    @property
-    def reconstruction(self) -> float:
-        """Largest chance to pick one unit out of the whole cohort; NaN for a cohort of one."""
-        if math.isinf(self.epsilon):
-            return 1.0
-        units = self.stored["units"]
-        known = {float(k): v for k, v in self.risk["reconstruction_robustness"].items()}
-        nearest = min(known, key=lambda kappa: abs(kappa * units - 1), default=None)
-        return math.nan if nearest is None else float(known[nearest])
-
-
-def _stage(stored: Mapping[str, Any]) -> tuple[float, str]:
-    """Epsilon of the model's own training, at the delta of the statement, and its accountant."""
-    if stored["noise_multiplier"] is None:
-        return math.inf, ""
-    mechanism = Mechanism(
-        noise_multiplier=stored["noise_multiplier"],
-        sampling_rate=stored["sampling_rate"],
-        steps=stored["steps"],
-        crops_of_unit=stored["crops_of_unit"],
-    )
-    if plan := stored.get("selection"):
-        return _account(Selection(mechanisms=(mechanism,), **plan), stored["delta"])
-    return _account(mechanism, stored["delta"])
-
-
-@functools.cache  # runs of a grid share mechanisms, and one account takes a second
-def _account(mechanism: Noisy, delta: float) -> tuple[float, str]:
-    curve = compose([mechanism])
-    return curve.epsilon(delta), curve.source
 
 
 def estimate(stored: Mapping[str, Any]) -> Estimate:
@@ -172,9 +78,9 @@ class Row:
     start: str
 
     @cached_property
-    def statements(self) -> tuple[Statement, ...]:
+    def statements(self) -> tuple[PrivacyStatement, ...]:
         """One per cohort of patients in the lineage."""
-        return tuple(Statement.read(stored) for stored in self.privacy["statements"])
+        return tuple(map(PrivacyStatement.from_json, self.privacy["statements"]))
 
     @cached_property
     def attack(self) -> Mapping[str, Any] | None:
@@ -207,9 +113,9 @@ class Row:
         return str(setting(self.model.config, "backbone") or "")
 
     @property
-    def own(self) -> Statement | None:
+    def own(self) -> PrivacyStatement | None:
         """Statement about the cohort that the model itself was trained on, if there is one."""
-        return next((one for one in self.statements if one.stored["own"]), None)
+        return next((one for one in self.statements if one.is_own), None)
 
     @property
     def epsilon(self) -> float:
@@ -217,7 +123,7 @@ class Row:
         return max((statement.epsilon for statement in self.statements), default=0.0)
 
     @property
-    def guarantee(self) -> Statement | None:
+    def guarantee(self) -> PrivacyStatement | None:
         """The statement with the largest epsilon, if all are finite; none without patients."""
         worst = max(self.statements, key=lambda statement: statement.epsilon, default=None)
         return None if worst is None or math.isinf(worst.epsilon) else worst
@@ -225,7 +131,7 @@ class Row:
     @property
     def is_private(self) -> bool:
         """Whether the model's own training was differentially private."""
-        return self.own is not None and math.isfinite(self.own.stage_epsilon)
+        return self.own is not None and math.isfinite(self.own.own_epsilon)
 
     @property
     def training(self) -> str:
@@ -365,7 +271,7 @@ def _start(model: RunRecord) -> str:
 
 
 def _order(row: Row) -> tuple[bool, float, str, str, str]:
-    epsilon = row.own.stage_epsilon if row.own and row.is_private else 0.0
+    epsilon = row.own.own_epsilon if row.own and row.is_private else 0.0
     return row.is_private, epsilon, row.start, row.name, row.split
 
 

@@ -181,7 +181,7 @@ def attack_curves(row: Row) -> str | None:
         axes.set_xlabel(f"false-positive rate, unit {unit}")
         axes.set_ylabel("true-positive rate")
         if row.own:
-            bounds = bounds_of(row.own.stored)
+            bounds = bounds_of(row.own)
             grid = np.geomspace(least, 1, 60)
             allowed = [bounds.tpr(fpr) for fpr in grid.tolist()]
             axes.fill_between(grid, least, allowed, color=MUTED, alpha=VEIL, linewidth=0)
@@ -399,14 +399,14 @@ def _kind(row: Row) -> str:
 
 
 def _stage(row: Row) -> float:
-    return row.own.stage_epsilon if row.own else 0.0
+    return row.own.own_epsilon if row.own else 0.0
 
 
 def _conditions(rows: Sequence[Row]) -> str:
     stated = [row.guarantee for row in rows if row.guarantee]
     units = " or ".join(sorted({one.unit for one in stated}))
     deltas = ", ".join(f"{delta:g}" for delta in sorted({one.delta for one in stated}))
-    adjacency = " or ".join(sorted({str(one.stored["adjacency"]) for one in stated}))
+    adjacency = " or ".join(sorted({one.adjacency for one in stated}))
     return f"unit {units}, δ = {deltas}, {adjacency}"
 
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mammo_dp.report.collect import ReportError, Row, Statement, estimate, models, setting
+from mammo_dp.privacy.accounting.account import fits_of
+from mammo_dp.privacy.statement.guarantee import COVERS, PrivacyStatement
+from mammo_dp.report.collect import ReportError, Row, estimate, models, setting
 from mammo_dp.report.tables import end_to_end, epsilon, interval, number, plain
 
 
@@ -87,7 +89,7 @@ def facts(row: Row) -> list[Fact]:
             Fact(
                 name="ε end to end",
                 value="∞" if infinite else end_to_end(statement),
-                beside=f"{'No guarantee. ' if infinite else ''}{statement.stored['cohort_name']}: "
+                beside=f"{'No guarantee. ' if infinite else ''}{statement.cohort.name}: "
                 f"{statement.conditions}.",
                 open=infinite,
             )
@@ -107,7 +109,7 @@ def lead(row: Row, rows: Sequence[Row], release: str | None) -> str:
         f"patients) it ranks malignant masses above benign ones with AUROC {auroc}."
     ]
     for statement in row.statements:
-        cohort = statement.stored["cohort_name"]
+        cohort = statement.cohort.name
         if math.isinf(statement.epsilon):
             sentences.append(
                 f"Patients of {cohort} have no guarantee: ε = infinity end to end "
@@ -194,10 +196,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
     voided = [row for row in models(rows) if row.is_private and math.isinf(row.epsilon)]
     if voided:
         because = dict.fromkeys(
-            str(s.stored["because"])
-            for row in voided
-            for s in row.statements
-            if math.isinf(s.epsilon)
+            s.because for row in voided for s in row.statements if math.isinf(s.epsilon)
         )
         sentences.append(
             f"{_count(len(voided), 'model was', 'models were')} trained privately but descend"
@@ -228,55 +227,55 @@ def findings(rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def in_words(statement: Statement, *, own: bool) -> list[str]:
+def in_words(statement: PrivacyStatement, *, own: bool) -> list[str]:
     """One statement about one cohort, as sentences.
 
     Args:
         statement: What ``privacy.json`` says.
         own: Whether the model itself was trained on this cohort.
     """
-    stored = statement.stored
     who = _whose(statement)
     if math.isinf(statement.epsilon):
         sentences = [
             who,
             f"ε = infinity end to end (unit {statement.unit}, δ = {statement.delta:g}): these "
-            f"patients have no guarantee. {stored['because']}",
+            f"patients have no guarantee. {statement.because}",
         ]
     else:
         sentences = [
             who,
-            f"ε = {end_to_end(statement)} end to end ({statement.conditions}). {stored['because']}",
+            f"ε = {end_to_end(statement)} end to end ({statement.conditions}). {statement.because}",
             f"Whoever asks whether a given {statement.unit} took part gains an advantage of at "
             f"most {number(statement.advantage)}; at 1 % false alarms at most "
             f"{number(statement.tpr)} of those who took part are found; one is named among all "
-            f"{stored['units']} with probability at most {number(statement.reconstruction)}.",
+            f"{statement.guarantee.units} with probability at most "
+            f"{number(statement.reconstruction)}.",
         ]
-    if own and math.isfinite(statement.stage_epsilon) and not _is_alone(statement):
+    stage = next(iter(fits_of(statement.own)), None)
+    if own and stage is not None and not _is_alone(statement):
         sentences.append(
-            f"The last training alone spent ε = {epsilon(statement.stage_epsilon)} "
+            f"The last training alone spent ε = {epsilon(statement.own_epsilon)} "
             f"(unit {statement.unit}, δ = {statement.delta:g}) with noise multiplier "
-            f"{plain(stored['noise_multiplier'])}, sampling rate "
-            f"{plain(stored['sampling_rate'])} and {stored['steps']} steps; by itself that is "
+            f"{plain(stage.noise_multiplier)}, sampling rate "
+            f"{plain(stage.sampling_rate)} and {stage.steps} steps; by itself that is "
             "no guarantee."
         )
-    if stored.get("covers"):
-        sentences.append(f"Covers: {stored['covers']}")
+    sentences.append(f"Covers: {COVERS}")
     return sentences
 
 
-def _is_alone(statement: Statement) -> bool:
+def _is_alone(statement: PrivacyStatement) -> bool:
     """Whether the last training is all that touched the cohort."""
-    return math.isfinite(statement.epsilon) and len(statement.stored["mechanisms"]) == 1
+    return math.isfinite(statement.epsilon) and len(statement.composed) == 1
 
 
-def _whose(statement: Statement) -> str:
-    stored = statement.stored
-    if stored["units"] is None:
-        return f"{stored['cohort_name']}, number of {statement.unit}s unknown."
+def _whose(statement: PrivacyStatement) -> str:
+    name, units = statement.cohort.name, statement.guarantee.units
+    if units is None:
+        return f"{name}, number of {statement.unit}s unknown."
     if statement.unit == "crop":
-        return f"{stored['cohort_name']}: {stored['units']} crops, each a unit of its own."
-    return f"{stored['cohort_name']}: {stored['units']} patients, each with all crops."
+        return f"{name}: {units} crops, each a unit of its own."
+    return f"{name}: {units} patients, each with all crops."
 
 
 def threat_models(rows: Sequence[Row]) -> list[dict[str, str]]:

@@ -18,7 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from classifier.evaluate import Estimate, Metrics
-from mammo_dp.report.collect import METRICS, Row, Statement, estimate, models
+from mammo_dp.privacy.accounting.account import fits_of
+from mammo_dp.privacy.statement.guarantee import PrivacyStatement
+from mammo_dp.report.collect import METRICS, Row, estimate, models
 from mammo_dp.report.diagnosis import Subgroup
 
 NONE = "—"
@@ -81,7 +83,7 @@ def main_cells(row: Row, on: str = "") -> tuple[str, ...]:
         row.start,
         row.training,
         _per_cohort(row, end_to_end) or "0, no patient",
-        epsilon(row.own.stage_epsilon) if row.own else NONE,
+        epsilon(row.own.own_epsilon) if row.own else NONE,
         _per_cohort(row, lambda s: s.unit) or NONE,
         _per_cohort(row, lambda s: f"{s.delta:g}") or NONE,
         interval(row.metrics["auroc"]) + (f" on {on}" if on else ""),
@@ -100,12 +102,12 @@ def main_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 def risk_cells(row: Row) -> tuple[str, ...]:
     """Noise of the private stage and bounds of one row, in the order of ``RISK``."""
-    stage = row.own.stored if row.own and row.is_private else {}
+    stage = next(iter(fits_of(row.own.own if row.own else None)), None)
     return (
         row.name,
-        plain(stage.get("noise_multiplier")),
-        plain(stage.get("sampling_rate")),
-        str(stage.get("steps") or NONE),
+        plain(stage.noise_multiplier if stage else None),
+        plain(stage.sampling_rate if stage else None),
+        str(stage.steps) if stage else NONE,
         _per_cohort(row, lambda s: number(s.advantage)) or NONE,
         _per_cohort(row, lambda s: number(s.tpr)) or NONE,
         _per_cohort(row, lambda s: number(s.reconstruction)) or NONE,
@@ -208,11 +210,12 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
     (console or Console()).print(table)
 
 
-def end_to_end(statement: Statement) -> str:
+def end_to_end(statement: PrivacyStatement) -> str:
     """Epsilon of the guarantee; where crops are protected, that of a patient beside it."""
-    patient = statement.patient_epsilon
     shown = epsilon(statement.epsilon)
-    return shown if patient is None else f"{shown} per crop, {epsilon(patient)} per patient"
+    if statement.patient is None:
+        return shown
+    return f"{shown} per crop, {epsilon(statement.patient_epsilon)} per patient"
 
 
 def epsilon(value: float) -> str:
@@ -252,12 +255,12 @@ def in_short(exclusion: str) -> str:
     return f"{first[:1].lower()}{first[1:]}"
 
 
-def _per_cohort(row: Row, show: Callable[[Statement], str]) -> str:
+def _per_cohort(row: Row, show: Callable[[PrivacyStatement], str]) -> str:
     """One value, or one for each cohort where they differ."""
     values = [show(statement) for statement in row.statements]
     if len(set(values)) <= 1:
         return values[0] if values else ""
-    names = [statement.stored["cohort_name"] for statement in row.statements]
+    names = [statement.cohort.name for statement in row.statements]
     return "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
 
 
@@ -316,30 +319,29 @@ def _lines(row: Row) -> list[dict[str, object]]:
     return [shared | _statement_line(statement, row) for statement in row.statements] or [shared]
 
 
-def _statement_line(statement: Statement, row: Row) -> dict[str, object]:
-    stored = statement.stored
+def _statement_line(statement: PrivacyStatement, row: Row) -> dict[str, object]:
     own = statement is row.own
+    fit = next(iter(fits_of(statement.own)), None) if own else None
     return {
-        "cohort": stored["cohort"],
-        "cohort_name": stored["cohort_name"],
+        "cohort": statement.cohort.tag,
+        "cohort_name": statement.cohort.name,
         "epsilon_end_to_end": _full(statement.epsilon),
-        "epsilon_end_to_end_per_patient": _full(
-            statement.epsilon if statement.patient_epsilon is None else statement.patient_epsilon
-        ),
-        "epsilon_of_this_stage_only": _full(statement.stage_epsilon) if own else "",
+        "epsilon_end_to_end_per_patient": _full(statement.patient_epsilon),
+        "epsilon_of_this_stage_only": _full(statement.own_epsilon) if own else "",
         "delta": repr(statement.delta),
         "unit": statement.unit,
-        "units": stored["units"],
-        "crops_per_patient": stored["crops_per_patient"],
-        "adjacency": stored["adjacency"],
+        "units": statement.guarantee.units,
+        "crops_per_patient": statement.crops_per_patient,
+        "adjacency": statement.adjacency,
         "accountant": statement.accountant,
-        "noise_multiplier": stored["noise_multiplier"] if own else "",
-        "sampling_rate": stored["sampling_rate"] if own else "",
-        "steps": stored["steps"] if own else "",
+        **{
+            name: getattr(fit, name, None) if own else ""
+            for name in ("noise_multiplier", "sampling_rate", "steps")
+        },
         "advantage_bound": statement.advantage,
         "tpr_at_fpr_0.01_bound": statement.tpr,
         "reconstruction_bound": statement.reconstruction,
-        "because": stored["because"],
+        "because": statement.because,
         "excludes": "; ".join(row.privacy["exclusions"]),
     }
 

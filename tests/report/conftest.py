@@ -136,6 +136,7 @@ class Tree:
         return {
             "cohort": cohort,
             "cohort_name": "phantom-archive/train",
+            "split": "train",
             "own": False,
             "unit": "patient",
             "units": 578,
@@ -144,7 +145,10 @@ class Tree:
             "delta": 1e-4,
             "adjacency": "zero-out",
             "accountant": "" if infinite else "PLD, dp-accounting 0.6.0",
-            "mechanisms": [mechanism] if epsilon else [],
+            "epsilon_rdp": "infinity" if infinite else stated + 0.5,
+            "epsilon_by_crops": [],
+            "mechanisms": [{**mechanism, "stage": "fit"}] if epsilon else [],
+            "selection": None,
             "risk": {
                 "advantage": bound(advantage),
                 "tpr_at_fpr": {"0.01": bound(tpr), "0.001": bound(tpr / 5)},

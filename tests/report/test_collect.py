@@ -30,7 +30,7 @@ def test_each_evaluation_finds_its_model_statement_and_attack(tree: Tree) -> Non
     assert [row.training for row in rows] == ["not private", "DP, per patient", "DP, per patient"]
 
 
-def test_end_to_end_and_stage_epsilon_differ_where_an_ancestor_was_not_private(
+def test_end_to_end_and_own_epsilon_differ_where_an_ancestor_was_not_private(
     tree: Tree,
 ) -> None:
     _, phantom, gan = collect(tree.runs)
@@ -41,8 +41,8 @@ def test_end_to_end_and_stage_epsilon_differ_where_an_ancestor_was_not_private(
     )
     assert phantom.own.epsilon == 5.48
     assert math.isinf(gan.own.epsilon)
-    assert phantom.own.stage_epsilon == gan.own.stage_epsilon == pytest.approx(alone)
-    assert gan.own.stored["because"] == BECAUSE
+    assert phantom.own.own_epsilon == gan.own.own_epsilon == pytest.approx(alone)
+    assert gan.own.because == BECAUSE
     assert (gan.own.advantage, gan.own.tpr, gan.own.reconstruction) == (1, 1, 1)
     assert (phantom.own.advantage, phantom.own.tpr) == (0.499, 0.164)
     assert phantom.own.reconstruction == 0.058  # at 1/578, not at the other kappa

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from mammo_dp.privacy.accounting.account import Mechanism
 from mammo_dp.privacy.statement.cohort import Cohort
+from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
-from mammo_dp.report.collect import Statement, collect
+from mammo_dp.report.collect import collect
 from mammo_dp.report.sentences import in_words
 from mammo_dp.report.tables import (
     MAIN,
@@ -105,7 +106,7 @@ def test_a_crops_epsilon_never_stands_without_the_patients() -> None:
         )
     )
     (stated,) = ledger.statements(1e-3, "w")
-    statement = Statement.read(stated.as_json())
+    statement = PrivacyStatement.from_json(stated.as_json())
     assert stated.patient is not None
     assert statement.patient_epsilon == stated.patient.epsilon > 3 * stated.epsilon
     crop, patient = epsilon(stated.epsilon), epsilon(stated.patient.epsilon)

@@ -162,10 +162,10 @@ def attack_membership(
     result = score(
         signals,
         [ATTACKS[name] for name in signals.columns],
-        unit=statement["unit"],
+        unit=statement.unit,
         bounds=bounds_of(statement),
         models=count or len(references),
-        control=controls(signals, read_observed(models), statement["unit"])
+        control=controls(signals, read_observed(models), statement.unit)
         if count and models.is_file()
         else {},
         not_tried={name: why_not for name in ATTACKS if name not in signals.columns},

@@ -51,8 +51,17 @@ def online(observed: Observed) -> Floats:
     Args:
         observed: At least two models on either side of each crop.
     """
-    confidence, inside = observed.of_models(), observed.inside
-    found = observed.of_target()
+    return online_ratio(observed.of_target(), observed.of_models(), observed.inside)
+
+
+def online_ratio(found: Floats, confidence: Floats, inside: NDArray[np.bool_]) -> Floats:
+    """As :func:`online`, of arrays.
+
+    Args:
+        found: ``log(p_y / (1 - p_y))`` of the attacked model, shape ``(crops,)``.
+        confidence: The same of the adversary's models, shape ``(models, crops)``.
+        inside: Models that knew the patient, shape ``(models, crops)``.
+    """
     knew, did_not = (_normal(confidence, side) for side in (inside, ~inside))
     return np.asarray(norm.logpdf(found, *knew) - norm.logpdf(found, *did_not))
 
@@ -63,9 +72,12 @@ def offline(observed: Observed) -> Floats:
     Args:
         observed: At least two models per crop that did not know the patient.
     """
-    return np.asarray(
-        -norm.logsf(observed.of_target(), *_normal(observed.of_models(), ~observed.inside))
-    )
+    return offline_ratio(observed.of_target(), observed.of_models(), observed.inside)
+
+
+def offline_ratio(found: Floats, confidence: Floats, inside: NDArray[np.bool_]) -> Floats:
+    """As :func:`offline`, of arrays, see :func:`online_ratio`."""
+    return np.asarray(-norm.logsf(found, *_normal(confidence, ~inside)))
 
 
 def _normal(confidence: Floats, side: NDArray[np.bool_]) -> tuple[Floats, Floats]:

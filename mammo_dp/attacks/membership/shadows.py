@@ -29,6 +29,8 @@ from mammo_dp.attacks.membership.heads import (
 from mammo_dp.attacks.membership.observed import Observed
 from mammo_dp.attacks.membership.query import query
 from mammo_dp.attacks.signals import AttackError, Signals
+from mammo_dp.privacy.accounting.account import fits_of
+from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.privacy.statement.seals import SealedFeatures
 from mammo_dp.privacy.training.descent import plan_descent
 from mammo_dp.privacy.training.gradients.units import Clip
@@ -53,10 +55,10 @@ class TrainedRun:
     record: RunRecord
     released: ReleasedClassifier
     settings: Mapping[str, Any]
-    statement: Mapping[str, Any]
+    statement: PrivacyStatement
 
     @classmethod
-    def read(cls, folder: Path, statement: Mapping[str, Any]) -> "TrainedRun":
+    def read(cls, folder: Path, statement: PrivacyStatement) -> "TrainedRun":
         """Reads ``run.json``, the weights, and all hyper-parameters beside them.
 
         Raises:
@@ -79,7 +81,7 @@ class TrainedRun:
             return f"{kind or 'a model of unknown kind'} is not trained as a head by this attack"
         if (trained := self.settings["trainable"]) != "head":
             return f"trainable is {trained!r}, so that each shadow would be a whole fit"
-        if not self.statement["own"]:
+        if not self.statement.is_own:
             return "the head was fitted to other crops than these, which an earlier stage saw"
         return ""
 
@@ -109,14 +111,13 @@ class TrainedRun:
                 each crop is seen as often.
         """
         settings, trainer = self.settings, self._of("trainer")
-        private = self.statement["noise_multiplier"] is not None
         kind: NoisySteps | PlainSteps
-        if private:
-            steps = int(self.statement["steps"])
+        if own := fits_of(self.statement.own):
+            steps = own[0].steps
             kind = NoisySteps(
-                unit=self.statement["unit"],
-                noise_multiplier=float(self.statement["noise_multiplier"]),
-                sampling_rate=float(self.statement["sampling_rate"]),
+                unit=self.statement.unit,
+                noise_multiplier=own[0].noise_multiplier,
+                sampling_rate=own[0].sampling_rate,
                 clip=Clip(norm=settings["clipping_norm"], rule=settings["clipping"]),
             )
         else:
@@ -141,12 +142,13 @@ class TrainedRun:
         """As set, or as it followed from the noise of the run."""
         if (given := self.settings["learning_rate"]) is not None:
             return float(given)
-        statement = self.statement
+        units, (own,) = self.statement.guarantee.units, fits_of(self.statement.own)
+        assert units is not None  # of a cohort that was trained on
         return plan_descent(
-            noise_multiplier=statement["noise_multiplier"],
+            noise_multiplier=own.noise_multiplier,
             clipping_norm=self.settings["clipping_norm"],
-            expected_units=statement["sampling_rate"] * statement["units"],
-            steps=statement["steps"],
+            expected_units=own.sampling_rate * units,
+            steps=own.steps,
             features=head(self.released.model.net).in_features,
             score_noise=self.settings["score_noise"],
         ).rate

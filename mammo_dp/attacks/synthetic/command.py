@@ -84,7 +84,7 @@ def synthetic(
             for space in SPACES
             for method in methods(with_reference=reference is not None)
         ],
-        unit=statement["unit"],
+        unit=statement.unit,
         bounds=bounds_of(statement),
         resamples=resamples,
         seed=seed,

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One look at a released set: distances of a cohort to it, and the signals that follow."""
 
-import json
 from typing import get_args
 
 import numpy as np
@@ -15,6 +14,7 @@ from mammo_dp.attacks.signals import AttackError, Signals
 from mammo_dp.attacks.synthetic.methods import Seen, methods
 from mammo_dp.attacks.synthetic.spaces import SPACES, Points, Space, distances
 from mammo_dp.privacy.statement.cohort import Cohort
+from mammo_dp.privacy.statement.document import read_statements
 
 _CLASSES = {False: "benign", True: "malignant"}
 
@@ -90,9 +90,9 @@ def require_independent(
             "are in the cohort. Give phantoms or crops of other patients."
         )
     privacy = reference.folder / "privacy.json"
-    said = json.loads(privacy.read_text(encoding="utf-8"))["statements"] if privacy.exists() else []
+    said = read_statements(privacy) if privacy.exists() else ()
     tags = {Cohort.of_manifest(manifest, split).tag for split in get_args(Split)} - {""}
-    if any(statement["cohort"] in tags for statement in said):
+    if any(statement.cohort.tag in tags for statement in said):
         raise AttackError(
             f"{privacy}: the reference was made from the cohort itself. Give phantoms or crops of "
             "other patients."

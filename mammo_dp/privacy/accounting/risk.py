@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +77,15 @@ class Risk:
     tpr_at_fpr: Mapping[float, float]
     reconstruction_robustness: Mapping[float, float]
 
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Reads what :meth:`as_json` gave."""
+        return cls(
+            advantage=stored["advantage"],
+            tpr_at_fpr=_by_number(stored["tpr_at_fpr"]),
+            reconstruction_robustness=_by_number(stored["reconstruction_robustness"]),
+        )
+
     def as_json(self) -> dict[str, object]:
         """Plain values, for ``privacy.json``; keys have six significant digits."""
         return {
@@ -119,6 +129,10 @@ def risk_of(
         tpr_at_fpr={fpr: 1 - misses(fpr) for fpr in fprs},
         reconstruction_robustness={kappa: 1 - misses(kappa) for kappa in kappas},
     )
+
+
+def _by_number(stored: Mapping[str, float]) -> Mapping[float, float]:
+    return {float(key): float(value) for key, value in stored.items()}
 
 
 def neighbour(adjacency: Adjacency, unit: Unit) -> str:

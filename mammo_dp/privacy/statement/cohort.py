@@ -23,6 +23,7 @@ from data_prep.manifest import CropsManifest, Split
 from mammo_dp.privacy.statement.seals import cohort_key, key_id
 
 _DIGITS = 16  # of a patient's hash: 64 bits
+UNKNOWN = "unknown data"  # in place of the name of a data set
 _NOT_COMPARED = "on patients whose crops could not be compared, taken to be these,"
 
 
@@ -115,7 +116,7 @@ class Cohort:
     @property
     def name(self) -> str:
         """For people, such as ``"cbis-ddsm/train"``."""
-        return f"{self.dataset or 'unknown data'}/{self.split}".rstrip("/")
+        return f"{self.dataset or UNKNOWN}/{self.split}".rstrip("/")
 
     @property
     def is_empty(self) -> bool:

@@ -233,6 +233,21 @@ def read_statement(path: str | Path) -> dict[str, Any]:
     return stored
 
 
+def read_statements(path: str | Path) -> tuple[PrivacyStatement, ...]:
+    """What each cohort may rely on, as ``privacy.json`` says; its seal is not checked.
+
+    Args:
+        path: The file, or its folder.
+
+    Returns:
+        One per cohort of patients in the lineage; empty if there is none.
+
+    Raises:
+        PrivacyError: If the file is missing or unreadable.
+    """
+    return tuple(map(PrivacyStatement.from_json, read_statement(path)["statements"]))
+
+
 def read_evidence(folder: str | Path) -> dict[str, Any] | None:
     """Reads ``privacy_evidence.json`` beside a statement.
 

@@ -2,7 +2,7 @@
 """Guarantees: what a unit of a cohort may rely on, in numbers and in a sentence."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Self
@@ -10,16 +10,20 @@ from typing import Any, Self
 from data_prep.manifest import Unit
 from mammo_dp.privacy.accounting.account import (
     Adjacency,
+    Mechanism,
     Noisy,
     PrivacyCurve,
+    Selection,
     common,
     compose,
     fits_of,
+    mechanism_from_json,
     planned,
     rdp_epsilon,
 )
 from mammo_dp.privacy.accounting.risk import Risk, risk_of
-from mammo_dp.privacy.statement.cohort import Cohort
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.statement.cohort import UNKNOWN, Cohort
 
 COVERS = (
     "The released artefact, and whatever is computed from it without looking at these data again."
@@ -92,6 +96,36 @@ class Guarantee:
             because=because,
         )
 
+    @property
+    def reconstruction(self) -> float:
+        """Largest probability to name one unit among all; NaN where there is none to name.
+
+        Where there is no guarantee it is 1; a cohort of one, or of unknown number, has no bound.
+        """
+        if math.isinf(self.epsilon):
+            return 1.0
+        units, bounds = self.units or 1, self.risk.reconstruction_robustness
+        nearest = min(bounds, key=lambda kappa: abs(kappa * units - 1), default=None)
+        return math.nan if nearest is None else bounds[nearest]
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any], unit: Unit) -> Self:
+        """Reads what :meth:`as_json` gave.
+
+        Args:
+            stored: Plain values.
+            unit: What is protected.
+        """
+        return cls(
+            unit=unit,
+            units=stored["units"],
+            epsilon=float(stored["epsilon"]),
+            accountant=stored["accountant"],
+            epsilon_rdp=float(stored["epsilon_rdp"]),
+            risk=Risk.from_json(stored["risk"]),
+            because=stored["because"],
+        )
+
     def as_json(self) -> dict[str, Any]:
         """Plain values; infinity is a word."""
         return {
@@ -155,6 +189,47 @@ class PrivacyStatement:
         return self.guarantee.because
 
     @property
+    def patient_epsilon(self) -> float:
+        """Of a patient with the most crops; equal to :attr:`epsilon` where patients are drawn."""
+        return self.guarantees[-1].epsilon
+
+    @property
+    def own_epsilon(self) -> float:
+        """Of the stage that released the artefact, alone; infinite if that was not private."""
+        return math.inf if self.own is None else epsilon_of((self.own,), self.delta)
+
+    @property
+    def accountant(self) -> str:
+        """Where :attr:`epsilon`, else :attr:`own_epsilon`, comes from; empty if both are infinite.
+
+        Such as ``"PLD, dp-accounting 0.6.0"``.
+        """
+        if self.guarantee.accountant or self.own is None:
+            return self.guarantee.accountant
+        return _composed((self.own,)).source
+
+    @property
+    def conditions(self) -> str:
+        """What must stand beside each epsilon of this statement."""
+        parts = [f"unit {self.unit}", f"delta {self.delta:g}", self.adjacency, self.accountant]
+        return ", ".join(filter(None, parts))
+
+    @property
+    def advantage(self) -> float:
+        """Largest TPR - FPR of any membership attack on a unit; 1 without a guarantee."""
+        return self.guarantee.risk.advantage if math.isfinite(self.epsilon) else 1.0
+
+    @property
+    def tpr(self) -> float:
+        """Largest TPR of any membership attack at 1 % false positives; 1 without a guarantee."""
+        return self.guarantee.risk.tpr_at_fpr[0.01] if math.isfinite(self.epsilon) else 1.0
+
+    @property
+    def reconstruction(self) -> float:
+        """Largest probability to name one unit among all, see :attr:`Guarantee.reconstruction`."""
+        return self.guarantee.reconstruction
+
+    @property
     def sentence(self) -> str:
         """Each epsilon with everything it means nothing without."""
         first, *others = map(self._clause, self.guarantees)
@@ -172,6 +247,64 @@ class PrivacyStatement:
         return (
             f"epsilon = {guarantee.epsilon:.4g} at delta = {self.delta:g} for {whose}, "
             f"{self.adjacency}, by {guarantee.accountant}"
+        )
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Reads what :meth:`as_json` gave: one entry of ``statements`` in ``privacy.json``.
+
+        The file's seal is not checked here; ``mammo_dp.verify`` checks it. The cohort is known by
+        its tag and name, without its patients.
+
+        Args:
+            stored: The entry, as :mod:`json` reads it.
+
+        Raises:
+            PrivacyError: If a field is missing or no value for it.
+        """
+        try:
+            return cls._read(stored)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise PrivacyError(
+                f"statement: is no entry of `statements` in a privacy.json of this version "
+                f"({error!r}). Give json.load(file)['statements'][i], or use "
+                "mammo_dp.read_statements."
+            ) from error
+
+    @classmethod
+    def _read(cls, stored: Mapping[str, Any]) -> Self:
+        unit, split = stored["unit"], stored["split"]
+        dataset = stored["cohort_name"].removesuffix(f"/{split}")
+        patient = None
+        if "epsilon_patient" in stored:
+            suffix = "_patient"
+            beside = {
+                name.removesuffix(suffix): value
+                for name, value in stored.items()
+                if name.endswith(suffix) and name != "crops_per_patient"
+            }
+            patient = Guarantee.from_json(beside, "patient")
+        composed = tuple(
+            (one["stage"], mechanism_from_json({k: v for k, v in one.items() if k != "stage"}))
+            for one in stored["mechanisms"]
+        )
+        return cls(
+            cohort=Cohort(
+                tag=stored["cohort"],
+                dataset="" if dataset == UNKNOWN else dataset,
+                split=split,
+                patients=None,
+            ),
+            delta=float(stored["delta"]),
+            adjacency=stored["adjacency"],
+            guarantee=Guarantee.from_json(stored, unit),
+            patient=patient,
+            crops_per_patient=stored["crops_per_patient"],
+            by_crops=tuple((e["crops"], float(e["epsilon"])) for e in stored["epsilon_by_crops"]),
+            composed=composed,
+            exclusions=tuple(stored["exclusions"]),
+            is_own=bool(stored["own"]),
+            own=_own(stored),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -205,6 +338,20 @@ class PrivacyStatement:
             "covers": COVERS,
             "exclusions": list(self.exclusions),
         }
+
+
+def _own(stored: Mapping[str, Any]) -> Noisy | None:
+    """Mechanism of the stage itself; its clipping norm stands among the accesses."""
+    if stored["noise_multiplier"] is None:
+        return None
+    fit = Mechanism(
+        noise_multiplier=stored["noise_multiplier"],
+        sampling_rate=stored["sampling_rate"],
+        steps=stored["steps"],
+        crops_of_unit=stored["crops_of_unit"],
+    )
+    plan = stored["selection"]
+    return fit if plan is None else Selection(mechanisms=(fit,), **plan)
 
 
 def taken_together(statements: Sequence[PrivacyStatement]) -> str:

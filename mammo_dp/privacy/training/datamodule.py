@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Crops as differential privacy needs them: whole units, drawn by Poisson sampling."""
+"""Data as differential privacy needs them: whole units, drawn by Poisson sampling."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 from typing import Any
 
+import lightning
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -223,13 +224,7 @@ class DPCropsDataModule(CropsDataModule):
 
     @property
     def _model(self) -> DPTraining:
-        model = self.trainer.lightning_module if self.trainer is not None else None
-        if not isinstance(model, DPTraining):
-            raise PrivacyError(
-                f"data: DPCropsDataModule feeds {type(model).__name__}. Use it with a "
-                "DPCropClassifier or DPMCGAN; a model without DP takes mammo_dp.CropsDataModule."
-            )
-        return model
+        return _private_model(self)
 
     def setup(self, stage: str) -> None:
         """Loads crops; for a fit, also takes a fresh key.
@@ -239,8 +234,7 @@ class DPCropsDataModule(CropsDataModule):
         """
         super().setup(stage)
         if stage == "fit":
-            key = new_key() if self.insecure_seed is None else self.insecure_seed
-            self.key = key if self.trainer is None else self.trainer.strategy.broadcast(key)
+            self.key = _fresh_key(self)
             self._features = None
 
     def use_features(self, features: Tensor) -> None:
@@ -261,24 +255,155 @@ class DPCropsDataModule(CropsDataModule):
 
     def train_dataloader(self) -> DataLoader[CropItem]:
         """One batch per step of the run, drawn by Poisson sampling; may be empty."""
-        model = self._model
-        sampler = PoissonUnitSampler(
-            self.sampling,
-            steps=model.trainer.max_steps,
-            key=self.key,
-            done=lambda: model.accounted_steps,
-            rank=model.trainer.global_rank,
-            world_size=model.trainer.world_size,
-        )
         crops = self._features or self.train_dataset
         return ResumableLoader(
             crops,
-            batch_sampler=sampler,
+            batch_sampler=_sampler(self._model, self.sampling, self.key),
             num_workers=self.num_workers if crops is self.train_dataset else 0,
             collate_fn=_as_is,
             worker_init_fn=seed_worker,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+class DPDataModule(lightning.LightningDataModule):
+    """Any examples, drawn as differential privacy needs: whole patients at a known rate.
+
+    For data that are no crops, and without ``crops.csv``. Batches are those of crops:
+    ``CropBatch.image`` holds the inputs, ``malignant`` the labels, ``row`` the index in ``data``
+    and ``unit`` the patient. Other loaders, such as ``val_dataloader``, come from a subclass.
+
+    Args:
+        data: Map-style dataset of pairs ``(input, label)``, such as a ``TensorDataset``: inputs
+            of one shape, ``(features,)`` or ``(channels, height, width)``, each a function of its
+            patient alone, without random augmentation; labels are numbers.
+        patients: Patient of each example, of any type that can be compared, ``len(data)`` of them.
+        rate: Probability that a patient joins a step, in ``(0, 1]``.
+        public_size: Declared number of patients, see :class:`DPCropsDataModule`.
+        insecure_seed: Fixes draws and noise, for tests: whoever knows it can remove the noise.
+
+    Attributes:
+        sampling: Units and rate.
+        key: 256 bits behind draws and noise, fresh at each start of a fit; the same on all ranks.
+
+    Raises:
+        PrivacyError: If patients and examples differ in number, or a value is outside its range.
+    """
+
+    key: int
+
+    def __init__(
+        self,
+        data: Dataset[Any],
+        patients: Sequence[Hashable],
+        *,
+        rate: float = 0.25,
+        public_size: int | None = None,
+        insecure_seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        count = len(data)  # type: ignore[arg-type]  # map-style
+        if len(patients) != count:
+            raise PrivacyError(
+                f"data: {count} examples of {len(patients)} patients. Name the patient of each "
+                "example; one with several examples is named several times."
+            )
+        self.data = data
+        self.insecure_seed = insecure_seed
+        rows: dict[Hashable, list[int]] = {}
+        for row, patient in enumerate(patients):
+            rows.setdefault(patient, []).append(row)
+        self.sampling = PoissonSampling(
+            unit="patient",
+            rows_of=tuple(map(tuple, rows.values())),
+            rate=rate,
+            public_size=public_size,
+        )
+
+    def setup(self, stage: str) -> None:
+        """Checks an example and, for a fit, takes a fresh key.
+
+        Raises:
+            PrivacyError: If the shape of an input is not one that a row can have.
+        """
+        if stage == "fit":
+            if len(shape := self.image_shape()) not in (1, 3):
+                raise PrivacyError(
+                    f"data: an input has shape {shape}. Give (features,) or (channels, height, "
+                    "width); let the network reshape others."
+                )
+            self.key = _fresh_key(self)
+
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return tuple(self.data[0][0].shape)
+
+    def train_dataloader(self) -> DataLoader[CropItem]:
+        """One batch per step of the run, drawn by Poisson sampling; may be empty."""
+        return ResumableLoader(
+            _Draws(self.data, self.sampling, self.image_shape()),
+            batch_sampler=_sampler(_private_model(self), self.sampling, self.key),
+            collate_fn=_as_is,
+        )
+
+
+class _Draws(Dataset[CropItem]):
+    """Examples of drawn patients as batches."""
+
+    def __init__(
+        self, data: Dataset[Any], sampling: PoissonSampling, shape: tuple[int, ...]
+    ) -> None:
+        self.data = data
+        self.shape = shape
+        self.unit_of = {row: unit for unit, rows in enumerate(sampling.rows_of) for row in rows}
+
+    def __len__(self) -> int:
+        return len(self.unit_of)
+
+    def __getitems__(self, rows: Sequence[int]) -> CropBatch:
+        examples = [self.data[row] for row in rows]
+        inputs = [torch.as_tensor(example[0]) for example in examples]
+        return CropBatch(
+            torch.stack(inputs) if inputs else torch.empty(0, *self.shape),
+            torch.tensor([_plain(example[1]) for example in examples]),
+            torch.tensor(rows, dtype=torch.int64),
+            torch.tensor([self.unit_of[row] for row in rows], dtype=torch.int64),
+        )
+
+
+def _plain(label: float | Tensor) -> float:
+    """The number that a label is, an integer where it is one."""
+    number: float = label.item() if isinstance(label, Tensor) else label
+    return number
+
+
+def _sampler(model: DPTraining, sampling: PoissonSampling, key: int) -> PoissonUnitSampler:
+    """Draws the steps that the model's account still lacks."""
+    return PoissonUnitSampler(
+        sampling,
+        steps=model.trainer.max_steps,
+        key=key,
+        done=lambda: model.accounted_steps,
+        rank=model.trainer.global_rank,
+        world_size=model.trainer.world_size,
+    )
+
+
+def _fresh_key(data: "DPCropsDataModule | DPDataModule") -> int:
+    key = new_key() if data.insecure_seed is None else data.insecure_seed
+    shared: int = key if data.trainer is None else data.trainer.strategy.broadcast(key)
+    return shared
+
+
+def _private_model(data: lightning.LightningDataModule) -> DPTraining:
+    model = data.trainer.lightning_module if data.trainer is not None else None
+    if not isinstance(model, DPTraining):
+        raise PrivacyError(
+            f"data: {type(data).__name__} feeds {type(model).__name__}. Use it with a "
+            "DPCropClassifier, a DPMCGAN or another DPTraining; a model without DP takes "
+            "mammo_dp.CropsDataModule."
+        )
+    return model
 
 
 def _as_is(batch: CropBatch | list[Any]) -> CropBatch | list[Any]:

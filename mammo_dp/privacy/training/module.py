@@ -155,7 +155,7 @@ class DPTraining(lightning.LightningModule):
         if not isinstance(found, PoissonSampling):
             raise PrivacyError(
                 f"data: {type(self._datamodule).__name__} does not sample units at a known rate. "
-                "Use mammo_dp.DPCropsDataModule."
+                "Use mammo_dp.DPCropsDataModule or mammo_dp.DPDataModule."
             )
         return found
 

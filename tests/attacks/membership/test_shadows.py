@@ -24,6 +24,7 @@ from mammo_dp.attacks.membership.ratios import ATTACKS, with_ratios
 from mammo_dp.attacks.membership.shadows import TrainedRun
 from mammo_dp.attacks.scoring import Result, read_result
 from mammo_dp.attacks.signals import AttackError, read_signals
+from mammo_dp.privacy.statement.document import read_statements
 from tests.attacks.membership.targets import model, write_run
 
 NAME = LOSS_THRESHOLD.name
@@ -53,7 +54,8 @@ def head_run(tmp_path_factory: pytest.TempPathFactory, noise: CropsManifest) -> 
 def test_a_shadow_sees_each_crop_as_often_as_the_run_did(
     head_run: Path, batch_size: int, share: float
 ) -> None:
-    run = TrainedRun.read(head_run, {"noise_multiplier": None})
+    (statement,) = read_statements(head_run)
+    run = TrainedRun.read(head_run, replace(statement, own=None))
     config = {**run.record.config, "data": {"init_args": {"batch_size": batch_size}}}
     recipe = replace(run, record=replace(run.record, config=config)).recipe(36, share)
     assert recipe.optimizer == "adamw"

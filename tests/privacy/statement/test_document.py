@@ -4,16 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.manifest import CropsManifest
-from mammo_dp.privacy.accounting.account import Mechanism
+from data_prep.manifest import CropsManifest, Unit
+from mammo_dp.privacy.accounting.account import Mechanism, Noisy, Selection
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.privacy.statement.document import (
     EXCLUSIONS,
     NO_PATIENTS,
     read_statement,
+    read_statements,
     write_statement,
 )
+from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.statement.lineage import data_ledger
 from mammo_dp.runs import file_sha256, open_run
@@ -172,3 +174,52 @@ def test_an_unreadable_statement_is_refused(tmp_path: Path, content: str) -> Non
     (tmp_path / "privacy.json").write_text(content)
     with pytest.raises(PrivacyError, match=r"no readable privacy statement.*run the stage"):
         read_statement(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("unit", "mechanism"),
+    [
+        ("patient", MECHANISM),
+        ("crop", MECHANISM),
+        ("patient", None),
+        ("patient", Selection(mechanisms=(MECHANISM,), law="logarithmic", mean=3.0)),
+    ],
+)
+def test_statements_are_read_as_they_were_written(
+    tmp_path: Path, cohort: CropsManifest, unit: Unit, mechanism: Noisy | None
+) -> None:
+    folder = open_run(tmp_path / "run", command="fit", config={}, inputs={}, seed=1).folder
+    weights = folder / "last.ckpt"
+    weights.write_text("weights")
+    ledger = PrivacyLedger().plus(
+        Access.of_training(
+            "fit",
+            cohort,
+            "train",
+            unit=unit,
+            mechanism=mechanism,
+            released=file_sha256(weights),
+            crops_per_patient=9 if unit == "crop" else None,
+        ),
+        Access.of_unknown("a parent", ""),
+    )
+    write_statement(folder, ledger, delta=1e-3, artefact=weights)
+    stored = json.loads((folder / "privacy.json").read_text())["statements"]
+    read = read_statements(folder)
+    assert len(read) == 2
+    assert [statement.as_json() for statement in read] == stored
+    (derived, unknown) = ledger.statements(1e-3, file_sha256(weights))
+    for one, other in zip(read, (derived, unknown), strict=True):
+        assert one.sentence == other.sentence
+        assert (one.unit, one.epsilon, one.patient_epsilon, one.own_epsilon) == (
+            other.unit,
+            other.epsilon,
+            other.patient_epsilon,
+            other.own_epsilon,
+        )
+        assert one.cohort.tag == other.cohort.tag
+
+
+def test_an_entry_of_another_form_is_refused() -> None:
+    with pytest.raises(PrivacyError, match="read_statements"):
+        PrivacyStatement.from_json({"epsilon": 3})

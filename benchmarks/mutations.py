@@ -187,7 +187,7 @@ def settings(folder: Path) -> Path:
         },
     }
     path = folder / "fit.yaml"
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
 
 
@@ -197,10 +197,10 @@ def copied(folder: Path, fault: Fault | None) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     if fault is not None:
         path = folder / fault.file
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         if (found := text.count(fault.old)) != 1:
             raise SystemExit(f"{fault.name}: {fault.old!r} stands {found} times in {fault.file}.")
-        path.write_text(text.replace(fault.old, fault.new))
+        path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
     return folder
 
 
@@ -213,6 +213,7 @@ def command(source: Path, *words: str) -> tuple[int, str]:
         capture_output=True,
         text=True,
         check=False,
+        encoding="utf-8",
     )
     return done.returncode, done.stdout + done.stderr
 

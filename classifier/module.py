@@ -29,6 +29,7 @@ from classifier.backbones import (
 from classifier.features import FeaturesSeal, cached_features, rank_zero_first
 from classifier.predictions import FILE_NAME, Predictions, write_predictions
 from data_prep.datamodule import CropBatch, CropsDataModule
+from data_prep.errors import DataError
 
 
 class CropClassifier(lightning.LightningModule):
@@ -111,6 +112,37 @@ class CropClassifier(lightning.LightningModule):
         super().train(mode)
         keep_frozen_in_eval(self.net)
         return self
+
+    def setup(self, stage: str) -> None:
+        """Checks that the net takes crops of the size of the data, before compute is spent.
+
+        Raises:
+            DataError: If it does not.
+        """
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, CropsDataModule):
+            return
+        crops = data.train_dataset if stage == "fit" else data.evaluate_dataset
+        wanted, size = self.hparams.get("image_size"), crops.image_size
+        if size != wanted and not self._takes(size):
+            raise DataError(
+                f"{type(self).__name__}: image_size={wanted}, but the crops have {size} pixels "
+                "along an edge. Set data.init_args.image_size and model.init_args.image_size to "
+                "one value."
+            )
+
+    @torch.no_grad()
+    def _takes(self, size: int) -> bool:
+        """Whether the net scores images with an edge of so many pixels."""
+        mode = self.training
+        try:
+            self.eval().net(torch.zeros(1, 1, size, size, device=self.device))
+        except (AssertionError, RuntimeError, ValueError):  # the words of timm and torch for it
+            return False
+        finally:
+            self.train(mode)
+        return True
 
     def on_fit_start(self) -> None:
         """Computes or finds the features of a frozen body."""

@@ -3,8 +3,10 @@
 
 import csv
 import io
+import sys
+import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, get_args
@@ -21,6 +23,7 @@ from data_prep.errors import ArchiveError, RecordRejected
 from data_prep.fingerprints import fingerprint
 from data_prep.manifest import Crop, CropsManifest, Split
 
+EVERY_S = 5.0  # between lines of progress in a file
 REJECTED_FILE = "rejected.csv"
 
 T = TypeVar("T")
@@ -118,9 +121,23 @@ def read_grey(path: Path, where: str, *, deep: bool = False) -> NDArray[np.uint1
 
 
 def watched(items: Sequence[T], what: str) -> Iterable[T]:
-    """A progress bar on the error stream; silent where that is no terminal."""
+    """Shows progress on the error stream: a bar, or a line every few seconds in a file."""
     console = Console(stderr=True)
-    return track(items, description=what, console=console, disable=not console.is_terminal)
+    if console.is_terminal:
+        return track(items, description=what, console=console)
+    return _told(items, what)
+
+
+def _told(items: Sequence[T], what: str) -> Iterator[T]:
+    """A line whenever ``EVERY_S`` have passed; none for what is done before."""
+    begun = told = time.monotonic()
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if now - told >= EVERY_S:
+            told, left = now, (now - begun) * (len(items) - done) / done if done else 0.0
+            line = f"{what}: {done} of {len(items)}" + (f", {left:.0f} s left" if done else "")
+            print(line, file=sys.stderr, flush=True)
+        yield item
 
 
 def print_counts(manifest: CropsManifest, reasons: Counter[str], *, merged: int) -> None:

@@ -100,7 +100,7 @@ def _check_syntax(dataset: Dataset, where: str) -> None:
     if not available:
         package = _PACKAGES.get(str(syntax))
         remedy = (
-            f"Install {package}: pip install 'mammo-dp[dicom]'."
+            f'Install {package}: `pip install -e ".[dicom]"` in the source tree.'
             if package
             else "No package for it is supported; decompress the file first."
         )

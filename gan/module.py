@@ -13,6 +13,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from data_prep.datamodule import CropBatch, CropsDataModule
+from data_prep.errors import DataError
 from gan.augment import augment, parse_policy
 from gan.averaging import averaged
 from gan.checkpoint import Checkpoint
@@ -200,10 +201,10 @@ class MCGAN(lightning.LightningModule):
             batch_idx: Unused; the position is ``global_step``.
 
         Raises:
-            ValueError: If the crops have another size.
+            DataError: If the crops have another size.
         """
         if batch.image.shape[1:] != (1, self.image_size, self.image_size):
-            raise ValueError(
+            raise DataError(
                 f"MCGAN: crops of shape {tuple(batch.image.shape[1:])}, but "
                 f"image_size={self.image_size}. Set "
                 "data.init_args.image_size and model.init_args.image_size to one value."

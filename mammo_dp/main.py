@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command table: ``mammo-dp --help`` prints it and imports nothing else."""
 
+import errno
+import io
 import os
 import sys
 import textwrap
@@ -31,6 +33,7 @@ COMMANDS = {
 }
 _TRAINING = ("fit", "validate", "test")
 _PACKAGES = ("data_prep", "gan", "classifier", "mammo_dp")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,9 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if clash := name_clash():
         print(f"mammo-dp: {clash}", file=sys.stderr)
         return 1
+    for stream in (sys.stdout, sys.stderr):  # a screen without a sign shows a question mark
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     # Waiting threads yield their core: on a shared machine, spinning ones make a small network
     # several times slower. Read by OpenMP when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _log_once()
     try:
         run(arguments)
     except KeyboardInterrupt:
@@ -71,9 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        print(f"mammo-dp {arguments[0]}: {error}. Nothing finished was lost.", file=sys.stderr)
+        print(f"mammo-dp {arguments[0]}: {_in_words(error)}", file=sys.stderr)
         return 1
     except Exception as error:
+        if (full := _full_disk(error)) is not None:
+            print(f"mammo-dp {arguments[0]}: {_in_words(full)}", file=sys.stderr)
+            return 1
         # Errors that our packages define are written for users; all others are bugs.
         if type(error).__module__.partition(".")[0] not in _PACKAGES:
             raise
@@ -132,6 +142,50 @@ def name_clash() -> str | None:
                 f"package {name!r} comes from {found}, not from {home}. Another distribution with "
                 "that name is installed; use a fresh virtual environment and install from source."
             )
+    return None
+
+
+def _log_once() -> None:
+    """Log lines go to the error stream by one handler, before libraries install their own.
+
+    Opacus adds one on import, and Lightning one of its own that passes each line on to it.
+    """
+    import logging
+
+    if logging.getLogger().handlers:
+        return
+
+    class ErrorStream(logging.StreamHandler):  # type: ignore[type-arg]  # of Python 3.11
+        """Asks for the stream at each line, since cells of a benchmark redirect it."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            self.stream = sys.stderr
+            super().emit(record)
+
+    logging.basicConfig(format="%(message)s", handlers=[ErrorStream()])
+    logging.getLogger("lightning").propagate = False
+
+
+def _in_words(error: OSError) -> str:
+    """What the system refused, and what to do."""
+    if error.errno not in _FULL:
+        return f"{error}. Nothing finished was lost."
+    where = f" as {error.filename} was written" if error.filename else ""
+    return (
+        f"the disk or its quota is full{where} ({error.strerror}). Free some space and run the "
+        "same command again; nothing finished was lost."
+    )
+
+
+def _full_disk(error: BaseException) -> OSError | None:
+    """The full disk behind an error of another type, such as torch's for a checkpoint."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            return cause
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
     return None
 
 

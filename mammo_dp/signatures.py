@@ -39,8 +39,9 @@ def stub(target: str) -> Callable[..., None]:
     described = ast.FunctionDef(
         name=name, args=found.args, returns=found.returns, decorator_list=[], body=body
     )
-    # Not in the name of its module: parsers import what a function says that it comes from.
-    function: Callable[..., None] = _evaluated(described, module, {"__name__": __name__})[name]
+    # Not in the name of its module: parsers import what a function says that it comes from, and
+    # look for its name in the packages above.
+    function: Callable[..., None] = _evaluated(described, module, {"__name__": "__main__"})[name]
     return function
 
 

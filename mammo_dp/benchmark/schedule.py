@@ -15,6 +15,7 @@ from distributed import Client, Future, LocalCluster, Worker, WorkerPlugin, as_c
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from data_prep.crop_set import EVERY_S
 from mammo_dp.benchmark.jobs import Command, Job, Outcome, execute
 from mammo_dp.benchmark.spec import BenchmarkError
 
@@ -205,6 +206,7 @@ class _Board:
     futures: dict[Future[Outcome], str] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
     started: float = field(default_factory=time.monotonic)
+    told: float = 0.0
     before: int = 0
     bar: Progress | None = None
 
@@ -242,7 +244,14 @@ class _Board:
         if (fresh := ended - self.before) and ended < len(self.jobs):
             left = (time.monotonic() - self.started) / fresh * (len(self.jobs) - ended)
             parts.append(f"about {left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left")
-        self.bar.update(self.bar.task_ids[0], completed=ended, state=", ".join(parts))
+        state = ", ".join(parts)
+        self.bar.update(self.bar.task_ids[0], completed=ended, state=state)
+        if not self.bar.console.is_terminal and (
+            time.monotonic() - self.told >= EVERY_S or ended == len(self.jobs)
+        ):
+            self.told = time.monotonic()
+            line = f"{self.bar.tasks[0].description}: {ended} of {len(self.jobs)}, {state}"
+            self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _bar(console: Console) -> Progress:
@@ -253,4 +262,5 @@ def _bar(console: Console) -> Progress:
         TimeElapsedColumn(),
         TextColumn("{task.fields[state]}"),
         console=console,
+        disable=not console.is_terminal,  # a file gets lines, see _Board
     )

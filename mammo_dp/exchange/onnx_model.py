@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A classifier as an ONNX graph: crops in, logits and probabilities out, calibration inside.
 
-Needs ``pip install "mammo-dp[export]"``.
+Needs the extra ``export``: ``pip install -e ".[export]"`` in the source tree.
 """
 
 import warnings
@@ -46,7 +46,8 @@ def require_onnx() -> None:
     """
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise ExportError(
-            f"{', '.join(missing)}: not installed. Run `pip install 'mammo-dp[export]'`."
+            f'{", ".join(missing)}: not installed. Run `pip install -e ".[export]"` in the '
+            "source tree."
         )
 
 

@@ -42,11 +42,11 @@ from classifier.backbones import Trainable, build, select_trainable
 from data_prep.datamodule import CropBatch
 from data_prep.prepare import phantoms
 from mammo_dp import DPCropClassifier, DPCropsDataModule
-from mammo_dp.privacy.gradients.choice import Method
-from mammo_dp.privacy.gradients.choice import build as build_sums
-from mammo_dp.privacy.gradients.units import Clip
-from mammo_dp.privacy.noise import PrivateOptimizer
-from mammo_dp.privacy.sampling import new_key
+from mammo_dp.privacy.training.gradients.methods import Method
+from mammo_dp.privacy.training.gradients.methods import build as build_sums
+from mammo_dp.privacy.training.gradients.units import Clip
+from mammo_dp.privacy.training.optimizer import PrivateOptimizer
+from mammo_dp.privacy.training.sampling import new_key
 
 SIZE, NOISE, CLIP = 224, 1.0, 1.0
 MEASURES = ("time", "memory", "noise", "cache")
@@ -74,7 +74,7 @@ CASES = (
     Case("Swin-T, LoRA", SWIN, "lora", 4),
     Case("Swin-T, all", SWIN, "all", 4),
 )
-COLUMNS = ("ordinary", "book_keeping", "patients", "loop", "vmap", "opacus hooks", "opacus ghost")
+COLUMNS = ("ordinary", "book_keeping", "patients", "loop", "opacus hooks", "opacus ghost")
 
 
 def net_of(case: Case, device: str) -> nn.Module:
@@ -112,7 +112,7 @@ def step_of(case: Case, column: str, device: str) -> Step:
     if column.startswith("opacus"):
         return opacus_step(net, optimizer, batch, column.removeprefix("opacus "))
     method: Method = "book_keeping" if column == "patients" else column  # type: ignore[assignment]
-    sums_of = build_sums(net, method, 4 if method == "vmap" else case.batch)
+    sums_of = build_sums(net, method, case.batch)
     steps = iter(range(10**9))
     private = PrivateOptimizer(
         optimizer,
@@ -218,6 +218,7 @@ def peak_of(case: Case, column: str, device: str) -> float | None:
         capture_output=True,
         text=True,
         check=not column.startswith("opacus"),
+        encoding="utf-8",
     )
     return float(found.stdout.strip().splitlines()[-1]) if found.returncode == 0 else None
 
@@ -230,7 +231,7 @@ def print_peak(case: Case, column: str, device: str) -> None:
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     else:  # not `ru_maxrss`, which a process inherits from the one that started it
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts here
         before = status("VmRSS")
     for _ in range(2):
         step()
@@ -240,7 +241,7 @@ def print_peak(case: Case, column: str, device: str) -> None:
 
 def status(name: str) -> int:
     """Bytes of memory of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
 
 
@@ -384,7 +385,7 @@ def main() -> None:
 
 
 def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
 
 

@@ -81,7 +81,7 @@ def read_predictions(path: str | Path) -> Predictions:
     Raises:
         PredictionsError: Naming the file and the row or column that is wrong.
     """
-    with Path(path).open(newline="") as file:
+    with Path(path).open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
             raise PredictionsError(
@@ -111,7 +111,7 @@ def read_predictions(path: str | Path) -> Predictions:
 def write_in_one_move(path: str | Path, text: str) -> None:
     """Writes a text file that is whole or absent, whatever happens meanwhile."""
     temporary = Path(f"{path}.part")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 

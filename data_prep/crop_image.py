@@ -4,7 +4,6 @@
 import hashlib
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +25,8 @@ def save_crop_image(path: Path, pixels: NDArray[np.uint16]) -> str:
     Returns:
         :func:`pixel_hash` of the pixels.
     """
+    import cv2  # here: whoever reads the table of crops alone does without
+
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".png.part")
     # By OpenCV: files as small as Pillow's in a third of the time.

@@ -69,13 +69,10 @@ def command(name: str, text: str) -> Iterator[str]:
         yield (
             "Model and data are any class, such as those of [Python: public names](api.md); their "
             "arguments are `--model.init_args.NAME` and `--data.init_args.NAME`. `--trainer.NAME` "
-            "are the arguments of Lightning's `Trainer`. The command's own `--help` lists those "
-            "too, and `mammo-dp fit --model.help CLASS` those of a class."
+            "are the arguments of Lightning's `Trainer`, which `mammo-dp fit --help_all` lists. "
+            "`mammo-dp fit --model.help CLASS` lists those of a class."
         )
-        # The usage and one group name each flag of the trainer.
-        yield fenced("\n\n".join(p for p in rest.split("\n\n") if "--trainer.devices" not in p))
-    else:
-        yield fenced(shown)
+    yield fenced(shown)
     if "\nsubcommands:" in rest and (found := re.search(r"\{(\w+(?:,\w+)+)\}", usage)):
         for sub in found[1].split(","):
             yield f"### {name} {sub}"

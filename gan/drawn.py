@@ -64,9 +64,11 @@ class DrawnCrops:
                 )
             folder.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(".json.part")
-            temporary.write_text(json.dumps(settings, indent=2) + "\n")
+            temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
             temporary.replace(path)
-        _require_same(folder, json.loads(path.read_text()), json.loads(json.dumps(settings)))
+        _require_same(
+            folder, json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(settings))
+        )
         drawn = cls(folder)
         drawn.marks.update(
             (number, marks)
@@ -74,7 +76,7 @@ class DrawnCrops:
             if drawn._is_whole(number, marks[0])
         )
         lines = "".join(f"{number},{','.join(marks)}\n" for number, marks in drawn.marks.items())
-        (folder / TABLE).write_text(lines)  # without the line that a kill cut off
+        (folder / TABLE).write_text(lines, encoding="utf-8")  # without the line that a kill cut off
         return drawn
 
     def add(self, start: int, crops: NDArray[np.uint16]) -> None:
@@ -84,7 +86,7 @@ class DrawnCrops:
             start: Number of the first.
             crops: Shape ``(B, size, size)``, values in ``[0, 65535]``.
         """
-        with (self.folder / TABLE).open("a") as table:
+        with (self.folder / TABLE).open("a", encoding="utf-8") as table:
             for number, pixels in enumerate(crops, start):
                 if number in self.marks:
                     continue
@@ -99,7 +101,7 @@ class DrawnCrops:
 
     def _listed(self) -> Iterator[tuple[int, tuple[str, str]]]:
         path = self.folder / TABLE
-        for line in path.read_text().splitlines() if path.exists() else ():
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
             if match := _LINE.fullmatch(line):
                 yield int(match[1]), (match[2], match[3])
 

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from data_prep.datamodule import CropsDataModule
     from data_prep.manifest import CropsManifest
     from gan.module import MCGAN
-    from mammo_dp.privacy.calibration import DPCalibration
-    from mammo_dp.privacy.classifier import DPCropClassifier
-    from mammo_dp.privacy.datamodule import DPCropsDataModule
-    from mammo_dp.privacy.generator import DPMCGAN
-    from mammo_dp.privacy.strategy import DPDDPStrategy
+    from mammo_dp.privacy.training.calibration import DPCalibration
+    from mammo_dp.privacy.training.classifier import DPCropClassifier
+    from mammo_dp.privacy.training.datamodule import DPCropsDataModule
+    from mammo_dp.privacy.training.generator import DPMCGAN
+    from mammo_dp.privacy.training.plugins import DPDDPStrategy
 
 __version__ = "0.1.0"
 __all__ = [
@@ -34,17 +34,17 @@ __all__ = [
     "DPDDPStrategy",
 ]
 
-_MODULES = {
-    "DPMCGAN": "mammo_dp.privacy.generator",
+MODULES = {
+    "DPMCGAN": "mammo_dp.privacy.training.generator",
     "MCGAN": "gan.module",
     "CropClassifier": "classifier.module",
     "CropPretraining": "classifier.pretraining",
     "CropsDataModule": "data_prep.datamodule",
     "CropsManifest": "data_prep.manifest",
-    "DPCalibration": "mammo_dp.privacy.calibration",
-    "DPCropClassifier": "mammo_dp.privacy.classifier",
-    "DPCropsDataModule": "mammo_dp.privacy.datamodule",
-    "DPDDPStrategy": "mammo_dp.privacy.strategy",
+    "DPCalibration": "mammo_dp.privacy.training.calibration",
+    "DPCropClassifier": "mammo_dp.privacy.training.classifier",
+    "DPCropsDataModule": "mammo_dp.privacy.training.datamodule",
+    "DPDDPStrategy": "mammo_dp.privacy.training.plugins",
 }
 
 
@@ -54,6 +54,6 @@ def __getattr__(name: str) -> object:
     Raises:
         AttributeError: For a name that is not public.
     """
-    if name not in _MODULES:
+    if name not in MODULES:
         raise AttributeError(f"module 'mammo_dp' has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    return getattr(import_module(MODULES[name]), name)

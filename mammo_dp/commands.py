@@ -6,16 +6,15 @@ Those that write data are recorded: the folder gets ``run.json`` and a privacy s
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import data_prep  # noqa: F401  declares what torchvision lacks before lightning is imported
-
-# isort: split
 from jsonargparse import SUPPRESS, ArgumentParser, auto_cli
 
-from mammo_dp.runs import close_run, forget_run, open_run
+from mammo_dp.runs import RunRecord, close_run, forget_run, open_run
+from mammo_dp.signatures import stub
 
 _MADE = ("crops", "checkpoint")  # inputs that other stages made
 
@@ -23,21 +22,95 @@ Function = Callable[..., None]
 # Flags that name what a command reads; their content is hashed into run.json.
 _INPUTS = ("root", "crops", "checkpoint", "provenance")
 
+# Where the function of each command stands, as module:function.
+FUNCTIONS: Mapping[str, str | Mapping[str, str]] = {
+    "prepare": {
+        name: f"data_prep.prepare:{name}"
+        for name in (
+            "cbis_ddsm",
+            "crop_folder",
+            "synthetic_folder",
+            "phantoms",
+            "phantom_archive",
+        )
+    },
+    "generate": "gan.generate:generate",
+    "relabel": "classifier.relabel:relabel",
+    "interpolate": "gan.interpolate:interpolate",
+    "evolve": "mammo_dp.privacy.evolution.evolve:evolve",
+    "export": {
+        "classifier": "mammo_dp.exchange.classifier:classifier",
+        "medigan": "mammo_dp.exchange.medigan:medigan",
+        "set": "mammo_dp.exchange.synthetic_set:synthetic_set",
+    },
+    "fidelity": "mammo_dp.fidelity.command:fidelity",
+    "attack": {
+        "audit": "mammo_dp.attacks.audit_run:audit_run",
+        "bounds": "mammo_dp.attacks.bounds.command:bounds",
+        "ladder": "mammo_dp.ladder:ladder",
+        "membership": "mammo_dp.attacks.membership.command:membership",
+        "reconstruction": "mammo_dp.attacks.reconstruction.command:reconstruction",
+        "synthetic": "mammo_dp.attacks.synthetic.command:synthetic",
+    },
+    "privacy": {
+        "risk": "mammo_dp.privacy.accounting.commands:risk",
+        "calibrate": "mammo_dp.privacy.accounting.commands:calibrate",
+        "explain": "mammo_dp.privacy.commands:explain",
+        "verify": "mammo_dp.privacy.commands:verify",
+        "compose": "mammo_dp.privacy.commands:compose",
+        "select": "mammo_dp.select:select",
+    },
+    "calibrate": "mammo_dp.predict.calibrate:calibrate",
+    "predict": "mammo_dp.predict.command:predict",
+    "report": "mammo_dp.report.page:report",
+}
+# Those that fill the folder `out`, which then is a run.
+_RECORDED = frozenset(
+    {
+        *(f"prepare {name}" for name in FUNCTIONS["prepare"]),
+        "generate",
+        "relabel",
+        "interpolate",
+        "evolve",
+        "export medigan",
+        "export set",
+    }
+)
+
 
 def run_command(command: str, arguments: Sequence[str]) -> None:
     """Parses the flags of one command and runs it.
+
+    Only the command that was asked for is imported, and none to print help.
 
     Args:
         command: Name in the command table.
         arguments: Subcommand, if the command has some, and flags.
     """
+    found = FUNCTIONS[command]
+    asks_help = not {"-h", "--help"}.isdisjoint(arguments)
+    components: Function | dict[str, Function]
+    if isinstance(found, str):
+        components = stub(found) if asks_help else _function(command, found)
+    elif (chosen := next((word for word in arguments if word in found), None)) is None:
+        components = {name: stub(target) for name, target in found.items()}
+    else:
+        target = found[chosen]
+        one = stub(target) if asks_help else _function(f"{command} {chosen}", target)
+        components = {chosen: one}
     auto_cli(
-        _functions(command),
+        components,
         args=list(arguments),
         prog=f"mammo-dp {command}",
         as_positional=False,
         parser_class=_Parser,
     )
+
+
+def _function(command: str, target: str) -> Function:
+    module, _, name = target.partition(":")
+    function: Function = getattr(import_module(module), name)
+    return recorded(function, command) if command in _RECORDED else function
 
 
 class _Parser(ArgumentParser):
@@ -64,101 +137,16 @@ class _Parser(ArgumentParser):
         return added
 
 
-def _functions(command: str) -> Function | dict[str, Any]:
-    """What a command runs; imported here, so that no command pays for another."""
-    match command:
-        case "prepare":
-            from data_prep import prepare
-
-            return {
-                name: recorded(getattr(prepare, name), f"prepare {name}")
-                for name in (
-                    "cbis_ddsm",
-                    "crop_folder",
-                    "synthetic_folder",
-                    "phantoms",
-                    "phantom_archive",
-                )
-            }
-        case "generate":
-            from gan.generate import generate
-
-            return recorded(generate, "generate")
-        case "relabel":
-            from classifier.relabel import relabel
-
-            return recorded(relabel, "relabel")
-        case "interpolate":
-            from gan.interpolate import interpolate
-
-            return recorded(interpolate, "interpolate")
-        case "evolve":
-            from mammo_dp.privacy.evolution.evolve import evolve
-
-            return recorded(evolve, "evolve")
-        case "export":
-            from mammo_dp.exchange.classifier import classifier
-            from mammo_dp.exchange.medigan import medigan
-            from mammo_dp.exchange.synthetic_set import synthetic_set
-
-            return {
-                "classifier": classifier,
-                "medigan": recorded(medigan, "export medigan"),
-                "set": recorded(synthetic_set, "export set"),
-            }
-        case "fidelity":
-            from mammo_dp.fidelity.command import fidelity
-
-            return fidelity
-        case "attack":
-            from mammo_dp.attacks.audit_run import audit_run
-            from mammo_dp.attacks.bounds.command import bounds
-            from mammo_dp.attacks.membership.command import membership
-            from mammo_dp.attacks.reconstruction.command import reconstruction
-            from mammo_dp.attacks.synthetic.command import synthetic
-            from mammo_dp.ladder import ladder
-
-            return {
-                "audit": audit_run,
-                "bounds": bounds,
-                "ladder": ladder,
-                "membership": membership,
-                "reconstruction": reconstruction,
-                "synthetic": synthetic,
-            }
-        case "privacy":
-            from mammo_dp.privacy import calculator, review
-            from mammo_dp.select import select
-
-            return {
-                "risk": calculator.risk,
-                "calibrate": calculator.calibrate,
-                "explain": review.explain,
-                "verify": review.verify,
-                "compose": review.compose,
-                "select": select,
-            }
-        case "calibrate":
-            from mammo_dp.predict.calibrate import calibrate
-
-            return calibrate
-        case "predict":
-            from mammo_dp.predict.command import predict
-
-            return predict
-        case "report":
-            from mammo_dp.report.page import report
-
-            return report
-    raise KeyError(command)
-
-
-def recorded(function: Function, command: str) -> Function:
+def recorded(
+    function: Function, command: str, write_statement: Callable[[RunRecord], None] | None = None
+) -> Function:
     """Wraps a function that fills the folder ``out``, so that the folder is a run.
 
     Args:
         function: Takes ``out`` and, among other keywords, what it reads.
         command: Name to be written into ``run.json``.
+        write_statement: Writes the privacy statement of the crops that the command made. Without
+            it, the statement of crops passes on what was spent on the inputs.
 
     Returns:
         The same signature. A finished folder is left alone, an unfinished one is filled again. A
@@ -178,7 +166,7 @@ def recorded(function: Function, command: str) -> Function:
             print(f"{record.folder}: already finished; nothing to do.")
             return
         if read := [record.inputs[name].path for name in _MADE if name in record.inputs]:
-            from mammo_dp.privacy.parents import collect_parents, warn_of_unknown
+            from mammo_dp.privacy.statement.lineage import collect_parents, warn_of_unknown
 
             warn_of_unknown(collect_parents(read))
         try:
@@ -187,10 +175,9 @@ def recorded(function: Function, command: str) -> Function:
             forget_run(record)
             raise
         if (record.folder / "crops.csv").exists():
-            # Imports lightning, which takes seconds; commands that write no crops do without.
-            from mammo_dp.privacy.release import write_data_statement
+            from mammo_dp.privacy.statement.lineage import write_data_statement
 
-            write_data_statement(record)
+            (write_statement or write_data_statement)(record)
         close_run(record)
 
     return run

@@ -83,7 +83,7 @@ class TrainedCrops:
         if not path.is_file():
             return None
         try:
-            return cls.from_json(json.loads(path.read_text()))
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:
             raise RunError(f"{path}: is no crop rule ({error}). Restore the file.") from error
 

@@ -102,8 +102,10 @@ def ladder(
         seed=seed,
     )
     if record.is_finished and not rescore:
-        print((plan.out / results.TABLE).read_text())
-        _refuse(record, json.loads((plan.out / results.LADDER).read_text())["refuted"])
+        print((plan.out / results.TABLE).read_text(encoding="utf-8"))
+        _refuse(
+            record, json.loads((plan.out / results.LADDER).read_text(encoding="utf-8"))["refuted"]
+        )
         return
     console, steps = Console(), []
     edges = plan.edges(resolutions)
@@ -251,7 +253,7 @@ def _climb(
         noise_multiplier=mechanism.noise_multiplier if mechanism else 0.0,
         epsilon=bound.epsilon,
         accountant=bound.accountant,
-        auroc=Estimate(**json.loads(metrics.read_text())["auroc"]),
+        auroc=Estimate(**json.loads(metrics.read_text(encoding="utf-8"))["auroc"]),
         bounds=bound.as_json(),
         cells=tuple(sorted(cells, key=lambda cell: cell.rung)),
     )

@@ -89,7 +89,9 @@ def run(arguments: Sequence[str]) -> None:
         arguments: Command and flags.
     """
     command, *rest = arguments
-    if command in _TRAINING:
+    if command in _TRAINING and rest in (["-h"], ["--help"]):
+        _load("mammo_dp.training_help", "print_help")(command)
+    elif command in _TRAINING:
         _load("mammo_dp.training_cli", "train")(arguments)
     elif command in ("pipeline", "demo"):
         _load("mammo_dp.pipeline", command)(rest, run)

@@ -75,7 +75,7 @@ class Pipeline:
             PipelineError: If the file is missing or malformed.
         """
         try:
-            content = yaml.safe_load(path.read_text())
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
             return cls(path=path, **content)
         except PipelineError:
             raise

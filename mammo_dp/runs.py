@@ -211,7 +211,7 @@ def read_run(folder: str | Path) -> RunRecord:
     """
     path = Path(folder) / FILE_NAME
     try:
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(encoding="utf-8"))
         inputs = {role: RunInput(**value) for role, value in stored.pop("inputs").items()}
         return RunRecord(folder=Path(folder), inputs=inputs, **stored)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -354,5 +354,5 @@ def source_commit() -> str | None:
 def _git(root: Path, *words: str) -> str:
     ask = ["git", "-C", str(root), *words]
     return subprocess.run(
-        ask, capture_output=True, text=True, check=True, timeout=10
+        ask, capture_output=True, text=True, check=True, timeout=10, encoding="utf-8"
     ).stdout.strip()

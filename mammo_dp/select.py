@@ -25,13 +25,13 @@ from classifier.evaluate import auroc
 from classifier.predictions import FILE_NAME as PREDICTIONS
 from classifier.predictions import read_predictions
 from data_prep.manifest import CropsManifest, Split
-from mammo_dp.privacy.accounting import Mechanism, compose
-from mammo_dp.privacy.budget import PrivacyBudget, calibrate
-from mammo_dp.privacy.cohorts import seal
+from mammo_dp.privacy.accounting.account import Law, Mechanism, compose
+from mammo_dp.privacy.accounting.budget import PrivacyBudget, calibrate
+from mammo_dp.privacy.accounting.selection import SelectionPlan, concordance
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.sampling import NOISE, draw, new_key
-from mammo_dp.privacy.selection import Law, SelectionPlan, concordance
-from mammo_dp.privacy.statement import read_statement
+from mammo_dp.privacy.statement.document import read_statement
+from mammo_dp.privacy.statement.seals import seal
+from mammo_dp.privacy.training.sampling import NOISE, draw, new_key
 from mammo_dp.runs import RunRecord, close_run, open_run, write_text_atomically
 
 RELEASED = Path("checkpoints") / "last.ckpt"  # of each fit
@@ -249,7 +249,7 @@ def _measured(folder: Path, plan: SelectionPlan) -> float:
     stored = torch.load(folder / RELEASED, map_location="cpu", weights_only=True)["state_dict"]
     if not all(bool(torch.isfinite(weight).all()) for weight in stored.values()):
         return -math.inf
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     split = plan.score_split or config["data"]["init_args"]["train_split"]
     tested = folder / f"test_{split}"
     words = ["--run", str(folder), "--run_dir", str(tested)]
@@ -272,7 +272,7 @@ def _once(record: RunRecord, name: str, fresh: Callable[[], dict[str, Any]]) -> 
     if not path.is_file():
         content = {"selection": record.config_sha256, "name": name, **fresh()}
         write_text_atomically(path, json.dumps({**content, "seal": seal(content)}) + "\n")
-    stored: dict[str, Any] = json.loads(path.read_text())
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     there = seal({key: value for key, value in stored.items() if key != "seal"})
     bound = (stored.get("selection"), stored.get("name")) == (record.config_sha256, name)
     if not bound or stored.get("seal") != there:

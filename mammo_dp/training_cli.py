@@ -28,13 +28,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from classifier.module import CropClassifier
 from mammo_dp.crop_rule import TrainedCrops
-from mammo_dp.privacy.bindings import RESUME, Binding, SealedFeatures
-from mammo_dp.privacy.parents import collect_parents, warn_of_unknown
-from mammo_dp.privacy.refusals import refuse_trainer
-from mammo_dp.privacy.release import hub_ledger, write_fit_statement
-from mammo_dp.privacy.selection import SelectionPlan
-from mammo_dp.privacy.training import DPTraining
-from mammo_dp.privacy.training_state import SealedCheckpointIO
+from mammo_dp.privacy.accounting.selection import SelectionPlan
+from mammo_dp.privacy.statement.lineage import collect_parents, hub_ledger, warn_of_unknown
+from mammo_dp.privacy.statement.seals import RESUME, Binding, SealedFeatures
+from mammo_dp.privacy.training.fit_statement import write_fit_statement
+from mammo_dp.privacy.training.module import DPTraining, refuse_trainer
+from mammo_dp.privacy.training.plugins import SealedCheckpointIO
 from mammo_dp.runs import (
     RunError,
     RunRecord,
@@ -43,6 +42,7 @@ from mammo_dp.runs import (
     open_run,
     write_text_atomically,
 )
+from mammo_dp.training_help import ALL, DESCRIPTIONS, RUN, RUN_DIR
 
 RELEASED = Path("checkpoints") / "last.ckpt"  # weights and hyper-parameters, no optimizer state
 CONFIG = "config.yaml"
@@ -82,15 +82,13 @@ class TrainingCLI(LightningCLI):
             "--run_dir",
             type=str | None,
             default=None,
-            help="Folder to write. New, or the unfinished folder of the same fit, which goes on. "
-            "Default after a fit: a folder below --run named after the command and the split.",
+            help=RUN_DIR,
         )
         parser.add_argument(
             "--run",
             type=str | None,
             default=None,
-            help="Run folder of a fit whose configuration and weights are used "
-            "(validate and test).",
+            help=RUN,
         )
         parser.add_argument(
             "--selection",
@@ -285,7 +283,7 @@ def train(arguments: Sequence[str]) -> None:
     Args:
         arguments: Name of the command and its flags.
     """
-    arguments = list(arguments)
+    arguments = ["--help" if word == ALL else word for word in arguments]
     if arguments and arguments[0] != "fit" and (run := _value_of("--run", arguments)):
         config = Path(run) / CONFIG
         if not config.is_file():
@@ -311,7 +309,7 @@ def train(arguments: Sequence[str]) -> None:
                     "enable_model_summary": False,
                     "log_every_n_steps": 10,
                 },
-                parser_kwargs={name: {"description": text} for name, text in _DESCRIPTIONS.items()},
+                parser_kwargs={name: {"description": text} for name, text in DESCRIPTIONS.items()},
                 args=arguments,
             )
     except _Finished:
@@ -329,12 +327,6 @@ _QUIET = (
     "Checkpoint directory .* exists and is not empty",  # of a run that goes on
     "Experiment logs directory .* exists and is not empty",
 )
-
-_DESCRIPTIONS = {
-    "fit": "Trains a model on crops and writes a run folder with its privacy statement.",
-    "validate": "Measures a run on the evaluation split, without writing predictions.",
-    "test": "Writes predictions.csv and metrics.json of a run on the evaluation split.",
-}
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:

@@ -14,9 +14,9 @@ import torch
 from data_prep.crop_image import save_crop_image
 from data_prep.fingerprints import fingerprint
 from data_prep.manifest import Crop, CropsManifest, Split
-from mammo_dp.privacy.ledger import PrivacyLedger
-from mammo_dp.privacy.release import PHANTOMS
-from mammo_dp.privacy.statement import write_statement
+from mammo_dp.privacy.statement.document import write_statement
+from mammo_dp.privacy.statement.ledger import PrivacyLedger
+from mammo_dp.privacy.statement.lineage import PHANTOMS
 
 KEY = "00" * 32
 
@@ -35,9 +35,9 @@ def write_cohort(
     """Bright discs (malignant) and dim ones (benign), grainy enough for crops to be told apart.
 
     Patients have unequal numbers of crops, patient 0 most; two of three patients are in train; both
-    classes are in each split.
+    classes are in each split. Data sets of different origins have different crops.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, *origin.encode()])
     yy, xx = np.mgrid[:size, :size] / size - 0.5
     synthetic = origin == "phantom" or origin.startswith(("gan:", "evolved:", "synthetic:"))
     rows = []

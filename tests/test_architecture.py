@@ -17,6 +17,7 @@ LAYERS = {
 # Within mammo_dp: each may import those to its left.
 ORDER = (
     "runs",
+    "signatures",
     "crop_rule",
     "drawing",
     "privacy",
@@ -26,6 +27,7 @@ ORDER = (
     "exchange",
     "benchmark",
     "pipeline",
+    "training_help",
     "training_cli",
     "ladder",
     "select",
@@ -33,6 +35,8 @@ ORDER = (
     "commands",
     "main",
 )
+# Within mammo_dp.privacy: likewise. ``commands`` alone knows the checks of all stages.
+PRIVACY_ORDER = ("errors", "accounting", "statement", "training", "evolution", "commands")
 
 USERS_OF_PYDICOM = ("dicom", "dicom_checks", "phantoms/archive", "secondary_capture")
 
@@ -61,6 +65,25 @@ def test_imports_follow_the_direction(path: Path) -> None:
         allowed = set(ORDER[: ORDER.index(parts[1]) + 1])
         inner = {name.split(".")[1] for name in ours if name.startswith("mammo_dp.")}
         assert inner <= allowed
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "mammo_dp/privacy").rglob("*.py")), ids=str)
+def test_imports_within_privacy_follow_the_direction(path: Path) -> None:
+    part = path.relative_to(ROOT / "mammo_dp/privacy").with_suffix("").parts[0]
+    if part == "__init__":
+        return
+    inner = {name.split(".")[2] for name in imports(path) if name.startswith("mammo_dp.privacy.")}
+    assert inner <= set(PRIVACY_ORDER[: PRIVACY_ORDER.index(part) + 1])
+
+
+def test_accounting_does_without_torch() -> None:
+    code = (
+        "import sys; import mammo_dp.privacy.accounting.commands as c\n"
+        "c.risk(noise_multiplier=2.0, sampling_rate=1.0, steps=1)\n"
+        "heavy = {'torch', 'lightning', 'opacus'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_pydicom_is_used_where_dicom_is_read_or_written() -> None:

@@ -8,7 +8,7 @@ import yaml
 from mammo_dp.benchmark.spec import Benchmark, read_published
 from mammo_dp.main import run
 from mammo_dp.pipeline import Pipeline
-from mammo_dp.privacy.descent import LONGEST_WALK
+from mammo_dp.privacy.training.descent import LARGEST_RATE_TIMES_STEPS
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -76,5 +76,5 @@ def test_the_baseline_walks_as_far_as_a_private_head() -> None:
     config = yaml.safe_load(BASE.read_text())
     rate, steps = config["model"]["init_args"]["learning_rate"], config["trainer"]["max_steps"]
     private = yaml.safe_load((BASE.parent / "dp_finetune.yaml").read_text())
-    assert rate * steps == LONGEST_WALK
+    assert rate * steps == LARGEST_RATE_TIMES_STEPS
     assert steps == private["trainer"]["max_steps"]

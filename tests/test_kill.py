@@ -86,7 +86,7 @@ SCRIPT = """
 import os, signal, sys, time, json
 from pathlib import Path
 import mammo_dp.training_cli, mammo_dp.commands, mammo_dp.report.page, gan.generate
-import mammo_dp.attacks.membership.command, mammo_dp.privacy.classifier, gan.module
+import mammo_dp.attacks.membership.command, mammo_dp.privacy.training.classifier, gan.module
 import data_prep.prepare
 from mammo_dp.main import main
 

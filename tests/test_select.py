@@ -13,11 +13,11 @@ import yaml
 import mammo_dp.select
 from data_prep.manifest import CropsManifest
 from mammo_dp.main import main, run
-from mammo_dp.privacy.accounting import compose
+from mammo_dp.privacy.accounting.account import compose, mechanism_from_json
+from mammo_dp.privacy.accounting.selection import SelectionPlan, concordance
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.selection import SelectionPlan, concordance, mechanism_from_json
-from tests.privacy.fits import quiet
-from tests.privacy.verify.chain import DP, forge, reconfigure
+from tests.privacy.statement.verify.chain import DP, forge, reconfigure
+from tests.privacy.training.fits import quiet
 
 pytestmark = quiet
 GRID = "{model.init_args.learning_rate: [0.1, 0.01, 0.001]}"

@@ -13,7 +13,8 @@ from classifier.module import CropClassifier
 from data_prep.manifest import CropsManifest
 from mammo_dp.main import main, run
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.release import PHANTOMS
+from mammo_dp.privacy.statement.cohort import Cohort
+from mammo_dp.privacy.statement.lineage import PHANTOMS
 from mammo_dp.runs import RunError, read_run
 
 BODY = {
@@ -141,7 +142,7 @@ def test_dp_fit_states_what_it_spent(tmp_path: Path, cohort: CropsManifest) -> N
     assert statement["steps"] == 6
     assert statement["sampling_rate"] == 0.5
     assert 7.5 < statement["epsilon"] <= 8.0
-    assert statement["cohort"] == cohort.sha256
+    assert statement["cohort"] == Cohort.of_manifest(cohort, "train").tag
     for name in ("delta", "adjacency", "accountant", "noise_multiplier", "risk", "because"):
         assert statement[name]
     assert any("Metrics" in exclusion for exclusion in stored["exclusions"])
@@ -208,16 +209,18 @@ def test_an_edited_record_does_not_hide_a_fixed_seed(
     assert "does not fit its seal" in capsys.readouterr().err
 
 
-def test_weights_without_their_lineage_are_refused_before_training(
-    tmp_path: Path, cohort: CropsManifest
+def test_weights_without_their_lineage_leave_no_guarantee_and_a_warning(
+    tmp_path: Path, cohort: CropsManifest, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(fit_line(tmp_path, cohort, TINY, "plain"))
     copied = tmp_path / "copied.ckpt"
     copied.write_bytes((tmp_path / "plain" / "checkpoints" / "last.ckpt").read_bytes())
     line = fit_line(tmp_path, cohort, DP, "dp")
-    with pytest.raises(PrivacyError, match=r"copied\.ckpt: is a checkpoint of a fit outside"):
-        run([*line, "--model.init_args.weights", str(copied)])
-    assert not (tmp_path / "dp").exists()
+    run([*line, "--model.init_args.weights", str(copied)])
+    assert "unknown whose data the training of copied.ckpt used" in caplog.text
+    for statement in json.loads((tmp_path / "dp" / "privacy.json").read_text())["statements"]:
+        assert statement["epsilon"] == "infinity"
+        assert "copied.ckpt" in statement["because"]
 
 
 @pytest.mark.parametrize(

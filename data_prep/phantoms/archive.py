@@ -190,7 +190,7 @@ def write_phantom_archive(
         if value < least:
             raise PhantomError(name, value, f"Give at least {least}.")
     root.mkdir(parents=True, exist_ok=True)
-    (root / MARKER).write_text(MARKER_TEXT)
+    (root / MARKER).write_text(MARKER_TEXT, encoding="utf-8")
     tables: dict[str, list[dict[str, str]]] = {"train": [], "test": []}
     for index in watched(range(patients), "Phantom archive"):
         table = "test" if index // 2 % 4 == 1 else "train"
@@ -198,7 +198,7 @@ def write_phantom_archive(
             tables[table].append(row)
     for name, rows in tables.items():
         path = root / f"mass_case_description_{name}_set.csv"
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)

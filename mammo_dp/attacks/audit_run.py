@@ -36,11 +36,12 @@ from mammo_dp.attacks.lower_bounds import (
 )
 from mammo_dp.attacks.scoring import FPRS, measured
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import Adjacency, Mechanism, compose
-from mammo_dp.privacy.risk import risk_of
-from mammo_dp.privacy.statement import FILE_NAME as PRIVACY
-from mammo_dp.privacy.statement import read_statement
-from mammo_dp.runs import close_run, open_run, write_text_atomically
+from mammo_dp.privacy.accounting.account import Adjacency, Mechanism, compose
+from mammo_dp.privacy.accounting.risk import risk_of
+from mammo_dp.privacy.statement.document import FILE_NAME as PRIVACY
+from mammo_dp.privacy.statement.document import read_statement
+from mammo_dp.runs import FILE_NAME as RUN
+from mammo_dp.runs import close_run, open_run, read_run, write_text_atomically
 
 AUDIT, CANARIES = "audit.json", "canaries.npz"
 THREAT_MODEL = (
@@ -121,14 +122,15 @@ class RunAudit:
     @property
     def findings(self) -> tuple[str, ...]:
         """What refutes the claim, in sentences; all questions together err with 1 - LEVEL."""
-        found = [
+        found = [*self.conduct.findings]
+        found += [
             f"{name}: epsilon is {bound.epsilon:.3g} or more, {self.stage.epsilon:.3g} is stated"
             for name, bound in self.bounds.items()
             if bound.epsilon > self.stage.epsilon
         ]
         if self.exceeds_curve:
             found.append("canaries are recognised more often than the stated mechanism allows")
-        return (*found, *self.conduct.findings)
+        return tuple(found)
 
     @property
     def refutes(self) -> bool:
@@ -261,10 +263,10 @@ def stage_of(run: Path) -> Stage:
         AttackError: If there is none.
     """
     stored = read_statement(run)
-    if stored["run"] is not None and stored["run"]["command"] != "fit":
+    if (run / RUN).exists() and (command := read_run(run).command) != "fit":
         raise AttackError(
-            f"{run}: was made by {stored['run']['command']!r}, whose noise is not that of the "
-            "training loop. Give the run of a DPCropClassifier or DPMCGAN."
+            f"{run}: was made by {command!r}, whose noise is not that of the training loop. Give "
+            "the run of a DPCropClassifier or DPMCGAN."
         )
     for statement in stored["statements"]:
         if statement["noise_multiplier"] is not None:
@@ -303,9 +305,7 @@ def audited(stage: Stage, observed: Observed) -> RunAudit:
         sampling_rate=stated.sampling_rate,
     )
     groups = scores[observed.inside], scores[~observed.inside]
-    guessed_in, guessed_out = best_guesses(stage, len(scores), each)
-    guesses = {"guessed_in": guessed_in, "guessed_out": guessed_out}
-    common = {"delta": stage.delta, "level": each}
+    some, others = best_guesses(stage, len(scores), each)
     risk = risk_of(composed(stated), fprs=FPRS)
     bounds = Bounds(
         epsilon=stage.epsilon,
@@ -317,10 +317,21 @@ def audited(stage: Stage, observed: Observed) -> RunAudit:
     return RunAudit(
         stage=stage,
         canaries=len(scores),
-        one_run=one_run(*groups, **guesses, **common),
-        canary_run=many_run(*groups, **common),
-        curve_run=None if full else one_run_curve(*groups, **guesses, **common, stated=stated),
-        gaussian_run=many_run_gaussian(*groups, **common) if full else None,
+        one_run=one_run(
+            *groups, guessed_in=some, guessed_out=others, delta=stage.delta, level=each
+        ),
+        canary_run=many_run(*groups, delta=stage.delta, level=each),
+        curve_run=None
+        if full
+        else one_run_curve(
+            *groups,
+            guessed_in=some,
+            guessed_out=others,
+            stated=stated,
+            delta=stage.delta,
+            level=each,
+        ),
+        gaussian_run=many_run_gaussian(*groups, delta=stage.delta, level=each) if full else None,
         measured=measured(audit(*groups, fprs=FPRS), bounds),
         exceeds_curve=exceeds(*groups, bounds, fprs=FPRS, level=each),
         conduct=conduct(observed, stated, epsilon=stage.epsilon, delta=stage.delta),

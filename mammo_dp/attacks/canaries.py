@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.optim import SGD
 
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.noise import PrivateOptimizer
-from mammo_dp.privacy.training import DPTraining
+from mammo_dp.privacy.training.module import DPTraining
+from mammo_dp.privacy.training.optimizer import PrivateOptimizer
 
 
 class WhiteBoxObserver(Callback):

@@ -30,18 +30,19 @@ from lightning.pytorch.cli import LightningArgumentParser
 from numpy.typing import NDArray
 
 from data_prep.crop_image import save_crop_image
-from data_prep.datamodule import CropsDataModule
+from data_prep.datamodule import FULL_SCALE, CropsDataModule
 from data_prep.manifest import Crop, CropsManifest, Split
-from mammo_dp.attacks import canary_net  # noqa: F401  registers its model with timm
 from mammo_dp.attacks.canaries import WhiteBoxObserver
+from mammo_dp.attacks.canary_net import QUIET, canary_pixels
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import Mechanism
-from mammo_dp.privacy.classifier import DPCropClassifier
-from mammo_dp.privacy.training import DPTraining
+from mammo_dp.privacy.accounting.account import Mechanism
+from mammo_dp.privacy.training.classifier import DPCropClassifier
+from mammo_dp.privacy.training.module import DPTraining
 
 CONFIG = "config.yaml"
 CROPS = 3  # of a canary patient
 ORIGIN = "canaries"
+_DIMMER = 2**12  # grey levels between crops of one canary
 _PARAMETER = "net.head.weight"
 _SETTLED = 0.5  # largest logit that noise may give a canary: its gradient stays loud
 _REPLAYED = 2  # steps of the second start from the same state
@@ -91,7 +92,7 @@ class RunSettings:
         """
         path = run / CONFIG
         try:
-            config = yaml.safe_load(path.read_text())
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
             found = cls(
                 model=config["model"], data=config["data"], max_steps=config["trainer"]["max_steps"]
             )
@@ -157,7 +158,7 @@ class RunSettings:
             "class_path": path,
             "init_args": own
             | {
-                "backbone": "canary_pixels",
+                "backbone": canary_pixels.__name__,
                 "backbone_args": {"canaries": canaries, "loudness": loudness},
                 "image_size": self.image_size,
                 "trainable": "head",
@@ -180,10 +181,11 @@ class RunSettings:
 def write_canaries(
     folder: Path, inside: NDArray[np.bool_], *, crops: int, image_size: int, split: Split
 ) -> CropsManifest:
-    """Writes crops of the canaries that take part: black but for the pixel of their canary.
+    """Writes crops of the canaries that take part: dark but for the pixel of their canary.
 
-    Crops of one canary differ in brightness only, so their gradients point the same way. Canaries
-    alternate between benign and malignant.
+    The dark has a texture of its own in each crop, so that none is a copy of another; the model
+    does not see it. Pixels of one canary differ in brightness only, so that gradients of its crops
+    point the same way. Canaries alternate between benign and malignant.
 
     Args:
         folder: New folder of a manifest.
@@ -195,8 +197,9 @@ def write_canaries(
     rows = []
     for number in np.flatnonzero(inside).tolist():
         for view in range(crops):
-            pixels = np.zeros((image_size, image_size), np.uint16)
-            pixels[divmod(number, image_size)] = 65535 - 4096 * view
+            texture = np.random.default_rng((number, view)).random((image_size, image_size))
+            pixels = (FULL_SCALE * 0.9 * QUIET * texture).astype(np.uint16)
+            pixels[divmod(number, image_size)] = FULL_SCALE - view * _DIMMER
             file = f"images/{number:05d}_{view}.png"
             rows.append(
                 Crop(

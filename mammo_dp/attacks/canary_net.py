@@ -11,10 +11,13 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-class CanaryPixels(nn.Module):
-    """Scores crops by one linear layer on their first pixels; black is 0.
+QUIET = 0.5  # grey values up to here are 0 to the model
 
-    A crop that is black but for pixel i has a gradient on weight i alone.
+
+class CanaryPixels(nn.Module):
+    """Scores crops by one linear layer on their first pixels; dark ones are 0.
+
+    A crop that is dark but for pixel i has a gradient on weight i alone.
 
     Args:
         img_size: Edge of the crops, in pixels.
@@ -45,8 +48,9 @@ class CanaryPixels(nn.Module):
         nn.init.zeros_(self.head.weight)
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """Brightness of the pixels that are read, shape ``(B, canaries)``."""
-        return (image.flatten(1)[:, : self.num_features] + 1) * (self.loudness / 2)
+        """Brightness of the pixels that are read, beyond ``QUIET``, shape ``(B, canaries)``."""
+        grey = (image.flatten(1)[:, : self.num_features] + 1) / 2
+        return (grey - QUIET).clamp_min(0) * (self.loudness / (1 - QUIET))
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits of features, or the features themselves."""

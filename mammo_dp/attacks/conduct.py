@@ -18,7 +18,7 @@ from scipy import stats
 from classifier.evaluate import Estimate
 from mammo_dp.attacks.canary_fit import Observed
 from mammo_dp.attacks.lower_bounds import composed
-from mammo_dp.privacy.accounting import Mechanism
+from mammo_dp.privacy.accounting.account import Mechanism
 
 SURE = 0.999
 _MORE = 1.001  # of epsilon; accountants of other versions round differently

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from data_prep.manifest import FILE_NAME, CropsManifest, Split
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.cohorts import Cohort
+from mammo_dp.privacy.statement.cohort import Cohort
 
 
 def require_two_groups(member_split: Split, nonmember_split: Split, resamples: int) -> None:
@@ -42,7 +42,8 @@ def statement_about(
             some stage was trained on the non-members too.
     """
     by_tag = {
-        statement["cohort"]: statement for statement in json.loads(path.read_text())["statements"]
+        statement["cohort"]: statement
+        for statement in json.loads(path.read_text(encoding="utf-8"))["statements"]
     }
     of_split = {
         split: by_tag[tag]

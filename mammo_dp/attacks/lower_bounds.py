@@ -23,8 +23,8 @@ from scipy.optimize import brentq
 from scipy.special import expit, log_ndtr
 
 from mammo_dp.attacks.audit import LEVEL, Scores, clopper_pearson
-from mammo_dp.privacy.accounting import Mechanism, PrivacyCurve, compose
-from mammo_dp.privacy.risk import TradeOff
+from mammo_dp.privacy.accounting.account import Mechanism, PrivacyCurve, compose
+from mammo_dp.privacy.accounting.risk import TradeOff
 
 _LEAST_NOISE, _MOST_NOISE = -256, 320  # of the stated noise multiplier: steps of 2^(1/64), 1.1 %
 

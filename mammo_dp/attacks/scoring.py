@@ -225,7 +225,7 @@ def read_result(path: Path) -> dict[str, Any]:
         AttackError: If it is unreadable or of another schema.
     """
     try:
-        result: dict[str, Any] = json.loads(path.read_text())
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if result["schema"] != SCHEMA:
             raise ValueError(f"schema {result['schema']}, known is {SCHEMA}")
     except (OSError, ValueError, KeyError, TypeError) as error:

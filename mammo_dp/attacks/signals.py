@@ -90,7 +90,7 @@ def read_signals(path: Path) -> Signals:
     Raises:
         AttackError: If columns are missing or a cell is no number.
     """
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
     attacks = [name for name in reader.fieldnames or () if name not in _FIXED]

@@ -85,7 +85,7 @@ def execute(job: Job, command: Command, started: Callable[[str], None]) -> Outco
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with (
         _alone(job.log.with_suffix(".lock")),
-        job.log.open("a", buffering=1) as log,
+        job.log.open("a", buffering=1, encoding="utf-8") as log,
         redirect_stdout(log),
         redirect_stderr(log),
     ):
@@ -110,14 +110,17 @@ def execute(job: Job, command: Command, started: Callable[[str], None]) -> Outco
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Waits until no other process does the same job, such as one whose scheduler was lost."""
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(str(os.getpid()))
         yield
 
 
 def _last_line(log: Path) -> str:
-    return ([line for line in log.read_text().splitlines() if line.strip()] or ["refused"])[-1]
+    return (
+        [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+        or ["refused"]
+    )[-1]
 
 
 # Imported where they run: the client and workers of other lines start without torch.

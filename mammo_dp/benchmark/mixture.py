@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep.manifest import Crop, CropsManifest
+from mammo_dp.benchmark.jobs import MIX
 from mammo_dp.benchmark.spec import BenchmarkError
-from mammo_dp.privacy.release import MIX, data_ledger, loose_delta
-from mammo_dp.privacy.statement import write_statement
+from mammo_dp.privacy.statement.document import write_statement
+from mammo_dp.privacy.statement.lineage import data_ledger, loose_delta
 from mammo_dp.runs import close_run, open_run
 
 _PATIENTS = (

@@ -176,7 +176,7 @@ class Plan:
             parent = self.benchmark.stages[stage.weights]
             weights = self._fit(parent, "none", None, seed, stage.weights)
             needs = (*needs, weights)
-        configs = [yaml.safe_load(path.read_text()) for path in stage.fit]
+        configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in stage.fit]
         frozen = [self._frozen(config) for config in configs]
         # Budget and unit change neither body nor views; a random body differs by seed.
         start = seed if weights is None else weights

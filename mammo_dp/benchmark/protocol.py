@@ -125,7 +125,7 @@ def openings(out: Path) -> list[Opening]:
     if not path.exists():
         return []
     try:
-        return [Opening(**entry) for entry in json.loads(path.read_text())]
+        return [Opening(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
     except (ValueError, TypeError) as error:
         raise BenchmarkError(
             f"{path}: cannot be read ({error}). Restore it: it says which test sets were opened."

@@ -14,7 +14,8 @@ from classifier.evaluate import Estimate, Floats
 from mammo_dp.benchmark.measure import METRICS, Measured
 from mammo_dp.benchmark.plan import Cell
 from mammo_dp.benchmark.spec import BenchmarkError, Budget
-from mammo_dp.privacy.statement import read_statement, seal_doubt
+from mammo_dp.privacy.statement.document import read_statement
+from mammo_dp.privacy.statement.seals import seal_doubt
 from mammo_dp.runs import file_sha256, read_run
 
 

@@ -100,7 +100,7 @@ class Benchmark:
         """
         path = Path(path)
         try:
-            content = yaml.safe_load(path.read_text())
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
             stages = {
                 name: _stage(path, f"stage {name}", stage)
                 for name, stage in (content.pop("stages", None) or {}).items()
@@ -272,7 +272,7 @@ def read_published(path: Path | None) -> list[Published]:
     if path is None:
         return []
     try:
-        return [Published(**entry) for entry in yaml.safe_load(path.read_text())]
+        return [Published(**entry) for entry in yaml.safe_load(path.read_text(encoding="utf-8"))]
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
         fields = ", ".join(Published.__dataclass_fields__)
         raise BenchmarkError(

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.findings import Findings
-from mammo_dp.privacy.ledger import PrivacyLedger
-from mammo_dp.privacy.recompute import recompute
-from mammo_dp.privacy.statement import (
+from mammo_dp.privacy.statement.document import (
     FILE_NAME,
     TEXT_NAME,
     require_ledger,
     write_files_list,
 )
+from mammo_dp.privacy.statement.ledger import PrivacyLedger
+from mammo_dp.privacy.statement.recompute import Findings, recompute
 from mammo_dp.runs import file_sha256, input_sha256, run_of
 
 

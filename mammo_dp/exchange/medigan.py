@@ -87,13 +87,13 @@ def _write_weights(path: Path, source: Checkpoint) -> None:
 
 
 def _write_code(folder: Path, name: str) -> None:
-    code = Path(medigan_package.__file__).read_text()
+    code = Path(medigan_package.__file__).read_text(encoding="utf-8")
     write_text_atomically(folder / "__init__.py", code.replace(_IMPORT, _BESIDE))
     shutil.copyfile(gan.generator.__file__, folder / "generator.py")
     write_text_atomically(folder / "requirements.txt", "\n".join(DEPENDENCIES) + "\n")
     write_text_atomically(folder / "test.sh", _TEST.format(name=name, weights=WEIGHTS))
     licence = next(f for f in distribution("mammo-dp").files or () if f.name == "LICENSE")
-    write_text_atomically(folder / "LICENSE", licence.read_text())
+    write_text_atomically(folder / "LICENSE", licence.read_text(encoding="utf-8"))
 
 
 def _metadata(

@@ -17,9 +17,9 @@ from classifier.lora import merged
 from classifier.released import Calibration, ReleasedClassifier, settings_of
 from mammo_dp.crop_rule import TrainedCrops
 from mammo_dp.exchange.errors import ExportError
-from mammo_dp.privacy.cohorts import cohort_key, key_id
-from mammo_dp.privacy.statement import FILE_NAME as STATEMENT
-from mammo_dp.privacy.statement import FILES_NAME, covering_ledger, read_statement, seal_doubt
+from mammo_dp.privacy.statement.document import FILE_NAME as STATEMENT
+from mammo_dp.privacy.statement.document import FILES_NAME, covering_ledger, read_statement
+from mammo_dp.privacy.statement.seals import cohort_key, key_id, seal_doubt
 from mammo_dp.runs import FILE_NAME as RUN
 from mammo_dp.runs import RunError, file_sha256, read_run, run_of
 
@@ -124,7 +124,7 @@ class SharedClassifier:
 def _of_export(folder: Path) -> SharedClassifier:
     path = folder / CONFIG
     try:
-        facts: dict[str, Any] = json.loads(path.read_text())[OURS]
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))[OURS]
         crops = None if facts["crops"] is None else TrainedCrops.from_json(facts["crops"])
         settings, weights = facts["settings"], folder / facts["weights"]
         calibration = facts["calibration"] and Calibration(**facts["calibration"])

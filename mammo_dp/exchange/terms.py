@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from data_prep.errors import LicenceError
 from data_prep.identity import normalised
-from mammo_dp.privacy.cohorts import Cohort, one_spelling
+from mammo_dp.privacy.statement.cohort import Cohort, one_spelling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

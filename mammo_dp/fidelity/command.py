@@ -12,7 +12,7 @@ from mammo_dp.fidelity.extractors import choose
 from mammo_dp.fidelity.figure import draw_figure
 from mammo_dp.fidelity.samples import FidelityError, Samples
 from mammo_dp.fidelity.tables import print_table
-from mammo_dp.privacy.statement import read_evidence
+from mammo_dp.privacy.statement.document import read_evidence
 from mammo_dp.runs import (
     RunRecord,
     close_run,
@@ -98,7 +98,7 @@ def fidelity(
     if not record.is_finished:
         _fill(record, CropsManifest.read(real), manifests)
         close_run(record)
-    print_table(json.loads((record.folder / RESULT).read_text()), record.folder)
+    print_table(json.loads((record.folder / RESULT).read_text(encoding="utf-8")), record.folder)
 
 
 def _fill(record: RunRecord, cohort: CropsManifest, found: Mapping[str, CropsManifest]) -> None:

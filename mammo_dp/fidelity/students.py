@@ -24,7 +24,7 @@ from classifier.measured import MeasuredCrops
 from data_prep.phantoms.crops import phantom_stream
 from mammo_dp.fidelity.descriptor import describe
 from mammo_dp.fidelity.samples import Images, Rows
-from mammo_dp.privacy.descent import LONGEST_WALK
+from mammo_dp.privacy.training.descent import LARGEST_RATE_TIMES_STEPS
 
 Floats = NDArray[np.float64]
 Labelled = tuple[Floats, Rows]  # descriptions (N, d), labels (N,)
@@ -75,8 +75,8 @@ def descent_scores(train: Labelled, test: Floats) -> Floats:
     weight, bias = np.zeros(features.shape[1]), 0.0
     for _ in range(STEPS):
         error = expit(features @ weight + bias) - malignant
-        weight -= LONGEST_WALK / STEPS * (features.T @ error) / len(features)
-        bias -= LONGEST_WALK / STEPS * float(error.mean())
+        weight -= LARGEST_RATE_TIMES_STEPS / STEPS * (features.T @ error) / len(features)
+        bias -= LARGEST_RATE_TIMES_STEPS / STEPS * float(error.mean())
     found: Floats = test @ weight + bias
     return found
 

@@ -8,7 +8,7 @@ from classifier.released import ReleasedClassifier, settings_of
 from data_prep.manifest import Split
 from mammo_dp.exchange.shared_classifier import CONFIG, SharedClassifier
 from mammo_dp.predict.errors import PredictError
-from mammo_dp.privacy.statement import read_statement
+from mammo_dp.privacy.statement.document import read_statement
 from mammo_dp.training_cli import RELEASED, train
 
 STEPS = 20  # in simulations 10 to 50 did equally well for two numbers

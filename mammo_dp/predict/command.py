@@ -15,7 +15,7 @@ from mammo_dp.exchange.shared_classifier import SharedClassifier
 from mammo_dp.predict.candidates import Candidate, CutOut, PlainCrops, PreparedCrops
 from mammo_dp.predict.errors import PredictError
 from mammo_dp.predict.scores import Refusal, rejected, score, table
-from mammo_dp.privacy.statement import read_statement
+from mammo_dp.privacy.statement.document import read_statement
 from mammo_dp.runs import (
     RunRecord,
     close_run,

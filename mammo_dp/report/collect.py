@@ -20,9 +20,8 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.attacks.audit import SCHEMA as AUDIT_SCHEMA
 from mammo_dp.attacks.scoring import read_result
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import Mechanism, compose
-from mammo_dp.privacy.selection import Noisy, Selection
-from mammo_dp.privacy.statement import SCHEMA
+from mammo_dp.privacy.accounting.account import Mechanism, Noisy, Selection, compose
+from mammo_dp.privacy.statement.document import SCHEMA
 from mammo_dp.runs import (
     FILE_NAME,
     RunInput,
@@ -372,7 +371,7 @@ def _order(row: Row) -> tuple[bool, float, str, str, str]:
 
 def _json(path: Path, remedy: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise ReportError(f"{path}: cannot be read ({error}). {remedy}") from error
 
@@ -428,7 +427,7 @@ def read_audit(record: RunRecord) -> Mapping[str, Any]:
     """
     path = record.folder / AUDIT
     try:
-        found = dict(json.loads(path.read_text()))
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
         if found.get("schema") != AUDIT_SCHEMA:
             raise ValueError(f"schema {found.get('schema')}, known is {AUDIT_SCHEMA}")
     except (OSError, ValueError) as error:
@@ -477,7 +476,7 @@ def found(runs: Path, file: str) -> list[Result]:
     results = []
     for path in sorted(runs.rglob(file)):
         try:
-            stored = json.loads(path.read_text())
+            stored = json.loads(path.read_text(encoding="utf-8"))
             if stored["schema"] != _RESULT_SCHEMA:
                 raise ValueError(f"schema {stored['schema']}, known is {_RESULT_SCHEMA}")
         except (OSError, ValueError, KeyError, TypeError) as error:

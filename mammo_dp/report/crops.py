@@ -126,7 +126,7 @@ def _left_out(manifest: CropsManifest) -> str:
     path = manifest.folder / "rejected.csv"
     if not path.is_file():
         return "0"
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return str(sum(1 for _ in csv.DictReader(file)))
 
 
@@ -183,7 +183,7 @@ def sheet(label: str, folder: Path) -> dict[str, Any]:
     manifest = CropsManifest.read(folder)
     text, real = notice(manifest)
     if (folder / "privacy.json").is_file():
-        text += " " + json.loads((folder / "privacy.json").read_text())["summary"]
+        text += " " + json.loads((folder / "privacy.json").read_text(encoding="utf-8"))["summary"]
     malignant = sum(crop.malignant for crop in manifest.crops)
     return {
         "label": label,

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mammo_dp.privacy.release import MIX
-from mammo_dp.privacy.selection import Selection, fits_of, mechanism_from_json
-from mammo_dp.privacy.statement import read_evidence
+from mammo_dp.privacy.accounting.account import Selection, fits_of, mechanism_from_json
+from mammo_dp.privacy.statement.document import read_evidence
 from mammo_dp.report.collect import Row, lineage, made_by, setting
 from mammo_dp.runs import RunInput, RunRecord
 
 _MEASURING = ("validate", "test")
+_MIX = "mix"  # written by a benchmark; no command line makes it
 _OBJECT = re.compile(r"[A-Z]\w*\(.*\)", re.DOTALL)  # what a file of parameters became
 # A cohort of patients, a private stage, a stage without privacy on patients, or none of these.
 Kind = Literal["patients", "private", "open", "other"]
@@ -164,7 +164,7 @@ def command(record: RunRecord, root: Path) -> str:
         run = relative(checkpoint.removesuffix("/checkpoints/last.ckpt"), root)
         return f"mammo-dp {record.command} --run {shlex.quote(run)} --run_dir NEW_FOLDER"
     paths = {entry.path for entry in record.inputs.values()}
-    if record.command == MIX:
+    if record.command == _MIX:
         read = " and ".join(relative(path, root) for path in sorted(paths))
         return f"# {read}, mixed by `mammo-dp benchmark` as run.json says"
     flags, elsewhere = [], []

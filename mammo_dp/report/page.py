@@ -320,7 +320,11 @@ def _statements(rows: Sequence[Row], chosen: Row) -> dict[str, Any]:
         )
     excluded = list(chosen.privacy["exclusions"])
     return {
-        "statement": [(head, text) for head, text in parts(path.read_text()) if head != _EXCLUDED],
+        "statement": [
+            (head, text)
+            for head, text in parts(path.read_text(encoding="utf-8"))
+            if head != _EXCLUDED
+        ],
         "exclusions": excluded,
         "checkpoint": chosen.privacy["artefact"]["sha256"],
         "others": [
@@ -459,7 +463,14 @@ def print_pdf(page: Path, pdf: Path, chromium: str) -> None:
         flags = [f"--user-data-dir={profile}", "--no-pdf-header-footer", f"--print-to-pdf={made}"]
         call = [chromium, *QUIET, *sandbox_flags(), *flags, page.resolve().as_uri()]
         try:
-            done = subprocess.run(call, capture_output=True, text=True, timeout=SECONDS)
+            done = subprocess.run(
+                call,
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                encoding="utf-8",
+                errors="replace",
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ReportError(
                 f"{page}: {chromium} did not print it ({error}). Print it from a browser."

@@ -311,7 +311,7 @@ def _audited(audit: Mapping[str, Any]) -> str:
     stage = audit["stage"]
     best = audit["best"]
     return (
-        f"Audit by {audit['canaries']} white-box canaries in a fit with the same noise: "
+        f"Audit by {audit['canaries']} white-box canaries in a repetition of the fit: "
         f"ε ≥ {best['epsilon']:.3g} (ceiling {best['ceiling']:.3g}, this stage claims "
         f"{epsilon(stage['epsilon'])} per {stage['unit']}, δ {stage['delta']:g}, "
         f"{stage['adjacency']}, {stage['accountant']}). A bound below the claim does not prove it."

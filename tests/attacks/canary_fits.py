@@ -20,14 +20,14 @@ from data_prep.datamodule import CropBatch, CropItem
 from data_prep.manifest import Unit
 from mammo_dp.attacks.audit import Bounds, Scores, exceeds, tpr_at_fpr
 from mammo_dp.attacks.canaries import WhiteBoxObserver, canary_scores
-from mammo_dp.privacy.accounting import Mechanism, compose
-from mammo_dp.privacy.budget import PrivacyBudget
-from mammo_dp.privacy.datamodule import ResumableLoader
-from mammo_dp.privacy.noise import PrivateOptimizer
-from mammo_dp.privacy.risk import risk_of
-from mammo_dp.privacy.sampling import PoissonSampling, PoissonUnitSampler
-from mammo_dp.privacy.training import DPTraining
-from tests.privacy.fits import trainer
+from mammo_dp.privacy.accounting.account import Mechanism, compose
+from mammo_dp.privacy.accounting.budget import PrivacyBudget
+from mammo_dp.privacy.accounting.risk import risk_of
+from mammo_dp.privacy.training.datamodule import ResumableLoader
+from mammo_dp.privacy.training.module import DPTraining
+from mammo_dp.privacy.training.optimizer import PrivateOptimizer
+from mammo_dp.privacy.training.sampling import PoissonSampling, PoissonUnitSampler
+from tests.privacy.training.fits import trainer
 
 PIXELS = 50
 LOUD = 100.0  # grey level of a canary's pixel: its gradient is far above the clipping norm
@@ -103,7 +103,9 @@ class CanaryHead(DPTraining):
     def __init__(self, budget: PrivacyBudget, outputs: int) -> None:
         super().__init__()
         self.net = nn.Linear(PIXELS, outputs, bias=False)
-        self.promise(budget, clipping_norm=0.5)  # not 1, or a forgotten norm would go unseen
+        self.configure_privacy(
+            budget, clipping_norm=0.5
+        )  # not 1, or a forgotten norm would go unseen
 
     def losses(self, batch: CropBatch) -> Tensor:
         """Linear in the weights, so that a canary stays loud while they move."""

@@ -14,13 +14,13 @@ from mammo_dp.attacks.audit_run import Stage, attack_audit, audited, best_guesse
 from mammo_dp.attacks.canary_fit import Observed
 from mammo_dp.attacks.signals import AttackError
 from mammo_dp.main import main
-from mammo_dp.privacy.accounting import Mechanism, compose
-from mammo_dp.privacy.ledger import Access, PrivacyLedger
-from mammo_dp.privacy.statement import write_statement
+from mammo_dp.privacy.accounting.account import Mechanism, compose
+from mammo_dp.privacy.statement.document import write_statement
+from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.runs import file_sha256
 from tests.attacks.mutants import config, private_run
 from tests.conftest import write_cohort
-from tests.privacy.fits import quiet
+from tests.privacy.training.fits import quiet
 
 pytestmark = quiet
 

@@ -18,11 +18,11 @@ from mammo_dp.attacks.audit import Scores, tpr_at_fpr
 from mammo_dp.attacks.canaries import WhiteBoxObserver, canary_scores
 from mammo_dp.attacks.lower_bounds import many_run, many_run_gaussian, one_run
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy import noise
-from mammo_dp.privacy.accounting import Mechanism, compose
-from mammo_dp.privacy.noise import PrivateOptimizer
-from mammo_dp.privacy.risk import TradeOff
-from mammo_dp.privacy.sampling import UNITS, PoissonSampling, draw
+from mammo_dp.privacy.accounting.account import Mechanism, compose
+from mammo_dp.privacy.accounting.risk import TradeOff
+from mammo_dp.privacy.training import optimizer as noise
+from mammo_dp.privacy.training.optimizer import PrivateOptimizer
+from mammo_dp.privacy.training.sampling import UNITS, PoissonSampling, draw, noisy
 from tests.attacks.canary_fits import (
     COORDINATES,
     DELTA,
@@ -32,7 +32,7 @@ from tests.attacks.canary_fits import (
     observed,
     trials,
 )
-from tests.privacy.fits import quiet, trainer
+from tests.privacy.training.fits import quiet, trainer
 
 pytestmark = quiet
 
@@ -48,16 +48,8 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float, float]
 
 @pytest.fixture
 def scale_noise(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    class Scaled:
-        def __init__(self, factor: float, generator: np.random.Generator) -> None:
-            self.factor, self.generator = np.float32(factor), generator
-
-        def standard_normal(self, *size: Any, **settings: Any) -> NDArray[np.float32]:
-            drawn = self.generator.standard_normal(*size, **settings)
-            return np.asarray(self.factor * drawn, np.float32)
-
     def scale(factor: float) -> None:
-        monkeypatch.setattr(noise, "draw", lambda *of: Scaled(factor, draw(*of)))
+        monkeypatch.setattr(noise, "noisy", lambda exact, by, of: noisy(exact, factor * by, of))
 
     return scale
 

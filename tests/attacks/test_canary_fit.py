@@ -7,13 +7,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from data_prep.copies import copied_across
+from data_prep.datamodule import FULL_SCALE
 from data_prep.manifest import CropsManifest
 from mammo_dp.attacks.canary_fit import CROPS, RunSettings, fit_canaries, write_canaries
-from mammo_dp.attacks.canary_net import CanaryPixels
+from mammo_dp.attacks.canary_net import QUIET, CanaryPixels
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy import noise, sampling
-from mammo_dp.privacy.sampling import draw
-from tests.privacy.fits import quiet
+from mammo_dp.privacy.training import module as training
+from mammo_dp.privacy.training import optimizer as noise
+from mammo_dp.privacy.training import sampling
+from mammo_dp.privacy.training.sampling import draw
+from tests.privacy.training.fits import quiet
 
 pytestmark = quiet
 
@@ -38,12 +42,12 @@ def settings(
 def silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """No noise, and a known key."""
 
-    class Silent:
-        def standard_normal(self, shape: tuple[int, ...], dtype: type) -> NDArray[np.float32]:
-            return np.zeros(shape, dtype)
+    def exact(values: NDArray[np.float32], *more: object) -> NDArray[np.float64]:
+        return values.astype(np.float64)
 
-    monkeypatch.setattr(noise, "draw", lambda *of: Silent())
-    monkeypatch.setattr("mammo_dp.privacy.datamodule.new_key", lambda: 7)
+    monkeypatch.setattr(noise, "noisy", exact)
+    monkeypatch.setattr(training, "refuse_used_key", lambda *of: None)
+    monkeypatch.setattr("mammo_dp.privacy.training.datamodule.new_key", lambda: 7)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +94,12 @@ def test_patients_have_several_crops_as_many_as_are_declared(tmp_path: Path) -> 
     assert [len(rows) for rows in units] == [CROPS] * int(INSIDE.sum())
     for number, rows in zip(np.flatnonzero(INSIDE), units, strict=True):
         for row in rows:
-            assert np.flatnonzero(manifest.image(row)).tolist() == [number]
+            assert np.flatnonzero(manifest.image(row) > FULL_SCALE * QUIET).tolist() == [number]
+
+
+def test_no_crop_of_a_canary_is_a_copy_of_another(tmp_path: Path) -> None:
+    manifest = write_canaries(tmp_path, INSIDE, crops=CROPS, image_size=32, split="train")
+    assert copied_across(manifest, manifest.units(manifest.rows(), "crop")) == []
 
 
 def test_more_canaries_than_pixels_are_refused() -> None:
@@ -104,8 +113,9 @@ def test_the_model_reads_pixels() -> None:
     net = CanaryPixels(img_size=4, canaries=5, loudness=50.0)
     images = torch.full((3, 1, 4, 4), -1.0)
     images[0, 0, 0, 2] = 1.0
-    images[1, 0, 1, 0] = 0.0
+    images[1, 0, 1, 0] = 0.5
     images[2, 0, 3, 3] = 1.0  # not read
+    images[2, 0, 0, 0] = -0.1  # dark
     expected = torch.zeros(3, 5)
     expected[0, 2], expected[1, 4] = 50.0, 25.0
     assert torch.equal(net.forward_features(images), expected)

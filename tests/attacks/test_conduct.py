@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from scipy import stats
 
 from mammo_dp.attacks.canary_fit import Observed
 from mammo_dp.attacks.conduct import SURE, Conduct, conduct
-from mammo_dp.privacy.accounting import Mechanism
+from mammo_dp.privacy.accounting.account import Mechanism
 
 STATED = Mechanism(noise_multiplier=1.5, sampling_rate=0.2, steps=6)
 
@@ -44,7 +45,7 @@ def test_a_loop_that_does_as_stated_is_rarely_a_finding() -> None:
         ({"steps": 7}, "7 updates"),
     ],
 )
-def test_a_few_canaries_show_what_is_worse(change: dict[str, float], word: str) -> None:
+def test_a_few_canaries_show_what_is_worse(change: dict[str, Any], word: str) -> None:
     found = [measured(replace(STATED, **change), seed=seed, canaries=200) for seed in range(20)]
     assert sum(any(word in finding for finding in each.findings) for each in found) >= 18
 

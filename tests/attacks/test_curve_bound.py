@@ -1,6 +1,7 @@
 """The one-run bound by a whole trade-off curve, against a linear program and by simulation."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ from scipy.optimize import linprog
 
 from mammo_dp.attacks.canaries import canary_scores
 from mammo_dp.attacks.lower_bounds import composed, guesses_refute, one_run, one_run_curve
-from mammo_dp.privacy.accounting import Mechanism
-from mammo_dp.privacy.budget import PrivacyBudget, calibrate
-from mammo_dp.privacy.risk import TradeOff
+from mammo_dp.privacy.accounting.account import Mechanism
+from mammo_dp.privacy.accounting.budget import PrivacyBudget, calibrate
+from mammo_dp.privacy.accounting.risk import TradeOff
 
 SAMPLED = Mechanism(noise_multiplier=1.0, sampling_rate=0.4, steps=3)
 
@@ -95,7 +96,7 @@ def test_a_curve_that_holds_is_refuted_in_at_most_one_of_twenty_audits_others_in
 def test_bound_is_above_the_stated_epsilon_only_if_the_stated_curve_is_refuted(rate: float) -> None:
     stated = replace(SAMPLED, noise_multiplier=3.0, sampling_rate=rate)
     claimed = composed(stated).epsilon(1e-4)
-    how = {"guessed_in": 40, "guessed_out": 0, "stated": stated, "delta": 1e-4}
+    how: dict[str, Any] = {"guessed_in": 40, "guessed_out": 0, "stated": stated, "delta": 1e-4}
     both = set()
     for right in range(24, 41, 2):
         members = np.r_[np.full(right, 2.0), np.zeros(60 - right)]
@@ -129,7 +130,7 @@ def test_bound_is_about_that_of_the_reference(
     stated = Mechanism(noise_multiplier=noise, sampling_rate=1.0, steps=32)
     members = np.concatenate([np.full(right, 2.0), np.zeros(500 - right)])
     nonmembers = np.concatenate([np.full(guesses - right, 2.0), np.zeros(500 - guesses + right)])
-    how = {"guessed_in": guesses, "guessed_out": 0, "delta": 1e-4}
+    how: dict[str, Any] = {"guessed_in": guesses, "guessed_out": 0, "delta": 1e-4}
     plain = one_run(members, nonmembers, **how).epsilon
     closer = one_run_curve(members, nonmembers, **how, stated=stated).epsilon
     assert plain == pytest.approx(today, rel=0.04)
@@ -146,7 +147,7 @@ def test_impossible_numbers_of_guesses_are_refused(how: dict[str, int]) -> None:
 
 def test_scores_without_information_refute_nothing_and_perfect_ones_meet_the_ceiling() -> None:
     rng = np.random.default_rng(0)
-    how = {"guessed_in": 30, "guessed_out": 30, "stated": SAMPLED, "delta": 1e-4}
+    how: dict[str, Any] = {"guessed_in": 30, "guessed_out": 30, "stated": SAMPLED, "delta": 1e-4}
     assert one_run_curve(rng.normal(size=100), rng.normal(size=100), **how).epsilon < 0.3
     perfect = one_run_curve(np.ones(100), np.zeros(100), **how)
     assert perfect.epsilon == perfect.ceiling > 3

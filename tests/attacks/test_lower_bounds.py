@@ -15,7 +15,7 @@ from mammo_dp.attacks.lower_bounds import (
     many_run_gaussian,
     one_run,
 )
-from mammo_dp.privacy.accounting import Mechanism, compose
+from mammo_dp.privacy.accounting.account import Mechanism, compose
 
 PERFECT = {n: (np.ones(n), np.zeros(n)) for n in (25, 50, 128, 500, 1000)}
 

@@ -16,15 +16,17 @@ from data_prep.datamodule import CropBatch
 from data_prep.manifest import CropsManifest, Unit
 from mammo_dp import DPCropsDataModule
 from mammo_dp.main import main
-from mammo_dp.privacy.accounting import Mechanism
-from mammo_dp.privacy.gradients.units import Clip, Losses
-from mammo_dp.privacy.noise import PrivateOptimizer
-from mammo_dp.privacy.sampling import PoissonSampling
-from mammo_dp.privacy.training import DPTraining
+from mammo_dp.privacy.accounting.account import Mechanism
+from mammo_dp.privacy.training import sampling
+from mammo_dp.privacy.training.gradients.units import Clip, Losses
+from mammo_dp.privacy.training.module import DPTraining
+from mammo_dp.privacy.training.optimizer import PrivateOptimizer
+from mammo_dp.privacy.training.sampling import PoissonSampling
 from tests.attacks.mutants import CropsAsUnits, Undrawn, config, private_run
-from tests.privacy.fits import quiet
+from tests.privacy.training.fits import quiet
 
 pytestmark = quiet
+OPTIMIZER = "mammo_dp.privacy.training.optimizer"
 Fault = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -91,8 +93,20 @@ def everyone_drawn(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PoissonSampling, "sample", sample)
 
 
-def one_key_for_all_parts(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("mammo_dp.privacy.datamodule.new_key", lambda: 7)
+def noise_of_one_key(patch: pytest.MonkeyPatch) -> None:
+    """Draws have fresh keys, noise has not."""
+    as_stated = sampling.draw
+    patch.setattr(
+        "mammo_dp.privacy.training.optimizer.draw", lambda key, *stream: as_stated(7, *stream)
+    )
+
+
+def noise_of_the_first_step(patch: pytest.MonkeyPatch) -> None:
+    as_stated = sampling.draw
+    patch.setattr(
+        "mammo_dp.privacy.training.optimizer.draw",
+        lambda key, step, *stream: as_stated(key, 0, *stream),
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,7 +117,8 @@ def one_key_for_all_parts(patch: pytest.MonkeyPatch) -> None:
         (twice_the_clip, "a unit moves the noisy sum by"),
         (crops_drawn_as_if_they_were_patients, "a unit moves the noisy sum by"),
         (everyone_drawn, "a unit moves the noisy sum by"),
-        (one_key_for_all_parts, "pairs of updates have the same noise"),
+        (noise_of_one_key, "pairs of updates have the same noise"),
+        (noise_of_the_first_step, "pairs of updates have the same noise"),
     ],
 )
 def test_audit_exits_1_and_names_the_fault(
@@ -114,6 +129,17 @@ def test_audit_exits_1_and_names_the_fault(
         status, findings = audit(run, tmp_path / "audit")
     assert status == 1
     assert any(message in finding for finding in findings)
+
+
+def test_audit_resumes_and_so_meets_the_refusal_of_a_used_key(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("mammo_dp.privacy.training.datamodule.new_key", lambda: 7)
+    assert main(["attack", "audit", "--run", str(run), "--out", str(tmp_path / "audit")]) == 1
+    assert "key" in capsys.readouterr().err
 
 
 def first_epoch_not_accounted(patch: pytest.MonkeyPatch) -> None:

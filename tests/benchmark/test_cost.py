@@ -7,9 +7,9 @@ import pytest
 from data_prep.manifest import CropsManifest
 from mammo_dp.benchmark.results import Cost
 from mammo_dp.benchmark.spec import BenchmarkError
-from mammo_dp.privacy.accounting import Mechanism
-from mammo_dp.privacy.ledger import Access, PrivacyLedger
-from mammo_dp.privacy.statement import write_statement
+from mammo_dp.privacy.accounting.account import Mechanism
+from mammo_dp.privacy.statement.document import write_statement
+from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.runs import file_sha256
 
 STEPS = Mechanism(noise_multiplier=6.0, sampling_rate=1.0, steps=4)

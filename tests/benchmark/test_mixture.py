@@ -7,16 +7,16 @@ import pytest
 from data_prep.manifest import CropsManifest
 from mammo_dp.benchmark.mixture import mix
 from mammo_dp.benchmark.spec import BenchmarkError
-from mammo_dp.privacy.ledger import Access, PrivacyLedger
-from mammo_dp.privacy.release import write_data_statement
-from mammo_dp.privacy.statement import (
+from mammo_dp.privacy.commands import verified
+from mammo_dp.privacy.statement.document import (
     NO_PATIENTS,
     NO_RELEASE,
     read_statement,
     require_ledger,
     write_statement,
 )
-from mammo_dp.privacy.verify import Verification
+from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.statement.lineage import write_data_statement
 from mammo_dp.runs import close_run, open_run
 
 
@@ -75,14 +75,10 @@ def test_verify_accepts_mixed_crops_and_sees_a_forged_one(
     write_data_statement(record)
     close_run(record)
     mix(str(cohort.folder), str(phantoms.folder), 8, str(tmp_path / "mixed"))
-    verification = Verification()
-    verification.visit(tmp_path / "mixed")
-    assert not verification.findings.found
+    assert not verified(tmp_path / "mixed").findings.found
     statement = tmp_path / "mixed" / "privacy.json"
     statement.write_text(statement.read_text().replace("set by hand", "not set"))
-    forged = Verification()
-    forged.visit(tmp_path / "mixed")
-    assert forged.findings.found
+    assert verified(tmp_path / "mixed").findings.found
 
 
 def test_too_few_synthetic_crops_are_refused(

@@ -3,8 +3,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from data_prep.crop_image import save_crop_image
+from data_prep.fingerprints import fingerprint
 from data_prep.manifest import CropsManifest
 from mammo_dp.benchmark.protocol import evaluation_sets, open_set, openings, said_of
 from mammo_dp.benchmark.spec import BenchmarkError
@@ -32,15 +35,20 @@ def test_a_patient_of_train_or_val_in_a_test_set_is_refused(
     cohort: CropsManifest, make_cohort: Make
 ) -> None:
     other = all_test(make_cohort("elsewhere", seed=5))  # other pixels, same origin and numbers
-    with pytest.raises(BenchmarkError, match="6 of its patients and 0 of its crops"):
+    with pytest.raises(BenchmarkError, match="24 of its crops, or their patients, stand"):
         evaluation_sets(cohort.folder, [other.folder], open_test=False)
 
 
 def test_a_crop_of_train_or_val_under_another_name_is_refused(
     cohort: CropsManifest, make_cohort: Make
 ) -> None:
-    other = all_test(make_cohort("elsewhere", origin="another-archive"))  # same pixels
-    with pytest.raises(BenchmarkError, match="0 of its patients and 24 of its crops"):
+    other = all_test(make_cohort("elsewhere", seed=5, origin="another-archive"))
+    row = len(other.crops) - 1
+    pixels = np.ascontiguousarray(cohort.image(0)[:, ::-1] // 2)  # mirrored and dimmer
+    sha256 = save_crop_image(other.folder / other.crops[row].file, pixels)
+    copy = replace(other.crops[row], sha256=sha256, fingerprint=fingerprint(pixels))
+    CropsManifest.write(other.folder, [*other.crops[:-1], copy])
+    with pytest.raises(BenchmarkError, match=f"1 of its crops.*the first in row {row + 2}"):
         evaluation_sets(cohort.folder, [other.folder], open_test=False)
 
 

@@ -12,8 +12,8 @@ from data_prep.errors import LeakageError, ManifestError
 from data_prep.identity import normalised, patient_identity
 from data_prep.manifest import CropsManifest
 from data_prep.splits import check_patients, patient_share
-from mammo_dp.privacy.cohorts import Cohort
-from mammo_dp.privacy.sampling import PoissonSampling
+from mammo_dp.privacy.statement.cohort import Cohort
+from mammo_dp.privacy.training.sampling import PoissonSampling
 from tests.conftest import write_cohort
 
 SPELLINGS = [

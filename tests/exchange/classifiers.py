@@ -10,10 +10,10 @@ from classifier.module import CropClassifier
 from data_prep.cutting import Cutting
 from data_prep.manifest import CropsManifest
 from mammo_dp.crop_rule import TrainedCrops
-from mammo_dp.privacy.accounting import Mechanism
-from mammo_dp.privacy.ledger import Access, PrivacyLedger
-from mammo_dp.privacy.release import randomness
-from mammo_dp.privacy.statement import write_statement
+from mammo_dp.privacy.accounting.account import Mechanism
+from mammo_dp.privacy.statement.document import write_statement
+from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.training.fit_statement import randomness
 from mammo_dp.runs import close_run, file_sha256, open_run
 
 BODY: dict[str, Any] = {

@@ -9,9 +9,9 @@ import torch
 
 from data_prep.manifest import CropsManifest
 from gan.module import MCGAN
-from mammo_dp.privacy.accounting import Mechanism
-from mammo_dp.privacy.ledger import Access, PrivacyLedger
-from mammo_dp.privacy.statement import write_statement
+from mammo_dp.privacy.accounting.account import Mechanism
+from mammo_dp.privacy.statement.document import write_statement
+from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.runs import close_run, file_sha256, open_run
 from tests.conftest import write_cohort
 from tests.gan.checkpoints import save

@@ -19,8 +19,8 @@ from mammo_dp.exchange.errors import ExportError
 from mammo_dp.exchange.shared_classifier import SharedClassifier
 from mammo_dp.main import main
 from mammo_dp.predict.scores import model_input
+from mammo_dp.privacy.commands import verify
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.review import verify
 from mammo_dp.runs import RunError, file_sha256
 from tests.conftest import write_cohort
 from tests.exchange.classifiers import run_of_classifier

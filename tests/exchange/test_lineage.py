@@ -6,7 +6,7 @@ import pytest
 
 from data_prep.manifest import CropsManifest
 from mammo_dp.exchange.lineage import Lineage
-from mammo_dp.privacy.accounting import Mechanism
+from mammo_dp.privacy.accounting.account import Mechanism
 from mammo_dp.privacy.errors import PrivacyError
 from tests.exchange.conftest import run_of_fit
 

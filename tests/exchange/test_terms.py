@@ -3,7 +3,7 @@ import pytest
 
 from data_prep.errors import LicenceError
 from mammo_dp.exchange.terms import require_terms
-from mammo_dp.privacy.cohorts import Cohort
+from mammo_dp.privacy.statement.cohort import Cohort
 
 
 def terms(*datasets: str, stated: str | None = None) -> list[str]:

@@ -14,6 +14,8 @@ from data_prep.symmetries import symmetric
 from mammo_dp.fidelity.measures import IN_FEATURES
 from mammo_dp.fidelity.students import STUDENTS
 from mammo_dp.main import main
+from mammo_dp.privacy.statement.document import write_statement
+from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.runs import close_run, open_run
 
 
@@ -150,8 +152,8 @@ def test_an_encoder_whose_earlier_stage_saw_the_compared_crops_is_refused(
     encoder = tmp_path / "fit" / "last.ckpt"
     close_run(open_run(encoder.parent, command="fit", config={}, inputs={}))
     encoder.write_text("weights")
-    said = {"statements": [{"cohort": CropsManifest.read(data / "real").sha256}]}
-    (encoder.parent / "privacy.json").write_text(json.dumps(said))
+    earlier = Access.of_training("gan", CropsManifest.read(data / "real"), "train")
+    write_statement(encoder.parent, PrivacyLedger().plus(earlier), artefact=encoder)
     flags = ("--synthetic", str(data / "good"), "--encoder", str(encoder))
     assert run(data, tmp_path / "out", *flags) == 1
     assert "was trained on crops that are compared here" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from mammo_dp.main import main
 from mammo_dp.predict.calibrate import calibrate
 from mammo_dp.predict.command import predict
 from mammo_dp.predict.errors import PredictError
-from mammo_dp.privacy.review import verify
+from mammo_dp.privacy.commands import verify
 from tests.exchange.classifiers import run_of_classifier
 
 

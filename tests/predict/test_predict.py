@@ -23,8 +23,8 @@ from mammo_dp.predict import scores
 from mammo_dp.predict.candidates import PreparedCrops
 from mammo_dp.predict.command import predict
 from mammo_dp.predict.errors import PredictError
+from mammo_dp.privacy.commands import verify
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.review import verify
 from mammo_dp.runs import RunError, file_sha256
 from tests.conftest import write_cohort
 from tests.data_prep.tiny_archive import write_dicom

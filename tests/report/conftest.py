@@ -16,7 +16,7 @@ from mammo_dp.attacks.audit import Bounds
 from mammo_dp.attacks.membership.query import LOSS_THRESHOLD
 from mammo_dp.attacks.scoring import score
 from mammo_dp.attacks.signals import Signals, write_signals
-from mammo_dp.privacy.statement import SCHEMA
+from mammo_dp.privacy.statement.document import SCHEMA
 from mammo_dp.runs import close_run, file_sha256, open_run
 from tests.conftest import write_cohort
 

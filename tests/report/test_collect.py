@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mammo_dp.attacks.audit import SCHEMA
-from mammo_dp.privacy.accounting import Mechanism, compose
+from mammo_dp.privacy.accounting.account import Mechanism, compose
 from mammo_dp.report.collect import ReportError, collect, lineage, setting
 from mammo_dp.report.figures import utility_privacy
 from mammo_dp.report.sentences import attacker, choose, findings, lead, summary

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from mammo_dp.privacy.accounting import Mechanism
-from mammo_dp.privacy.cohorts import Cohort
-from mammo_dp.privacy.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.accounting.account import Mechanism
+from mammo_dp.privacy.statement.cohort import Cohort
+from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.report.collect import Statement, collect
 from mammo_dp.report.sentences import in_words
 from mammo_dp.report.tables import (

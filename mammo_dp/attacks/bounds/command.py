@@ -10,7 +10,7 @@ from mammo_dp.attacks.bounds.blind import Blind, blind, images, require_apart
 from mammo_dp.attacks.bounds.corridor import RESOLUTIONS, Corridor, Questions, corridor
 from mammo_dp.attacks.bounds.schedules import Schedule, of_budgets, of_run
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import common
+from mammo_dp.privacy.accounting.account import common
 
 BUDGETS: tuple[float | Literal["none"], ...] = (1.0, 6.0, 20.0, 60.0, 1e3, 1e6, 1e9, "none")
 KAPPAS = (0.01, 0.1)  # always shown, beside one over the number of patients if that is known

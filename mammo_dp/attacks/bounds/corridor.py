@@ -11,8 +11,8 @@ import numpy as np
 from mammo_dp.attacks.bounds import from_scratch, identification, relaxed
 from mammo_dp.attacks.bounds.edgeworth import LEAST_STEPS, require_chance
 from mammo_dp.attacks.bounds.from_scratch import FromScratch
-from mammo_dp.privacy.accounting import Mechanism, compose
-from mammo_dp.privacy.risk import TradeOff, risk_of
+from mammo_dp.privacy.accounting.account import Mechanism, compose
+from mammo_dp.privacy.accounting.risk import TradeOff, risk_of
 
 RESOLUTIONS = (4, 8, 16, 32, 64, 128)
 FPRS = (0.001, 0.01)

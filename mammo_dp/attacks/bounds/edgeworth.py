@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import Mechanism
+from mammo_dp.privacy.accounting.account import Mechanism
 
 Values = NDArray[np.float64]
 Loss = Callable[[Values, float, float], Values]  # of z at a noise multiplier and a rate

@@ -22,7 +22,7 @@ from scipy.stats import binom, gamma, nct
 
 from mammo_dp.attacks.bounds.edgeworth import require_chance
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import Mechanism
+from mammo_dp.privacy.accounting.account import Mechanism
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

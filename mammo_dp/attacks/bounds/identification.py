@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rung 1: an adversary who knows all others, sees every noisy update, and holds a list.
 
-The stated bound is ``mammo_dp.privacy.risk.risk_of``, by privacy loss distributions. Here stands
-the second opinion on it.
+The stated bound is ``mammo_dp.privacy.accounting.risk.risk_of``, by privacy loss distributions.
+Here stands the second opinion on it.
 """
 
 import math
@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from mammo_dp.attacks.bounds.edgeworth import Values, power
-from mammo_dp.privacy.accounting import Mechanism
+from mammo_dp.privacy.accounting.account import Mechanism
 
 
 def reconstruction_robustness(mechanism: Mechanism, kappa: float) -> float:

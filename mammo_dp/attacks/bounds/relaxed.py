@@ -13,7 +13,7 @@ from scipy.stats import chi2, ncx2
 
 from mammo_dp.attacks.bounds.edgeworth import Values, power, require_chance
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import Mechanism
+from mammo_dp.privacy.accounting.account import Mechanism
 
 
 def one_step(*, dimensions: int, noise_multiplier: float, kappa: float) -> float:

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import Adjacency, Mechanism
-from mammo_dp.privacy.budget import PrivacyBudget, calibrate
-from mammo_dp.privacy.guarantee import PrivacyStatement
-from mammo_dp.privacy.selection import Selection
-from mammo_dp.privacy.statement import ledger_of, read_statement
+from mammo_dp.privacy.accounting.account import Adjacency, Mechanism, Selection
+from mammo_dp.privacy.accounting.budget import PrivacyBudget, calibrate
+from mammo_dp.privacy.statement.document import ledger_of, read_statement
+from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 
 Target = float | str  # an epsilon, or "none"
 NONE = "none"

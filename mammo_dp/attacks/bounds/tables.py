@@ -11,7 +11,7 @@ from rich.table import Table
 from mammo_dp.attacks.bounds.blind import Blind
 from mammo_dp.attacks.bounds.corridor import Corridor, Questions, View
 from mammo_dp.attacks.bounds.schedules import Schedule
-from mammo_dp.privacy.accounting import common
+from mammo_dp.privacy.accounting.account import common
 
 ADVERSARIES = {
     "identification": (

@@ -89,7 +89,7 @@ def at(config: Config, *, crops: str, weights: str | None) -> Config:
 
 def _read(path: str | Path) -> tuple[Config, tuple[str, str]]:
     """A configuration, and the names of its model and data."""
-    content = yaml.safe_load(Path(path).read_text())
+    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     try:
         model, data = (str(content[part]["class_path"]) for part in ("model", "data"))
         content["model"]["init_args"], content["data"]["init_args"], content["trainer"]

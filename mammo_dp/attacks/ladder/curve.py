@@ -16,8 +16,8 @@ from mammo_dp.attacks.ladder.predicted import best_hit, predicted
 from mammo_dp.attacks.reconstruction.collect import Known
 from mammo_dp.attacks.reconstruction.isolated import pooled
 from mammo_dp.attacks.reconstruction.quality import Images
-from mammo_dp.privacy.accounting import Mechanism, compose
-from mammo_dp.privacy.risk import risk_of
+from mammo_dp.privacy.accounting.account import Mechanism, compose
+from mammo_dp.privacy.accounting.risk import risk_of
 
 _POINTS = 48
 

@@ -15,7 +15,7 @@ from mammo_dp.attacks.ladder.cells import KAPPA, Cell
 from mammo_dp.attacks.lower_bounds import many_run
 from mammo_dp.attacks.reconstruction.candidates import CandidateScores, named, recognised
 from mammo_dp.attacks.reconstruction.files import read_candidates
-from mammo_dp.privacy.accounting import Mechanism
+from mammo_dp.privacy.accounting.account import Mechanism
 
 _COMPARISONS = 2  # with a guarantee at one budget: recognised, audited
 

@@ -18,7 +18,7 @@ from torch.optim import SGD, AdamW
 
 from classifier.module import warmup_cosine
 from data_prep.manifest import Unit
-from mammo_dp.privacy.gradients.units import Clip
+from mammo_dp.privacy.training.gradients.units import Clip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

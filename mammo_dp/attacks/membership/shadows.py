@@ -29,9 +29,9 @@ from mammo_dp.attacks.membership.heads import (
 from mammo_dp.attacks.membership.observed import Observed
 from mammo_dp.attacks.membership.query import query
 from mammo_dp.attacks.signals import AttackError, Signals
-from mammo_dp.privacy.bindings import SealedFeatures
-from mammo_dp.privacy.descent import plan_descent
-from mammo_dp.privacy.gradients.units import Clip
+from mammo_dp.privacy.statement.seals import SealedFeatures
+from mammo_dp.privacy.training.descent import plan_descent
+from mammo_dp.privacy.training.gradients.units import Clip
 from mammo_dp.runs import RunRecord, read_run
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"

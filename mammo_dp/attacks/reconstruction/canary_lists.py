@@ -13,9 +13,9 @@ from torch.optim import SGD
 
 from mammo_dp.attacks.reconstruction.candidates import CandidateScores, likelihood_ratios
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import Mechanism
-from mammo_dp.privacy.noise import PrivateOptimizer
-from mammo_dp.privacy.sampling import PoissonSampling
+from mammo_dp.privacy.accounting.account import Mechanism
+from mammo_dp.privacy.training.optimizer import PrivateOptimizer
+from mammo_dp.privacy.training.sampling import PoissonSampling
 
 _OUTSIDERS = 20_000  # enough to know a chance of 1/100 to a tenth of itself
 
@@ -29,7 +29,7 @@ def canary_lists(
         mechanism: Noise, sampling rate and steps of patients.
         targets: Canaries that take part, > 0.
         candidates: Length of each target's list, the target included, >= 2.
-        key: 256 bits of draws and noise, see :func:`mammo_dp.privacy.sampling.new_key`.
+        key: 256 bits of draws and noise, see :func:`mammo_dp.privacy.training.sampling.new_key`.
 
     Returns:
         Scores; the outsiders are canaries on lists, none of whom took part.

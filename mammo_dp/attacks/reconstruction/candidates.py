@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from classifier.evaluate import Estimate
 from mammo_dp.attacks.audit import LEVEL, clopper_pearson, tpr_at_fpr
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import Mechanism, compose
-from mammo_dp.privacy.risk import risk_of
+from mammo_dp.privacy.accounting.account import Mechanism, compose
+from mammo_dp.privacy.accounting.risk import risk_of
 
 Scores = NDArray[np.float64]
 

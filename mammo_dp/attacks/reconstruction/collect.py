@@ -30,7 +30,7 @@ from mammo_dp.attacks.reconstruction.quality import Images
 from mammo_dp.attacks.reconstruction.read_outs import read_rows
 from mammo_dp.attacks.reconstruction.server import FirstLayer, Trap
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.sampling import new_key
+from mammo_dp.privacy.training.sampling import new_key
 
 TRAPS: tuple[Trap, ...] = ("imprint", "trap_weights")
 ROWS = (1, 64)  # active rows whose read-outs are compared

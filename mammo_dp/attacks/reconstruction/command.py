@@ -26,7 +26,7 @@ from mammo_dp.attacks.reconstruction.judge import Judged, judge
 from mammo_dp.attacks.reconstruction.lines import lines_of
 from mammo_dp.attacks.reconstruction.sheet import draw_sheet
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import compose
+from mammo_dp.privacy.accounting.account import compose
 from mammo_dp.runs import RunRecord, close_run, open_run, write_text_atomically
 
 RESULT, SHEET, SIGNALS = "reconstruction.json", "sheet.png", "signals"

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from data_prep.datamodule import CropBatch
-from mammo_dp.privacy.gradients.choice import build, candidates, refuse_layers
-from mammo_dp.privacy.gradients.units import Clip
-from mammo_dp.privacy.noise import PrivateOptimizer
+from mammo_dp.privacy.training.gradients.methods import build, candidates, refuse_layers
+from mammo_dp.privacy.training.gradients.units import Clip
+from mammo_dp.privacy.training.optimizer import PrivateOptimizer
 
 Losses = Callable[[CropBatch], Tensor]
 _IMAGES_AT_ONCE = 64
@@ -38,7 +38,7 @@ def mean_update(
         losses: Loss of each row, shape ``(B,)``, by ``net``.
         batch: Crops of the patients that take part in every round; rows of one are adjacent.
         noise_multiplier: Standard deviation of the noise / clipping norm, >= 0; 0 is no noise.
-        key: 256 bits of the client's noise, see :func:`mammo_dp.privacy.sampling.new_key`.
+        key: 256 bits of the client's noise, see :func:`mammo_dp.privacy.training.sampling.new_key`.
         steps: Rounds, > 0.
         clipping_norm: Largest L2 norm of one patient's gradient, > 0.
 
@@ -49,7 +49,7 @@ def mean_update(
         PrivacyError: If a layer mixes patients, so that no client would train it privately.
     """
     named = {name: p for name, p in net.named_parameters() if p.requires_grad}
-    method = candidates(net, "auto", "patient")[0]
+    method = candidates(net, "auto")[0]
     refuse_layers(net, method)
     sums = {p: torch.zeros_like(p, dtype=torch.float32) for p in named.values()}
     clipped = build(net, method, _IMAGES_AT_ONCE)

@@ -23,11 +23,11 @@ from data_prep.datamodule import CropBatch
 from data_prep.manifest import CropsManifest, Split
 from mammo_dp.attacks.reconstruction.candidates import CandidateScores, Scores, likelihood_ratios
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.bindings import SealedFeatures
-from mammo_dp.privacy.datamodule import FeatureRows
-from mammo_dp.privacy.gradients.units import Clip
-from mammo_dp.privacy.noise import PrivateOptimizer
-from mammo_dp.privacy.training import DPTraining
+from mammo_dp.privacy.statement.seals import SealedFeatures
+from mammo_dp.privacy.training.datamodule import FeatureRows
+from mammo_dp.privacy.training.gradients.units import Clip
+from mammo_dp.privacy.training.module import DPTraining
+from mammo_dp.privacy.training.optimizer import PrivateOptimizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

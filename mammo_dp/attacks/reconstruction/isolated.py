@@ -27,7 +27,7 @@ from mammo_dp.attacks.reconstruction.prior import GaussianPrior, Vectors
 from mammo_dp.attacks.reconstruction.quality import Images, Quality
 from mammo_dp.attacks.reconstruction.server import FirstLayer, IsolatingNet
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.sampling import draw
+from mammo_dp.privacy.training.sampling import draw
 
 Attacker = Literal["from_scratch", "centred", "prior"]
 Blind = Literal["blank", "mean", "nearest"]

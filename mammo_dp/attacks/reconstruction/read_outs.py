@@ -18,7 +18,7 @@ from mammo_dp.attacks.reconstruction.engine import mean_update
 from mammo_dp.attacks.reconstruction.isolated import one_crop_each, pooled
 from mammo_dp.attacks.reconstruction.quality import Images
 from mammo_dp.attacks.reconstruction.server import FirstLayer, IsolatingNet
-from mammo_dp.privacy.sampling import draw
+from mammo_dp.privacy.training.sampling import draw
 
 How = Literal["division", "mean_of_rows"]
 

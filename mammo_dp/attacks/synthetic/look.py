@@ -14,7 +14,7 @@ from mammo_dp.attacks.groups import require_patients
 from mammo_dp.attacks.signals import AttackError, Signals
 from mammo_dp.attacks.synthetic.methods import Seen, methods
 from mammo_dp.attacks.synthetic.spaces import SPACES, Points, Space, distances
-from mammo_dp.privacy.cohorts import Cohort
+from mammo_dp.privacy.statement.cohort import Cohort
 
 _CLASSES = {False: "benign", True: "malignant"}
 
@@ -90,7 +90,7 @@ def require_independent(
             "are in the cohort. Give phantoms or crops of other patients."
         )
     privacy = reference.folder / "privacy.json"
-    said = json.loads(privacy.read_text())["statements"] if privacy.exists() else []
+    said = json.loads(privacy.read_text(encoding="utf-8"))["statements"] if privacy.exists() else []
     tags = {Cohort.of_manifest(manifest, split).tag for split in get_args(Split)} - {""}
     if any(statement["cohort"] in tags for statement in said):
         raise AttackError(

@@ -1,27 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``evolve``: patients' votes turn simulated candidates into crops that may be shared."""
+"""``evolve``: synthetic crops by Private Evolution, chosen by noisy votes of patients."""
 
 import math
 from pathlib import Path
 
 import numpy as np
 
+from data_prep.crop_image import save_crop_image
 from data_prep.crop_set import watched
-from data_prep.manifest import CropsManifest, Split
-from mammo_dp.privacy.accounting import Mechanism
-from mammo_dp.privacy.budget import PrivacyBudget
+from data_prep.fingerprints import fingerprint
+from data_prep.manifest import Crop, CropsManifest, Split
+from mammo_dp.privacy.accounting.account import Mechanism
+from mammo_dp.privacy.accounting.budget import PrivacyBudget
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.evolution.account import Round, RoundsAccount
-from mammo_dp.privacy.evolution.crops import write_crops
 from mammo_dp.privacy.evolution.descriptor import describe
-from mammo_dp.privacy.evolution.gan import GanSimulator
-from mammo_dp.privacy.evolution.genome import Simulator
-from mammo_dp.privacy.evolution.phantoms import PhantomSimulator
-from mammo_dp.privacy.evolution.population import Candidates, Evolution
-from mammo_dp.privacy.evolution.votes import Electorate, with_noise
-from mammo_dp.privacy.ledger import Access, PrivacyLedger
-from mammo_dp.privacy.parents import collect_parents
-from mammo_dp.privacy.sampling import new_key
+from mammo_dp.privacy.evolution.population import (
+    CLASSES,
+    Candidates,
+    Electorate,
+    Evolution,
+    with_noise,
+)
+from mammo_dp.privacy.evolution.rounds import Round, RoundsAccount, origin
+from mammo_dp.privacy.evolution.simulators import GanSimulator, PhantomSimulator, Simulator
+from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.statement.lineage import collect_parents
+from mammo_dp.privacy.training.sampling import new_key
+
+_FULL_SCALE = 65535  # of 16-bit grey
 
 
 def evolve(
@@ -54,7 +60,7 @@ def evolve(
     on the counts, and winners are varied into the next round's candidates. The noise follows from
     the rounds and from exactly one target; the statement adds what the simulator's own makers saw.
 
-    A killed run goes on with its account: a round is booked before its noise is drawn.
+    A killed run resumes with its account: a round is recorded before its noise is drawn.
 
     The defaults were chosen on phantoms in the roles of 578 patients, with other brightness,
     contrast and size than the simulator's. There the energy distance of descriptions fell from 0.29
@@ -140,17 +146,17 @@ def vote(
         account: Of the run folder; may hold rounds of a process that died.
     """
     noise, key = account.planned.noise_multiplier, new_key()
-    for _ in watched(range(account.booked, account.planned.steps), "Voting"):
+    for _ in watched(range(account.recorded, account.planned.steps), "Voting"):
         candidates = _candidates(evolution, account)
         seen = [describe(simulator.render(of_class)) for of_class in candidates]
         votes = electorate.votes(np.stack(seen))
-        step = account.book()
+        step = account.record()
         noisy = with_noise(votes, noise_multiplier=noise, key=key, step=step)
         account.save(step, Round(candidates=candidates, votes=noisy))
 
 
 def require_bound(parents: PrivacyLedger, planned: Access, delta: float) -> None:
-    """Refuses a promise that the lineage of the simulator has broken already.
+    """Refuses a simulator that leaves the patients who vote without a guarantee.
 
     Args:
         parents: Whose data the simulator saw.
@@ -183,3 +189,57 @@ def _simulator(checkpoint: str | None, manifest: CropsManifest) -> Simulator:
     if checkpoint is not None:
         return GanSimulator.read(checkpoint)
     return PhantomSimulator(size=manifest.image(0).shape[0])
+
+
+def write_crops(
+    evolution: Evolution,
+    simulator: Simulator,
+    account: RoundsAccount,
+    *,
+    per_class: int,
+    batch_size: int,
+) -> CropsManifest:
+    """Writes as many benign as malignant crops, and last their manifest.
+
+    Crop ``n`` depends on the last round, the seed and ``n``: a killed run writes the same again.
+
+    Args:
+        evolution: The course.
+        simulator: Draws the crops.
+        account: Of the run folder, all rounds spent.
+        per_class: Crops of each class, ``>= 1``.
+        batch_size: Crops rendered at once, ``>= 1``.
+
+    Raises:
+        PrivacyError: If no round has a result.
+    """
+    name, folder = origin(account.folder), account.folder
+    _, result = account.last() or (0, None)
+    assert result is not None  # origin has found it
+    weights = evolution.weights(result.votes, account.planned.noise_multiplier)
+    rows: list[Crop] = []
+    for start in watched(range(0, CLASSES * per_class, batch_size), "Writing crops"):
+        numbers = range(start, min(start + batch_size, CLASSES * per_class))
+        genomes = [evolution.released(result.candidates, weights, number) for number in numbers]
+        images = simulator.render(genomes)
+        for number, genome, image in zip(numbers, genomes, images, strict=True):
+            malignant = bool(number % CLASSES)
+            file = f"images/{number:06d}_{'malignant' if malignant else 'benign'}.png"
+            pixels = np.rint(image.astype(np.float64) * _FULL_SCALE).astype(np.uint16)
+            rows.append(
+                Crop(
+                    file=file,
+                    patient_id="",
+                    lesion_id="1",
+                    image_id=f"{number:06d}",
+                    malignant=malignant,
+                    split="train",
+                    origin=name,
+                    label_source="generator",
+                    crop_rule=simulator.crop_rule,
+                    sha256=save_crop_image(folder / file, pixels),
+                    fingerprint=fingerprint(pixels),
+                    attributes=simulator.attributes(genome),
+                )
+            )
+    return CropsManifest.write(folder, rows)

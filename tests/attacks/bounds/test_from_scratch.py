@@ -15,7 +15,7 @@ from mammo_dp.attacks.bounds.from_scratch import (
 )
 from mammo_dp.attacks.bounds.gaussian_prior import expected_mse
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import Mechanism
+from mammo_dp.privacy.accounting.account import Mechanism
 
 Array = NDArray[np.float64]
 NORM2, PIXELS, NOISE = 21.15, 64, 0.25

@@ -9,8 +9,8 @@ from mammo_dp.attacks.bounds.edgeworth import power
 from mammo_dp.attacks.bounds.identification import privacy_loss, reconstruction_robustness
 from mammo_dp.attacks.bounds.relaxed import one_step, unsigned
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import Mechanism, compose
-from mammo_dp.privacy.risk import risk_of
+from mammo_dp.privacy.accounting.account import Mechanism, compose
+from mammo_dp.privacy.accounting.risk import risk_of
 
 KAPPAS = (1 / 578, 0.01, 1 / 13, 0.1)
 

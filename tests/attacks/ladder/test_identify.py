@@ -8,7 +8,7 @@ from mammo_dp.attacks.ladder.cells import Cell
 from mammo_dp.attacks.reconstruction.canary_lists import canary_lists
 from mammo_dp.attacks.reconstruction.files import write_candidates
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import Mechanism, compose
+from mammo_dp.privacy.accounting.account import Mechanism, compose
 
 STATED = Mechanism(noise_multiplier=3.0, sampling_rate=0.5, steps=30)
 DELTA = 1e-3

@@ -12,7 +12,7 @@ from mammo_dp.attacks.reconstruction.collect import Targets, collect, known_at
 from mammo_dp.attacks.reconstruction.judge import judge
 from mammo_dp.attacks.reconstruction.prior import GaussianPrior
 from mammo_dp.attacks.reconstruction.quality import Images
-from mammo_dp.privacy.accounting import Mechanism
+from mammo_dp.privacy.accounting.account import Mechanism
 
 NOISY = Mechanism(noise_multiplier=0.6, sampling_rate=1, steps=20)
 

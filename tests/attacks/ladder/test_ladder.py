@@ -13,7 +13,7 @@ from PIL import Image
 from data_prep.manifest import CropsManifest
 from mammo_dp.attacks.reconstruction.files import read_candidates, write_candidates
 from mammo_dp.main import main
-from tests.privacy.fits import quiet
+from tests.privacy.training.fits import quiet
 
 pytestmark = quiet
 MakeCohort = Callable[..., CropsManifest]

@@ -11,6 +11,7 @@ import torch
 from classifier.module import CropClassifier
 from classifier.released import Calibration, ReleasedClassifier
 from data_prep.manifest import CropsManifest
+from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.runs import close_run, open_run
 
 BACKBONE = {"depth": 1, "embed_dim": 24, "num_heads": 2, "patch_size": 8}
@@ -45,7 +46,8 @@ def write_run(folder: Path, net: CropClassifier, manifest: CropsManifest, **chan
     trainer.strategy.connect(net)
     trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
     statement = {
-        "cohort": manifest.sha256,
+        "cohort": Cohort.of_manifest(manifest, "train").tag,
+        "own": True,
         "cohort_name": "phantom-archive/train",
         "unit": "patient",
         "epsilon": "infinity",

@@ -18,6 +18,7 @@ from mammo_dp.attacks.membership.query import LOSS_THRESHOLD, query
 from mammo_dp.attacks.scoring import Result, read_result, score
 from mammo_dp.attacks.signals import AttackError, Signals, read_signals, write_signals
 from mammo_dp.main import main
+from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.runs import read_run
 from tests.attacks.membership.targets import model, released, write_run
 
@@ -258,7 +259,8 @@ def test_crops_that_the_run_says_nothing_about_are_refused(
 def test_nonmembers_that_a_stage_has_seen_are_refused(tmp_path: Path, noise: CropsManifest) -> None:
     run = write_run(tmp_path / "run", model(), noise)
     stored = json.loads((run / "privacy.json").read_text())
-    stored["statements"].append(stored["statements"][0] | {"cohort_name": "phantom-archive/val"})
+    val = Cohort.of_manifest(noise, "val").tag
+    stored["statements"].append(stored["statements"][0] | {"cohort": val})
     (run / "privacy.json").write_text(json.dumps(stored))
     with pytest.raises(AttackError, match="some stage was trained on split 'val'"):
         membership(run=str(run), crops=str(noise.folder))

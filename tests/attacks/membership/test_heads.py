@@ -19,7 +19,7 @@ from mammo_dp.attacks.membership.heads import (
     plain_gradients,
     train_heads,
 )
-from mammo_dp.privacy.gradients.units import Clip, Clipping
+from mammo_dp.privacy.training.gradients.units import Clip, Clipping
 from tests.attacks.membership.cohorts import examples
 
 

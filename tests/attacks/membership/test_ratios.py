@@ -19,9 +19,9 @@ from mammo_dp.attacks.membership.observed import (
     write_observed,
 )
 from mammo_dp.attacks.signals import AttackError, Signals
-from mammo_dp.privacy.accounting import Mechanism, compose
-from mammo_dp.privacy.gradients.units import Clip
-from mammo_dp.privacy.risk import TradeOff
+from mammo_dp.privacy.accounting.account import Mechanism, compose
+from mammo_dp.privacy.accounting.risk import TradeOff
+from mammo_dp.privacy.training.gradients.units import Clip
 from tests.attacks.membership.cohorts import attacked, examples
 
 RATIOS: list[Callable[[Observed], Floats]] = [lira.online, lira.offline, rmia.rmia]

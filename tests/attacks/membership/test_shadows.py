@@ -119,9 +119,9 @@ def test_heads_on_crops_that_the_run_never_saw_do_not_stand_beside_it(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(head_run, run)
-    record = json.loads((run / "run.json").read_text())
-    record["inputs"]["data"]["sha256"] = "of synthetic crops"
-    (run / "run.json").write_text(json.dumps(record))
+    stored = json.loads((run / "privacy.json").read_text())
+    stored["statements"][0]["own"] = False  # an earlier stage saw them
+    (run / "privacy.json").write_text(json.dumps(stored))
     result = attack_head(run, noise, tmp_path / "out", shadows=None)
     assert "fitted to other crops than these" in result.not_tried["rmia"]
     with pytest.raises(AttackError, match="shadows=8: the head was fitted to other crops"):

@@ -12,8 +12,8 @@ from mammo_dp.attacks.reconstruction.candidates import (
     recognised,
 )
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.accounting import Mechanism
-from mammo_dp.privacy.budget import PrivacyBudget, calibrate
+from mammo_dp.privacy.accounting.account import Mechanism
+from mammo_dp.privacy.accounting.budget import PrivacyBudget, calibrate
 
 BUDGETS = (1.0, 6.0, 20.0)
 KAPPAS = (0.01, 0.05)

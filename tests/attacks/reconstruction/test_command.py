@@ -23,7 +23,7 @@ from mammo_dp.attacks.reconstruction.files import (
 from mammo_dp.attacks.reconstruction.isolated import observe
 from mammo_dp.attacks.signals import AttackError
 from mammo_dp.main import main
-from mammo_dp.privacy.accounting import Mechanism
+from mammo_dp.privacy.accounting.account import Mechanism
 from mammo_dp.runs import read_run
 from tests.conftest import write_cohort
 

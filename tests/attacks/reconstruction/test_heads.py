@@ -15,8 +15,8 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.attacks.reconstruction.candidates import CandidateScores
 from mammo_dp.attacks.reconstruction.heads import CandidateObserver, HeadPatients
 from mammo_dp.attacks.signals import AttackError
-from mammo_dp.privacy.classifier import DPCropClassifier
-from tests.privacy.fits import data, model, quiet, trainer
+from mammo_dp.privacy.training.classifier import DPCropClassifier
+from tests.privacy.training.fits import data, model, quiet, trainer
 
 pytestmark = quiet
 Vector = NDArray[np.float64]

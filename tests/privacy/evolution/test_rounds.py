@@ -1,0 +1,83 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mammo_dp.privacy.accounting.account import Mechanism
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.evolution.rounds import Round, RoundsAccount, executed, origin
+from mammo_dp.privacy.evolution.simulators import Genome
+
+PLANNED = Mechanism(noise_multiplier=2.5, sampling_rate=1.0, steps=3)
+
+
+def result(seed: int = 0) -> Round:
+    rng = np.random.default_rng(seed)
+    candidates = tuple(
+        tuple(Genome.fresh(rng, malignant=m).varied(rng, degree=0.1 + 0.2) for _ in range(2))
+        for m in (False, True)
+    )
+    return Round(candidates=candidates, votes=rng.standard_normal((2, 2)))
+
+
+def test_each_round_is_recorded_and_none_beyond_the_plan(tmp_path: Path) -> None:
+    account = RoundsAccount(folder=tmp_path, planned=PLANNED)
+    assert (account.recorded, executed(tmp_path), account.last()) == (0, None, None)
+    for step in range(3):
+        assert account.record() == step
+        done = executed(tmp_path)
+        assert done is not None
+        assert (done.noise_multiplier, done.steps) == (2.5, step + 1)
+    with pytest.raises(PrivacyError, match="all 3 rounds are spent"):
+        account.record()
+
+
+def test_a_saved_round_is_read_exactly(tmp_path: Path) -> None:
+    account = RoundsAccount(folder=tmp_path, planned=PLANNED)
+    for seed in range(2):
+        account.save(account.record(), result(seed))
+    found = RoundsAccount(folder=tmp_path, planned=PLANNED).last()
+    assert found is not None
+    step, last = found
+    assert step == 1
+    assert last.candidates == result(1).candidates
+    assert (last.votes == result(1).votes).all()
+    assert origin(tmp_path).startswith("evolved:")
+
+
+def test_a_recorded_round_without_result_stays_recorded(tmp_path: Path) -> None:
+    account = RoundsAccount(folder=tmp_path, planned=PLANNED)
+    account.save(account.record(), result())
+    account.record()
+    again = RoundsAccount(folder=tmp_path, planned=PLANNED)
+    assert again.recorded == 2
+    last = again.last()
+    assert last is not None
+    assert last[0] == 0
+
+
+def test_rounds_with_other_noise_do_not_go_on(tmp_path: Path) -> None:
+    RoundsAccount(folder=tmp_path, planned=PLANNED).record()
+    other = Mechanism(noise_multiplier=1.0, sampling_rate=1.0, steps=3)
+    with pytest.raises(PrivacyError, match=r"noise multiplier 2\.5, planned is 1\.0"):
+        RoundsAccount(folder=tmp_path, planned=other).record()
+
+
+def test_a_lost_or_shortened_account_stops_the_run(tmp_path: Path) -> None:
+    account = RoundsAccount(folder=tmp_path, planned=PLANNED)
+    for _ in range(2):
+        account.save(account.record(), result())
+    path = tmp_path / "account.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"steps": 1}))
+    with pytest.raises(PrivacyError, match="accounts for 1 rounds, but 2 have a result"):
+        account.record()
+    path.unlink()
+    with pytest.raises(PrivacyError, match=r"account\.json: is no account"):
+        account.record()
+
+
+def test_spent_rounds_without_any_result_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(PrivacyError, match="none has a result"):
+        origin(tmp_path)

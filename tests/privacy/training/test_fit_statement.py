@@ -1,0 +1,43 @@
+"""The names by which a statement is held against a configuration are those of the arguments."""
+
+import inspect
+
+import pytest
+
+from classifier.module import CropClassifier
+from mammo_dp.privacy.training.calibration import DPCalibration
+from mammo_dp.privacy.training.classifier import DPCropClassifier
+from mammo_dp.privacy.training.datamodule import DPCropsDataModule
+from mammo_dp.privacy.training.fit_statement import (
+    DATA_SETTINGS,
+    HUB_SETTINGS,
+    MODEL_SETTINGS,
+    FitSettings,
+)
+from mammo_dp.privacy.training.generator import DPMCGAN
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (DPCropClassifier, MODEL_SETTINGS),
+        (DPCalibration, MODEL_SETTINGS),
+        (DPMCGAN, MODEL_SETTINGS),
+        (DPCropsDataModule, DATA_SETTINGS),
+        (CropClassifier, HUB_SETTINGS),
+    ],
+)
+def test_a_renamed_argument_is_noticed(kind: type, names: tuple[str, ...]) -> None:
+    assert set(names) <= set(inspect.signature(kind).parameters)
+
+
+def test_settings_that_a_class_lacks_are_named() -> None:
+    config = {
+        "model": {"class_path": "other.Model", "init_args": {"delta": 1e-5}},
+        "data": {"init_args": dict.fromkeys(DATA_SETTINGS)},
+        "trainer": {"max_steps": 3},
+    }
+    settings = FitSettings.of(config)
+    assert settings.missing == ("clipping_norm",)
+    assert (settings.model["delta"], settings.max_steps, settings.plan) == (1e-5, 3, None)
+    assert FitSettings.of({"model": None}).missing == (*MODEL_SETTINGS, *DATA_SETTINGS)

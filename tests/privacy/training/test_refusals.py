@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a private fit refuses, before it looks at a patient."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+from torch import nn
+from torch.utils.data import DataLoader
+
+from data_prep.datamodule import CropItem, CropsDataModule
+from data_prep.manifest import CropsManifest
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.training.datamodule import DPCropsDataModule
+from tests.privacy.training.fits import BODY, data, model, quiet, trainer
+
+pytestmark = quiet
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_steps": -1, "max_epochs": 1}, "max_steps=-1"),
+        ({"precision": "bf16-true"}, "precision=bf16-true"),
+        ({"accumulate_grad_batches": 2}, "accumulate_grad_batches=2"),
+        ({"gradient_clip_val": 1.0}, "gradient_clip_val=1.0"),
+        ({"callbacks": [StochasticWeightAveraging(0.1)]}, "StochasticWeightAveraging: .*tunes by"),
+    ],
+)
+def test_settings_that_break_the_guarantee_are_refused_before_compute(
+    cohort: CropsManifest, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PrivacyError, match=message):
+        trainer(tmp_path, **settings).fit(model(), data(cohort))
+
+
+@pytest.mark.parametrize(
+    ("devices", "chosen"),
+    [(1, "ddp"), (2, "ddp"), (2, "ddp_find_unused_parameters_true"), (2, "auto")],
+)
+def test_strategies_without_privacy_are_refused_with_reason_and_remedy(
+    cohort: CropsManifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    devices: int,
+    chosen: str,
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")  # Lightning then starts no further process
+    run = trainer(tmp_path, devices=devices, strategy=chosen)
+    reason = rf"DDPStrategy on {devices} device.s.: .*raw gradients .*--trainer.strategy dp_ddp"
+    with pytest.raises(PrivacyError, match=reason):
+        run.fit(model(), data(cohort))
+
+
+def test_batch_norm_is_refused_by_layer_name(cohort: CropsManifest, tmp_path: Path) -> None:
+    net = model()
+    net.net.norm = nn.Sequential(nn.BatchNorm1d(17), nn.LayerNorm(12))
+    net.net.blocks = nn.Sequential(nn.Identity(), nn.BatchNorm1d(17))
+    with pytest.raises(PrivacyError, match=r"blocks.1 \(BatchNorm1d\), norm.0 \(BatchNorm1d\)"):
+        trainer(tmp_path).fit(net, data(cohort))
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({"proj_drop_rate": 0.1}, r"blocks.0.attn.proj_drop \(Dropout\)"),
+        ({"attn_drop_rate": 0.1}, r"blocks.0.attn.attn_drop \(Dropout\)"),
+    ],
+)
+def test_dropout_under_a_public_seed_is_refused_by_layer_name(
+    cohort: CropsManifest, tmp_path: Path, body: dict[str, Any], named: str
+) -> None:
+    net = model(backbone_args=BODY["backbone_args"] | body)
+    with pytest.raises(PrivacyError, match=named + ".*: random numbers come in turn"):
+        trainer(tmp_path).fit(net, data(cohort))
+    frozen = model(backbone_args=BODY["backbone_args"] | body, trainable="head")
+    trainer(tmp_path, max_steps=1).fit(frozen, data(cohort))
+
+
+def test_delta_of_one_over_patients_is_refused(cohort: CropsManifest, tmp_path: Path) -> None:
+    with pytest.raises(PrivacyError, match=r"delta=0.25 is not below 1/4"):
+        trainer(tmp_path).fit(model(delta=0.25), data(cohort))
+
+
+def test_data_without_units_are_refused(cohort: CropsManifest, tmp_path: Path) -> None:
+    with pytest.raises(PrivacyError, match="CropsDataModule does not sample units"):
+        trainer(tmp_path).fit(model(), CropsDataModule(str(cohort.folder)))
+
+
+def test_a_loader_that_is_not_accounted_is_refused(cohort: CropsManifest, tmp_path: Path) -> None:
+    class Shuffled(DPCropsDataModule):
+        def train_dataloader(self) -> DataLoader[CropItem]:
+            return CropsDataModule.train_dataloader(self)
+
+    with pytest.raises(PrivacyError, match="not the one that is accounted"):
+        trainer(tmp_path).fit(model(), Shuffled(str(cohort.folder)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"clipping_norm": 0.0},
+        {"clipping_norm": math.inf},
+        {"ema_decay": 1.0},
+        {"gradient_method": "ghost"},
+        {"clipping": "none"},
+        {"max_physical_batch": 0},
+        {"views": 0},
+        {"target_epsilon": 0.0},
+    ],
+)
+def test_impossible_promises_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(PrivacyError, match=next(iter(change)).removeprefix("target_")):
+        model(**change)

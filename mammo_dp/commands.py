@@ -89,7 +89,7 @@ def run_command(command: str, arguments: Sequence[str]) -> None:
     """
     found = FUNCTIONS[command]
     asks_help = not {"-h", "--help"}.isdisjoint(arguments)
-    components: Function | dict[str, Function]
+    components: Function | dict[str, Any]
     if isinstance(found, str):
         components = stub(found) if asks_help else _function(command, found)
     elif (chosen := next((word for word in arguments if word in found), None)) is None:

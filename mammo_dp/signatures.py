@@ -109,6 +109,6 @@ def _named(node: ast.stmt) -> Iterator[tuple[str, ast.stmt]]:
     elif isinstance(node, ast.Assign | ast.AnnAssign):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         for target in targets:
-            for name in ast.walk(target):
-                if isinstance(name, ast.Name):
-                    yield name.id, node
+            for part in ast.walk(target):
+                if isinstance(part, ast.Name):
+                    yield part.id, node

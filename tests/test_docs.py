@@ -176,6 +176,9 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
             assert not anchor or anchor in anchors(found), target
     for path in re.findall(r"\bconfigs/[\w/]+\.yaml", text):
         assert (ROOT / path).is_file(), path
+    for path in re.findall(r"`([\w/]+/\w+\.py)`", text):  # the threat model's are below tests/
+        if "/NAME" not in path:
+            assert (ROOT / path).is_file() or (ROOT / "tests" / path).is_file(), path
 
 
 def test_extras_are_named_as_the_project_names_them() -> None:

@@ -78,6 +78,10 @@ _RECORDED = frozenset(
 )
 
 
+# Commands that spend on patients by an account of their own, and what writes their statement.
+_STATEMENTS = {"evolve": "mammo_dp.privacy.evolution.rounds:write_evolution_statement"}
+
+
 def run_command(command: str, arguments: Sequence[str]) -> None:
     """Parses the flags of one command and runs it.
 
@@ -110,7 +114,13 @@ def run_command(command: str, arguments: Sequence[str]) -> None:
 def _function(command: str, target: str) -> Function:
     module, _, name = target.partition(":")
     function: Function = getattr(import_module(module), name)
-    return recorded(function, command) if command in _RECORDED else function
+    if command not in _RECORDED:
+        return function
+    writer = None
+    if (own := _STATEMENTS.get(command)) is not None:
+        module, _, name = own.partition(":")
+        writer = getattr(import_module(module), name)
+    return recorded(function, command, writer)
 
 
 class _Parser(ArgumentParser):

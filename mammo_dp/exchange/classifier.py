@@ -32,7 +32,7 @@ def classifier(
         run: Run folder of a fit.
         out: Folder of this export; what can be passed on is its subfolder classifier.
         format: "huggingface" writes model.safetensors, which predict and timm read; "onnx" writes
-            model.onnx with the calibration inside, and needs the extra `export`.
+            model.onnx with the calibration inside, and needs `pip install -e ".[export]"`.
         licence_of_cohort: Terms under which what was trained on the cohort may be passed on; needed
             for data sets whose terms are not known here.
 

@@ -49,10 +49,11 @@ class SharedClassifier:
     @property
     def doubt(self) -> str:
         """Why its statement cannot be relied on here, as a clause; empty if it can."""
-        files = [self.path]
-        if self.path.name == CONFIG:
-            files.append(self.path.with_name(WEIGHTS))
-        folder = run_of(self.path) or self.path.parent
+        files, folder = [self.path], run_of(self.path)
+        if self.path.name == CONFIG:  # an export, which may lie below a run folder
+            files, folder = [*files, self.path.with_name(WEIGHTS)], self.path.parent
+        if folder is None:
+            return "no statement lies beside it"
         found = [covering_ledger(folder, file_sha256(file)) for file in files]
         return next((doubt for doubt in found if isinstance(doubt, str)), "")
 

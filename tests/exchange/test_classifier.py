@@ -225,6 +225,12 @@ def test_what_was_altered_on_the_way_is_refused(
         SharedClassifier.read(received)
 
 
+def test_an_export_can_be_relied_on_in_place_and_elsewhere(exported: Path, tmp_path: Path) -> None:
+    elsewhere = shutil.copytree(exported, tmp_path / "received")
+    for folder in (exported, elsewhere):
+        assert SharedClassifier.read(folder).doubt == ""
+
+
 def test_what_may_not_leave_does_not(
     tmp_path: Path, exported: Path, checkpoint: Path, cohort: CropsManifest
 ) -> None:

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 from data_prep.cropping import Box
-from data_prep.manifest import Laterality, LabelSource, Split, View
+from data_prep.manifest import LabelSource, Laterality, Split, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +141,3 @@ class LesionTable:
     left_out: tuple[LeftOut, ...] = ()
     skipped: Mapping[str, int] = field(default_factory=Counter)
     facts: ArchiveFacts | None = None
-
-
-LabelChoice = Literal["pathology", "birads"]

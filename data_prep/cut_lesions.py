@@ -17,7 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -31,11 +31,12 @@ from data_prep.crop_image import save_crop_image
 from data_prep.crop_set import REJECTED_FILE, CropSet, print_counts, watched
 from data_prep.cropping import Box, scale_box
 from data_prep.cutting import Cutting, cut_box, range_of
-from data_prep.dicom import Mammogram, read_mammogram
+from data_prep.dicom import Mammogram
 from data_prep.duplicates import AcrossPatients
 from data_prep.errors import GeometryRejected, ManifestError, RecordRejected
 from data_prep.fingerprints import fingerprint
 from data_prep.identity import normalised
+from data_prep.images import read_image
 from data_prep.lesions import LesionRow, LesionTable, Outline, Region
 from data_prep.manifest import FILE_NAME, Crop, CropsManifest, Laterality, Split, View
 from data_prep.splits import assign_split, check_patients, refine_split
@@ -69,7 +70,7 @@ class ImageOrder:
 
     Attributes:
         path: The file.
-        spacing_mm: Millimetres per pixel as the table says.
+        spacing_mm: Millimetres per pixel as the table says, for files that do not.
         scanned_film: Whether secondary capture is accepted.
         lesions: In the order of the table.
     """
@@ -251,11 +252,12 @@ def crops_of(order: ImageOrder, cutting: Cutting) -> Iterator[CutOut | RecordRej
     """
     first = order.lesions[0].where
     try:
-        mammogram = read_mammogram(
-            order.path, where=first, allow_secondary_capture=order.scanned_film
+        mammogram = read_image(
+            order.path,
+            where=first,
+            scanned_film=order.scanned_film,
+            spacing_mm=order.spacing_mm or cutting.spacing_mm,
         )
-        if order.spacing_mm is not None:
-            mammogram = replace(mammogram, spacing_mm=order.spacing_mm)
         grey = range_of(mammogram, first)
     except Exception as error:
         rejected = _rejected(error, first, "image")

@@ -60,7 +60,11 @@ def cbis_ddsm(
         Cutting(size=size, margin_mm=margin_mm, minimum_mm=minimum_mm, spacing_mm=spacing_mm)
     )
     phantom = (source / PHANTOM_MARK).is_file()
-    archive = CbisDdsm(source, watch=lambda paths: watched(paths, "Reading headers"))
+    archive = CbisDdsm(
+        source,
+        watch=lambda paths: watched(paths, "Reading headers"),
+        spacing_mm=spacing_mm,
+    )
     splits = {  # before any pixel is read, so that a bad fraction costs nothing
         r.patient_id: refine_split(r.split, r.patient_id, val_fraction=val_fraction)
         for r in archive.records

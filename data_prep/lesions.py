@@ -135,9 +135,12 @@ class LesionTable:
         skipped: Files and rows that are no part of what was asked for, by reason and number, such
             as ``{"helper file": 12, "another kind of finding": 40}``.
         facts: Of the archive; none for a table of the user's own.
+        notes: Sentences about the whole table that are printed and go to the data card, such as
+            how many lesions carry two labels.
     """
 
     rows: tuple[LesionRow, ...]
     left_out: tuple[LeftOut, ...] = ()
     skipped: Mapping[str, int] = field(default_factory=Counter)
     facts: ArchiveFacts | None = None
+    notes: tuple[str, ...] = ()

@@ -2,10 +2,13 @@
 """Signatures and docstrings without the imports of the module: what help texts are made from.
 
 Modules of commands import torch, which takes seconds; their help needs the types of their flags
-only. A stub has the signature and the docstring of a function, and an empty body.
+only. A stub has the signature and the docstring of a function, and an empty body. Flags that
+several commands share stand in one function of their module, to which each passes ``**options``;
+the stub lists them as if each command had them itself.
 """
 
 import ast
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
@@ -35,9 +38,10 @@ def stub(target: str) -> Callable[..., None]:
         return stub(f"{found.module}:{found.names[0].name}")
     if not isinstance(found, ast.FunctionDef):
         raise LookupError(f"{target}: is no function of that module.")
-    body = [found.body[0] if ast.get_docstring(found) else ast.Pass()]
+    arguments, text = _with_shared_flags(found, _definitions(module))
+    body: list[ast.stmt] = [ast.Expr(ast.Constant(text)) if text else ast.Pass()]
     described = ast.FunctionDef(
-        name=name, args=found.args, returns=found.returns, decorator_list=[], body=body
+        name=name, args=arguments, returns=found.returns, decorator_list=[], body=body
     )
     # Not in the name of its module: parsers import what a function says that it comes from, and
     # look for its name in the packages above.
@@ -59,6 +63,57 @@ def first_line(target: str) -> str:
     if not isinstance(found, ast.FunctionDef | ast.ClassDef):
         raise LookupError(f"{target}: is no class or function of that module.")
     return (ast.get_docstring(found) or "").partition("\n")[0]
+
+
+def _with_shared_flags(
+    function: ast.FunctionDef, known: Mapping[str, ast.stmt]
+) -> tuple[ast.arguments, str]:
+    """Arguments and docstring, with those of the function that gets ``**options``.
+
+    Raises:
+        LookupError: If ``**options`` is passed on to no function of the module.
+    """
+    own, text = function.args, ast.get_docstring(function) or ""
+    if own.kwarg is None:
+        return own, text
+    name = own.kwarg.arg
+    for call in ast.walk(function):
+        if (
+            isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Name)
+            and any(k.arg is None and ast.unparse(k.value) == name for k in call.keywords)
+            and isinstance(shared := known.get(call.func.id), ast.FunctionDef)
+        ):
+            break
+    else:
+        raise LookupError(f"{function.name}: passes **{name} to no function of its module.")
+    taken = {one.arg for one in (*own.args, *own.kwonlyargs)} | {k.arg for k in call.keywords}
+    added = [
+        (one, default)
+        for one, default in zip(shared.args.kwonlyargs, shared.args.kw_defaults, strict=True)
+        if one.arg not in taken
+    ]
+    arguments = ast.arguments(
+        posonlyargs=own.posonlyargs,
+        args=own.args,
+        vararg=own.vararg,
+        kwonlyargs=[*own.kwonlyargs, *(one for one, _ in added)],
+        kw_defaults=[*own.kw_defaults, *(default for _, default in added)],
+        kwarg=None,
+        defaults=own.defaults,
+    )
+    entries = _entries(ast.get_docstring(shared) or "")
+    described = "\n".join(entries[one.arg] for one, _ in added if one.arg in entries)
+    own_entry = _entries(text).get(name, "")
+    return arguments, text.replace(own_entry, described) if own_entry else text
+
+
+def _entries(text: str) -> dict[str, str]:
+    """Lines of each argument in the section ``Args`` of a docstring, by name."""
+    section = re.search(r"^Args:\n((?:    .*\n?)+)", text, flags=re.MULTILINE)
+    found = re.findall(r"^    (\w+):.*(?:\n {8}.*)*", section[1], re.MULTILINE) if section else []
+    parts = re.split(r"^(?=    \w+:)", section[1], flags=re.MULTILINE)[1:] if section else []
+    return {name: part.rstrip("\n") for name, part in zip(found, parts, strict=True)}
 
 
 def _value(module: str, name: str) -> object:

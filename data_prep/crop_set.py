@@ -6,7 +6,7 @@ import io
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, get_args
@@ -20,6 +20,7 @@ from rich.progress import track
 from data_prep.crop_image import save_crop_image
 from data_prep.duplicates import AcrossPatients, deduplicate, thumbnail
 from data_prep.errors import ArchiveError, RecordRejected
+from data_prep.files import Balance
 from data_prep.fingerprints import fingerprint
 from data_prep.manifest import Crop, CropsManifest, Split
 
@@ -31,15 +32,28 @@ T = TypeVar("T")
 
 @dataclass
 class CropSet:
-    """Collects crops and rejections, then writes the tables."""
+    """Collects crops and rejections, then writes the tables.
+
+    Attributes:
+        folder: Folder to fill.
+        strict: Whether the first rejection stops.
+        across_patients: What happens if different patients share a crop.
+        size: Edge that crops must have, in pixels; none takes that of most of them.
+        found: Number of files or rows that the import started from, ``skipped`` included; none for
+            a count of what was added and rejected.
+        skipped: What was left out before it was opened, by reason.
+    """
 
     folder: Path
     strict: bool
     across_patients: AcrossPatients = "refuse"
+    size: int | None = None
+    found: int | None = None
+    skipped: Mapping[str, int] = field(default_factory=dict)
     crops: list[Crop] = field(default_factory=list)
     thumbnails: list[NDArray[np.float32]] = field(default_factory=list)
     rejected: list[tuple[str, str, str]] = field(default_factory=list)
-    sizes: set[int] = field(default_factory=set)
+    edges: list[int] = field(default_factory=list)
 
     def add(self, pixels: NDArray[np.uint16], *, file: str, **values: object) -> None:
         """Writes the image and remembers the row; ``values`` are fields of :class:`Crop`."""
@@ -47,7 +61,7 @@ class CropSet:
             digest = save_crop_image(self.folder / file, pixels)
         except OSError as error:  # a full disk does not say which file it hit
             raise OSError(error.errno, error.strerror, str(self.folder / file)) from error
-        self.sizes.add(pixels.shape[0])
+        self.edges.append(pixels.shape[0])
         known = {"sha256": digest, "fingerprint": fingerprint(pixels)}
         self.crops.append(Crop(file=file, **known, **values))  # type: ignore[arg-type]
         self.thumbnails.append(thumbnail(pixels))
@@ -62,14 +76,11 @@ class CropSet:
         """Removes copies, writes ``rejected.csv`` and, last, ``crops.csv``; prints counts.
 
         Raises:
-            ArchiveError: If no crop is left, or sizes differ.
+            ArchiveError: If no crop is left, or as many have one size as another.
             DuplicateConflict: If different patients share a crop and are not to be merged.
             LeakageError: If copies stand in different splits.
         """
-        if len(self.sizes) > 1:
-            raise ArchiveError(
-                f"{self.folder}: crops of {sorted(self.sizes)} px. Give crops of one size."
-            )
+        self._reject_odd_sizes()
         cleared = deduplicate(self.crops, self.thumbnails, across_patients=self.across_patients)
         for file, error in cleared.rejected:
             self.reject(Path(file).stem, error)
@@ -83,7 +94,39 @@ class CropSet:
             )
         manifest = CropsManifest.write(self.folder, cleared.crops)
         print_counts(manifest, reasons, merged=cleared.merged_patients)
+        listed = len(manifest.crops) + len(self.rejected) + sum(self.skipped.values())
+        balance = Balance(
+            found=listed if self.found is None else self.found,
+            read=len(manifest.crops),
+            rejected=reasons,
+            skipped=self.skipped,
+        )
+        print(balance)
         return manifest
+
+    def _reject_odd_sizes(self) -> None:
+        """Keeps the crops of the size that was asked for, or that most of them have."""
+        sizes = Counter(self.edges).most_common()
+        if self.size is None and len(sizes) > 1 and sizes[0][1] == sizes[1][1]:
+            raise ArchiveError(
+                f"{self.folder}: as many crops have {sizes[0][0]} px as {sizes[1][0]} px. "
+                "Give --size to say which are meant."
+            )
+        wanted = self.size or (sizes[0][0] if sizes else 0)
+        for position in reversed(range(len(self.crops))):
+            if (edge := self.edges[position]) != wanted:
+                file = self.crops[position].file
+                self.reject(
+                    Path(file).stem,
+                    RecordRejected(
+                        "odd_size",
+                        f"{file}: {edge} px, where {wanted} px are expected. Cut it again at that "
+                        "size, or give --size.",
+                    ),
+                )
+                (self.folder / file).unlink()
+                for held in (self.crops, self.thumbnails, self.edges):
+                    del held[position]  # type: ignore[attr-defined]
 
     def _write_rejected(self) -> None:
         buffer = io.StringIO()

@@ -93,7 +93,12 @@ def cbis_ddsm(
 
 
 def crop_folder(
-    *, root: str, out: str, across_patients: AcrossPatients = "refuse", strict: bool = False
+    *,
+    root: str,
+    out: str,
+    size: int | None = None,
+    across_patients: AcrossPatients = "refuse",
+    strict: bool = False,
 ) -> CropsManifest:
     """Imports published crops: {dataset}/{train,val,test}/is_benign_{true,false}/*.png.
 
@@ -102,13 +107,23 @@ def crop_folder(
     Args:
         root: Folder of the data set, or its parent if that holds one data set only.
         out: Folder to fill with crops.csv, images/ and rejected.csv.
+        size: Edge of the crops, in pixels; others are rejected. That of most files if not given.
         across_patients: What happens if different patients share a crop: refuse stops; merge makes
             them one patient, and the statement of each fit on the crops says that what this
             reveals is left out.
         strict: Stop at the first file that cannot become a crop, instead of listing it.
     """
-    crops = CropSet(Path(out), strict=strict, across_patients=across_patients)
-    for published in watched(read_crop_folder(Path(root)), "Importing crops"):
+    folder = read_crop_folder(Path(root))
+    skipped = folder.files.skipped
+    crops = CropSet(
+        Path(out),
+        strict=strict,
+        across_patients=across_patients,
+        size=size,
+        found=len(folder.files.paths) + sum(skipped.values()),
+        skipped=skipped,
+    )
+    for published in watched(folder.crops, "Importing crops"):
         try:
             pixels = read_grey(published.path, f"crop {published.key}")
         except RecordRejected as error:
@@ -139,6 +154,7 @@ def synthetic_folder(
     benign_word: str = "benign",
     crop_rule: CropRule = "reference-2024",
     provenance: str | None = None,
+    size: int | None = None,
     strict: bool = False,
 ) -> CropsManifest:
     """Imports generated crops: [batch_<b>_]<i>_<word>.png, where the word says the class.
@@ -155,18 +171,26 @@ def synthetic_folder(
         provenance: File that says which generator made the set, on which patients it was trained
             and with which privacy. It is copied beside the crops; without it nothing is known, and
             no finite epsilon can be stated for what is trained on the set.
+        size: Edge of the crops, in pixels; others are rejected. That of most files if not given.
         strict: Stop at the first file that cannot become a crop, instead of listing it.
     """
     if not name or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise ManifestError(f"{name=}. Give a name of letters, digits, '-', '_' and '.'.")
     rule = LabelRule(malignant=malignant_word, benign=benign_word)
-    images = read_synthetic_folder(Path(root), rule)
+    folder = read_synthetic_folder(Path(root), rule)
     if provenance is not None:
         text = Path(provenance).read_text(encoding="utf-8")
         Path(out).mkdir(parents=True, exist_ok=True)
         (Path(out) / f"provenance{Path(provenance).suffix}").write_text(text, encoding="utf-8")
-    crops = CropSet(Path(out), strict=strict)
-    for image in watched(images, "Importing crops"):
+    skipped = folder.files.skipped
+    crops = CropSet(
+        Path(out),
+        strict=strict,
+        size=size,
+        found=len(folder.files.paths) + sum(skipped.values()),
+        skipped=skipped,
+    )
+    for image in watched(folder.images, "Importing crops"):
         try:
             pixels = read_grey(image.path, str(image.path))
         except RecordRejected as error:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from data_prep.cropping import Box, scale_box
 from data_prep.dicom import Mammogram, read_mammogram
 from data_prep.errors import ArchiveError, DicomRejected, GeometryRejected
+from data_prep.files import find_files
 from data_prep.readers.lesion import Lesion
 
 COLUMNS = ("file", "x0", "y0", "x1", "y1")
@@ -105,8 +106,7 @@ class BoxedMammograms:
             return [] if any(row.file == self._only for row in self.rows) else [self._only]
         files = {
             path.relative_to(self._folder).as_posix()
-            for path in self._folder.rglob("*")
-            if path.suffix.lower() == SUFFIX and path.is_file()
+            for path in find_files(self._folder, suffixes={SUFFIX}).paths
         }
         return sorted(files - {row.file for row in self.rows})
 

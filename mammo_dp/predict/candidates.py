@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from data_prep.crop_set import read_grey, watched
 from data_prep.cutting import Cutter, Cutting
 from data_prep.errors import ArchiveError, ManifestError, RecordRejected
+from data_prep.files import find_files
 from data_prep.manifest import CropsManifest
 from data_prep.readers.boxes import BoxedMammograms
 
@@ -79,7 +80,7 @@ class PlainCrops:
         Raises:
             ArchiveError: If there is no PNG file.
         """
-        paths = sorted(self.folder.rglob("*.png"))
+        paths = find_files(self.folder, suffixes={".png"}).paths
         if not paths:
             raise ArchiveError(
                 f"{self.folder}: holds no crops.csv and no PNG file. Give a prepared folder, or a "

@@ -101,6 +101,8 @@ def test_counts_are_printed(
         "train: 3 crops (2 malignant) of 2 patients",
         "test: 1 crops (0 malignant) of 1 patients; one class only, no use for training",
         "rejected: for_processing 1, mask_mismatch 1, no_mask 1, unreadable 1",
+        "found 8 = read 4 + rejected 4 (for_processing 1, mask_mismatch 1, no_mask 1, "
+        "unreadable 1) + skipped 0",
     ]
 
 
@@ -260,11 +262,35 @@ def test_unusable_files_of_a_crop_folder_are_listed(tmp_path: Path) -> None:
         prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "strict"), strict=True)
 
 
-def test_crops_of_two_sizes_are_refused(tmp_path: Path) -> None:
+def test_as_many_crops_of_one_size_as_of_another_are_refused(tmp_path: Path) -> None:
     put(tmp_path, patient="P_00001")
     Image.new("L", (8, 8)).save(put(tmp_path, patient="P_00002"))
-    with pytest.raises(ArchiveError, match=r"crops of \[8, 16\] px"):
+    with pytest.raises(ArchiveError, match="as many crops have 16 px as 8 px. Give --size"):
         prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "out"))
+    manifest = prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "sized"), size=8)
+    assert [crop.patient_id for crop in manifest.crops] == ["P_00002"]
+
+
+def test_crops_of_another_size_than_most_are_rejected_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for patient in ("P_00001", "P_00003"):
+        put(tmp_path, patient=patient)
+    odd = put(tmp_path, patient="P_00002")
+    Image.new("L", (8, 8)).save(odd)
+    (odd.parent / f"._{odd.name}").write_bytes(b"x")
+    out = tmp_path / "out"
+    manifest = prepare.crop_folder(root=str(tmp_path), out=str(out))
+    assert len(manifest.crops) == 2
+    assert not (out / "images" / "cbis-ddsm_train_0002.png").exists()
+    assert 'cbis-ddsm_train_0002,odd_size,"images/cbis-ddsm_train_0002.png: 8 px, where 16' in (
+        (out / "rejected.csv").read_text()
+    )
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "found 4 = read 2 + rejected 1 (odd_size 1) + skipped 1 (helper file 1)"
+    )
+    with pytest.raises(RecordRejected, match="8 px, where 16 px"):
+        prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "strict"), strict=True)
 
 
 def make_synthetic(folder: Path, count: int = 4) -> Path:

@@ -5,6 +5,7 @@ Files are read, never written. No attribute leaves this module but size, bits, s
 view, and no message quotes a value that could identify a person.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,13 @@ from data_prep.errors import DicomRejected
 from data_prep.manifest import Laterality, View
 
 Voi = Literal["lut", "window", "none"]
+# DICOM PS3.16, CID 4014: SNOMED CT, and the SNOMED RT codes of older files.
+_VIEW_CODES: Mapping[str, View] = {
+    "399162004": "CC",
+    "R-10242": "CC",
+    "399368009": "MLO",
+    "R-10226": "MLO",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,12 +63,16 @@ class SeriesFile:
         series: SeriesInstanceUID; a key for look-ups, never written anywhere.
         description: SeriesDescription, lower case.
         pixels: Rows times columns.
+        laterality: Side according to the header, if it says so.
+        view: View according to the header, if it says so.
     """
 
     path: Path
     series: str
     description: str
     pixels: int
+    laterality: Laterality | None = None
+    view: View | None = None
 
 
 def read_series_file(path: Path) -> SeriesFile | None:
@@ -71,6 +83,7 @@ def read_series_file(path: Path) -> SeriesFile | None:
         rejected later, with its own row.
     """
     tags = ["SeriesInstanceUID", "SeriesDescription", "Rows", "Columns"]
+    tags += ["ImageLaterality", "Laterality", "ViewPosition", "ViewCodeSequence"]
     try:
         with quiet(path.name):
             header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
@@ -79,6 +92,8 @@ def read_series_file(path: Path) -> SeriesFile | None:
                 series=str(header.SeriesInstanceUID),
                 description=str(header.get("SeriesDescription") or "").lower(),
                 pixels=int(header.get("Rows") or 0) * int(header.get("Columns") or 0),
+                laterality=_laterality(header),
+                view=_view(header),
             )
     except DicomRejected:
         return None
@@ -229,4 +244,7 @@ def _laterality(dataset: Dataset) -> Laterality | None:
 
 def _view(dataset: Dataset) -> View | None:
     value = str(dataset.get("ViewPosition") or "").upper()
+    if not value and (codes := dataset.get("ViewCodeSequence")):
+        code = str(codes[0].get("CodeValue") or "").upper()
+        return _VIEW_CODES.get(code, "other" if code else None)
     return "CC" if value == "CC" else "MLO" if value == "MLO" else "other" if value else None

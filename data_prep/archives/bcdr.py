@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from data_prep.archives.cells import Findings, chosen, density, labelled, number, without_repeats
 from data_prep.errors import ArchiveError
-from data_prep.files import find_files
+from data_prep.files import OTHER, find_files
 from data_prep.lesions import ArchiveFacts, LeftOut, LesionRow, LesionTable, Outline
 from data_prep.manifest import Laterality, View
 from data_prep.tables import Table, TableRow, read_table
@@ -92,7 +92,7 @@ def read(root: Path, *, findings: Findings = "masses") -> LesionTable:
     subsets: dict[str, Path] = {}
     rows: list[LesionRow] = []
     left_out: list[LeftOut] = []
-    skipped: Counter[str] = Counter(tables.skipped)
+    skipped = Counter({why: n for why, n in tables.skipped.items() if why != OTHER})
     for path, match in outlines.items():
         subset = match["subset"].upper()
         if (first := subsets.setdefault(subset, path)) != path:
@@ -149,9 +149,7 @@ def _row(
         return None
     key = f"{subset}_{row.number:04d}"
     malignant = labelled(cells["classification"], _LABELS, where=where, column="classification")
-    laterality, view = chosen(
-        number(cells["image_view"]), _VIEWS, where=where, column="image_view"
-    )
+    laterality, view = chosen(number(cells["image_view"]), _VIEWS, where=where, column="image_view")
     patient, lesion = number(cells["patient_id"]), number(cells["lesion_id"])
     if not patient or not lesion:
         raise ArchiveError(f"{where}: patient_id or lesion_id is empty. Fill it in.")

@@ -24,7 +24,7 @@ from data_prep.archives.cells import (
     without_repeats,
 )
 from data_prep.dicom import SeriesFile, read_series_file
-from data_prep.errors import ArchiveError
+from data_prep.errors import ArchiveError, LeakageError
 from data_prep.files import find_files
 from data_prep.identity import normalised
 from data_prep.lesions import ArchiveFacts, LeftOut, LesionRow, LesionTable, Mask
@@ -179,13 +179,13 @@ def read_rows(
         check_patients(
             (row.lesion.patient_id, row.part, row.lesion.where) for row in rows if row.kind == kind
         )
-    rows, opposite, notes = _settled(rows, opposite_splits)
+    rows, opposite, notes = _settled(root, rows, opposite_splits)
     repeated, settled = without_repeats([row.lesion for row in rows])
     stays = {lesion.key for lesion in repeated}
     if several := contradicting_lesions(repeated):
         notes.append(
-            f"{several} lesions carry both labels, in different views; each crop has the label "
-            "of its row."
+            f"lesions that carry both labels, in different views: {several}; each crop has the "
+            "label of its row"
         )
     return [row for row in rows if row.lesion.key in stays], [*opposite, *settled], notes
 
@@ -247,11 +247,9 @@ def with_files(
 
 
 def _settled(
-    rows: list[CbisRow], rule: OppositeSplits
+    root: Path, rows: list[CbisRow], rule: OppositeSplits
 ) -> tuple[list[CbisRow], list[LeftOut], list[str]]:
     """Applies the rule for patients who are in both official parts."""
-    if rule == "refuse":
-        check_patients((row.lesion.patient_id, row.part, row.lesion.where) for row in rows)
     parts: dict[str, set[Part]] = defaultdict(set)
     for row in rows:
         parts[normalised(row.lesion.patient_id)].add(row.part)
@@ -260,9 +258,14 @@ def _settled(
     if not concerned:
         return rows, [], []
     said = (
-        f"{len(opposite)} patients are in opposite official parts with their masses and their "
-        f"calcifications; their {len(concerned)} rows"
+        "patients in opposite official parts with masses and with calcifications: "
+        f"{len(opposite)}; their {len(concerned)} rows"
     )
+    if rule == "refuse":
+        raise LeakageError(
+            f"{root}: {said} would put them into two parts. Give --opposite_splits leave_out or "
+            "train, or read one kind of finding."
+        )
     if rule == "train":
         moved = [
             replace(row, part="train", lesion=replace(row.lesion, split="train"))
@@ -270,7 +273,7 @@ def _settled(
             else row
             for row in rows
         ]
-        return moved, [], [f"{said} are train (--opposite_splits train)."]
+        return moved, [], [f"{said} are train (--opposite_splits train)"]
     left_out = [
         LeftOut(
             row.lesion.key,
@@ -281,7 +284,7 @@ def _settled(
         for row in concerned
     ]
     stays = [row for row in rows if normalised(row.lesion.patient_id) not in opposite]
-    return stays, left_out, [f"{said} are left out (--opposite_splits leave_out)."]
+    return stays, left_out, [f"{said} are left out (--opposite_splits leave_out)"]
 
 
 def _tables(root: Path, kind: Kind) -> dict[Part, Path]:

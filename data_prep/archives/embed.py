@@ -130,9 +130,7 @@ def read(root: Path, *, findings: Findings = "masses") -> LesionTable:
             left_out += read_left_out
             if reason:
                 skipped[reason] += 1
-    return LesionTable(
-        rows=tuple(rows), left_out=tuple(left_out), skipped=skipped, facts=FACTS
-    )
+    return LesionTable(rows=tuple(rows), left_out=tuple(left_out), skipped=skipped, facts=FACTS)
 
 
 def _read(root: Path, names: Sequence[str], columns: Sequence[str]) -> Table:
@@ -173,9 +171,7 @@ def _finding(table: Table, rows: Sequence[TableRow], side: str) -> _Finding:
             raise LabelError(
                 f"{table.where(row)}: path_severity is {cell!r}. Allowed: {', '.join(_SEVERITY)}."
             )
-        sampled = chosen(
-            row.cells["bside"], _FINDING_SIDES, where=table.where(row), column="bside"
-        )
+        sampled = chosen(row.cells["bside"], _FINDING_SIDES, where=table.where(row), column="bside")
         if side in sampled:
             severities.append(cell)
     cells = rows[0].cells

@@ -105,17 +105,13 @@ def read(root: Path, *, label_source: LabelRequest = "pathology") -> LesionTable
         if file not in outlines:
             skipped["image without annotation"] += 1
             continue
-        read_rows, read_left_out, others = _regions(
-            table, row, images.get(file), outlines[file]
-        )
+        read_rows, read_left_out, others = _regions(table, row, images.get(file), outlines[file])
         rows += read_rows
         left_out += read_left_out
         skipped[OTHER_FINDING] += others
     if unknown := len(set(outlines) - set(seen)):
         skipped["annotation of a file that the table does not name"] = unknown
-    return LesionTable(
-        rows=tuple(rows), left_out=tuple(left_out), skipped=+skipped, facts=FACTS
-    )
+    return LesionTable(rows=tuple(rows), left_out=tuple(left_out), skipped=+skipped, facts=FACTS)
 
 
 def _table(root: Path) -> Table:

@@ -79,9 +79,7 @@ def read(
     )
 
 
-def _lesion(
-    root: Path, images: Mapping[str, Sequence[Path]], box: BoxRow
-) -> LesionRow | LeftOut:
+def _lesion(root: Path, images: Mapping[str, Sequence[Path]], box: BoxRow) -> LesionRow | LeftOut:
     patient = box.cells.get("patient", "")
     if not patient:
         raise ArchiveError(

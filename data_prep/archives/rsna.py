@@ -59,9 +59,7 @@ def read(root: Path, *, boxes: Path | None) -> LesionTable:
         ArchiveError: If a table is missing or is not as known.
         LabelError: For a label other than 0 and 1, or one that contradicts the breast.
     """
-    rows = read_box_table(
-        boxes, without=f"{root}: says which breast has cancer, and not where."
-    )
+    rows = read_box_table(boxes, without=f"{root}: says which breast has cancer, and not where.")
     path = root / "train.csv"
     if not path.is_file():
         raise ArchiveError(f"{root}: holds no train.csv. Give the folder of the competition.")

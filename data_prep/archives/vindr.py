@@ -110,7 +110,9 @@ def read(
     left_out: list[LeftOut] = []
     sizes: dict[Path, tuple[int, str]] = {}  # pixels of each image, and where the table says so
     for row in table.rows:
-        categories = {word.upper() for word in re.findall(r"[\w ]+", row.cells["finding_categories"])}
+        categories = {
+            word.upper() for word in re.findall(r"[\w ]+", row.cells["finding_categories"])
+        }
         if MASS not in categories:
             skipped["another kind of finding, or none"] += 1
             continue

@@ -118,8 +118,8 @@ def cbis_ddsm_jpeg(root: Path) -> Path:
                 "subtlety": "5",
             }
             | {
-                column: f"{kind}{'' if at == 0 else '_1'}/{generate_uid()}/{uids[at]}/00000{at}.dcm\n"
-                for at, column in enumerate(columns)
+                column: f"{kind}{suffix}/{generate_uid()}/{uid}/000000.dcm\n"
+                for column, suffix, uid in zip(columns, ("", "_1", "_1"), uids, strict=True)
             }
         )
     for part, lines in rows.items():
@@ -177,7 +177,10 @@ def bcdr(root: Path) -> Path:
     ]
     digital_rows[-1]["lw_y_points"] = " 1 2"
     # The film set is nested once more and its images lie flat, as in some copies.
-    film_folder, digital_folder = root / "BCDR-F01_dataset/BCDR-F01_dataset", root / "BCDR-D01_dataset"
+    film_folder, digital_folder = (
+        root / "BCDR-F01_dataset/BCDR-F01_dataset",
+        root / "BCDR-D01_dataset",
+    )
     write_table(film_folder / "bcdr_f01_outlines.csv", film_rows)
     write_table(digital_folder / "bcdr_d01_outlines.csv", digital_rows)
     for seed, line in enumerate(film_rows):
@@ -199,10 +202,18 @@ def inbreast(root: Path) -> Path:
     def region(name: str, at: Sequence[tuple[float, float]] = CORNERS) -> dict[str, object]:
         return {"Name": name, "NumberOfPoints": len(at), "Point_px": points(at)}
 
+    mark = region("Mass", [(9, 9)])
     cases = (  # file, patient, side, view of the name, Bi-Rads, regions
-        ("20586908", "6c613a14b80a8591", "R", "CC", "5", [region("Mass"), region("Calcification")]),
+        ("20586908", "6c613a14b80a8591", "R", "CC", "5", [region("Mass"), region("Cluster")]),
         ("20586934", "6c613a14b80a8591", "L", "ML", "4a", [region("Espiculated Region")]),
-        ("20586960", "036aff49b8ac84f0", "L", "ML", "2", [region("mass "), region("Mass", [(9, 9)])]),
+        (
+            "20586960",
+            "036aff49b8ac84f0",
+            "L",
+            "ML",
+            "2",
+            [region("mass "), mark],
+        ),
         ("20586986", "aa00bb11cc22dd33", "R", "CC", "3", [region("Spiculated region")]),
         ("20587012", "bb11cc22dd33ee44", "R", "CC", "1", None),
     )
@@ -239,7 +250,9 @@ def vindr(root: Path) -> Path:
     """Three exams; one box leaves the image, one row has no finding."""
     rows: list[dict[str, object]] = []
 
-    def add(study: str, image: str, split: str, category: str, birads: str, **cells: object) -> None:
+    def add(
+        study: str, image: str, part: str, category: str, birads: str, **cells: object
+    ) -> None:
         if not (path := root / "images" / study / f"{image}.dicom").exists():
             digital(path, len(rows), ImageLaterality="L", ViewPosition="CC")
         rows.append(
@@ -259,7 +272,7 @@ def vindr(root: Path) -> Path:
                 "ymin": Y0 - 0.5,
                 "xmax": X1 - 0.75,
                 "ymax": Y1,
-                "split": split,
+                "split": part,
             }
             | cells
         )

@@ -145,11 +145,10 @@ def _breast(table: Table, row: TableRow) -> tuple[str, Laterality, tuple[bool, s
     case = cells["ID1"].upper()
     if not _CASE.fullmatch(case):
         raise ArchiveError(f"{where}: ID1 is not of the form D1-0001. Give the table as published.")
-    kind = cells["abnormality"].upper()
-    chosen(kind, _KINDS, where=where, column="abnormality")
+    chosen(cells["abnormality"], _KINDS, where=where, column="abnormality")
     malignant = labelled(cells["classification"], _LABELS, where=where, column="classification")
     side = chosen(cells["LeftRight"], SIDES, where=where, column="LeftRight")
-    return case, side, (malignant, kind, where)
+    return case, side, (malignant, cells["abnormality"].upper(), where)
 
 
 def _images(root: Path, cases: set[str], watch: Watch) -> Mapping[str, list[SeriesFile]]:

@@ -250,9 +250,7 @@ def vindr(root: Path) -> Path:
     """Three exams; one box leaves the image, one row has no finding."""
     rows: list[dict[str, object]] = []
 
-    def add(
-        study: str, image: str, part: str, category: str, birads: str, **cells: object
-    ) -> None:
+    def add(study: str, image: str, part: str, category: str, birads: str, **cells: object) -> None:
         if not (path := root / "images" / study / f"{image}.dicom").exists():
             digital(path, len(rows), ImageLaterality="L", ViewPosition="CC")
         rows.append(
@@ -400,3 +398,59 @@ def embed(root: Path) -> Path:
     write_table(root / "tables" / "EMBED_OpenData_clinical.csv", clinical)
     write_table(root / "tables" / "EMBED_OpenData_metadata.csv", metadata)
     return root
+
+
+def rsna(root: Path) -> tuple[Path, Path]:
+    """Three breasts and a table of boxes; the breast with cancer has a benign box, too."""
+    rows = []
+    for seed, (patient, image, side, cancer) in enumerate(
+        ((10, 501, "L", 1), (11, 502, "R", 0), (11, 503, "L", 0))
+    ):
+        digital(
+            root / "train_images" / str(patient) / f"{image}.dcm",
+            seed,
+            ImageLaterality=side,
+            WindowCenter="32768",
+            WindowWidth="65536",
+            VOILUTFunction="SIGMOID",
+        )
+        rows.append(
+            {
+                "site_id": 2,
+                "patient_id": patient,
+                "image_id": image,
+                "laterality": side,
+                "view": "MLO",
+                "age": 61.0,
+                "cancer": cancer,
+                "biopsy": cancer,
+                "invasive": 0,
+                "BIRADS": "",
+                "implant": 0,
+                "density": "B",
+                "machine_id": 29,
+                "difficult_negative_case": False,
+            }
+        )
+    write_table(root / "train.csv", rows)
+    corners = {"x0": X0, "y0": Y0, "x1": X1, "y1": Y1}
+    boxes = [
+        {"file": "10/501.dcm", **corners, "malignant": ""},
+        {"file": "10/501.dcm", "x0": 20.5, "y0": 160, "x1": 50.5, "y1": 190, "malignant": 0},
+        {"file": "train_images/11/502.dcm", **corners, "malignant": 0},
+    ]
+    return root, write_table(root / "boxes.csv", boxes)
+
+
+def kau_bcmd(root: Path) -> tuple[Path, Path]:
+    """Folders of assessments and a table of boxes, separated by semicolons."""
+    names = ("BIRAD1/b1/one_CC_L.jpg", "Birad4/b4/two_MLO_R.jpg", "Birad5/three_CC_R.JPG")
+    for seed, name in enumerate(names):
+        path = save_picture((root / name).with_suffix(".jpg"), eight_bits(seed))
+        path.rename(root / name)
+    corners = {"x0": X0, "y0": Y0, "x1": X1, "y1": Y1}
+    boxes = [
+        {"file": name, **corners, "patient": f"k{at}", "view": "CC", "laterality": "R"}
+        for at, name in enumerate(names)
+    ]
+    return root, write_table(root / "boxes.csv", boxes, delimiter=";")

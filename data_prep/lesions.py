@@ -95,11 +95,15 @@ class LeftOut:
         key: As in :class:`LesionRow`.
         reason: Code for ``rejected.csv``, such as ``no_image``.
         message: Sentence with row, cause and remedy.
+        file: As in :class:`LesionRow`, for ``predict``.
+        lesion_id: As in :class:`LesionRow`, for ``predict``.
     """
 
     key: str
     reason: str
     message: str
+    file: str = ""
+    lesion_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,11 +81,13 @@ class Table:
         columns: Names as written, without blanks around them, all different. A column without a
             name is called ``(column 3)`` after its place.
         rows: Rows that hold anything.
+        dropped: Columns of the file that were not to be kept.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: tuple[TableRow, ...]
+    dropped: tuple[str, ...] = ()
 
     def require(self, columns: Sequence[str]) -> None:
         """Refuses a table that lacks a column.
@@ -115,7 +117,7 @@ class Table:
         _refuse_duplicates(self.path, columns)
         places = {name: place for place, name in enumerate(columns)}
         rows = tuple(TableRow(row.number, row.cells.renamed(places)) for row in self.rows)
-        return Table(self.path, columns, rows)
+        return Table(self.path, columns, rows, self.dropped)
 
 
 def read_table(
@@ -191,7 +193,8 @@ def _table(
         found.append(TableRow(number, Cells(places, values)))
     if not found:
         raise ArchiveError(f"{path}: has a header and no row. Give a row for each lesion.")
-    return Table(path, tuple(places), tuple(found))
+    dropped = tuple(name for name in names if name not in places)
+    return Table(path, tuple(places), tuple(found), dropped)
 
 
 def _refuse_duplicates(path: Path, names: Sequence[str]) -> None:

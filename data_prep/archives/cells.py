@@ -4,6 +4,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from data_prep.errors import ArchiveError, LabelError
@@ -76,6 +77,24 @@ def require_birads(facts: ArchiveFacts, label_source: LabelRequest) -> None:
             f"{facts.title}: has no pathology, only BI-RADS assessments of radiologists. Ask for "
             "them with --label_source birads; such labels are not mixed with pathology."
         )
+
+
+def require_boxes(boxes: Path | None, says: str) -> Path:
+    """The table of boxes of an archive that has none.
+
+    Args:
+        boxes: What the user gave.
+        says: What the archive says instead, a sentence.
+
+    Raises:
+        ArchiveError: If there is no table.
+    """
+    if boxes is None:
+        raise ArchiveError(
+            f"{says} Give --boxes with a table of the columns file,x0,y0,x1,y1, in pixels of the "
+            "image as it is stored; without it no crop can be cut."
+        )
+    return boxes
 
 
 def number(cell: str) -> str:

@@ -7,22 +7,15 @@ for; a table of boxes says where the lesions lie and who the patients are.
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
-from data_prep.archives.box_table import BoxRow, read_box_table
-from data_prep.archives.cells import (
-    SIDES,
-    LabelRequest,
-    birads_label,
-    chosen,
-    require_birads,
-    view_of,
-    without_repeats,
-)
+from data_prep.archives.cells import LabelRequest, birads_label, require_birads, require_boxes
 from data_prep.errors import ArchiveError
 from data_prep.files import find_files
-from data_prep.lesions import ArchiveFacts, LeftOut, LesionRow, LesionTable
+from data_prep.lesion_table import read_lesion_table
+from data_prep.lesions import ArchiveFacts, LesionRow, LesionTable
 
 FACTS = ArchiveFacts(
     name="kau-bcmd",
@@ -51,8 +44,8 @@ def read(
 
     Args:
         root: Folder of the folders of assessments.
-        boxes: Table ``file,x0,y0,x1,y1,patient``, where the file is a path below ``root`` or its
-            end; ``lesion``, ``view`` and ``laterality`` are read if they are there.
+        boxes: Table of lesions without labels, see :mod:`data_prep.lesion_table`, with a column
+            ``patient``; its files are paths below ``root``.
         label_source: Must be ``birads``: the data set has no other labels.
 
     Raises:
@@ -60,62 +53,50 @@ def read(
         LabelError: If pathology is asked for.
     """
     require_birads(FACTS, label_source)
-    rows = read_box_table(boxes, without=f"{root}: KAU-BCMD does not say where lesions lie.")
+    drawn = require_boxes(boxes, f"{root}: KAU-BCMD does not say where lesions lie.")
     if not root.is_dir():
         raise ArchiveError(f"{root}: is not a folder. Give the folder of KAU-BCMD.")
     found = find_files(root, suffixes={".jpg", ".jpeg"})
-    images: dict[str, list[Path]] = {}
-    for path in found.paths:
-        images.setdefault(path.name.lower(), []).append(path)
-    if not images:
+    if not found.paths:
         raise ArchiveError(f"{root}: holds no JPEG file. Give the folder of KAU-BCMD.")
-    read_rows = [_lesion(root, images, box) for box in rows]
-    stays, repeated = without_repeats([row for row in read_rows if isinstance(row, LesionRow)])
-    left_out = [row for row in read_rows if isinstance(row, LeftOut)]
+    lesions = read_lesion_table(drawn, root, labels=None, attributes=("patient",))
     skipped = Counter(found.skipped)
-    skipped["image without a box"] = len(found.paths) - len({row.path for row in stays})
-    return LesionTable(
-        rows=tuple(stays), left_out=(*left_out, *repeated), skipped=skipped, facts=FACTS
+    skipped["image without a box"] = len(found.paths) - len({row.path for row in lesions.rows})
+    return replace(
+        lesions,
+        rows=tuple(_labelled(root, row) for row in lesions.rows),
+        skipped=skipped,
+        facts=FACTS,
     )
 
 
-def _lesion(root: Path, images: Mapping[str, Sequence[Path]], box: BoxRow) -> LesionRow | LeftOut:
-    patient = box.cells.get("patient", "")
+def _labelled(root: Path, lesion: LesionRow) -> LesionRow:
+    """A box with the assessment of its folder, and its patient."""
+    patient = lesion.attributes.get("patient", "")
     if not patient:
         raise ArchiveError(
-            f"{box.where}: patient is empty. Name the patient of each box: without, nobody can be "
-            "kept in one part, nor be counted."
+            f"{lesion.where}: patient is empty. Name the patient of each box: without, nobody can "
+            "be kept in one part, nor be counted."
         )
-    fitting = [
-        path
-        for path in images.get(box.file.name.lower(), ())
-        if path.parts[-len(box.file.parts) :] == (*box.file.parts[:-1], path.name)
-    ]
-    if len(fitting) != 1:
-        reason, what = ("no_image", "no file has") if not fitting else ("ambiguous", "several have")
-        return LeftOut(
-            box.key, reason, f"{box.where}: {what} that name. Give the path below the root."
-        )
-    path = fitting[0]
-    folders = path.relative_to(root).parts[:-1]
-    assessments = {match["birads"] for name in folders if (match := _FOLDER.fullmatch(name))}
+    image = lesion.path.relative_to(root).with_suffix("")
+    assessments = {
+        match["birads"] for name in image.parts[:-1] if (match := _FOLDER.fullmatch(name))
+    }
     if len(assessments) != 1:
         raise ArchiveError(
-            f"{box.where}: no folder of its image is named by one of BI-RADS 1, 3, 4, 5, such as "
-            "Birad4. Give the folder of KAU-BCMD as downloaded."
+            f"{lesion.where}: no folder of its image is named by one of BI-RADS 1, 3, 4, 5, such "
+            "as Birad4. Give the folder of KAU-BCMD as downloaded."
         )
-    side = box.cells.get("laterality", "")
-    return LesionRow(
-        key=box.key,
-        where=box.where,
-        file=str(box.file),
-        path=path,
+    return replace(
+        lesion,
         patient_id=patient,
-        image_id=path.relative_to(root).with_suffix("").as_posix(),
-        lesion_id=box.lesion,
-        malignant=birads_label(assessments.pop(), where=box.where, column="BI-RADS of the folder"),
-        region=box.box,
+        image_id=image.as_posix(),
+        lesion_id=f"{image.as_posix()}_{lesion.lesion_id}",
+        malignant=birads_label(
+            assessments.pop(), where=lesion.where, column="BI-RADS of the folder"
+        ),
         label_source="birads",
-        view=view_of(box.cells.get("view", "")),
-        laterality=chosen(side, SIDES, where=box.where, column="laterality") if side else None,
+        attributes=MappingProxyType(
+            {name: value for name, value in lesion.attributes.items() if name != "patient"}
+        ),
     )

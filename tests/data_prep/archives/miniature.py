@@ -401,7 +401,7 @@ def embed(root: Path) -> Path:
 
 
 def rsna(root: Path) -> tuple[Path, Path]:
-    """Three breasts and a table of boxes; the breast with cancer has a benign box, too."""
+    """Three breasts and a table of boxes, two of them in one image."""
     rows = []
     for seed, (patient, image, side, cancer) in enumerate(
         ((10, 501, "L", 1), (11, 502, "R", 0), (11, 503, "L", 0))
@@ -435,9 +435,9 @@ def rsna(root: Path) -> tuple[Path, Path]:
     write_table(root / "train.csv", rows)
     corners = {"x0": X0, "y0": Y0, "x1": X1, "y1": Y1}
     boxes = [
-        {"file": "10/501.dcm", **corners, "malignant": ""},
-        {"file": "10/501.dcm", "x0": 20.5, "y0": 160, "x1": 50.5, "y1": 190, "malignant": 0},
-        {"file": "train_images/11/502.dcm", **corners, "malignant": 0},
+        {"file": "10/501.dcm", **corners},
+        {"file": "10/501.dcm", "x0": 20.5, "y0": 160, "x1": 50.5, "y1": 190},
+        {"file": "11/502.dcm", **corners},
     ]
     return root, write_table(root / "boxes.csv", boxes)
 

@@ -28,6 +28,14 @@ FUNCTIONS: Mapping[str, str | Mapping[str, str]] = {
         name: f"data_prep.prepare:{name}"
         for name in (
             "cbis_ddsm",
+            "cbis_ddsm_jpeg",
+            "bcdr",
+            "inbreast",
+            "vindr",
+            "cmmd",
+            "embed",
+            "rsna",
+            "kau_bcmd",
             "crop_folder",
             "synthetic_folder",
             "phantoms",
@@ -114,8 +122,6 @@ def run_command(command: str, arguments: Sequence[str]) -> None:
 def _function(command: str, target: str) -> Function:
     module, _, name = target.partition(":")
     function: Function = getattr(import_module(module), name)
-    if any(one.kind is one.VAR_KEYWORD for one in inspect.signature(function).parameters.values()):
-        function = _as_described(function, stub(target))
     if command not in _RECORDED:
         return function
     writer = None
@@ -123,18 +129,6 @@ def _function(command: str, target: str) -> Function:
         module, _, name = own.partition(":")
         writer = getattr(import_module(module), name)
     return recorded(function, command, writer)
-
-
-def _as_described(function: Function, described: Function) -> Function:
-    """The function with the signature and the help of its stub, which lists shared flags."""
-
-    def run(**values: Any) -> None:
-        function(**values)
-
-    run.__name__, run.__doc__ = function.__name__, described.__doc__
-    run.__annotations__ = described.__annotations__
-    run.__signature__ = inspect.signature(described)  # type: ignore[attr-defined]
-    return run
 
 
 class _Parser(ArgumentParser):

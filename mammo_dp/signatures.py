@@ -38,10 +38,11 @@ def stub(target: str) -> Callable[..., None]:
         return stub(f"{found.module}:{found.names[0].name}")
     if not isinstance(found, ast.FunctionDef):
         raise LookupError(f"{target}: is no function of that module.")
-    arguments, text = _with_shared_flags(found, _definitions(module))
-    body: list[ast.stmt] = [ast.Expr(ast.Constant(text)) if text else ast.Pass()]
+    if found.args.kwarg is not None:
+        found = _with_shared_flags(found, _definitions(module))
+    body = [found.body[0] if ast.get_docstring(found) else ast.Pass()]
     described = ast.FunctionDef(
-        name=name, args=arguments, returns=found.returns, decorator_list=[], body=body
+        name=name, args=found.args, returns=found.returns, decorator_list=[], body=body
     )
     # Not in the name of its module: parsers import what a function says that it comes from, and
     # look for its name in the packages above.
@@ -65,29 +66,23 @@ def first_line(target: str) -> str:
     return (ast.get_docstring(found) or "").partition("\n")[0]
 
 
-def _with_shared_flags(
-    function: ast.FunctionDef, known: Mapping[str, ast.stmt]
-) -> tuple[ast.arguments, str]:
-    """Arguments and docstring, with those of the function that gets ``**options``.
+def _with_shared_flags(function: ast.FunctionDef, known: Mapping[str, ast.stmt]) -> ast.FunctionDef:
+    """The function with the keywords and the help of the one to which it passes ``**options``.
 
     Raises:
-        LookupError: If ``**options`` is passed on to no function of the module.
+        LookupError: If that is no function of its module.
     """
-    own, text = function.args, ast.get_docstring(function) or ""
-    if own.kwarg is None:
-        return own, text
-    name = own.kwarg.arg
-    for call in ast.walk(function):
-        if (
-            isinstance(call, ast.Call)
-            and isinstance(call.func, ast.Name)
-            and any(k.arg is None and ast.unparse(k.value) == name for k in call.keywords)
-            and isinstance(shared := known.get(call.func.id), ast.FunctionDef)
-        ):
-            break
-    else:
+    own, name = function.args, function.args.kwarg.arg if function.args.kwarg else ""
+    callees = [
+        known.get(call.func.id)
+        for call in ast.walk(function)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Name)
+        and any(k.arg is None and ast.unparse(k.value) == name for k in call.keywords)
+    ]
+    if len(callees) != 1 or not isinstance(shared := callees[0], ast.FunctionDef):
         raise LookupError(f"{function.name}: passes **{name} to no function of its module.")
-    taken = {one.arg for one in (*own.args, *own.kwonlyargs)} | {k.arg for k in call.keywords}
+    taken = {one.arg for one in own.kwonlyargs}
     added = [
         (one, default)
         for one, default in zip(shared.args.kwonlyargs, shared.args.kw_defaults, strict=True)
@@ -103,17 +98,24 @@ def _with_shared_flags(
         defaults=own.defaults,
     )
     entries = _entries(ast.get_docstring(shared) or "")
-    described = "\n".join(entries[one.arg] for one, _ in added if one.arg in entries)
-    own_entry = _entries(text).get(name, "")
-    return arguments, text.replace(own_entry, described) if own_entry else text
+    described = "\n".join(entries[one.arg] for one, _ in added)
+    text = ast.get_docstring(function) or ""
+    text = text.replace(_entries(text)[name], described)
+    return ast.FunctionDef(
+        name=function.name,
+        args=arguments,
+        returns=function.returns,
+        decorator_list=[],
+        body=[ast.Expr(ast.Constant(text))],
+    )
 
 
 def _entries(text: str) -> dict[str, str]:
     """Lines of each argument in the section ``Args`` of a docstring, by name."""
-    section = re.search(r"^Args:\n((?:    .*\n?)+)", text, flags=re.MULTILINE)
-    found = re.findall(r"^    (\w+):.*(?:\n {8}.*)*", section[1], re.MULTILINE) if section else []
-    parts = re.split(r"^(?=    \w+:)", section[1], flags=re.MULTILINE)[1:] if section else []
-    return {name: part.rstrip("\n") for name, part in zip(found, parts, strict=True)}
+    _, _, section = text.partition("\nArgs:\n")
+    section, _, _ = section.partition("\n\n")
+    parts = re.split(r"^(?=    \w)", section, flags=re.MULTILINE)[1:]
+    return {part.strip().partition(":")[0]: part.rstrip("\n") for part in parts}
 
 
 def _value(module: str, name: str) -> object:

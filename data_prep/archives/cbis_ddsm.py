@@ -413,12 +413,5 @@ def _image(files: Sequence[SeriesFile]) -> Path | None:
 
 
 def _mask(files: Sequence[SeriesFile]) -> Mask | None:
-    """Which files may be the mask, by their descriptions; content decides among those left."""
-    if not files:
-        return None
-    masks = [file.path for file in files if "mask" in file.description]
-    crops = [file.path for file in files if "crop" in file.description]
-    silent = [file.path for file in files if file.path not in (*masks, *crops)]
-    if candidates := masks or silent:
-        return Mask(path=tuple(candidates), supplied_crop=tuple(crops))
-    return Mask(path=tuple(crops))
+    """Mask and cropped image, in either order: their content decides which is which."""
+    return Mask(path=tuple(file.path for file in files)) if files else None

@@ -13,15 +13,15 @@ from typing import TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
 from data_prep.crop_image import save_crop_image
 from data_prep.duplicates import AcrossPatients, deduplicate, thumbnail
-from data_prep.errors import ArchiveError, RecordRejected
+from data_prep.errors import ArchiveError, PictureRejected, RecordRejected
 from data_prep.files import Balance
 from data_prep.fingerprints import fingerprint
+from data_prep.images import read_picture
 from data_prep.manifest import Crop, CropsManifest, Split
 
 EVERY_S = 5.0  # between lines of progress in a file
@@ -146,20 +146,15 @@ def read_grey(path: Path, where: str, *, deep: bool = False) -> NDArray[np.uint1
         deep: Whether 16 bits are read too, as they are.
 
     Raises:
-        RecordRejected: ``unreadable``, ``not_grey`` or ``not_square``.
+        PictureRejected: ``not_grey``, ``not_square``, or as :func:`read_picture`.
     """
-    try:
-        with Image.open(path) as image:
-            mode, pixels = image.mode, np.array(image)
-    except (OSError, SyntaxError) as error:
-        raise RecordRejected(
-            "unreadable", f"{where}: not a whole PNG ({type(error).__name__}). Copy it again."
-        ) from error
+    picture = read_picture(path, where=where, kinds=("PNG",))
+    mode, pixels = picture.mode, picture.pixels
     if mode != "L" and not (deep and mode == "I;16"):
         bits = "8- or 16-bit" if deep else "8-bit"
-        raise RecordRejected("not_grey", f"{where}: mode {mode}. Crops are {bits} grey PNG.")
+        raise PictureRejected("not_grey", f"{where}: mode {mode}. Crops are {bits} grey PNG.")
     if pixels.shape[0] != pixels.shape[1]:
-        raise RecordRejected("not_square", f"{where}: shape {pixels.shape}. Crops are square.")
+        raise PictureRejected("not_square", f"{where}: shape {pixels.shape}. Crops are square.")
     return pixels.astype(np.uint16) * np.uint16(257 if mode == "L" else 1)
 
 

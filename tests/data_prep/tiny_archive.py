@@ -11,6 +11,8 @@ from pydicom import Dataset, FileDataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
+from data_prep.cropping import lesion_box
+
 HEADER = (
     "patient_id",
     "breast_density",
@@ -109,7 +111,7 @@ class TinyArchive:
         self.calc_rows: dict[str, list[dict[str, str]]] = {"train": [], "test": []}
         self._descriptive = descriptive
         self._rng = np.random.default_rng(0)
-        self._images: dict[tuple[str, str, str, str], tuple[str, Path]] = {}
+        self._images: dict[tuple[str, str, str, str], tuple[str, Path, Grey]] = {}
 
     def add(
         self,
@@ -137,18 +139,23 @@ class TinyArchive:
         if (kind, patient, side, view) not in self._images:
             series = str(generate_uid())
             folder = self._folder(name, study, series, "full mammogram images")
+            image = film(self._rng) if image is None else image
             path = write_dicom(
                 folder / "1-1.dcm",
-                film(self._rng) if image is None else image,
+                image,
                 SeriesInstanceUID=series,
                 SeriesDescription="full mammogram images",
                 PatientOrientation=["", ""],
                 **elements,
             )
-            self._images[kind, patient, side, view] = (f"{name}/{study}/{series}/000000.dcm", path)
-        image_path, path = self._images[kind, patient, side, view]
+            self._images[kind, patient, side, view] = (
+                f"{name}/{study}/{series}/000000.dcm",
+                path,
+                image,
+            )
+        image_path, path, shown = self._images[kind, patient, side, view]
         roi = lesion_mask() if isinstance(mask, str) else mask
-        cut = film(self._rng)[80:160, 30:100] if crop is None else crop
+        cut = _around(roi, shown) if crop is None else crop
         series = str(generate_uid())
         crop_series = series if one_series else str(generate_uid())
         files = [(series, roi, "ROI mask images"), (crop_series, cut, "cropped images")]
@@ -211,6 +218,16 @@ class TinyArchive:
             short = f"1.000000-{description}-{series[-5:]}"
             return self.root / "CBIS-DDSM" / name / f"01-01-2000-NA-{study[-5:]}" / short
         return self.root / name / study / series
+
+
+def _around(mask: Grey | None, image: Grey) -> Grey:
+    """The crop that the archive supplies: the largest part of the mask and 20 px beside it."""
+    if mask is None or not mask.any():
+        return image[80:160, 30:100]
+    box = lesion_box(mask)
+    down, across = (image.shape[axis] / mask.shape[axis] for axis in (0, 1))
+    rows = slice(max(0, round(box.y0 * down) - 20), round(box.y1 * down) + 20)
+    return image[rows, max(0, round(box.x0 * across) - 20) : round(box.x1 * across) + 20]
 
 
 def error_text(error: BaseException) -> str:

@@ -6,7 +6,7 @@ import io
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, get_args
@@ -51,7 +51,6 @@ class CropSet:
     found: int | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)
     crops: list[Crop] = field(default_factory=list)
-    thumbnails: list[NDArray[np.float32]] = field(default_factory=list)
     rejected: list[tuple[str, str, str]] = field(default_factory=list)
     edges: list[int] = field(default_factory=list)
 
@@ -61,10 +60,18 @@ class CropSet:
             digest = save_crop_image(self.folder / file, pixels)
         except OSError as error:  # a full disk does not say which file it hit
             raise OSError(error.errno, error.strerror, str(self.folder / file)) from error
-        self.edges.append(pixels.shape[0])
         known = {"sha256": digest, "fingerprint": fingerprint(pixels)}
-        self.crops.append(Crop(file=file, **known, **values))  # type: ignore[arg-type]
-        self.thumbnails.append(thumbnail(pixels))
+        self.add_written(Crop(file=file, **known, **values), pixels.shape[0])  # type: ignore[arg-type]
+
+    def add_written(self, crop: Crop, edge: int) -> None:
+        """Remembers a row whose image is there already.
+
+        Args:
+            crop: The row.
+            edge: Edge of the image, in pixels.
+        """
+        self.crops.append(crop)
+        self.edges.append(edge)
 
     def reject(self, key: str, error: RecordRejected) -> None:
         """Remembers a record that becomes no crop, or stops."""
@@ -80,11 +87,11 @@ class CropSet:
             DuplicateConflict: If different patients share a crop and are not to be merged.
             LeakageError: If copies stand in different splits.
         """
-        self._reject_odd_sizes()
-        cleared = deduplicate(self.crops, self.thumbnails, across_patients=self.across_patients)
+        removed = self._reject_odd_sizes()
+        cleared = deduplicate(self.crops, self._thumbnail, across_patients=self.across_patients)
         for file, error in cleared.rejected:
             self.reject(Path(file).stem, error)
-            (self.folder / file).unlink()
+            removed.append(file)
         reasons = Counter(reason for _, reason, _ in self.rejected)
         self._write_rejected()
         if not cleared.crops:
@@ -93,6 +100,8 @@ class CropSet:
                 f"See {REJECTED_FILE} there for each."
             )
         manifest = CropsManifest.write(self.folder, cleared.crops)
+        for file in removed:  # only now: until the table stands, all may be asked again
+            (self.folder / file).unlink(missing_ok=True)
         print_counts(manifest, reasons, merged=cleared.merged_patients)
         listed = len(manifest.crops) + len(self.rejected) + sum(self.skipped.values())
         balance = Balance(
@@ -104,8 +113,13 @@ class CropSet:
         print(balance)
         return manifest
 
-    def _reject_odd_sizes(self) -> None:
-        """Keeps the crops of the size that was asked for, or that most of them have."""
+    def _thumbnail(self, position: int) -> NDArray[np.float32]:
+        file = self.crops[position].file
+        return thumbnail(read_grey(self.folder / file, file, deep=True))
+
+    def _reject_odd_sizes(self) -> list[str]:
+        """Keeps the crops of the size asked for, or that most have; returns the other files."""
+        removed = []
         sizes = Counter(self.edges).most_common()
         if self.size is None and len(sizes) > 1 and sizes[0][1] == sizes[1][1]:
             raise ArchiveError(
@@ -124,9 +138,9 @@ class CropSet:
                         "size, or give --size.",
                     ),
                 )
-                (self.folder / file).unlink()
-                for held in (self.crops, self.thumbnails, self.edges):
-                    del held[position]  # type: ignore[attr-defined]
+                removed.append(file)
+                del self.crops[position], self.edges[position]
+        return removed
 
     def _write_rejected(self) -> None:
         buffer = io.StringIO()
@@ -158,22 +172,29 @@ def read_grey(path: Path, where: str, *, deep: bool = False) -> NDArray[np.uint1
     return pixels.astype(np.uint16) * np.uint16(257 if mode == "L" else 1)
 
 
-def watched(items: Sequence[T], what: str) -> Iterable[T]:
-    """Shows progress on the error stream: a bar, or a line every few seconds in a file."""
+def watched(items: Iterable[T], what: str, *, total: int | None = None) -> Iterable[T]:
+    """Shows progress on the error stream: a bar, or a line every few seconds in a file.
+
+    Args:
+        items: What is worked on.
+        what: Name of the work.
+        total: Number of items, for those that do not know it themselves.
+    """
+    total = len(items) if isinstance(items, Sized) and total is None else total or 0
     console = Console(stderr=True)
     if console.is_terminal:
-        return track(items, description=what, console=console)
-    return _told(items, what)
+        return track(items, description=what, console=console, total=total)
+    return _told(items, what, total)
 
 
-def _told(items: Sequence[T], what: str) -> Iterator[T]:
+def _told(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     """A line whenever ``EVERY_S`` have passed; none for what is done before."""
     begun = told = time.monotonic()
     for done, item in enumerate(items):
         now = time.monotonic()
         if now - told >= EVERY_S:
-            told, left = now, (now - begun) * (len(items) - done) / done if done else 0.0
-            line = f"{what}: {done} of {len(items)}" + (f", {left:.0f} s left" if done else "")
+            told, left = now, (now - begun) * (total - done) / done if done else 0.0
+            line = f"{what}: {done} of {total}" + (f", {left:.0f} s left" if done else "")
             print(line, file=sys.stderr, flush=True)
         yield item
 

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.cropping import GreyRange, crop_side, crop_square, grey_range, to_16_bit
+from data_prep.cropping import (
+    Box,
+    GreyRange,
+    crop_side,
+    crop_square,
+    grey_range,
+    to_16_bit,
+)
+from data_prep.dicom import Mammogram
 from data_prep.errors import ArchiveError, DataError, GeometryRejected
 from data_prep.readers.lesion import Lesion
 
@@ -75,30 +83,67 @@ class Cutter:
             GeometryRejected: If the lesion cannot be cut out.
             ArchiveError: If only some of the mammograms state their pixel spacing.
         """
-        mammogram, cutting = lesion.mammogram, self.cutting
-        mm = mammogram.spacing_mm or cutting.spacing_mm
+        mammogram = lesion.mammogram
+        mm = mammogram.spacing_mm or self.cutting.spacing_mm
         unit = self._unit = self._unit or (mm is not None, where)
         if unit[0] != (mm is not None):
             raise ArchiveError(
                 f"{where} and {unit[1]}: only one of the mammograms states its pixel "
                 "spacing, so margins would have two units. Give --spacing_mm."
             )
-        lengths = {"margin_mm": cutting.margin_mm, "minimum_mm": cutting.minimum_mm}
-        try:
-            if self._last is None or self._last[0] is not mammogram:
-                self._last = (mammogram, grey_range(mammogram.pixels))
-            grey = self._last[1]
-            crop = crop_square(
-                mammogram.pixels,
-                lesion.box,
-                **lengths,
-                mm_per_px=mm,
-                size=cutting.size,
-                background=grey.background,
-            )
-        except GeometryRejected as error:
-            raise GeometryRejected(
-                error.reason, f"{where}: {error}. Correct the outline, or leave the row out."
-            ) from error
-        side = crop_side(lesion.box, **lengths, mm_per_px=mm)
-        return to_16_bit(crop, grey), None if mm is None else round(mm * side / cutting.size, 6)
+        if self._last is None or self._last[0] is not mammogram:
+            self._last = (mammogram, range_of(mammogram, where))
+        return cut_box(mammogram, lesion.box, self.cutting, self._last[1], where=where)
+
+
+def range_of(mammogram: Mammogram, where: str) -> GreyRange:
+    """The grey range of a mammogram.
+
+    Raises:
+        GeometryRejected: ``blank``, with the place.
+    """
+    try:
+        return grey_range(mammogram.pixels)
+    except GeometryRejected as error:
+        raise _placed(error, where) from error
+
+
+def cut_box(
+    mammogram: Mammogram, box: Box, cutting: Cutting, grey: GreyRange, *, where: str
+) -> tuple[NDArray[np.uint16], float | None]:
+    """Cuts one lesion out.
+
+    Args:
+        mammogram: The image.
+        box: Where the lesion lies, in pixels of ``mammogram.pixels``.
+        cutting: Settings.
+        grey: The :func:`range_of` the mammogram.
+        where: Start of every message.
+
+    Returns:
+        Crop, shape ``(size, size)``, and its millimetres per pixel, if known.
+
+    Raises:
+        GeometryRejected: If the lesion cannot be cut out.
+    """
+    mm = mammogram.spacing_mm or cutting.spacing_mm
+    lengths = {"margin_mm": cutting.margin_mm, "minimum_mm": cutting.minimum_mm}
+    try:
+        crop = crop_square(
+            mammogram.pixels,
+            box,
+            **lengths,
+            mm_per_px=mm,
+            size=cutting.size,
+            background=grey.background,
+        )
+    except GeometryRejected as error:
+        raise _placed(error, where) from error
+    side = crop_side(box, **lengths, mm_per_px=mm)
+    return to_16_bit(crop, grey), None if mm is None else round(mm * side / cutting.size, 6)
+
+
+def _placed(error: GeometryRejected, where: str) -> GeometryRejected:
+    return GeometryRejected(
+        error.reason, f"{where}: {error}. Correct the outline, or leave the row out."
+    )

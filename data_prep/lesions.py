@@ -95,11 +95,15 @@ class LeftOut:
         key: As in :class:`LesionRow`.
         reason: Code for ``rejected.csv``, such as ``no_image``.
         message: Sentence with row, cause and remedy.
+        file: As in :class:`LesionRow`, for ``predict``.
+        lesion_id: As in :class:`LesionRow`, for ``predict``.
     """
 
     key: str
     reason: str
     message: str
+    file: str = ""
+    lesion_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,9 +139,12 @@ class LesionTable:
         skipped: Files and rows that are no part of what was asked for, by reason and number, such
             as ``{"helper file": 12, "another kind of finding": 40}``.
         facts: Of the archive; none for a table of the user's own.
+        notes: Sentences about the whole table that are printed and go to the data card, such as
+            how many lesions carry two labels.
     """
 
     rows: tuple[LesionRow, ...]
     left_out: tuple[LeftOut, ...] = ()
     skipped: Mapping[str, int] = field(default_factory=Counter)
     facts: ArchiveFacts | None = None
+    notes: tuple[str, ...] = ()

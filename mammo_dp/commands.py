@@ -28,6 +28,14 @@ FUNCTIONS: Mapping[str, str | Mapping[str, str]] = {
         name: f"data_prep.prepare:{name}"
         for name in (
             "cbis_ddsm",
+            "cbis_ddsm_jpeg",
+            "bcdr",
+            "inbreast",
+            "vindr",
+            "cmmd",
+            "embed",
+            "rsna",
+            "kau_bcmd",
             "crop_folder",
             "synthetic_folder",
             "phantoms",

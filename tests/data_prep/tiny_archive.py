@@ -107,16 +107,18 @@ class TinyArchive:
 
     def __init__(self, root: Path, *, descriptive: bool = False) -> None:
         self.root = root
-        self.rows: dict[str, list[dict[str, str]]] = {"train": [], "test": []}
+        self.rows: dict[str, list[dict[str, str]]] = {"train": [], "test": []}  # of masses
+        self.calc_rows: dict[str, list[dict[str, str]]] = {"train": [], "test": []}
         self._descriptive = descriptive
         self._rng = np.random.default_rng(0)
-        self._images: dict[tuple[str, str, str], tuple[str, Path, Grey]] = {}
+        self._images: dict[tuple[str, str, str, str], tuple[str, Path, Grey]] = {}
 
     def add(
         self,
         patient: str = "P_00001",
         part: str = "train",
         *,
+        kind: str = "mass",
         side: str = "LEFT",
         view: str = "CC",
         abnormality: int = 1,
@@ -131,9 +133,10 @@ class TinyArchive:
         **elements: Any,
     ) -> Path:
         """Adds a row with its files; returns the path of the mammogram."""
-        name = f"Mass-{'Training' if part == 'train' else 'Test'}_{patient}_{side}_{view}"
+        stage = "Training" if part == "train" else "Test"
+        name = f"{kind.capitalize()}-{stage}_{patient}_{side}_{view}"
         study = str(generate_uid())
-        if (patient, side, view) not in self._images:
+        if (kind, patient, side, view) not in self._images:
             series = str(generate_uid())
             folder = self._folder(name, study, series, "full mammogram images")
             image = film(self._rng) if image is None else image
@@ -145,12 +148,12 @@ class TinyArchive:
                 PatientOrientation=["", ""],
                 **elements,
             )
-            self._images[patient, side, view] = (
+            self._images[kind, patient, side, view] = (
                 f"{name}/{study}/{series}/000000.dcm",
                 path,
                 image,
             )
-        image_path, path, shown = self._images[patient, side, view]
+        image_path, path, shown = self._images[kind, patient, side, view]
         roi = lesion_mask() if isinstance(mask, str) else mask
         cut = _around(roi, shown) if crop is None else crop
         series = str(generate_uid())
@@ -171,7 +174,7 @@ class TinyArchive:
         paths = [
             f"{name}_{abnormality}/{study}/{uid}/000000.dcm\n" for uid in (series, crop_series)
         ]
-        self.rows[part].append(
+        (self.rows if kind == "mass" else self.calc_rows)[part].append(
             dict.fromkeys(HEADER, "")
             | {
                 "patient_id": patient,
@@ -179,7 +182,7 @@ class TinyArchive:
                 "left or right breast": side,
                 "image view": view,
                 "abnormality id": str(abnormality),
-                "abnormality type": "mass",
+                "abnormality type": "mass" if kind == "mass" else "calcification",
                 "mass shape": "IRREGULAR",
                 "mass margins": "N/A",
                 "assessment": "4",
@@ -196,12 +199,18 @@ class TinyArchive:
     def write(self, parts: tuple[str, ...] = ("train", "test")) -> Path:
         """Writes the tables; returns the root."""
         self.root.mkdir(parents=True, exist_ok=True)
+        renamed = {"breast_density": "breast density", "mass shape": "calc type"}
+        renamed |= {"mass margins": "calc distribution"}
         for part in parts:
-            path = self.root / f"mass_case_description_{part}_set.csv"
-            with path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, HEADER)
-                writer.writeheader()
-                writer.writerows(self.rows[part])
+            for kind, rows in (("mass", self.rows[part]), ("calc", self.calc_rows[part])):
+                if not rows:
+                    continue
+                names = [renamed.get(name, name) if kind == "calc" else name for name in HEADER]
+                path = self.root / f"{kind}_case_description_{part}_set.csv"
+                with path.open("w", newline="", encoding="utf-8") as file:
+                    writer = csv.writer(file)
+                    writer.writerow(names)
+                    writer.writerows([row.get(name, "") for name in HEADER] for row in rows)
         return self.root
 
     def _folder(self, name: str, study: str, series: str, description: str) -> Path:

@@ -8,7 +8,7 @@ view, and no message quotes a value that could identify a person.
 import io
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,13 @@ _FOR_PRESENTATION = (
     "PixelPaddingRangeLimit",
     "PresentationLUTShape",
 )
+# DICOM PS3.16, CID 4014: SNOMED CT, and the SNOMED RT codes of older files.
+_VIEW_CODES: Mapping[str, View] = {
+    "399162004": "CC",
+    "R-10242": "CC",
+    "399368009": "MLO",
+    "R-10226": "MLO",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -109,12 +116,16 @@ class SeriesFile:
         series: SeriesInstanceUID; a key for look-ups, never written anywhere.
         description: SeriesDescription, lower case.
         pixels: Rows times columns.
+        laterality: Side according to the header, if it says so.
+        view: View according to the header, if it says so.
     """
 
     path: Path
     series: str
     description: str
     pixels: int
+    laterality: Laterality | None = None
+    view: View | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,6 +174,8 @@ def read_series_file(path: Path) -> SeriesFile | None:
                 series=str(header.SeriesInstanceUID),
                 description=str(header.get("SeriesDescription") or "").lower(),
                 pixels=int(header.get("Rows") or 0) * int(header.get("Columns") or 0),
+                laterality=_laterality(header),
+                view=_view(header),
             )
     except DicomRejected:
         return None
@@ -649,4 +662,7 @@ def _laterality(dataset: Dataset) -> Laterality | None:
 
 def _view(dataset: Dataset) -> View | None:
     value = str(dataset.get("ViewPosition") or "").upper()
+    if not value and (codes := dataset.get("ViewCodeSequence")):
+        code = str(codes[0].get("CodeValue") or "").upper()
+        return _VIEW_CODES.get(code, "other" if code else None)
     return "CC" if value == "CC" else "MLO" if value == "MLO" else "other" if value else None

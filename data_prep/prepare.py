@@ -9,91 +9,47 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
+from data_prep.archives.commands import (
+    bcdr,
+    cbis_ddsm,
+    cbis_ddsm_jpeg,
+    cmmd,
+    embed,
+    inbreast,
+    kau_bcmd,
+    rsna,
+    vindr,
+)
 from data_prep.crop_set import CropSet, print_counts, read_grey, watched
 from data_prep.cut_lesions import cut_lesions, patient_splits
-from data_prep.cutting import Cutter, Cutting
+from data_prep.cutting import Cutting
 from data_prep.duplicates import AcrossPatients
 from data_prep.errors import ManifestError, RecordRejected
 from data_prep.lesion_table import described, described_files, read_lesion_table
 from data_prep.manifest import CropRule, CropsManifest, Split
 from data_prep.phantoms.parameters import PhantomParameters
-from data_prep.readers.cbis_ddsm import CbisDdsm
 from data_prep.readers.crop_folder import read_crop_folder
 from data_prep.readers.synthetic_folder import LabelRule, read_synthetic_folder
-from data_prep.splits import refine_split
 from data_prep.table_columns import ONE_AND_ZERO, OWN_NAMES, Columns, Labels
 
-PHANTOM_MARK = "PHANTOM.txt"  # the phantom archive says what it is
+__all__ = [
+    "bcdr",
+    "cbis_ddsm",
+    "cbis_ddsm_jpeg",
+    "cmmd",
+    "crop_folder",
+    "embed",
+    "inbreast",
+    "kau_bcmd",
+    "lesions",
+    "phantom_archive",
+    "phantoms",
+    "rsna",
+    "synthetic_folder",
+    "vindr",
+]
+
 DEFAULT_PHANTOMS = PhantomParameters()
-
-
-def cbis_ddsm(
-    *,
-    root: str,
-    out: str,
-    size: int = 128,
-    margin_mm: float = 3.0,
-    minimum_mm: float = 6.4,
-    spacing_mm: float | None = None,
-    val_fraction: float = 0.15,
-    origin: str | None = None,
-    across_patients: AcrossPatients = "refuse",
-    strict: bool = False,
-) -> CropsManifest:
-    """Cuts the masses out of a CBIS-DDSM download, or of a phantom archive in its layout.
-
-    The training table becomes train and val, patient by patient; the test table becomes test.
-
-    Args:
-        root: Folder with the tables mass_case_description_{train,test}_set.csv and the DICOM files.
-        out: Folder to fill with crops.csv, images/ and rejected.csv.
-        size: Edge of a crop, in pixels.
-        margin_mm: Tissue kept on each side of the mass, in millimetres.
-        minimum_mm: Smallest edge of the window that is cut, in millimetres.
-        spacing_mm: Millimetres per pixel of the mammograms, for headers that do not say so (scanned
-            film: 0.042 to 0.05). Without any, 60 px stand for 3 mm.
-        val_fraction: Expected share of training patients that become val.
-        origin: Name of the data set in crops.csv; found by itself if not given.
-        across_patients: What happens if different patients share a crop: refuse stops; merge makes
-            them one patient, and the statement of each fit on the crops says that what this
-            reveals is left out.
-        strict: Stop at the first record that cannot become a crop, instead of listing it.
-    """
-    source = Path(root)
-    cutter = Cutter(
-        Cutting(size=size, margin_mm=margin_mm, minimum_mm=minimum_mm, spacing_mm=spacing_mm)
-    )
-    phantom = (source / PHANTOM_MARK).is_file()
-    archive = CbisDdsm(source, watch=lambda paths: watched(paths, "Reading headers"))
-    splits = {  # before any pixel is read, so that a bad fraction costs nothing
-        r.patient_id: refine_split(r.split, r.patient_id, val_fraction=val_fraction)
-        for r in archive.records
-    }
-    origin = origin or ("phantom-archive" if phantom else "cbis-ddsm")
-    crops = CropSet(Path(out), strict=strict, across_patients=across_patients)
-    for record in watched(archive.records, "Cutting masses"):
-        try:
-            pixels, crop_spacing = cutter.cut(archive.lesion(record), record.where)
-        except RecordRejected as error:
-            crops.reject(record.key, error)
-            continue
-        crops.add(
-            pixels,
-            file=f"images/{origin}_{record.key}.png",
-            patient_id=record.patient_id,
-            lesion_id=record.lesion_id,
-            image_id=record.image_id,
-            view=record.view,
-            laterality=record.laterality,
-            malignant=record.malignant,
-            split=splits[record.patient_id],
-            origin=origin,
-            label_source="phantom" if phantom else "pathology",
-            crop_rule="centred",
-            pixel_spacing_mm=crop_spacing,
-            attributes=record.attributes,
-        )
-    return crops.finish()
 
 
 def lesions(

@@ -1,31 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """CBIS-DDSM as downloaded from The Cancer Imaging Archive: scanned film, masses, pathology labels.
 
-Folder names differ between downloads, so files are found by SeriesInstanceUID, the third component
-of the paths in the tables. Which file of a lesion is the mask is decided by its content. Source of
+Folder names differ between downloads, so files are found by SeriesInstanceUID, the last folder of
+the paths in the tables. Which file of a lesion is the mask is decided by its content. Source of
 the quirks: Lee et al. 2017, Scientific Data 4:170177, and data_formats.md, section 2.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from data_prep.cropping import Box, lesion_box, scale_box
-from data_prep.dicom import (
-    Mammogram,
-    SeriesFile,
-    read_mammogram,
-    read_series_file,
-    read_stored,
-)
-from data_prep.errors import ArchiveError, DicomRejected, DuplicateConflict, GeometryRejected
+from data_prep.cropping import Box
+from data_prep.dicom import Mammogram, SeriesFile, read_mammogram, read_series_file
+from data_prep.errors import ArchiveError, DicomRejected, DuplicateConflict
+from data_prep.files import find_files
+from data_prep.lesions import Mask
+from data_prep.masks import locate
 from data_prep.readers.cbis_tables import TableRow, read_tables
 from data_prep.readers.lesion import Lesion, Record
-
-ASPECT_TOLERANCE = 0.02  # published masks of another size differ by up to 0.4 % in aspect
 
 
 class CbisDdsm:
@@ -37,6 +28,7 @@ class CbisDdsm:
         root: Folder that holds the tables ``mass_case_description_{train,test}_set.csv``, at most
             one level down, and the DICOM files anywhere below.
         watch: Wraps the list of files while it is indexed, for a progress bar.
+        spacing_mm: Millimetres per pixel of headers that do not say so, or cannot be right.
 
     Raises:
         ArchiveError: If a table, a column or every DICOM file is missing.
@@ -49,15 +41,17 @@ class CbisDdsm:
         root: Path,
         *,
         watch: Callable[[list[Path]], Iterable[Path]] = lambda paths: paths,
+        spacing_mm: float | None = None,
     ) -> None:
         self.root = root
+        self._spacing_mm = spacing_mm
         rows = read_tables(root)
         self.records = tuple(row.record for row in rows)
         self._rows = {row.record.key: row for row in rows}
         self._files = self._index(watch)
-        self._first: dict[tuple[str, str], str] = {}  # key of the first row of a lesion and image
+        self._same: dict[tuple[str, str], list[Record]] = {}  # rows of one lesion in one image
         for record in self.records:
-            self._first.setdefault((record.image_id, record.lesion_id), record.key)
+            self._same.setdefault((record.image_id, record.lesion_id), []).append(record)
         self._last: tuple[Path, Mammogram] | None = None
 
     def lesion(self, record: Record) -> Lesion:
@@ -66,13 +60,22 @@ class CbisDdsm:
         Raises:
             DicomRejected: If the mammogram or its mask cannot be used.
             GeometryRejected: ``no_mask`` or ``mask_mismatch``.
-            DuplicateConflict: If an earlier record names the same lesion in the same image.
+            DuplicateConflict: If another record names the same lesion in the same image: an
+                earlier one, or any one with another label.
         """
-        first = self._first[record.image_id, record.lesion_id]
-        if first != record.key:
+        same = self._same[record.image_id, record.lesion_id]
+        if len({other.malignant for other in same}) > 1:
+            rows = ", ".join(other.key for other in same if other.key != record.key)
+            raise DuplicateConflict(
+                "conflict",
+                f"{record.where}: names the same image and abnormality as {rows}, with another "
+                "pathology. Correct the rows, or leave them out.",
+            )
+        if same[0].key != record.key:
             raise DuplicateConflict(
                 "duplicate",
-                f"{record.where}: names the same image and abnormality as {first}. Remove one row.",
+                f"{record.where}: names the same image and abnormality as {same[0].key}. Remove "
+                "one row.",
             )
         row = self._rows[record.key]
         files = self._files.get(row.image_series, [])
@@ -86,43 +89,18 @@ class CbisDdsm:
         if self._last is None or self._last[0] != path:
             self._last = None  # one mammogram in memory at a time
             where = f"{record.where}, mammogram"
-            self._last = (path, read_mammogram(path, where=where, allow_secondary_capture=True))
+            read = read_mammogram(
+                path, where=where, allow_secondary_capture=True, spacing_mm=self._spacing_mm
+            )
+            self._last = (path, read)
         mammogram = self._last[1]
         return Lesion(mammogram, self._box(row, mammogram))
 
     def _box(self, row: TableRow, mammogram: Mammogram) -> Box:
         """Box of the lesion, from whichever file of its series is the mask."""
-        where = row.record.where
         places = dict.fromkeys((row.mask_series, row.crop_series))
-        files = [file for series in places for file in self._files.get(series, [])]
-        masks: list[tuple[tuple[int, bool], NDArray[np.bool_]]] = []
-        for file in files:
-            stored = read_stored(
-                file.path, where=f"{where}, mask or crop", allow_secondary_capture=True
-            )
-            mask = _as_mask(stored)
-            if mask is not None:
-                masks.append(((mask.size, "mask" in file.description), mask))
-        if not masks:
-            found = "none of its files has two grey values" if files else "no DICOM file of it"
-            raise GeometryRejected(
-                "no_mask",
-                f"{where}: ROI mask missing ({found}). Complete the download, or leave the "
-                "row out.",
-            )
-        mask = max(masks, key=lambda item: item[0])[1]
-        box = lesion_box(mask)
-        (high, wide), (rows, columns) = mask.shape, mammogram.stored_shape
-        stretch = (high / rows) / (wide / columns)
-        if not 0.5 <= high / rows <= 2 or abs(stretch - 1) > ASPECT_TOLERANCE:
-            raise GeometryRejected(
-                "mask_mismatch",
-                f"{where}: ROI mask has {wide} x {high} px, the mammogram "
-                f"{columns} x {rows}: another size and aspect. Correct the mask, or leave the "
-                "row out.",
-            )
-        shape = mammogram.pixels.shape
-        return scale_box(box, (high, wide), (shape[0], shape[1]))
+        paths = tuple(file.path for series in places for file in self._files.get(series, []))
+        return locate(Mask(path=paths), mammogram, where=row.record.where)
 
     def _index(
         self, watch: Callable[[list[Path]], Iterable[Path]]
@@ -134,11 +112,12 @@ class CbisDdsm:
             for series in (row.image_series, row.crop_series, row.mask_series)
             if series
         }
-        paths = sorted(
+        found = find_files(self.root, suffixes={".dcm"})
+        paths = [
             path
-            for path in self.root.rglob("*.dcm")
+            for path in found.paths
             if not any(p.startswith("Calc-") for p in path.relative_to(self.root).parts)
-        )
+        ]
         index: dict[str, list[SeriesFile]] = {}
         for path in watch(paths):
             # The classic layout names the folder after the series: enough to reject a file whose
@@ -147,19 +126,11 @@ class CbisDdsm:
             if file.series in wanted:
                 index.setdefault(file.series, []).append(file)
         if not index:
-            found = (
+            held = (
                 f"{len(paths)} DICOM files, none named in the tables" if paths else "no DICOM file"
             )
             raise ArchiveError(
-                f"{self.root}: holds {found}. Give the folder into which CBIS-DDSM was downloaded, "
+                f"{self.root}: holds {held}. Give the folder into which CBIS-DDSM was downloaded, "
                 "tables and images together."
             )
         return index
-
-
-def _as_mask(stored: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """The upper of exactly two values, or none for a picture."""
-    low, high = stored.min(), stored.max()
-    upper: NDArray[np.bool_] = stored == high
-    is_mask = low != high and bool((upper | (stored == low)).all())
-    return upper if is_mask else None

@@ -148,4 +148,4 @@ def _normalised(cell: str) -> str:
 
 def _series_uid(path: str) -> str:
     parts = path.replace("\\", "/").strip("/").split("/")
-    return parts[2].strip() if len(parts) > 2 else ""
+    return parts[-2].strip() if len(parts) > 2 else ""

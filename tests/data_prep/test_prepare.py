@@ -153,7 +153,7 @@ def test_unequal_pixel_spacing_keeps_lesion_and_mask_together(tmp_path: Path) ->
 def test_lesion_that_cannot_be_cut_is_rejected_with_its_row(tmp_path: Path) -> None:
     tiny = TinyArchive(tmp_path / "archive")
     speck = np.zeros(SHAPE, np.uint8)
-    speck[10:12, 10:12] = 1
+    speck[120:122, 60:62] = 1
     tiny.add("P_00001", mask=speck)
     tiny.add("P_00002", image=np.full(SHAPE, 9, np.uint16))
     out = tmp_path / "out"

@@ -326,7 +326,7 @@ def test_unusable_synthetic_files_are_listed_and_bad_names_refused(tmp_path: Pat
     manifest = prepare.synthetic_folder(root=str(root), out=str(out), name="s", split="val")
     assert {c.split for c in manifest.crops} == {"val"}
     assert [r["record"] for r in rejected(out)] == ["b0000_00009_benign"]
-    with pytest.raises(ValueError, match="name='a/b'"):
+    with pytest.raises(ValueError, match="--name 'a/b'"):
         prepare.synthetic_folder(root=str(root), out=str(out), name="a/b")
 
 

@@ -574,7 +574,10 @@ def _answer(future: "Future[list[Cut]]") -> list[Cut] | None:
         OSError: If the crop could not be written.
     """
     if future.status == "finished":
-        found: list[Cut] = future.result()
+        try:
+            found: list[Cut] = future.result()
+        except KilledWorker:  # it died with the answer, over the next image
+            return None
         return found
     if future.status != "error":  # "cancelled" or "lost"
         raise ClusterError(

@@ -23,10 +23,10 @@ from data_prep.lesions import Mask, Outline, Region
 
 ASPECT_TOLERANCE = 0.02  # published masks of another size differ by up to 0.4 % in aspect
 LARGEST_SHARE = 0.5  # of the image; no lesion covers more, an inverted mask does
-# The supplied crop is found where its correlation with the image is this high ...
-FOUND = 0.6
-# ... and the mask lies elsewhere if its own place is this much worse.
-WORSE = 0.1
+FOUND = 0.6  # correlation with the image from which the supplied crop counts as found
+# The mask is elsewhere if the correlation at its own place is lower than the best one by this, or
+# by half of what the best one lacks to 1: crops of another grey scale correlate less everywhere.
+WORSE = 0.02
 IN_AIR = 0.75  # share of a lesion's box that may be as dark as the air beside the breast
 _CERTAIN = 0.999  # the crop's own pixels: nothing better can be found elsewhere
 _TEMPLATE = 32  # px, shorter edge of the crop for the search in the whole image
@@ -233,7 +233,7 @@ def _check_supplied(
         if here >= _CERTAIN:
             continue
         anywhere = max(here, *(_best_anywhere(image, c) for c in sizes))
-        if here < FOUND or here < anywhere - WORSE:
+        if here < FOUND or anywhere - here > max(WORSE, (1 - anywhere) / 2):
             raise GeometryRejected(
                 "mask_mismatch",
                 f"{where}: the supplied crop does not lie where the ROI mask says (correlation "

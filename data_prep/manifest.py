@@ -5,7 +5,7 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -303,14 +303,18 @@ class CropsManifest:
 def _parse(raw: bytes, path: Path) -> tuple[Crop, ...]:
     """Rows of a manifest, checked one by one and then together."""
     try:
-        reader = csv.DictReader(io.StringIO(raw.decode()))
+        reader = csv.DictReader(io.StringIO(raw.decode()), strict=True)
+        names = reader.fieldnames or ()
+        rows = _rows(reader, path)
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: is not UTF-8 text. Prepare the data again.") from error
+    except csv.Error as error:
+        raise ManifestError(f"{path}, row 1: {error}. Prepare the data again.") from error
     needed = [name for name in COLUMNS if name != "fingerprint"]  # older tables lack it
-    if missing := [name for name in needed if name not in (reader.fieldnames or ())]:
+    if missing := [name for name in needed if name not in names]:
         raise ManifestError(f"{path}: columns {missing} are missing. Prepare the data again.")
     crops = []
-    for number, row in enumerate(reader, start=2):
+    for number, row in enumerate(rows, start=2):
         try:
             crops.append(_crop(row))
         except ValueError as error:
@@ -319,6 +323,22 @@ def _parse(raw: bytes, path: Path) -> tuple[Crop, ...]:
         raise ManifestError(f"{path}: holds no crop. Check the source of `mammo-dp prepare`.")
     _check_together(crops, path)
     return tuple(crops)
+
+
+def _rows(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]:
+    """Rows one by one; names the row in which a stray quotation mark opens a cell."""
+    number = 1
+    while True:
+        number += 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise ManifestError(
+                f"{path}, row {number}: is not written as CSV ({error}). Prepare the data again."
+            ) from error
+        if row is None:
+            return
+        yield row
 
 
 def _crop(row: Mapping[str, str]) -> Crop:

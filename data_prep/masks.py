@@ -119,7 +119,9 @@ def _mask(
     unreadable: RecordRejected | None = None
     for path in region.path:
         try:
-            inside = _inside(read_mask_values(path, where=f"{where}, mask or crop"), region.threshold)
+            inside = _inside(
+                read_mask_values(path, where=f"{where}, mask or crop"), region.threshold
+            )
         except RecordRejected as error:  # a damaged crop is not needed, a damaged mask is
             unreadable = error
             continue
@@ -284,9 +286,7 @@ def _best_anywhere(image: NDArray[np.float32], crop: NDArray[np.float32]) -> flo
 
     A search at a reduced size finds a few places, which are then compared in full.
     """
-    factor = max(
-        1, min(crop.shape) // _TEMPLATE, math.ceil((image.size / _LARGEST_SEARCH) ** 0.5)
-    )
+    factor = max(1, min(crop.shape) // _TEMPLATE, math.ceil((image.size / _LARGEST_SEARCH) ** 0.5))
     if factor == 1:
         return _correlation(image, crop, 1)[1]
     factor = max(1, min(factor, min(crop.shape) // 4))

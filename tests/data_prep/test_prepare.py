@@ -100,9 +100,16 @@ def test_counts_are_printed(
     archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare.cbis_ddsm(root=str(archive), out=str(tmp_path / "out"), size=32, val_fraction=0)
-    assert capsys.readouterr().out.splitlines() == [
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[:6] == [
         "CBIS-DDSM: CC BY 3.0",
         f"cite: {cbis_ddsm.CITATION}",
+        "rows: 8, of which 8 are used, of 8 images",
+        "where lesions lie: mask 8",
+        "labels from pathology: benign 2, malignant 6",
+        "patients, split by the table: test 2, train 3",
+    ]
+    assert shown[-4:] == [
         "train: 3 crops (2 malignant) of 2 patients",
         "test: 1 crops (0 malignant) of 1 patients; one class only, no use for training",
         "rejected: for_processing 1, mask_mismatch 1, no_mask 1, unreadable 1",

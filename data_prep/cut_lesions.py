@@ -17,7 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,15 +29,15 @@ from data_prep import cluster
 from data_prep.cluster import ClusterError, FixedThreads, usable_cores
 from data_prep.crop_image import save_crop_image
 from data_prep.crop_set import REJECTED_FILE, CropSet, print_counts, watched
-from data_prep.cropping import Box, scale_box
 from data_prep.cutting import Cutting, cut_box, range_of
-from data_prep.dicom import Mammogram, read_mammogram
 from data_prep.duplicates import AcrossPatients
-from data_prep.errors import GeometryRejected, ManifestError, RecordRejected
+from data_prep.errors import ManifestError, RecordRejected
 from data_prep.fingerprints import fingerprint
 from data_prep.identity import normalised
-from data_prep.lesions import LesionRow, LesionTable, Outline, Region
+from data_prep.images import read_image
+from data_prep.lesions import LesionRow, LesionTable, Region
 from data_prep.manifest import FILE_NAME, Crop, CropsManifest, Laterality, Split, View
+from data_prep.masks import locate
 from data_prep.splits import assign_split, check_patients, refine_split
 
 JOURNAL = "cutting.jsonl"
@@ -69,7 +69,7 @@ class ImageOrder:
 
     Attributes:
         path: The file.
-        spacing_mm: Millimetres per pixel as the table says.
+        spacing_mm: Millimetres per pixel as the table says, for files that do not.
         scanned_film: Whether secondary capture is accepted.
         lesions: In the order of the table.
     """
@@ -251,11 +251,12 @@ def crops_of(order: ImageOrder, cutting: Cutting) -> Iterator[CutOut | RecordRej
     """
     first = order.lesions[0].where
     try:
-        mammogram = read_mammogram(
-            order.path, where=first, allow_secondary_capture=order.scanned_film
+        mammogram = read_image(
+            order.path,
+            where=first,
+            scanned_film=order.scanned_film,
+            spacing_mm=order.spacing_mm or cutting.spacing_mm,
         )
-        if order.spacing_mm is not None:
-            mammogram = replace(mammogram, spacing_mm=order.spacing_mm)
         grey = range_of(mammogram, first)
     except Exception as error:
         rejected = _rejected(error, first, "image")
@@ -308,24 +309,6 @@ def cut_image(order: ImageOrder, cutting: Cutting, out: Path) -> list[Cut]:
             )
         )
     return cuts
-
-
-def locate(region: Region, mammogram: Mammogram, *, where: str) -> Box:
-    """Box of a lesion, in pixels of ``mammogram.pixels``."""
-    height, width = mammogram.stored_shape
-    if isinstance(region, Outline):
-        xs, ys = zip(*region.points, strict=True)
-        region = Box(int(min(xs)), int(min(ys)), int(max(xs)) + 1, int(max(ys)) + 1)
-    assert isinstance(region, Box)
-    box = region
-    if not (0 <= box.x0 < box.x1 <= width and 0 <= box.y0 < box.y1 <= height):
-        raise GeometryRejected(
-            "box_outside",
-            f"{where}: {box} is empty or leaves the image of {width} x {height} px. Give "
-            "pixels of the image as it is stored, x0 < x1 and y0 < y1.",
-        )
-    shape = mammogram.pixels.shape
-    return scale_box(box, (height, width), (shape[0], shape[1]))
 
 
 def _rejected(error: Exception, where: str, what: str) -> RecordRejected:

@@ -17,6 +17,7 @@ from typing import TypeVar, get_args
 
 from data_prep.cropping import Box
 from data_prep.errors import ArchiveError, LabelError
+from data_prep.files import find_files
 from data_prep.identity import normalised
 from data_prep.lesions import LeftOut, LesionRow, LesionTable, Mask, Outline, Region
 from data_prep.manifest import ATTRIBUTES, COLUMNS, LabelSource, Laterality, Split, View
@@ -125,29 +126,32 @@ def read_lesion_table(
     return LesionTable(rows=tuple(rows), left_out=tuple(by_key), notes=tuple(notes))
 
 
-def described(table: LesionTable, *, most: int = _SHOWN) -> str:
+def described(
+    table: LesionTable, splits: Mapping[str, Split] | None = None, *, most: int = _SHOWN
+) -> str:
     """What would be read, counted and left out, with the first reasons, as lines of text.
 
     Args:
         table: The table; no image needs to have been read.
+        splits: Split of each patient, by normalised id.
         most: How many reasons are quoted.
     """
     rows, left = table.rows, table.left_out
     images = len({row.path for row in rows})
-    lines = [f"rows: {len(rows) + len(left):,}, of which {len(rows):,} name {images:,} images"]
-    kinds = Counter(_KINDS[type(row.region)] for row in rows)
-    lines.append(f"lesions by {_listed(kinds)}")
-    if known := Counter(
+    lines = [
+        f"rows: {len(rows) + len(left):,}, of which {len(rows):,} are used, of {images:,} images"
+    ]
+    lines.append(f"where lesions lie: {_listed(Counter(_KINDS[type(row.region)] for row in rows))}")
+    labels = Counter(
         "malignant" if row.malignant else "benign" for row in rows if row.malignant is not None
-    ):
-        patients = len({normalised(row.patient_id) for row in rows})
-        lines.append(f"{_listed(known)}; {patients:,} patients")
-        sources: Counter[str] = Counter(row.label_source for row in rows)
-        lines.append(f"labels from {_listed(sources)}")
-    splits: Counter[str] = Counter(row.split or "no split (assigned by patient)" for row in rows)
-    if known:
-        lines.append(f"splits: {_listed(splits)}")
-    lines.append(f"left out: {_listed(Counter(one.reason for one in left)) or 'none'}")
+    )
+    if labels:
+        sources = " and ".join(sorted({row.label_source for row in rows}))
+        lines.append(f"labels from {sources}: {_listed(labels)}")
+    if splits:
+        how = "by the table" if all(row.split for row in rows) else "by a hash of the id"
+        lines.append(f"patients, split {how}: {_listed(Counter(splits.values()))}")
+    lines.append(f"left out: {_listed(Counter(one.reason for one in left))}")
     lines += [f"  {one.message}" for one in left[:most]]
     if len(left) > most:
         lines.append(f"  and {len(left) - most:,} more")
@@ -156,11 +160,23 @@ def described(table: LesionTable, *, most: int = _SHOWN) -> str:
     return "\n".join([*lines, *table.notes])
 
 
+def described_files(table: LesionTable, images: Path) -> str:
+    """One line about the files below a folder: how many a row names, and what the others are."""
+    found = find_files(images)
+    named = {row.path for row in table.rows} | {images / one.file for one in table.left_out}
+    masks = {p for row in table.rows if isinstance(row.region, Mask) for p in row.region.path}
+    counts = Counter(
+        "named by a row" if path in named else "mask" if path in masks else "named by no row"
+        for path in found.paths
+    )
+    return f"files below {images}: {_listed(counts + Counter(found.skipped))}"
+
+
 _KINDS = {Box: "box", Outline: "outline", Mask: "mask"}
 
 
 def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {number:,}" for name, number in sorted(counts.items()))
+    return ", ".join(f"{name} {number:,}" for name, number in sorted(counts.items())) or "none"
 
 
 def _attribute_names(attributes: Sequence[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ Every function gives the same files when it runs again, so an interrupted one is
 
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 from data_prep.archives.commands import (
     bcdr,
@@ -20,12 +21,16 @@ from data_prep.archives.commands import (
     vindr,
 )
 from data_prep.crop_set import CropSet, print_counts, read_grey, watched
+from data_prep.cut_lesions import cut_lesions, patient_splits
+from data_prep.cutting import Cutting
 from data_prep.duplicates import AcrossPatients
 from data_prep.errors import ManifestError, RecordRejected
+from data_prep.lesion_table import described, described_files, read_lesion_table
 from data_prep.manifest import CropRule, CropsManifest, Split
 from data_prep.phantoms.parameters import PhantomParameters
 from data_prep.readers.crop_folder import read_crop_folder
 from data_prep.readers.synthetic_folder import LabelRule, read_synthetic_folder
+from data_prep.table_columns import ONE_AND_ZERO, OWN_NAMES, Columns, Labels
 
 __all__ = [
     "bcdr",
@@ -36,6 +41,7 @@ __all__ = [
     "embed",
     "inbreast",
     "kau_bcmd",
+    "lesions",
     "phantom_archive",
     "phantoms",
     "rsna",
@@ -44,6 +50,102 @@ __all__ = [
 ]
 
 DEFAULT_PHANTOMS = PhantomParameters()
+
+
+def lesions(
+    *,
+    table: str,
+    images: str,
+    out: str,
+    columns: Columns = OWN_NAMES,
+    labels: Labels = ONE_AND_ZERO,
+    label_source: Literal["pathology", "birads"] = "pathology",
+    origin: str = "own",
+    masks: str | None = None,
+    attributes: list[str] | None = None,
+    encoding: str | None = None,
+    sheet: str | None = None,
+    size: int = 128,
+    margin_mm: float = 3.0,
+    minimum_mm: float = 6.4,
+    spacing_mm: float | None = None,
+    scanned_film: bool = False,
+    val_fraction: float = 0.15,
+    test_fraction: float = 0.2,
+    across_patients: AcrossPatients = "refuse",
+    strict: bool = False,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    dry_run: bool = False,
+) -> CropsManifest | None:
+    """Cuts lesions out of your own mammograms: DICOM, PNG, JPEG or TIFF, by a table of lesions.
+
+    The table has a row for each lesion in each image: file, patient, malignant, and a box x0, y0,
+    x1, y1, a mask or an outline. Interrupted, the same command resumes.
+
+    Args:
+        table: CSV or XLSX.
+        images: Folder of the images; the column file names paths below it.
+        out: Folder to fill with crops.csv, images/ and rejected.csv.
+        columns: What the table calls its columns: a YAML file, or single names such as
+            --columns.patient PatientID.
+        labels: Which words mean what, such as --labels.malignant "M,Malignant,1".
+        label_source: Where the labels come from: pathology, or the radiologist's BI-RADS.
+        origin: Name of the data set in crops.csv.
+        masks: Folder of the masks; that of the images if not given.
+        attributes: Further columns to keep in crops.csv, such as "[age,vendor]". All others are
+            left out, since they may say who somebody is.
+        encoding: Encoding of a CSV that is not in UTF-8, such as cp1252.
+        sheet: Sheet of an XLSX that has several.
+        size: Edge of a crop, in pixels.
+        margin_mm: Tissue kept on each side of the lesion, in millimetres.
+        minimum_mm: Smallest edge of the window that is cut, in millimetres.
+        spacing_mm: Millimetres per pixel of mammograms that do not say so. Without any, 60 px stand
+            for 3 mm.
+        scanned_film: Accept scanned film that was saved as DICOM secondary capture.
+        val_fraction: Expected share of patients that become val.
+        test_fraction: Expected share of patients that become test; only where the table has no
+            column split.
+        across_patients: What happens if different patients share a crop: refuse stops; merge makes
+            them one patient, and the statement of each fit on the crops says that what this
+            reveals is left out.
+        strict: Stop at the first lesion that cannot become a crop, instead of listing it.
+        workers: Processes on this machine; all usable cores if not given.
+        scheduler: Address of a dask scheduler, such as tcp://host:8786, whose workers are used
+            instead.
+        dry_run: Only print what would be read, counted and left out.
+    """
+    cutting = Cutting(size=size, margin_mm=margin_mm, minimum_mm=minimum_mm, spacing_mm=spacing_mm)
+    _check_name("origin", origin)
+    found = read_lesion_table(
+        Path(table),
+        Path(images),
+        columns=columns,
+        labels=labels,
+        attributes=attributes or [],
+        masks=None if masks is None else Path(masks),
+        label_source=label_source,
+        encoding=encoding,
+        sheet=sheet,
+    )
+    splits = patient_splits(found.rows, val_fraction=val_fraction, test_fraction=test_fraction)
+    print(described(found, splits))
+    print(described_files(found, Path(images)))
+    if dry_run:
+        return None
+    return cut_lesions(
+        found,
+        Path(out),
+        cutting=cutting,
+        origin=origin,
+        scheduler=scheduler,
+        workers=workers,
+        strict=strict,
+        across_patients=across_patients,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        scanned_film=scanned_film,
+    )
 
 
 def crop_folder(
@@ -128,8 +230,7 @@ def synthetic_folder(
         size: Edge of the crops, in pixels; others are rejected. That of most files if not given.
         strict: Stop at the first file that cannot become a crop, instead of listing it.
     """
-    if not name or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise ManifestError(f"{name=}. Give a name of letters, digits, '-', '_' and '.'.")
+    _check_name("name", name)
     rule = LabelRule(malignant=malignant_word, benign=benign_word)
     folder = read_synthetic_folder(Path(root), rule)
     if provenance is not None:
@@ -206,3 +307,15 @@ def phantom_archive(
     from data_prep.phantoms.archive import write_phantom_archive
 
     write_phantom_archive(Path(out), patients=patients, image_size=(height, width), seed=seed)
+
+
+def _check_name(flag: str, name: str) -> None:
+    """Refuses names that cannot stand in file names and in ``origin``.
+
+    Raises:
+        ManifestError: Naming the flag.
+    """
+    if not name or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise ManifestError(f"--{flag} {name!r}: give letters, digits, '-', '_' and '.'.")
+    if flag == "origin" and name == "phantom":
+        raise ManifestError("--origin phantom stands for crops without patients. Give another.")

@@ -34,7 +34,7 @@ class Columns:
         shape: Shape of the mass.
         margin: Margin of the mass.
         subtlety: How hard the lesion is to see.
-        spacing_mm: Millimetres per pixel of the image.
+        spacing_mm: Millimetres per pixel of images that do not say so themselves.
     """
 
     file: str = "file"

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from data_prep import prepare
-from data_prep.cropping import crop_square, grey_range, to_16_bit
+from data_prep.archives import cbis_ddsm
+from data_prep.cropping import Box, crop_square, grey_range, to_16_bit
+from data_prep.dicom import read_mammogram
 from data_prep.errors import (
     ArchiveError,
     DuplicateConflict,
@@ -17,9 +19,11 @@ from data_prep.errors import (
     RecordRejected,
 )
 from data_prep.manifest import CropsManifest
-from data_prep.readers.cbis_ddsm import CbisDdsm
+from data_prep.masks import locate
 from tests.data_prep.test_crop_folder import put
 from tests.data_prep.tiny_archive import SHAPE, TinyArchive, film, lesion_mask
+
+LESION_BOX = Box(50, 100, 80, 140)
 
 
 def rejected(folder: Path) -> list[dict[str, str]]:
@@ -74,10 +78,10 @@ def test_archive_becomes_crops_and_rejections(archive: Path, tmp_path: Path) -> 
 def test_crop_pixels_are_those_of_the_rule(archive: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     manifest = prepare.cbis_ddsm(root=str(archive), out=out, size=32, val_fraction=0)
-    reader = CbisDdsm(archive)
-    lesion = reader.lesion(reader.records[0])
-    grey = grey_range(lesion.mammogram.pixels)
-    crop = crop_square(lesion.mammogram.pixels, lesion.box, size=32, background=grey.background)
+    row = cbis_ddsm.read(archive).rows[0]
+    pixels = read_mammogram(row.path, allow_secondary_capture=True).pixels
+    grey = grey_range(pixels)
+    crop = crop_square(pixels, LESION_BOX, size=32, background=grey.background)
     np.testing.assert_array_equal(manifest.image(0), to_16_bit(crop, grey))
 
 
@@ -118,7 +122,7 @@ def test_val_is_taken_from_training_patients(archive: Path, tmp_path: Path) -> N
 
 
 def test_phantom_mark_makes_the_origin(archive: Path, tmp_path: Path) -> None:
-    (archive / prepare.PHANTOM_MARK).touch()
+    (archive / cbis_ddsm.PHANTOM_MARK).touch()
     manifest = prepare.cbis_ddsm(root=str(archive), out=str(tmp_path / "out"), size=32)
     assert {(c.origin, c.label_source) for c in manifest.crops} == {("phantom-archive", "phantom")}
     named = prepare.cbis_ddsm(root=str(archive), out=str(tmp_path / "b"), size=32, origin="mine")
@@ -144,10 +148,11 @@ def test_one_unit_per_set(tmp_path: Path) -> None:
 def test_unequal_pixel_spacing_keeps_lesion_and_mask_together(tmp_path: Path) -> None:
     tiny = TinyArchive(tmp_path / "archive")
     tiny.add("P_00001", PixelSpacing=[0.1, 0.05])
-    reader = CbisDdsm(tiny.write())
-    lesion = reader.lesion(reader.records[0])
-    assert lesion.mammogram.pixels.shape == (2 * SHAPE[0], SHAPE[1])
-    assert (lesion.box.y0, lesion.box.y1, lesion.box.x0) == (200, 280, 50)
+    (row,) = cbis_ddsm.read(tiny.write()).rows
+    mammogram = read_mammogram(row.path, allow_secondary_capture=True)
+    assert mammogram.pixels.shape == (2 * SHAPE[0], SHAPE[1])
+    box = locate(row.region, mammogram, where=row.where)
+    assert (box.y0, box.y1, box.x0) == (200, 280, 50)
 
 
 def test_lesion_that_cannot_be_cut_is_rejected_with_its_row(tmp_path: Path) -> None:

@@ -187,6 +187,10 @@ def guarded(where: str, what: str) -> Iterator[None]:
             yield
         except RecordRejected:
             raise
+        except Image.DecompressionBombError:  # far above our own bound
+            raise PictureRejected(
+                "too_large", f"{where}: states a size without measure. Check the file."
+            ) from None
         except Exception as error:  # whatever it is, it ends one file, not the run
             cause = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
             raise PictureRejected(

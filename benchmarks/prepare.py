@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images per second of ``prepare lesions`` against bare pydicom decoding of the same files.
 
-    python benchmarks/prepare.py                 # about three minutes on two cores
+    python benchmarks/prepare.py                 # about ten minutes on two cores
 
 The bare decoder reads each file and asks for its pixels, nothing else; it runs in as many processes
-as the cutter, so that both meet the same memory and disk. The start of the workers is timed apart,
-by cutting just enough images for workers to be started, and shown: over an archive it does not
-count. The rate is that of the further images. Both take turns, and the best round of
-each counts.
+as the cutter, so that both meet the same memory and disk. The start of workers is left out, since
+it does not count over an archive: cutting a few images is timed, too, and the rate is that of the
+further ones. All take turns, and the best round of each counts. Wall-clock rates need an idle
+machine; the last column compares processor time, scheduler included, and is fair on a busy one.
 """
 
 import argparse
+import resource
 import shutil
 import tempfile
 import time
@@ -22,6 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
@@ -46,7 +48,11 @@ SYNTAXES = {
 }
 
 
-def mammogram(height: int, width: int) -> "np.ndarray[tuple[int, int], np.dtype[np.uint16]]":
+Pixels = NDArray[np.uint16]
+Times = tuple[float, float]
+
+
+def mammogram(height: int, width: int) -> Pixels:
     """A phantom of 12 bits, drawn small and enlarged, with the grain of a detector."""
     rng = np.random.default_rng(0)
     small = draw_mammogram(
@@ -57,12 +63,11 @@ def mammogram(height: int, width: int) -> "np.ndarray[tuple[int, int], np.dtype[
     columns = np.linspace(0, 511, width).astype(int)
     grey = small[np.ix_(rows, columns)] * 3600
     grey += rng.normal(0, 6, grey.shape)
-    return np.clip(grey, 0, 4095).astype(np.uint16)
+    stored: Pixels = np.clip(grey, 0, 4095).astype(np.uint16)
+    return stored
 
 
-def write(
-    path: Path, pixels: "np.ndarray[tuple[int, int], np.dtype[np.uint16]]", syntax: str
-) -> None:
+def write(path: Path, pixels: Pixels, syntax: str) -> None:
     file = Dataset()
     file.file_meta = FileMetaDataset()
     file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -105,32 +110,44 @@ def silent() -> Iterator[None]:
         yield
 
 
-def timed(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
+def processor_time() -> float:
+    """Seconds of this process and of its finished children."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def timed(work: Callable[[], object]) -> Times:
+    """Seconds on the wall, and of all processors."""
+    wall, processor = time.perf_counter(), processor_time()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - wall, processor_time() - processor
 
 
 def fastest(
     root: Path, paths: Sequence[Path], shape: tuple[int, int], *, count: int, rounds: int
-) -> tuple[float, float, float]:
-    """Seconds for bare decoding, for cutting a few images and for cutting all."""
+) -> tuple[Times, Times]:
+    """Seconds per image for bare decoding and for cutting, on the wall and of all processors."""
     table, few = lesions(paths, *shape), lesions(paths[: IN_PROCESS + 1], *shape)
+    further = len(paths) - IN_PROCESS - 1
 
     def cut(rows: LesionTable, name: str) -> None:
         with silent():
             cut_lesions(rows, root / name, cutting=Cutting(), origin="own", workers=count)
 
-    taken = []
+    bare, start, whole = [], [], []
     for turn in range(rounds):
         with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
             list(pool.map(decode, paths[:count]))  # imports are not timed
-            bare = timed(lambda pool=pool: list(pool.map(decode, paths)))  # type: ignore[misc]
-        name = f"{count}_{turn}"
-        start = timed(lambda name=name: cut(few, f"few_{name}"))  # type: ignore[misc]
-        taken.append((bare, start, timed(lambda name=name: cut(table, f"all_{name}"))))  # type: ignore[misc]
-    bare, start, whole = (min(one) for one in zip(*taken, strict=True))
-    return bare, start, whole
+            wall, _ = timed(lambda pool=pool: list(pool.map(decode, paths)))  # type: ignore[misc]
+        _, processor = timed(lambda: [decode(path) for path in paths])
+        bare.append((wall / len(paths), processor / len(paths)))
+        start.append(timed(lambda turn=turn: cut(few, f"few_{count}_{turn}")))  # type: ignore[misc]
+        whole.append(timed(lambda turn=turn: cut(table, f"all_{count}_{turn}")))  # type: ignore[misc]
+    cutting = [min(w[i] for w in whole) - min(s[i] for s in start) for i in (0, 1)]
+    return (
+        (min(one[0] for one in bare), min(one[1] for one in bare)),
+        (cutting[0] / further, cutting[1] / further),
+    )
 
 
 def main() -> None:
@@ -145,7 +162,8 @@ def main() -> None:
     shape = (chosen.height, chosen.width)
     pixels = mammogram(*shape)
     print(f"{chosen.images} images of {chosen.width} x {chosen.height} px, best of {chosen.rounds}")
-    print(f"{'':16}{'workers':>9}{'decoder / s':>13}{'prepare / s':>13}{'ratio':>7}{'start s':>9}")
+    names = ("decoder / s", "prepare / s", "ratio", "by processor time")
+    print(f"{'':16}{'workers':>9}{names[0]:>13}{names[1]:>13}{names[2]:>7}{names[3]:>19}")
     for syntax in chosen.syntaxes:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
@@ -154,13 +172,10 @@ def main() -> None:
             for path in paths[1:]:  # copies of one patient: their crops are left out at the end
                 shutil.copyfile(paths[0], path)
             for count in chosen.workers:
-                bare, start, whole = fastest(root, paths, shape, count=count, rounds=chosen.rounds)
-                decoder = chosen.images / bare
-                prepare = (chosen.images - IN_PROCESS - 1) / (whole - start)
-                begun = start - (IN_PROCESS + 1) / prepare
+                bare, cut = fastest(root, paths, shape, count=count, rounds=chosen.rounds)
                 print(
-                    f"{syntax:16}{count:9d}{decoder:13.2f}{prepare:13.2f}"
-                    f"{prepare / decoder:7.2f}{begun:9.2f}",
+                    f"{syntax:16}{count:9d}{1 / bare[0]:13.2f}{1 / cut[0]:13.2f}"
+                    f"{bare[0] / cut[0]:7.2f}{bare[1] / cut[1]:19.2f}",
                     flush=True,
                 )
 

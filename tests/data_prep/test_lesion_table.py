@@ -271,3 +271,15 @@ def test_what_would_be_done_is_told(images: Path) -> None:
     (images / "._a.dcm").touch()
     told = described_files(table, images)
     assert told == f"files below {images}: helper file 1, named by a row 2, named by no row 2"
+
+
+def test_the_table_of_ten_lines_on_the_page_is_read(tmp_path: Path) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "howto" / "lesion_table.md"
+    text = page.read_text(encoding="utf-8").split("```text\n")[1].split("```")[0]
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    for line in text.splitlines()[1:]:
+        path = tmp_path / line.split(",")[0]
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    table = read_lesion_table(tmp_path / "t.csv", tmp_path)
+    assert (len(table.rows), table.left_out, table.notes) == (10, (), ())

@@ -63,7 +63,7 @@ def range_of(mammogram: Mammogram, where: str) -> GreyRange:
         GeometryRejected: ``blank``, with the place.
     """
     try:
-        return grey_range(mammogram.pixels)
+        return grey_range(mammogram)
     except GeometryRejected as error:
         raise _placed(error, where) from error
 
@@ -90,7 +90,7 @@ def cut_box(
     lengths = {"margin_mm": cutting.margin_mm, "minimum_mm": cutting.minimum_mm}
     try:
         crop = crop_square(
-            mammogram.pixels,
+            mammogram,
             box,
             **lengths,
             mm_per_px=mm,

@@ -322,7 +322,7 @@ def _opened(path: Path, where: str) -> Iterator[tuple[Dataset, "_PixelSource"]]:
             yield _inflated(path, file, where)
             return
         bounded = _Bounded(file, where)
-        header: Dataset = read_partial(bounded, stop_when=_at_pixels, force=not has_mark)
+        header: Dataset = read_partial(bounded, stop_when=_HeaderEnd(), force=not has_mark)
         implicit, little = header.original_encoding
         if "TransferSyntaxUID" not in header.file_meta:
             header.file_meta.TransferSyntaxUID = (
@@ -402,14 +402,29 @@ def _inflated(path: Path, file: BinaryIO, where: str) -> tuple[Dataset, _PixelSo
     inflate = _Inflate(file.read(), where)
     bounded = _Bounded(io.BytesIO(inflate.start), where)
     header = read_dataset(
-        bounded, is_implicit_VR=False, is_little_endian=True, stop_when=_at_pixels
+        bounded, is_implicit_VR=False, is_little_endian=True, stop_when=_HeaderEnd()
     )
     header.file_meta = meta
     return header, _PixelSource(bounded, False, True, inflate)
 
 
-def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
-    return tag >= _FLOAT_PIXEL_DATA
+class _HeaderEnd:
+    """Stops before the pixels; refuses elements that do not ascend, as the standard has them.
+
+    A damaged length makes a reader go on in the middle of something else. The elements that it
+    then finds, or no longer finds, would otherwise be a header too.
+    """
+
+    def __init__(self) -> None:
+        self._tags: list[int] = []
+
+    def __call__(self, tag: BaseTag, vr: str | None, length: int) -> bool:
+        if len(self._tags) == 1 and tag == self._tags[0]:
+            return tag >= _FLOAT_PIXEL_DATA  # pydicom may look at the first element twice
+        if self._tags and tag <= self._tags[-1]:
+            raise ValueError("elements are out of order")
+        self._tags.append(tag)
+        return tag >= _FLOAT_PIXEL_DATA
 
 
 def _read(path: Path, where: str, secondary: bool) -> _Stored:

@@ -132,6 +132,8 @@ def read_picture(path: Path, *, where: str, kinds: Collection[Kind] = KINDS) -> 
             raise ValueError("another format")
         if kind == "PNG":
             _check_chunks(data)
+        if kind == "JPEG" and not data.rstrip(b"\0\n").endswith(b"\xff\xd9"):
+            raise EOFError("cut off")  # Pillow misses it if damage looks like an end before
         with Image.open(io.BytesIO(data), formats=[kind]) as image:
             _check_page(image, where)
             bits = _bits(image, data)

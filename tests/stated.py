@@ -1,4 +1,4 @@
-"""Statements of made-up runs: a real one about a stage without privacy, with some fields changed."""
+"""Statements of made-up runs: a real one about a stage without privacy, some fields changed."""
 
 import json
 from pathlib import Path

@@ -38,7 +38,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.dataset import FileMetaDataset
-from pydicom.filebase import DicomBytesIO
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -46,6 +45,8 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
 )
 
@@ -160,7 +161,7 @@ def _dataset() -> Dataset:
     dataset.SpecificCharacterSet = "ISO_IR 100"
     dataset.ImageType = ["ORIGINAL", "PRIMARY"]
     dataset.SOPClassUID = DigitalMammographyXRayImageStorageForPresentation
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "2.25.1"
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID("2.25.1")
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.Modality = "MG"
     dataset.Manufacturer = "Nobody"
@@ -186,20 +187,24 @@ def _dataset() -> Dataset:
 def dicom_files() -> tuple[Whole, ...]:
     """One file for each way of writing it."""
     files = []
-    for syntax in (
+    for name in (
         ExplicitVRLittleEndian,
         ImplicitVRLittleEndian,
         DeflatedExplicitVRLittleEndian,
         RLELossless,
         JPEG2000Lossless,
+        JPEGLSLossless,
+        JPEGLosslessSV1,
     ):
-        dataset = _dataset()
+        dataset, syntax = _dataset(), UID(name)
         try:
-            if syntax.is_compressed and syntax != DeflatedExplicitVRLittleEndian:
+            if syntax == JPEGLosslessSV1:
+                dataset = _jpeg_lossless(dataset)
+            elif syntax.is_encapsulated:
                 dataset.compress(syntax, generate_instance_uid=False)
             else:
-                dataset.file_meta.TransferSyntaxUID = UID(syntax)
-        except RuntimeError:  # its package is not installed
+                dataset.file_meta.TransferSyntaxUID = syntax
+        except (ImportError, RuntimeError):  # its package is not installed
             continue
         buffer = io.BytesIO()
         dcmwrite(buffer, dataset, enforce_file_format=True)
@@ -208,8 +213,35 @@ def dicom_files() -> tuple[Whole, ...]:
             header = 144 + int(dcmread(io.BytesIO(data)).file_meta.FileMetaInformationGroupLength)
             files.append(Whole(syntax.name, data, header))
         else:
-            files.append(Whole(syntax.name, data, _value_at(data, b"\xe0\x7f\x10\0"), _stated(data)))
+            files.append(
+                Whole(syntax.name, data, _value_at(data, b"\xe0\x7f\x10\0"), _stated(data))
+            )
     return tuple(files)
+
+
+def _jpeg_lossless(dataset: Dataset) -> Dataset:
+    """The same in JPEG Lossless, which pydicom cannot write."""
+    import gdcm  # type: ignore[import-untyped]
+
+    with tempfile.TemporaryDirectory() as folder:
+        whole, compressed = f"{folder}/a.dcm", f"{folder}/b.dcm"
+        dcmwrite(whole, dataset, enforce_file_format=True)
+        reader, writer = gdcm.ImageReader(), gdcm.ImageWriter()
+        change = gdcm.ImageChangeTransferSyntax()
+        reader.SetFileName(whole)
+        reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+        change.SetInput(reader.GetImage())
+        change.Change()
+        writer.SetFileName(compressed)
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        writer.Write()
+        dataset.PixelData = dcmread(compressed).PixelData
+    dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    return dataset
 
 
 def _value_at(data: bytes, tag: bytes) -> int:
@@ -226,7 +258,9 @@ def _stated(data: bytes) -> tuple[tuple[int, int], ...]:
         if name in dataset:
             tag = dataset[name].tag
             start = data.index(struct.pack("<HH", tag.group, tag.element), found[0][1])
-            size = struct.unpack_from("<I" if implicit else "<H", data, start + 4 + 2 * (not implicit))
+            size = struct.unpack_from(
+                "<I" if implicit else "<H", data, start + 4 + 2 * (not implicit)
+            )
             found.append((start, start + 8 + size[0]))
     return tuple(found)
 
@@ -249,7 +283,9 @@ def picture_files() -> tuple[Whole, ...]:
         Image.fromarray(pixels).save(buffer, kind, **options)
         data = buffer.getvalue()
         # Nothing in JPEG and TIFF protects anything: all of it is pixels, or says how to read them.
-        files.append(Whole(name, data, 8 if kind == "PNG" else 2, protected=kind == "PNG", spacing_mm=0.1))
+        files.append(
+            Whole(name, data, 8 if kind == "PNG" else 2, protected=kind == "PNG", spacing_mm=0.1)
+        )
     return tuple(files)
 
 
@@ -290,7 +326,7 @@ def damaged(
 def damaged_element(rng: np.random.Generator, whole: Whole) -> tuple[bytes, list[int], bool]:
     """Replaces, removes or repeats one element of a DICOM header."""
     dataset = dcmread(io.BytesIO(whole.data))
-    tags = [tag for tag in dataset.keys() if tag != 0x7FE00010]
+    tags = [tag for tag in dataset.keys() if tag != 0x7FE00010]  # noqa: SIM118  (tags, not names)
     tag = tags[int(rng.integers(len(tags)))]
     stated = any(dataset[name].tag == tag for name in STATED if name in dataset)
     start = whole.data.find(struct.pack("<HH", tag.group, tag.element), 132)
@@ -457,7 +493,7 @@ def _oddity(rng: np.random.Generator, path: Path, root: Path) -> None:
         case 8:
             Image.fromarray(np.zeros((15, 16 - int(rng.integers(2))), np.uint8)).save(path)
         case 9:
-            os.rename(os.fsencode(path), os.fsencode(path).replace(b"__", b"__\xff"))
+            path.rename(os.fsdecode(os.fsencode(path).replace(b"__", b"__\xff")))
         case 10:
             path.rename(path.with_name(path.name.replace("_mass1", "_lesion1")))
         case 11:
@@ -517,7 +553,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", choices=list(CASES), default=list(CASES))
     given = parser.parse_args()
     begun = time.monotonic()
-    with open(os.devnull, "w") as nowhere:
+    with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 2)  # what the decoders in C say of damaged streams
     counts = run(given.cases, seed=given.seed, kinds=given.kinds)
     for (kind, outcome), count in sorted(counts.outcomes.items()):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import cv2
 import numpy as np
@@ -24,7 +24,6 @@ from pydicom.filereader import (
     read_file_meta_info,
     read_partial,
 )
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
 from pydicom.tag import BaseTag
 from pydicom.uid import (
@@ -39,6 +38,7 @@ from data_prep.dicom_checks import (
     check_codestream,
     check_header,
     check_size,
+    decoded,
     embedded_overlay_bits,
     quiet,
     tag_name,
@@ -298,7 +298,9 @@ def _opened(path: Path, where: str) -> Iterator[tuple[Dataset, "_PixelSource"]]:
             yield _inflated(path, file, where)
             return
         bounded = _Bounded(file, where)
-        header: Dataset = read_partial(bounded, stop_when=_HeaderEnd(), force=not has_mark)
+        header: Dataset = read_partial(
+            cast(BinaryIO, bounded), stop_when=_HeaderEnd(), force=not has_mark
+        )
         implicit, little = header.original_encoding
         if "TransferSyntaxUID" not in header.file_meta:
             header.file_meta.TransferSyntaxUID = (
@@ -332,7 +334,9 @@ class _PixelSource:
         self._file.bound = self._file.tell() + most
         if self._inflate is not None:
             self._file = self._inflate.whole(self._file, most)
-        for element in data_element_generator(self._file, self._implicit, self._little):
+        for element in data_element_generator(
+            cast(BinaryIO, self._file), self._implicit, self._little
+        ):
             if element.tag >= _PIXEL_DATA:
                 header[element.tag] = element
                 return
@@ -378,7 +382,7 @@ def _inflated(path: Path, file: BinaryIO, where: str) -> tuple[Dataset, _PixelSo
     inflate = _Inflate(file.read(), where)
     bounded = _Bounded(io.BytesIO(inflate.start), where)
     header = read_dataset(
-        bounded, is_implicit_VR=False, is_little_endian=True, stop_when=_HeaderEnd()
+        cast(BinaryIO, bounded), is_implicit_VR=False, is_little_endian=True, stop_when=_HeaderEnd()
     )
     header.file_meta = meta
     return header, _PixelSource(bounded, False, True, inflate)
@@ -396,11 +400,11 @@ class _HeaderEnd:
 
     def __call__(self, tag: BaseTag, vr: str | None, length: int) -> bool:
         if len(self._tags) == 1 and tag == self._tags[0]:
-            return tag >= _FLOAT_PIXEL_DATA  # pydicom may look at the first element twice
+            return bool(tag >= _FLOAT_PIXEL_DATA)  # pydicom may look at the first element twice
         if self._tags and tag <= self._tags[-1]:
             raise ValueError("elements are out of order")
         self._tags.append(tag)
-        return tag >= _FLOAT_PIXEL_DATA
+        return bool(tag >= _FLOAT_PIXEL_DATA)
 
 
 def _read(path: Path, where: str, secondary: bool) -> _Stored:
@@ -423,7 +427,7 @@ def _read(path: Path, where: str, secondary: bool) -> _Stored:
                 "Correct the header, or leave the file out.",
             )
         # Bits beyond BitsStored are looked at here instead of being cleared.
-        pixels = get_decoder(syntax).as_array(dataset, raw=True, correct_unused_bits=False)[0]
+        pixels = decoded(dataset)
         if pixels.shape != (int(dataset.Rows), int(dataset.Columns)):
             raise ValueError("not a grey image")
         return _aligned(dataset, pixels, where)

@@ -121,7 +121,9 @@ def _mask(
     unreadable: RecordRejected | None = None
     for path in region.path:
         try:
-            inside = _inside(read_mask_values(path, where=f"{where}, mask or crop"), region.threshold)
+            inside = _inside(
+                read_mask_values(path, where=f"{where}, mask or crop"), region.threshold
+            )
         except RecordRejected as error:  # a damaged crop is not needed, a damaged mask is
             unreadable = error
             continue
@@ -167,7 +169,7 @@ def _inside(values: NDArray[np.float32], threshold: float | None) -> NDArray[np.
 def _fits(mask: NDArray[np.bool_], stored: tuple[int, int]) -> bool:
     """Whether a mask has about the size and the aspect of the image."""
     tall, wide = (mask.shape[axis] / stored[axis] for axis in (0, 1))
-    return 0.5 <= tall <= 2 and abs(tall / wide - 1) <= ASPECT_TOLERANCE
+    return bool(0.5 <= tall <= 2 and abs(tall / wide - 1) <= ASPECT_TOLERANCE)
 
 
 def _only(masks: Sequence[_Found], where: str) -> _Found:
@@ -286,9 +288,7 @@ def _best_anywhere(image: NDArray[np.float32], crop: NDArray[np.float32]) -> flo
 
     A search at a reduced size finds a few places, which are then compared in full.
     """
-    factor = max(
-        1, min(crop.shape) // _TEMPLATE, math.ceil((image.size / _LARGEST_SEARCH) ** 0.5)
-    )
+    factor = max(1, min(crop.shape) // _TEMPLATE, math.ceil((image.size / _LARGEST_SEARCH) ** 0.5))
     if factor == 1:
         return _correlation(image, crop, 1)[1]
     factor = max(1, min(factor, min(crop.shape) // 4))

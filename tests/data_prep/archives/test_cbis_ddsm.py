@@ -9,7 +9,7 @@ from data_prep.archives import cbis_ddsm
 from data_prep.cropping import Box
 from data_prep.dicom import Mammogram, read_mammogram
 from data_prep.errors import ArchiveError, LabelError, LeakageError, RecordRejected
-from data_prep.lesions import LesionRow, LeftOut
+from data_prep.lesions import LeftOut, LesionRow
 from data_prep.masks import locate
 from tests.data_prep.tiny_archive import SHAPE, Grey, TinyArchive, error_text, lesion_mask
 

@@ -299,7 +299,7 @@ def _opened(path: Path, where: str) -> Iterator[tuple[Dataset, "_PixelSource"]]:
             return
         bounded = _Bounded(file, where)
         header: Dataset = read_partial(
-            cast(BinaryIO, bounded), stop_when=_HeaderEnd(), force=not has_mark
+            cast(BinaryIO, bounded), stop_when=_at_pixels, force=not has_mark
         )
         implicit, little = header.original_encoding
         if "TransferSyntaxUID" not in header.file_meta:
@@ -382,29 +382,14 @@ def _inflated(path: Path, file: BinaryIO, where: str) -> tuple[Dataset, _PixelSo
     inflate = _Inflate(file.read(), where)
     bounded = _Bounded(io.BytesIO(inflate.start), where)
     header = read_dataset(
-        cast(BinaryIO, bounded), is_implicit_VR=False, is_little_endian=True, stop_when=_HeaderEnd()
+        cast(BinaryIO, bounded), is_implicit_VR=False, is_little_endian=True, stop_when=_at_pixels
     )
     header.file_meta = meta
     return header, _PixelSource(bounded, False, True, inflate)
 
 
-class _HeaderEnd:
-    """Stops before the pixels; refuses elements that do not ascend, as the standard has them.
-
-    A damaged length makes a reader go on in the middle of something else. The elements that it
-    then finds, or no longer finds, would otherwise be a header too.
-    """
-
-    def __init__(self) -> None:
-        self._tags: list[int] = []
-
-    def __call__(self, tag: BaseTag, vr: str | None, length: int) -> bool:
-        if len(self._tags) == 1 and tag == self._tags[0]:
-            return bool(tag >= _FLOAT_PIXEL_DATA)  # pydicom may look at the first element twice
-        if self._tags and tag <= self._tags[-1]:
-            raise ValueError("elements are out of order")
-        self._tags.append(tag)
-        return bool(tag >= _FLOAT_PIXEL_DATA)
+def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return bool(tag >= _FLOAT_PIXEL_DATA)
 
 
 def _read(path: Path, where: str, secondary: bool) -> _Stored:

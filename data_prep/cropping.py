@@ -2,7 +2,7 @@
 """From a lesion's box to a square crop: pure functions of arrays, the same on every call."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -15,6 +15,17 @@ SMALLEST_BOX = 4  # px; below it an outline is a speck
 _OTSU_PIXELS = 400_000  # enough for a threshold and percentiles; full images have 12 million
 _SATURATED = 0.998  # scanned film: white frame and labels
 _AIR = 0.15  # of the way from air to Otsu's threshold
+
+
+class GreyImage(Protocol):
+    """An image of float32 of which parts are asked for: an array, or a mammogram."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height and width."""
+
+    def __getitem__(self, part: tuple[slice, slice], /) -> NDArray[np.float32]:
+        """Some rows and columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +134,7 @@ def crop_side(
 
 
 def crop_square(
-    image: NDArray[np.float32],
+    image: GreyImage,
     box: Box,
     *,
     margin_mm: float = 3.0,
@@ -181,7 +192,7 @@ def crop_square(
     return np.asarray(cv2.resize(window, (size, size), interpolation=method), np.float32)
 
 
-def grey_range(image: NDArray[np.float32]) -> GreyRange:
+def grey_range(image: GreyImage) -> GreyRange:
     """Finds the grey range of the breast.
 
     The breast is the largest connected part above Otsu's threshold; a saturated frame that touches
@@ -208,7 +219,7 @@ def grey_range(image: NDArray[np.float32]) -> GreyRange:
     return GreyRange(low, high, float(np.median(outside)) if outside.size else low)
 
 
-def breast_level(image: NDArray[np.float32]) -> float | None:
+def breast_level(image: GreyImage) -> float | None:
     """Grey value up to which a pixel is air, well below that of tissue.
 
     Air is the dark end of what Otsu's threshold leaves out. A part of the way from there to the
@@ -230,9 +241,9 @@ def breast_level(image: NDArray[np.float32]) -> float | None:
     return air + _AIR * (threshold - air)
 
 
-def _sampled(image: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def _sampled(image: GreyImage) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """A regular grid of pixels, and which of them are no saturated frame."""
-    step = max(1, round((image.size / _OTSU_PIXELS) ** 0.5))
+    step = max(1, round((image.shape[0] * image.shape[1] / _OTSU_PIXELS) ** 0.5))
     sample = np.ascontiguousarray(image[::step, ::step])
     return sample, ~_touching_border(sample >= _SATURATED)
 

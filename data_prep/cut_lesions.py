@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from distributed import Client, Future, KilledWorker, as_completed
+from distributed import Client, Future, KilledWorker, as_completed, wait
 from numpy.typing import NDArray
 
 from data_prep import cluster
@@ -44,6 +44,8 @@ JOURNAL = "cutting.jsonl"
 IN_PROCESS = 16  # images up to which starting workers takes longer than the work
 LIMIT_S = 300.0  # for one image, which takes a second or less
 _AHEAD = 2  # images handed out for each worker, so that none waits for the next
+_TASK_S = 0.5  # that a task should take: images of less are handed out several at a time
+_MOST_IN_TASK = 16
 _COUNT_AGAIN_S = 5.0  # between looks at how many workers a cluster has
 _IMPORTED = ("cv2", "data_prep.cut_lesions")
 
@@ -507,42 +509,44 @@ class _Reading:
     def _together(self, client: Client, numbers: Sequence[int]) -> Iterator[tuple[int, list[Cut]]]:
         """On all workers, a bounded number at a time."""
         waiting = deque(numbers)
-        futures: dict[Future[list[Cut]], int] = {}
+        futures: dict[Future[_Answers], list[int]] = {}
         ended = as_completed([], loop=client.loop)
-        most, counted = 0, -_COUNT_AGAIN_S
+        most, counted, seconds = 0, -_COUNT_AGAIN_S, _TASK_S
         while waiting or futures:
             if (now := time.monotonic()) - counted >= _COUNT_AGAIN_S:
                 most, counted = _AHEAD * max(1, len(client.nthreads())), now
             while waiting and len(futures) < most:
-                future = self._submit(client, number := waiting.popleft())
-                futures[future] = number
+                size = max(1, min(_MOST_IN_TASK, round(_TASK_S / seconds), len(waiting) // most))
+                some = [waiting.popleft() for _ in range(size)]
+                future = self._submit(client, some)
+                futures[future] = some
                 ended.add(future)
             future = next(ended)
-            number = futures.pop(future)
-            if (cuts := _answer(future)) is None:
-                self._blamed.add(number)
-            else:
-                yield number, cuts
+            some = futures.pop(future)
+            if (answers := _answers(future)) is None:
+                self._blamed |= set(some)
+                continue
+            seconds = max(answers.seconds / len(some), 1e-3)
+            yield from zip(some, answers.cuts, strict=True)
 
     def _alone(self, client: Client) -> Iterator[tuple[int, list[Cut]]]:
         """Those that are blamed, one after another."""
         for number in sorted(self._blamed):
             begun = time.monotonic()
-            future = self._submit(client, number)
-            with suppress(KilledWorker):
-                future.result()
-            cuts = _answer(future)
-            if cuts is None:
-                late = time.monotonic() - begun >= self.limit_s
-                cuts = self._given_up(self.work.orders[number], late=late)
-            yield number, cuts
+            future = self._submit(client, [number])
+            wait(future)
+            if (answers := _answers(future)) is not None:
+                yield number, answers.cuts[0]
+                continue
+            late = time.monotonic() - begun >= self.limit_s
+            yield number, self._given_up(self.work.orders[number], late=late)
 
-    def _submit(self, client: Client, number: int) -> "Future[list[Cut]]":
-        order, work = self.work.orders[number], self.work
-        return client.submit(  # the newest first would leave the oldest waiting
-            _on_worker, order, work.cutting, work.out, self.limit_s,
-            key=f"image-{number}-{time.time_ns()}", pure=False,
-        )  # fmt: skip
+    def _submit(self, client: Client, numbers: Sequence[int]) -> "Future[_Answers]":
+        orders, work = [self.work.orders[number] for number in numbers], self.work
+        key = f"image-{numbers[0]}-{time.time_ns()}"
+        return client.submit(
+            _on_worker, orders, work.cutting, work.out, self.limit_s, key=key, pure=False
+        )
 
     def _given_up(self, order: ImageOrder, *, late: bool) -> list[Cut]:
         what = f"takes more than {self.limit_s:g} s" if late else "ends the process that reads it"
@@ -556,17 +560,30 @@ class _Reading:
         ]
 
 
-def _on_worker(order: ImageOrder, cutting: Cutting, out: Path, limit_s: float) -> list[Cut]:
-    """Cuts, and ends the process if that takes too long, even in code that listens to nothing."""
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What a task answers: lesions of each of its images, and how long all took."""
+
+    cuts: list[list[Cut]]
+    seconds: float
+
+
+def _on_worker(
+    orders: Sequence[ImageOrder], cutting: Cutting, out: Path, limit_s: float
+) -> _Answers:
+    """Cuts, and ends the process if an image takes too long, even in code that hears nothing."""
+    begun, cuts = time.monotonic(), []
     with Path(os.devnull).open("w") as nowhere:
-        faulthandler.dump_traceback_later(limit_s, exit=True, file=nowhere)
         try:
-            return cut_image(order, cutting, out)
+            for order in orders:
+                faulthandler.dump_traceback_later(limit_s, exit=True, file=nowhere)
+                cuts.append(cut_image(order, cutting, out))
         finally:
             faulthandler.cancel_dump_traceback_later()
+    return _Answers(cuts, time.monotonic() - begun)
 
 
-def _answer(future: "Future[list[Cut]]") -> list[Cut] | None:
+def _answers(future: "Future[_Answers]") -> _Answers | None:
     """What a worker answered; none if it died.
 
     Raises:
@@ -574,7 +591,10 @@ def _answer(future: "Future[list[Cut]]") -> list[Cut] | None:
         OSError: If the crop could not be written.
     """
     if future.status == "finished":
-        found: list[Cut] = future.result()
+        try:
+            found: _Answers = future.result()
+        except KilledWorker:  # it died with the answer, over the next image
+            return None
         return found
     if future.status != "error":  # "cancelled" or "lost"
         raise ClusterError(

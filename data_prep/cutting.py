@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How crops are cut out of mammograms: the settings, and what applies them to lesion after lesion.
+"""How crops are cut out of mammograms: the settings, and what applies them.
 
 Whoever scores new mammograms cuts with the settings of the training crops, by the same code.
 """
@@ -18,8 +18,7 @@ from data_prep.cropping import (
     to_16_bit,
 )
 from data_prep.dicom import Mammogram
-from data_prep.errors import ArchiveError, DataError, GeometryRejected
-from data_prep.readers.lesion import Lesion
+from data_prep.errors import DataError, GeometryRejected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,45 +56,6 @@ class Cutting:
             )
 
 
-class Cutter:
-    """Cuts lesions; holds the grey range of the image at hand and the unit of the set.
-
-    Args:
-        cutting: Settings.
-    """
-
-    def __init__(self, cutting: Cutting) -> None:
-        self.cutting = cutting
-        self._unit: tuple[bool, str] | None = None
-        self._last: tuple[object, GreyRange] | None = None
-
-    def cut(self, lesion: Lesion, where: str) -> tuple[NDArray[np.uint16], float | None]:
-        """Cuts one lesion out.
-
-        Args:
-            lesion: The lesion; those of one image share the mammogram object.
-            where: Start of every message.
-
-        Returns:
-            Crop, shape ``(size, size)``, and its millimetres per pixel, if known.
-
-        Raises:
-            GeometryRejected: If the lesion cannot be cut out.
-            ArchiveError: If only some of the mammograms state their pixel spacing.
-        """
-        mammogram = lesion.mammogram
-        mm = mammogram.spacing_mm or self.cutting.spacing_mm
-        unit = self._unit = self._unit or (mm is not None, where)
-        if unit[0] != (mm is not None):
-            raise ArchiveError(
-                f"{where} and {unit[1]}: only one of the mammograms states its pixel "
-                "spacing, so margins would have two units. Give --spacing_mm."
-            )
-        if self._last is None or self._last[0] is not mammogram:
-            self._last = (mammogram, range_of(mammogram, where))
-        return cut_box(mammogram, lesion.box, self.cutting, self._last[1], where=where)
-
-
 def range_of(mammogram: Mammogram, where: str) -> GreyRange:
     """The grey range of a mammogram.
 
@@ -103,7 +63,7 @@ def range_of(mammogram: Mammogram, where: str) -> GreyRange:
         GeometryRejected: ``blank``, with the place.
     """
     try:
-        return grey_range(mammogram.pixels)
+        return grey_range(mammogram)
     except GeometryRejected as error:
         raise _placed(error, where) from error
 
@@ -130,7 +90,7 @@ def cut_box(
     lengths = {"margin_mm": cutting.margin_mm, "minimum_mm": cutting.minimum_mm}
     try:
         crop = crop_square(
-            mammogram.pixels,
+            mammogram,
             box,
             **lengths,
             mm_per_px=mm,

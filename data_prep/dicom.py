@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
@@ -79,13 +80,17 @@ _VIEW_CODES: Mapping[str, View] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)  # no slots: pixels are kept once they are made
 class Mammogram:
     """A mammogram as a radiologist sees it: bright tissue on dark background.
 
+    Grey values are float32 in ``[0, 1]``; 0 and 1 are the ends of the stored range. Unequal axes
+    are resampled to the finer spacing, so pixels are square. Whoever needs a part takes
+    ``mammogram[rows, columns]``, which turns no more than that into grey values.
+
     Attributes:
-        pixels: Shape ``(H, W)``, float32 in ``[0, 1]``; 0 and 1 are the ends of the stored range.
-            Unequal axes are resampled to the finer spacing, so pixels are square.
+        codes: Shape ``(H, W)``: places in ``grey``, or grey values where there is none.
+        grey: Grey value of each code.
         stored_shape: Height and width in the file, as masks have them.
         bits: Bits stored per pixel.
         spacing_mm: Millimetres per pixel, > 0; none if neither header nor user says so.
@@ -97,7 +102,8 @@ class Mammogram:
         voi: Which branch mapped stored values to shown ones: look-up table, window, or neither.
     """
 
-    pixels: NDArray[np.float32]
+    codes: NDArray[Any]
+    grey: NDArray[np.float32] | None
     stored_shape: tuple[int, int]
     bits: int
     spacing_mm: float | None
@@ -105,6 +111,21 @@ class Mammogram:
     laterality: Laterality | None
     view: View | None
     voi: Voi
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.codes.shape[0], self.codes.shape[1]
+
+    def __getitem__(self, part: tuple[slice, slice]) -> NDArray[np.float32]:
+        """Grey values of some rows and columns."""
+        codes = self.codes[part]
+        return codes if self.grey is None else _mapped(codes, self.grey)
+
+    @cached_property
+    def pixels(self) -> NDArray[np.float32]:
+        """Grey values of the whole image, shape ``(H, W)``."""
+        return self[:, :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +233,12 @@ def read_mammogram(
         grey, voi = _grey_of_codes(stored)
     with quiet(where):
         axes, source = _spacing(dataset, where, spacing_mm)
-        pixels = _square_pixels(_mapped(stored.codes, grey), axes, where)
+        square = axes is None or axes[0] == axes[1]
         return Mammogram(
-            pixels=pixels,
+            codes=stored.codes
+            if square
+            else _square_pixels(_mapped(stored.codes, grey), axes, where),
+            grey=grey if square else None,
             stored_shape=(stored.codes.shape[0], stored.codes.shape[1]),
             bits=stored.bits,
             spacing_mm=min(axes) if axes else None,
@@ -427,6 +451,8 @@ def _aligned(dataset: Dataset, pixels: NDArray[Any], where: str) -> _Stored:
     shift = 0 if high in (None, "") else int(high) + 1 - stored
     width = 8 * words.dtype.itemsize
     used = (1 << stored) - 1 << shift
+    if not signed and not shift and int(words.max(initial=0)) <= used:
+        return _Stored(dataset, words, signed)  # nearly all files: nothing is set that is unused
     overlays = embedded_overlay_bits(dataset) & ~used
     if used | overlays != (1 << width) - 1:
         codes = words & words.dtype.type(used)

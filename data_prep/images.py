@@ -76,7 +76,8 @@ def read_image(
         )
     grey = grey_pixels(picture, where)
     return Mammogram(
-        pixels=grey.astype(np.float32) / np.float32((1 << picture.bits) - 1),
+        codes=grey,
+        grey=np.arange(1 << picture.bits, dtype=np.float32) / np.float32((1 << picture.bits) - 1),
         stored_shape=(grey.shape[0], grey.shape[1]),
         bits=picture.bits,
         spacing_mm=spacing_mm,

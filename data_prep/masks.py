@@ -108,7 +108,7 @@ def _clipped(box: Box, shape: tuple[int, int], where: str) -> Box:
 
 
 def _to_pixels(box: Box, shape: tuple[int, int], mammogram: Mammogram) -> Box:
-    height, width = mammogram.pixels.shape
+    height, width = mammogram.shape
     return scale_box(box, shape, (height, width))
 
 
@@ -344,10 +344,10 @@ def _reduced(image: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
 
 def _check_breast(box: Box, mammogram: Mammogram, where: str, reason: str, what: str) -> None:
     """Refuses a lesion in the air beside the breast."""
-    part = mammogram.pixels[max(box.y0, 0) : box.y1, max(box.x0, 0) : box.x1]
+    part = mammogram[max(box.y0, 0) : box.y1, max(box.x0, 0) : box.x1]
     if not part.size:
         return  # below one pixel: too small, which is said when it is cut
-    level = breast_level(mammogram.pixels)
+    level = breast_level(mammogram)
     if level is not None and float((part <= level).mean()) >= IN_AIR:
         raise GeometryRejected(
             reason,

@@ -28,19 +28,6 @@ SUBJECTS = {
 }
 
 
-# What the tutorials use and ``mammo_dp`` does not export.
-NOT_YET_PUBLIC = {
-    "DPTraining": "mammo_dp.privacy.training.module.DPTraining",
-    "PrivacyBudget": "mammo_dp.privacy.accounting.budget.PrivacyBudget",
-    "Mechanism": "mammo_dp.privacy.accounting.account.Mechanism",
-    "compose": "mammo_dp.privacy.accounting.account.compose",
-    "PrivacyCurve": "mammo_dp.privacy.accounting.account.PrivacyCurve",
-    "risk_of": "mammo_dp.privacy.accounting.risk.risk_of",
-    "Risk": "mammo_dp.privacy.accounting.risk.Risk",
-    "audit": "mammo_dp.attacks.audit.audit",
-}
-
-
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the generated pages; mkdocs calls this once per build."""
     sys.path.insert(0, str(ROOT))
@@ -127,14 +114,13 @@ def public_names() -> str:
     import mammo_dp
 
     subjects: dict[str, list[str]] = {subject: [] for subject in (*SUBJECTS.values(), "More")}
-    public = {name: f"{home}.{name}" for name, home in mammo_dp.MODULES.items()}
-    for name, home in {**NOT_YET_PUBLIC, **public}.items():
+    for name, home in mammo_dp.MODULES.items():
         subject = next((s for package, s in SUBJECTS.items() if home.startswith(package)), "More")
-        subjects[subject].append(f"mammo_dp.{name}" if name in public else home)
+        subjects[subject].append(f"mammo_dp.{name}")
     parts = [
         "# Python: public names",
-        "What `import mammo_dp` offers, and what the tutorials use beside it. Names are loaded on "
-        "first use. Everything else may move from one version to the next.",
+        "What `import mammo_dp` offers. Names are loaded on first use. Everything else may move "
+        "from one version to the next.",
     ]
     for subject, names in subjects.items():
         if names:

@@ -20,7 +20,7 @@ _MADE = ("crops", "checkpoint")  # inputs that other stages made
 
 Function = Callable[..., None]
 # Flags that name what a command reads; their content is hashed into run.json.
-_INPUTS = ("root", "table", "images", "masks", "crops", "checkpoint", "provenance")
+_INPUTS = ("root", "table", "images", "masks", "boxes", "crops", "checkpoint", "provenance")
 # Flags that change where and how fast a command runs, not what it makes.
 _SPEED = frozenset({"workers", "scheduler", "dry_run"})
 

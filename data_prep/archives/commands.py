@@ -23,10 +23,11 @@ from data_prep.archives.cbis_ddsm import OppositeSplits
 from data_prep.archives.cells import Findings, LabelRequest
 from data_prep.archives.embed import Findings as EmbedFindings
 from data_prep.crop_set import watched
-from data_prep.cut_lesions import cut_lesions
+from data_prep.cut_lesions import cut_lesions, patient_splits
 from data_prep.cutting import Cutting
 from data_prep.duplicates import AcrossPatients
 from data_prep.errors import ArchiveError
+from data_prep.lesion_table import described
 from data_prep.lesions import LesionTable
 from data_prep.manifest import CropsManifest
 
@@ -66,7 +67,7 @@ def cut(
     workers: int | None = None,
     scheduler: str | None = None,
 ) -> CropsManifest:
-    """Cuts the lesions of an archive and says what is known of it.
+    """Says what is known of an archive and what it holds, and cuts its lesions.
 
     Args:
         table: What the archive holds.
@@ -90,15 +91,14 @@ def cut(
     """
     if (facts := table.facts) is None:
         raise ArchiveError("The table has no facts. Cut a table of your own by prepare lesions.")
+    cutting = Cutting(size=size, margin_mm=margin_mm, minimum_mm=minimum_mm, spacing_mm=spacing_mm)
+    splits = patient_splits(table.rows, val_fraction=val_fraction, test_fraction=test_fraction)
     print(f"{facts.title}: {facts.licence}\ncite: {facts.citation}")
-    for note in table.notes:
-        print(note)
+    print(described(table, splits))
     return cut_lesions(
         table,
         Path(out),
-        cutting=Cutting(
-            size=size, margin_mm=margin_mm, minimum_mm=minimum_mm, spacing_mm=spacing_mm
-        ),
+        cutting=cutting,
         origin=origin or facts.name,
         scheduler=scheduler,
         workers=workers,

@@ -14,7 +14,6 @@ from data_prep.dicom import read_mammogram
 from data_prep.errors import (
     ArchiveError,
     DuplicateConflict,
-    GeometryRejected,
     LeakageError,
     RecordRejected,
 )
@@ -70,7 +69,7 @@ def test_archive_becomes_crops_and_rejections(archive: Path, tmp_path: Path) -> 
         ("test_0003", "for_processing"),
         ("test_0004", "unreadable"),
     ]
-    assert "mass_case_description_test_set.csv, row 4, mammogram:" in rejected(out)[3]["message"]
+    assert "case_description_test_set.csv, row 4: is neither DICOM" in rejected(out)[3]["message"]
     assert b"P_0000" not in (out / "rejected.csv").read_bytes()
     assert not any(b"1.2.826" in data or b"ECRET" in data for data in content(out).values())
 
@@ -92,7 +91,7 @@ def test_second_run_writes_the_same_bytes(archive: Path, tmp_path: Path) -> None
 
 
 def test_strict_stops_at_the_first_rejection(archive: Path, tmp_path: Path) -> None:
-    with pytest.raises(GeometryRejected, match=r"train_set\.csv, row 5: ROI mask missing"):
+    with pytest.raises(RecordRejected, match=r"train_set\.csv, row 5: ROI mask missing"):
         prepare.cbis_ddsm(root=str(archive), out=str(tmp_path / "out"), size=32, strict=True)
     assert not (tmp_path / "out" / "crops.csv").exists()
 
@@ -101,12 +100,21 @@ def test_counts_are_printed(
     archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare.cbis_ddsm(root=str(archive), out=str(tmp_path / "out"), size=32, val_fraction=0)
-    assert capsys.readouterr().out.splitlines() == [
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[:6] == [
+        "CBIS-DDSM: CC BY 3.0",
+        f"cite: {cbis_ddsm.CITATION}",
+        "rows: 8, of which 8 are used, of 8 images",
+        "where lesions lie: mask 8",
+        "labels from pathology: benign 2, malignant 6",
+        "patients, split by the table: test 2, train 3",
+    ]
+    assert shown[-4:] == [
         "train: 3 crops (2 malignant) of 2 patients",
         "test: 1 crops (0 malignant) of 1 patients; one class only, no use for training",
         "rejected: for_processing 1, mask_mismatch 1, no_mask 1, unreadable 1",
-        "found 8 = read 4 + rejected 4 (for_processing 1, mask_mismatch 1, no_mask 1, "
-        "unreadable 1) + skipped 0",
+        "found 10 = read 4 + rejected 4 (for_processing 1, mask_mismatch 1, no_mask 1, "
+        "unreadable 1) + skipped 2 (another kind of file 2)",
     ]
 
 
@@ -141,8 +149,12 @@ def test_one_unit_per_set(tmp_path: Path) -> None:
     tiny = TinyArchive(tmp_path / "archive")
     tiny.add("P_00001", PixelSpacing=[0.05, 0.05])
     tiny.add("P_00002")
-    with pytest.raises(ArchiveError, match=r"row 3 and .*row 2: only one .*--spacing_mm"):
-        prepare.cbis_ddsm(root=str(tiny.write()), out=str(tmp_path / "out"), size=32)
+    out = tmp_path / "out"
+    manifest = prepare.cbis_ddsm(root=str(tiny.write()), out=str(out), size=32)
+    assert [crop.patient_id for crop in manifest.crops] == ["P_00001"]
+    (found,) = rejected(out)
+    assert (found["record"], found["reason"]) == ("train_0003", "spacing")
+    assert "Give --spacing_mm" in found["message"]
 
 
 def test_unequal_pixel_spacing_keeps_lesion_and_mask_together(tmp_path: Path) -> None:
@@ -158,7 +170,7 @@ def test_unequal_pixel_spacing_keeps_lesion_and_mask_together(tmp_path: Path) ->
 def test_lesion_that_cannot_be_cut_is_rejected_with_its_row(tmp_path: Path) -> None:
     tiny = TinyArchive(tmp_path / "archive")
     speck = np.zeros(SHAPE, np.uint8)
-    speck[120:122, 60:62] = 1
+    speck[110:112, 60:62] = 1
     tiny.add("P_00001", mask=speck)
     tiny.add("P_00002", image=np.full(SHAPE, 9, np.uint16))
     out = tmp_path / "out"
@@ -221,7 +233,7 @@ def test_full_disk_names_the_file(
     def full(*_: object) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("data_prep.crop_set.save_crop_image", full)
+    monkeypatch.setattr("data_prep.cut_lesions.save_crop_image", full)
     with pytest.raises(OSError, match=r"No space left.*cbis-ddsm_train_0002\.png"):
         prepare.cbis_ddsm(root=str(archive), out=str(tmp_path / "out"))
 
@@ -331,7 +343,7 @@ def test_unusable_synthetic_files_are_listed_and_bad_names_refused(tmp_path: Pat
     manifest = prepare.synthetic_folder(root=str(root), out=str(out), name="s", split="val")
     assert {c.split for c in manifest.crops} == {"val"}
     assert [r["record"] for r in rejected(out)] == ["b0000_00009_benign"]
-    with pytest.raises(ValueError, match="name='a/b'"):
+    with pytest.raises(ValueError, match="--name 'a/b'"):
         prepare.synthetic_folder(root=str(root), out=str(out), name="a/b")
 
 

@@ -54,7 +54,7 @@ def eight_bits(seed: int) -> NDArray[np.uint8]:
 def save_picture(path: Path, pixels: NDArray[np.uint8]) -> Path:
     """Writes a picture in the format of its suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
+    Image.fromarray(pixels).save(path, quality=95)  # of JPEG; the other formats are lossless
     return path
 
 
@@ -241,7 +241,8 @@ def inbreast(root: Path) -> Path:
             path = root / "AllXML" / f"{file}.xml"
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(plistlib.dumps({"Images": [{"ImageIndex": 0, "ROIs": regions}]}))
-    rows.append(dict.fromkeys(rows[0], "") | {"Bi-Rads": "410"})  # a total
+    total: dict[str, object] = dict.fromkeys(rows[0], "")
+    rows.append(total | {"Bi-Rads": "410"})
     write_table(root / "INbreast.csv", rows, delimiter=";")
     return root
 

@@ -125,6 +125,7 @@ class Whole:
         stated: Ranges of bytes before the pixels that may say something else.
         protected: Whether a checksum finds damage of the pixels.
         spacing_mm: What the user says; none leaves it to the header.
+        tail: Bytes after the pixels, such as the mark that they end.
     """
 
     name: str
@@ -133,6 +134,7 @@ class Whole:
     stated: tuple[tuple[int, int], ...] = ()
     protected: bool = False
     spacing_mm: float | None = None
+    tail: int = 0
 
 
 def picture() -> NDArray[np.uint16]:
@@ -213,9 +215,8 @@ def dicom_files() -> tuple[Whole, ...]:
             header = 144 + int(dcmread(io.BytesIO(data)).file_meta.FileMetaInformationGroupLength)
             files.append(Whole(syntax.name, data, header))
         else:
-            files.append(
-                Whole(syntax.name, data, _value_at(data, b"\xe0\x7f\x10\0"), _stated(data))
-            )
+            start, tail = _value_at(data, b"\xe0\x7f\x10\0"), 8 if syntax.is_encapsulated else 0
+            files.append(Whole(syntax.name, data, start, _stated(data), tail=tail))
     return tuple(files)
 
 
@@ -291,13 +292,14 @@ def picture_files() -> tuple[Whole, ...]:
 
 def damaged(
     rng: np.random.Generator, data: bytes, places: Sequence[int] = ()
-) -> tuple[bytes, list[int], bool]:
+) -> tuple[bytes, list[int], int]:
     """Damages bytes in one to three places.
 
     Returns:
-        The bytes; where they differ from the whole, by its positions; whether the end was cut off.
+        The bytes; where they differ from the whole, by its positions; how many bytes were cut off
+        at the end.
     """
-    changed, touched, cut = bytearray(data), [], False
+    changed, touched, cut = bytearray(data), [], 0
     for _ in range(int(rng.integers(1, 4))):
         at = int(rng.choice(places)) if len(places) else int(rng.integers(len(data)))
         at = min(at, len(changed) - 1)
@@ -316,14 +318,14 @@ def damaged(
                 start = int(rng.integers(len(changed)))
                 changed[at : at + size] = changed[start : start + size]
             case 6:
+                cut += len(changed) - at
                 del changed[at:]
-                cut = True
         if not changed:
             break
     return bytes(changed), touched, cut
 
 
-def damaged_element(rng: np.random.Generator, whole: Whole) -> tuple[bytes, list[int], bool]:
+def damaged_element(rng: np.random.Generator, whole: Whole) -> tuple[bytes, list[int], int]:
     """Replaces, removes or repeats one element of a DICOM header."""
     dataset = dcmread(io.BytesIO(whole.data))
     tags = [tag for tag in dataset.keys() if tag != 0x7FE00010]  # noqa: SIM118  (tags, not names)
@@ -345,7 +347,7 @@ def damaged_element(rng: np.random.Generator, whole: Whole) -> tuple[bytes, list
         case 2:
             element *= 2
     data = whole.data[:start] + element + whole.data[end:]
-    return data, [whole.stated[0][0] if stated else start], False
+    return data, [whole.stated[0][0] if stated else start], 0
 
 
 def dicom_case(rng: np.random.Generator, folder: Path) -> str:
@@ -376,7 +378,7 @@ def _true_crop(whole: Whole) -> tuple[str, float | None]:
         return crop_of(path, whole.spacing_mm)
 
 
-def _file_case(whole: Whole, data: bytes, touched: list[int], cut: bool, path: Path) -> str:
+def _file_case(whole: Whole, data: bytes, touched: list[int], cut: int, path: Path) -> str:
     true = _true_crop(whole)
     path.write_bytes(data)
     try:
@@ -387,11 +389,12 @@ def _file_case(whole: Whole, data: bytes, touched: list[int], cut: bool, path: P
         return f"rejected {error.reason}"
     if found == true:
         return "same"
-    if not cut and all(at >= whole.pixels for at in touched) and not whole.protected:
+    unprotected = not whole.protected and cut <= whole.tail
+    if unprotected and all(at >= whole.pixels for at in touched):
         return "pixels"
     if any(first <= at < last for at in touched for first, last in whole.stated):
         return "stated"
-    if any(at >= whole.pixels for at in touched) and not whole.protected and not cut:
+    if unprotected and any(at >= whole.pixels for at in touched):
         return "pixels"
     return f"SILENT: {whole.name}, {touched=}, {cut=}"
 
@@ -495,7 +498,7 @@ def _oddity(rng: np.random.Generator, path: Path, root: Path) -> None:
         case 8:
             Image.fromarray(np.zeros((15, 16 - int(rng.integers(2))), np.uint8)).save(path)
         case 9:
-            path.rename(os.fsdecode(os.fsencode(path).replace(b"__", b"__\xff")))
+            path.rename(path.with_name(path.name.replace("__", "__\udcff")))  # byte 0xff
         case 10:
             path.rename(path.with_name(path.name.replace("_mass1", "_lesion1")))
         case 11:

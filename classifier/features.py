@@ -16,6 +16,8 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
@@ -144,6 +146,28 @@ def cached_features(
     computed = body_features(net, images())
     _write(path, computed, seal)
     return computed.view(len(rows), views, -1)
+
+
+class SharedFeatures(Callback):
+    """Puts the features of a fit into a common folder, where other fits find them.
+
+    The cache names a file by all that its features depend on, so fits share what is equal and
+    nothing else.
+
+    Args:
+        folder: Common folder; as private as the crops.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Links the folder ``features`` of the run before the fit looks for it."""
+        link = Path(trainer.default_root_dir) / "features"
+        if stage == "fit":
+            Path(self.folder).mkdir(parents=True, exist_ok=True)  # it may have been emptied since
+            if not link.exists():
+                link.symlink_to(self.folder, target_is_directory=True)
 
 
 @contextmanager

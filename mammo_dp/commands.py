@@ -45,9 +45,9 @@ FUNCTIONS: Mapping[str, str | Mapping[str, str]] = {
     },
     "fidelity": "mammo_dp.fidelity.command:fidelity",
     "attack": {
-        "audit": "mammo_dp.attacks.audit_run:audit_run",
+        "audit": "mammo_dp.attacks.audit.command:audit_run",
         "bounds": "mammo_dp.attacks.bounds.command:bounds",
-        "ladder": "mammo_dp.ladder:ladder",
+        "ladder": "mammo_dp.attacks.ladder.command:ladder",
         "membership": "mammo_dp.attacks.membership.command:membership",
         "reconstruction": "mammo_dp.attacks.reconstruction.command:reconstruction",
         "synthetic": "mammo_dp.attacks.synthetic.command:synthetic",

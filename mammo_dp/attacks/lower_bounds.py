@@ -22,7 +22,7 @@ from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import expit, log_ndtr
 
-from mammo_dp.attacks.audit import LEVEL, Scores, clopper_pearson
+from mammo_dp.attacks.statistics import LEVEL, Scores, clopper_pearson
 from mammo_dp.privacy.accounting.account import Mechanism, PrivacyCurve, compose
 from mammo_dp.privacy.accounting.risk import TradeOff
 

@@ -187,7 +187,7 @@ class Plan:
         if weights is not None:
             line += ["--model.init_args.weights", str(self.run_folder(weights) / RELEASED)]
         if unit is not None:
-            line += ["--trainer.callbacks+=mammo_dp.benchmark.features.SharedFeatures"]
+            line += ["--trainer.callbacks+=classifier.features.SharedFeatures"]
             line += ["--trainer.callbacks.folder", str(self.out / "features")]
         for name, value in settings.items():
             line += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]

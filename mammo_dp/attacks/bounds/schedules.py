@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mammo_dp.attacks.signals import AttackError
+from mammo_dp.attacks import AttackError
 from mammo_dp.privacy.accounting.account import Adjacency, Mechanism, Selection
 from mammo_dp.privacy.accounting.budget import PrivacyBudget, calibrate
 from mammo_dp.privacy.statement.document import ledger_of, read_statement

@@ -1,31 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """``attack membership``: every black-box membership attack that a released classifier allows.
 
-Each attack states its threat model where it is computed: the loss threshold in ``query``, the
-likelihood ratios in ``lira`` and ``rmia``. Signals are saved, so that scoring runs no model.
+Each attack states its threat model where it is computed, in ``scores``. Signals are saved, so that
+scoring runs no model.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.manifest import CropsManifest, Split
-from mammo_dp.attacks.groups import require_patients, require_two_groups, statement_about
-from mammo_dp.attacks.membership.observed import Observed, read_observed, write_observed
-from mammo_dp.attacks.membership.query import query
-from mammo_dp.attacks.membership.ratios import ATTACKS, controls, with_ratios
+from mammo_dp.attacks import AttackError
+from mammo_dp.attacks.membership.results import Result, bounds_of, score, write_result
+from mammo_dp.attacks.membership.scores import (
+    ATTACKS,
+    Observed,
+    controls,
+    read_observed,
+    with_ratios,
+    write_observed,
+)
 from mammo_dp.attacks.membership.shadows import (
     CHECKPOINT,
     TrainedRun,
+    query,
     reference_runs,
     shadow_heads,
 )
-from mammo_dp.attacks.scoring import (
-    Result,
-    bounds_of,
-    score,
-    write_result,
+from mammo_dp.attacks.membership.signals import (
+    Signals,
+    read_signals,
+    require_patients,
+    require_two_groups,
+    statement_about,
+    write_signals,
 )
-from mammo_dp.attacks.signals import AttackError, Signals, read_signals, write_signals
 from mammo_dp.runs import close_run, open_run
 
 SHADOWS = 64

@@ -5,6 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import gamma, kstest
 
+from mammo_dp.attacks import AttackError
 from mammo_dp.attacks.bounds.from_scratch import (
     FromScratch,
     clipped_observations,
@@ -13,8 +14,7 @@ from mammo_dp.attacks.bounds.from_scratch import (
     noise_for,
     observations_in_weights,
 )
-from mammo_dp.attacks.bounds.gaussian_prior import expected_mse
-from mammo_dp.attacks.signals import AttackError
+from mammo_dp.attacks.reconstruction.prior import expected_mse
 from mammo_dp.privacy.accounting.account import Mechanism
 
 Array = NDArray[np.float64]

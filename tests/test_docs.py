@@ -89,7 +89,7 @@ def test_shown_commands_parse(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (network,) = blocks(DOCS / "tutorials" / "own_network.md", "python")
+    network, *_ = blocks(DOCS / "tutorials" / "own_network.md", "python")
     (tmp_path / OWN_NETWORK).write_text(network, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(ROOT)
@@ -145,10 +145,14 @@ def test_examples_run(
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "real").symlink_to(cohort.folder)
     monkeypatch.chdir(tmp_path)
-    (block,) = blocks(ROOT / page, "python")
+    block, *others = blocks(ROOT / page, "python")
     script = tmp_path / OWN_NETWORK
     script.write_text(block, encoding="utf-8")
     runpy.run_path(str(script), run_name="__main__")
+    for number, other in enumerate(others):
+        beside = tmp_path / f"other_{number}.py"
+        beside.write_text(other, encoding="utf-8")
+        runpy.run_path(str(beside), run_name="__main__")
     said = capsys.readouterr().out
     if page == "README.md":
         assert "epsilon 5.99" in said or "epsilon 6.00" in said

@@ -417,7 +417,9 @@ def sum_by_unit(scores: ArrayLike, units: ArrayLike) -> tuple[NDArray[np.generic
         Units, sorted, and their scores, both of shape ``(units,)``.
     """
     names, place = np.unique(np.asarray(units), return_inverse=True)
-    return names, np.bincount(place, np.asarray(scores, np.float64), len(names)).astype(np.float64)
+    sums: Floats = np.zeros(len(names))
+    np.add.at(sums, place, np.asarray(scores, np.float64))
+    return names, sums
 
 
 def _checked(name: str, values: ArrayLike) -> Floats:

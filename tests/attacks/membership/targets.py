@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny classifiers under attack, and the run folders that released them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch
 from classifier.module import CropClassifier
 from classifier.released import Calibration, ReleasedClassifier
 from data_prep.manifest import CropsManifest
-from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.runs import close_run, open_run
+from tests.stated import write_stated
 
 BACKBONE = {"depth": 1, "embed_dim": 24, "num_heads": 2, "patch_size": 8}
 
@@ -45,16 +44,6 @@ def write_run(folder: Path, net: CropClassifier, manifest: CropsManifest, **chan
     )
     trainer.strategy.connect(net)
     trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
-    statement = {
-        "cohort": Cohort.of_manifest(manifest, "train").tag,
-        "own": True,
-        "cohort_name": "phantom-archive/train",
-        "unit": "patient",
-        "epsilon": "infinity",
-        "delta": 1e-4,
-        "noise_multiplier": None,
-        "risk": {"advantage": 1.0, "tpr_at_fpr": {"0.01": 1.0, "0.001": 1.0}},
-    } | changes
-    (folder / "privacy.json").write_text(json.dumps({"statements": [statement]}))
+    write_stated(folder, manifest, **changes)
     close_run(record)
     return folder

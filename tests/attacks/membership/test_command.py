@@ -218,7 +218,11 @@ def test_an_interrupted_attack_scores_the_saved_signals_again(
 def test_the_bounds_come_from_the_statement_of_the_cohort(
     tmp_path: Path, noise: CropsManifest, overfitted: CropClassifier
 ) -> None:
-    risk = {"advantage": 0.11, "tpr_at_fpr": {"0.01": 0.02, "0.001": 0.002}}
+    risk = {
+        "advantage": 0.11,
+        "tpr_at_fpr": {"0.01": 0.02, "0.001": 0.002},
+        "reconstruction_robustness": {},
+    }
     run = write_run(tmp_path / "run", overfitted, noise, epsilon=0.9, risk=risk)
     membership(run=str(run), crops=str(noise.folder), resamples=100, out=str(tmp_path / "out"))
     result = read_result(tmp_path / "out" / "attack.json")["attacks"][NAME]

@@ -1,7 +1,5 @@
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +7,6 @@ from numpy.typing import NDArray
 from data_prep.crop_image import save_crop_image
 from data_prep.manifest import Crop, CropsManifest
 from data_prep.phantoms.crops import phantom_stream
-from mammo_dp.privacy.statement.cohort import Cohort
 
 Pixels = NDArray[np.uint16]
 
@@ -51,16 +48,3 @@ def write(
         for i, image in enumerate(pixels)
     ]
     return CropsManifest.write(folder, rows)
-
-
-def state(folder: Path, cohort: CropsManifest, **changes: Any) -> None:
-    """A statement about the members of a cohort, as far as attacks read it."""
-    statement = {
-        "cohort": Cohort.of_manifest(cohort, "train").tag,
-        "cohort_name": "phantom-archive/train",
-        "unit": "patient",
-        "epsilon": "infinity",
-        "delta": 1e-4,
-        "risk": {"advantage": 1.0, "tpr_at_fpr": {"0.01": 1.0, "0.001": 1.0}},
-    } | changes
-    (folder / "privacy.json").write_text(json.dumps({"statements": [statement]}))

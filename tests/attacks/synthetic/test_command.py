@@ -14,7 +14,8 @@ from mammo_dp.attacks.synthetic.command import require_independent, signals_of, 
 from mammo_dp.attacks.synthetic.methods import METHODS, SPACES
 from mammo_dp.main import main
 from mammo_dp.runs import read_run
-from tests.attacks.synthetic.sets import drawn, state, write
+from tests.attacks.synthetic.sets import drawn, write
+from tests.stated import write_stated
 
 MEMBERS = 80  # crops of 20 patients; 10 patients are others
 NAMES = [method.in_space(space).name for space in SPACES for method in METHODS]
@@ -37,14 +38,14 @@ def copies(folder: Path, cohort: CropsManifest) -> CropsManifest:
     grain = np.random.default_rng(0).normal(0, 300, (MEMBERS, 32, 32))
     pixels = (symmetric(cohort.images(rows), 5) + grain).clip(0, 65535).astype(np.uint16)
     made = write(folder / "copies", pixels, [cohort.crops[row].malignant for row in rows])
-    state(made.folder, cohort)
+    write_stated(made.folder, cohort)
     return made
 
 
 @pytest.fixture(scope="module")
 def fresh(folder: Path, cohort: CropsManifest) -> CropsManifest:
     made = write(folder / "fresh", *drawn(80, 1))
-    state(made.folder, cohort)
+    write_stated(made.folder, cohort)
     return made
 
 
@@ -95,8 +96,12 @@ def test_a_broken_promise_is_reported(
 ) -> None:
     labels = [crop.malignant for crop in copies.crops]
     promised = write(tmp_path / "promised", copies.images(copies.rows()), labels)
-    risk = {"advantage": 0.01, "tpr_at_fpr": {"0.01": 0.02, "0.001": 0.003}}
-    state(promised.folder, cohort, unit="crop", epsilon=0.01, risk=risk)
+    risk = {
+        "advantage": 0.01,
+        "tpr_at_fpr": {"0.01": 0.02, "0.001": 0.003},
+        "reconstruction_robustness": {},
+    }
+    write_stated(promised.folder, cohort, unit="crop", epsilon=0.01, risk=risk)
     result = attacked(tmp_path / "attack", promised, cohort)
     assert result["exceeds_bound"]
     assert result["members"] == MEMBERS

@@ -181,7 +181,7 @@ def test_logits_survive_the_file(tmp_path: Path, leak: Observed) -> None:
     np.testing.assert_array_equal(back.malignant, leak.malignant)
     np.testing.assert_allclose(back.models, leak.models, rtol=1e-6)
     (tmp_path / "models.npz").write_bytes(b"nothing")
-    with pytest.raises(AttackError, match="holds no logits of models"):
+    with pytest.raises(AttackError, match="holds no signals"):
         read_observed(tmp_path / "models.npz")
 
 

@@ -195,7 +195,7 @@ def test_files_without_signals_are_refused(tmp_path: Path) -> None:
     (tmp_path / "half.npz").write_bytes((tmp_path / "seen.npz").read_bytes()[:-99])
     with pytest.raises(AttackError, match="holds no signals"):
         read_observations(tmp_path / "odd.npz")
-    with pytest.raises(AttackError, match="holds no scores of candidates"):
+    with pytest.raises(AttackError, match="holds no signals"):
         read_candidates(tmp_path / "odd.npz")
     for missing in ("text.npz", "none.npz", "empty.npz", "half.npz"):
         with pytest.raises(AttackError, match="holds no signals"):

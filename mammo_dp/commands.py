@@ -39,9 +39,9 @@ FUNCTIONS: Mapping[str, str | Mapping[str, str]] = {
     "interpolate": "gan.interpolate:interpolate",
     "evolve": "mammo_dp.privacy.evolution.evolve:evolve",
     "export": {
-        "classifier": "mammo_dp.exchange.classifier:classifier",
-        "medigan": "mammo_dp.exchange.medigan:medigan",
-        "set": "mammo_dp.exchange.synthetic_set:synthetic_set",
+        "classifier": "mammo_dp.export.classifier:classifier",
+        "medigan": "mammo_dp.export.medigan:medigan",
+        "set": "mammo_dp.export.synthetic_set:synthetic_set",
     },
     "fidelity": "mammo_dp.fidelity.command:fidelity",
     "attack": {
@@ -60,8 +60,8 @@ FUNCTIONS: Mapping[str, str | Mapping[str, str]] = {
         "compose": "mammo_dp.privacy.commands:compose",
         "select": "mammo_dp.select:select",
     },
-    "calibrate": "mammo_dp.predict.calibrate:calibrate",
-    "predict": "mammo_dp.predict.command:predict",
+    "calibrate-scores": "mammo_dp.export.calibrate_scores:calibrate_scores",
+    "predict": "mammo_dp.export.predict:predict",
     "report": "mammo_dp.report.page:report",
 }
 # Those that fill the folder `out`, which then is a run.

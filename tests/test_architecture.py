@@ -26,11 +26,10 @@ ORDER = (
     "attacks",
     "fidelity",
     "report",
-    "exchange",
+    "export",
     "benchmark",
     "pipeline",
     "select",
-    "predict",
     "commands",
     "main",
 )

@@ -2,7 +2,7 @@
 import pytest
 
 from data_prep.errors import LicenceError
-from mammo_dp.exchange.terms import require_terms
+from mammo_dp.export.lineage import require_terms
 from mammo_dp.privacy.statement.cohort import Cohort
 
 

@@ -11,8 +11,8 @@ from pydicom import dcmread
 
 from data_prep.errors import LicenceError
 from data_prep.manifest import CropsManifest
-from mammo_dp.exchange.errors import ExportError
-from mammo_dp.exchange.synthetic_set import synthetic_set
+from mammo_dp.export import ExportError
+from mammo_dp.export.synthetic_set import synthetic_set
 from mammo_dp.main import main
 from mammo_dp.privacy.commands import verify
 from mammo_dp.privacy.errors import PrivacyError
@@ -20,7 +20,7 @@ from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.lineage import collect_parents
 from mammo_dp.runs import RunError
 from tests.conftest import write_cohort
-from tests.exchange.classifiers import run_of_classifier
+from tests.export.classifiers import run_of_classifier
 
 
 @pytest.fixture(scope="module")

@@ -16,20 +16,19 @@ from data_prep.datamodule import CropsDataset
 from data_prep.dicom import read_mammogram
 from data_prep.errors import ArchiveError, DataError
 from data_prep.manifest import CropsManifest
-from mammo_dp.exchange.classifier import classifier
-from mammo_dp.exchange.shared_classifier import SharedClassifier
+from mammo_dp.export import PredictError, scores
+from mammo_dp.export.candidates import PreparedCrops
+from mammo_dp.export.classifier import classifier
+from mammo_dp.export.predict import predict
+from mammo_dp.export.shared_classifier import SharedClassifier
 from mammo_dp.main import main
-from mammo_dp.predict import scores
-from mammo_dp.predict.candidates import PreparedCrops
-from mammo_dp.predict.command import predict
-from mammo_dp.predict.errors import PredictError
 from mammo_dp.privacy.commands import verify
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.runs import RunError, file_sha256
 from tests.conftest import write_cohort
 from tests.data_prep.tiny_archive import write_dicom
-from tests.exchange.classifiers import CUT, run_of_classifier
-from tests.exchange.conftest import run_of_fit
+from tests.export.classifiers import CUT, run_of_classifier
+from tests.export.conftest import run_of_fit
 
 BOX = Box(60, 90, 90, 120)
 ROW = "a.dcm,60,90,90,120"

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``calibrate``: the private fit of slope and intercept, with the settings of the run it is for."""
+"""``calibrate-scores``: a private fit of slope and intercept (Platt scaling) for a run's scores."""
 
 import json
 from pathlib import Path
 
 from classifier.released import ReleasedClassifier, settings_of
 from data_prep.manifest import Split
-from mammo_dp.exchange.shared_classifier import CONFIG, SharedClassifier
-from mammo_dp.predict.errors import PredictError
+from mammo_dp.export import PredictError
+from mammo_dp.export.shared_classifier import CONFIG, SharedClassifier
 from mammo_dp.privacy.statement.document import read_statement
 from mammo_dp.training_cli import RELEASED, train
 
@@ -19,7 +19,7 @@ _TRAINING = {
 }
 
 
-def calibrate(
+def calibrate_scores(
     *,
     run: str,
     crops: str,
@@ -33,8 +33,8 @@ def calibrate(
 
     Writes a run folder like that of a fit: its checkpoint holds the classifier, slope and
     intercept, and its statement covers the patients of both. Patients other than those of the
-    classifier get the epsilon given here, those of the classifier keep theirs; the same patients
-    pay for both.
+    classifier get the epsilon given here, those of the classifier keep theirs; patients of both are
+    accounted for twice.
 
     Args:
         run: Run folder of a fit.
@@ -43,7 +43,7 @@ def calibrate(
         split: Split of these crops; not one that a generator or classifier was fitted on, if its
             scores shall hold for others.
         target_epsilon: Epsilon per patient at delta, for this step alone.
-        delta: Chance that the bound of epsilon fails, below 1 / patients; that of the run's
+        delta: Probability that the bound of epsilon fails, below 1 / patients; that of the run's
             statement if not given.
         public_size: Declared number of patients, fixed without a look at the data; this step then
             holds for adding or removing a patient. Without it their number is public, and a
@@ -59,12 +59,12 @@ def calibrate(
             "Give the run folder of the fit that came before."
         )
     body = settings_of(shared.released.model)
-    promised = read_statement(run)["delta"] if delta is None else delta
+    stated = read_statement(run)["delta"] if delta is None else delta
     config = {
         "model": {
             "class_path": "mammo_dp.DPCalibration",
             "init_args": {name: value for name, value in body.items() if name not in _TRAINING}
-            | {"weights": str(shared.path), "target_epsilon": target_epsilon, "delta": promised},
+            | {"weights": str(shared.path), "target_epsilon": target_epsilon, "delta": stated},
         },
         "data": {
             "class_path": "mammo_dp.DPCropsDataModule",

@@ -13,17 +13,17 @@ from classifier.released import ReleasedError
 from data_prep.errors import LicenceError
 from data_prep.manifest import CropsManifest
 from data_prep.phantoms.crops import write_phantom_crops
-from mammo_dp.exchange import onnx_model
-from mammo_dp.exchange.classifier import classifier
-from mammo_dp.exchange.errors import ExportError
-from mammo_dp.exchange.shared_classifier import SharedClassifier
+from mammo_dp.export import ExportError
+from mammo_dp.export import classifier as onnx_model
+from mammo_dp.export.classifier import classifier
+from mammo_dp.export.scores import model_input
+from mammo_dp.export.shared_classifier import SharedClassifier
 from mammo_dp.main import main
-from mammo_dp.predict.scores import model_input
 from mammo_dp.privacy.commands import verify
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.runs import RunError, file_sha256
 from tests.conftest import write_cohort
-from tests.exchange.classifiers import run_of_classifier
+from tests.export.classifiers import run_of_classifier
 
 
 @pytest.fixture(scope="module")

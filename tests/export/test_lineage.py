@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from data_prep.manifest import CropsManifest
-from mammo_dp.exchange.lineage import Lineage
+from mammo_dp.export.lineage import Lineage
 from mammo_dp.privacy.accounting.account import Mechanism
 from mammo_dp.privacy.errors import PrivacyError
-from tests.exchange.conftest import run_of_fit
+from tests.export.conftest import run_of_fit
 
 
 def test_a_generator_without_dp_says_none(checkpoint: Path) -> None:

@@ -16,7 +16,7 @@ import safetensors.torch
 from classifier.lora import merged
 from classifier.released import Calibration, ReleasedClassifier, settings_of
 from mammo_dp.crop_rule import TrainedCrops
-from mammo_dp.exchange.errors import ExportError
+from mammo_dp.export import ExportError
 from mammo_dp.privacy.statement.document import FILE_NAME as STATEMENT
 from mammo_dp.privacy.statement.document import FILES_NAME, covering_ledger, read_statement
 from mammo_dp.privacy.statement.seals import cohort_key, key_id, seal_doubt

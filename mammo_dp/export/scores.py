@@ -16,9 +16,9 @@ from classifier.module import CropClassifier
 from data_prep.datamodule import FULL_SCALE
 from data_prep.errors import RecordRejected
 from data_prep.transforms import pipeline
-from mammo_dp.exchange.shared_classifier import SharedClassifier
-from mammo_dp.predict.candidates import Candidate
-from mammo_dp.predict.errors import PredictError
+from mammo_dp.export import PredictError
+from mammo_dp.export.candidates import Candidate
+from mammo_dp.export.shared_classifier import SharedClassifier
 
 COLUMNS = (
     "file",

@@ -11,10 +11,10 @@ from data_prep.cutting import Cutting
 from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import CropsManifest
 from data_prep.readers.boxes import BoxedMammograms
-from mammo_dp.exchange.shared_classifier import SharedClassifier
-from mammo_dp.predict.candidates import Candidate, CutOut, PlainCrops, PreparedCrops
-from mammo_dp.predict.errors import PredictError
-from mammo_dp.predict.scores import Refusal, rejected, score, table
+from mammo_dp.export import PredictError
+from mammo_dp.export.candidates import Candidate, CutOut, PlainCrops, PreparedCrops
+from mammo_dp.export.scores import Refusal, rejected, score, table
+from mammo_dp.export.shared_classifier import SharedClassifier
 from mammo_dp.privacy.statement.document import read_statement
 from mammo_dp.runs import (
     RunRecord,
@@ -100,8 +100,8 @@ def predict(
     _fill(record, shared, candidates)
     if shared.released.calibration is None:
         print(
-            "Probabilities are not calibrated; `mammo-dp calibrate` does it for patients of a "
-            "cohort, at a stated privacy cost."
+            "Probabilities are not calibrated; `mammo-dp calibrate-scores` does it on patients of "
+            "a cohort, at a stated epsilon."
         )
     said = read_statement(run)["summary"]
     if doubt := shared.doubt:

@@ -16,12 +16,11 @@ from PIL import Image
 import gan.generator
 from data_prep.errors import LicenceError
 from gan.checkpoint import CheckpointError, TrainedGenerator
-from mammo_dp.exchange import medigan_package
-from mammo_dp.exchange.errors import ExportError
-from mammo_dp.exchange.medigan import medigan
+from mammo_dp.export import ExportError, medigan_package
+from mammo_dp.export.medigan import medigan
 from mammo_dp.main import main
 from tests.conftest import write_cohort
-from tests.exchange.conftest import run_of_fit
+from tests.export.conftest import run_of_fit
 
 FILES = [
     *("LICENSE", "PRIVACY.md", "__init__.py", "generator.pt", "metadata.json", "generator.py"),

@@ -18,10 +18,8 @@ import gan.generator
 from gan.checkpoint import Checkpoint
 from gan.conditions import Conditions
 from mammo_dp import __version__
-from mammo_dp.exchange import medigan_package
-from mammo_dp.exchange.errors import ExportError
-from mammo_dp.exchange.lineage import Lineage
-from mammo_dp.exchange.terms import require_terms
+from mammo_dp.export import ExportError, medigan_package
+from mammo_dp.export.lineage import Lineage, require_terms
 from mammo_dp.runs import file_sha256, read_run, write_text_atomically
 
 WEIGHTS = "generator.pt"

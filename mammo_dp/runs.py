@@ -20,6 +20,9 @@ from types import MappingProxyType
 from typing import Any
 
 FILE_NAME = "run.json"
+RELEASED = (
+    Path("checkpoints") / "last.ckpt"
+)  # of a fit: weights and hyper-parameters, below the run
 DIRTY, THEN = "+dirty", ", then "
 _SOURCE = ("data_prep", "gan", "classifier", "mammo_dp")
 _PACKAGES = ("mammo-dp", "torch", "lightning", "timm", "opacus", "dp-accounting", "albumentations")

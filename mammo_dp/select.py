@@ -32,9 +32,8 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.document import read_statement
 from mammo_dp.privacy.statement.seals import seal
 from mammo_dp.privacy.training.sampling import NOISE, draw, new_key
-from mammo_dp.runs import RunRecord, close_run, open_run, write_text_atomically
+from mammo_dp.runs import RELEASED, RunRecord, close_run, open_run, write_text_atomically
 
-RELEASED = Path("checkpoints") / "last.ckpt"  # of each fit
 CANDIDATES, CHOSEN, DRAWS = "candidates", "released", "draws.json"
 _VARIABLE = ("model.init_args.", "data.init_args.augment")
 # They change the account, or whose data stand behind the initial weights.

@@ -35,6 +35,7 @@ from mammo_dp.privacy.training.fit_statement import write_fit_statement
 from mammo_dp.privacy.training.module import DPTraining, refuse_trainer
 from mammo_dp.privacy.training.plugins import SealedCheckpointIO
 from mammo_dp.runs import (
+    RELEASED,
     RunError,
     RunRecord,
     close_run,
@@ -44,7 +45,6 @@ from mammo_dp.runs import (
 )
 from mammo_dp.training_help import ALL, DESCRIPTIONS, RUN, RUN_DIR
 
-RELEASED = Path("checkpoints") / "last.ckpt"  # weights and hyper-parameters, no optimizer state
 CONFIG = "config.yaml"
 # Load weights, of the hub or a file, that no statement would know of.
 _PAST_THE_LINEAGE = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")

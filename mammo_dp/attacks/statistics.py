@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from classifier.evaluate import Estimate
+from classifier.evaluate import Estimate, resampled_counts
 
 Scores = NDArray[np.float64]
 LEVEL = 0.95
@@ -182,8 +182,7 @@ def auc(
     for start in range(0, resamples, 200):  # 200 rows of counts at a time bound the memory
         count = min(200, resamples - start)
         drawn, others = (
-            rng.multinomial(size, np.full(size, 1 / size), size=count).astype(np.float32) / size
-            for size in wins.shape
+            resampled_counts(size, count, rng).astype(np.float32) / size for size in wins.shape
         )
         areas.append(np.einsum("rj,rj->r", drawn @ wins, others))
     low, high = np.quantile(np.concatenate(areas), [(1 - level) / 2, (1 + level) / 2])

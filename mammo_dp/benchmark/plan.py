@@ -14,9 +14,8 @@ from data_prep.manifest import Unit
 from mammo_dp.benchmark.jobs import MIX, Job
 from mammo_dp.benchmark.protocol import EvaluationSet
 from mammo_dp.benchmark.spec import GIVEN, Benchmark, Budget, Regime, Stage
-from mammo_dp.runs import input_sha256, write_text_atomically
+from mammo_dp.runs import RELEASED, input_sha256, write_text_atomically
 
-RELEASED = Path("checkpoints") / "last.ckpt"
 _DIGITS = 16  # of a content hash in the name of a folder
 # Speed and screen only: the weights are those of the same fit without these flags.
 _QUIET = ("--trainer.enable_progress_bar", "false")

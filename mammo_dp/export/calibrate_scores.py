@@ -9,7 +9,8 @@ from data_prep.manifest import Split
 from mammo_dp.export import PredictError
 from mammo_dp.export.shared_classifier import CONFIG, SharedClassifier
 from mammo_dp.privacy.statement.document import read_statement
-from mammo_dp.training_cli import RELEASED, train
+from mammo_dp.runs import RELEASED
+from mammo_dp.training_cli import train
 
 STEPS = 20  # in simulations 10 to 50 did equally well for two numbers
 # Of the classifier's own training, which is over.

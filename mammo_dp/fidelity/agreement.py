@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from classifier.evaluate import Estimate
+from classifier.evaluate import Estimate, resampled_weights
 from mammo_dp.fidelity.halves import LEVEL
 from mammo_dp.fidelity.samples import Rows
 
@@ -39,9 +39,7 @@ def resampled_aurocs(
         of the resamples.
     """
     rng = np.random.default_rng(seed)
-    _, unit = np.unique(patient, return_inverse=True)
-    units = int(unit.max()) + 1
-    counts = rng.multinomial(units, np.full(units, 1 / units), size=draws)[:, unit]
+    counts = resampled_weights(patient, draws, rng)
     ill, benign = malignant == 1, malignant == 0
     counts = counts[(counts[:, ill].sum(1) > 0) & (counts[:, benign].sum(1) > 0)]
     weights = np.concatenate([np.ones((1, len(malignant))), counts])

@@ -20,7 +20,6 @@ from mammo_dp.attacks.membership.scores import (
     write_observed,
 )
 from mammo_dp.attacks.membership.shadows import (
-    CHECKPOINT,
     TrainedRun,
     query,
     reference_runs,
@@ -34,7 +33,7 @@ from mammo_dp.attacks.membership.signals import (
     statement_about,
     write_signals,
 )
-from mammo_dp.runs import close_run, open_run
+from mammo_dp.runs import RELEASED, close_run, open_run
 
 SHADOWS = 64
 SCORES, MODELS, ATTACK = "scores.csv", "models.npz", "attack.json"
@@ -143,8 +142,8 @@ def attack_membership(
             "references": [str(folder) for folder in references] or None,
             "resamples": resamples,
         },
-        inputs={"checkpoint": run / CHECKPOINT, "data": crops, "privacy": run / "privacy.json"}
-        | {f"reference {place}": folder / CHECKPOINT for place, folder in enumerate(references)},
+        inputs={"checkpoint": run / RELEASED, "data": crops, "privacy": run / "privacy.json"}
+        | {f"reference {place}": folder / RELEASED for place, folder in enumerate(references)},
         seed=seed,
     )
     saved, models = record.folder / SCORES, record.folder / MODELS

@@ -37,7 +37,7 @@ from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.privacy.statement.seals import SealedFeatures
 from mammo_dp.privacy.training.descent import plan_descent
 from mammo_dp.privacy.training.gradients.units import Clip
-from mammo_dp.runs import RunRecord, read_run
+from mammo_dp.runs import RELEASED, RunRecord, read_run
 
 
 def query(
@@ -80,7 +80,6 @@ def query(
     return Signals(columns={LOSS_THRESHOLD.name: joined.pop("signal")}, **joined)
 
 
-CHECKPOINT = Path("checkpoints") / "last.ckpt"
 VIEWS = 4  # of a model that was trained on ever fresh views
 _KNOWN = ("CropClassifier", "DPCropClassifier")
 
@@ -108,8 +107,8 @@ class TrainedRun:
         Raises:
             ReleasedError: If the run released no classifier.
         """
-        released = ReleasedClassifier.read(folder / CHECKPOINT)
-        stored = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+        released = ReleasedClassifier.read(folder / RELEASED)
+        stored = torch.load(folder / RELEASED, map_location="cpu", weights_only=True)
         return cls(
             record=read_run(folder),
             released=released,
@@ -288,7 +287,7 @@ def reference_runs(
     models, inside = [], []
     for folder in runs:
         known = _trained_on(folder)
-        reference = ReleasedClassifier.read(folder / CHECKPOINT)
+        reference = ReleasedClassifier.read(folder / RELEASED)
         asked = query(reference, manifest, member_split, nonmember_split)
         models.append(asked)
         own = np.array([manifest.crops[row].sha256 in known for row in signals.row])

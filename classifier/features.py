@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -22,7 +21,7 @@ from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
 from classifier.backbones import head, state_sha256
-from data_prep.datamodule import FULL_SCALE
+from data_prep.datamodule import model_input
 from data_prep.errors import ManifestError
 from data_prep.manifest import CropsManifest
 from data_prep.transforms import Augmentation, pipeline
@@ -138,9 +137,7 @@ def cached_features(
                 if views > 1:
                     draw = hashlib.sha256(f"{seed} {view} {hashes[index]}".encode()).digest()
                     transform.set_random_seed(int.from_bytes(draw[:4]))
-                grey = pixels[index].astype(np.float32)[..., None] / FULL_SCALE
-                image = transform(image=grey)["image"][..., 0].clip(0, 1) * 2 - 1
-                batch.append(torch.from_numpy(np.ascontiguousarray(image, np.float32))[None])
+                batch.append(model_input(pixels[index], transform))
             yield torch.stack(batch)
 
     computed = body_features(net, images())

@@ -12,8 +12,8 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from data_prep.descriptors.measurements import COUNT, Measurements
 from data_prep.errors import DataError
-from data_prep.measurements import COUNT, Measurements
 
 FAR = 3.0  # standardised measurements are cut here: an odd crop shall not rule its features
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The discriminator, which judges crops under a condition.
+"""The discriminator, which scores crops under a condition.
 
 It halves the crop down to the grid that the generator grows from. Nothing mixes the rows of a batch
 and nothing works in place, so that per-row gradients exist.
@@ -70,7 +70,7 @@ class Discriminator(nn.Module):
         Returns:
             Logits, shape ``(B,)``.
         """
-        return self.judge(self.describe(image), condition)
+        return self.score(self.describe(image), condition)
 
     def describe(self, image: Tensor) -> Tensor:
         """What is seen of a crop before the condition is known, shape ``(B, features)``."""
@@ -78,7 +78,7 @@ class Discriminator(nn.Module):
         features: Tensor = self.features(seen).flatten(1)
         return features
 
-    def judge(self, features: Tensor, condition: Tensor) -> Tensor:
+    def score(self, features: Tensor, condition: Tensor) -> Tensor:
         """Logits, shape ``(B,)``, of what :meth:`describe` gave under a condition."""
         unconditional: Tensor = self.real(features).squeeze(1)
         asked: Tensor = (self.projection(condition) * features).sum(dim=1)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_prep.measurements import COUNT, Measurements
-from gan.averaging import decay_of
+from data_prep.descriptors.measurements import COUNT, Measurements
+from gan.generator import decay_of
 
 SIZE = 64  # pixels; finer detail is left to the discriminator, and would cost four times as much
 LONGEST = 0.98  # decay of the running means: about 50 batches

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from classifier.module import CropClassifier
-from data_prep.datamodule import FULL_SCALE
+from data_prep.datamodule import model_input
 from data_prep.errors import RecordRejected
 from data_prep.transforms import pipeline
 from mammo_dp.export import PredictError
@@ -64,21 +64,6 @@ class Refusal:
     message: str
 
 
-def model_input(pixels: NDArray[np.uint16], image_size: int) -> Tensor:
-    """A crop as the model saw crops in training.
-
-    Args:
-        pixels: Shape ``(size, size)``, values in ``[0, 65535]``.
-        image_size: Edge of what the model sees; larger crops are shrunk by area averaging.
-
-    Returns:
-        Shape ``(1, image_size, image_size)``, float32 in ``[-1, 1]``.
-    """
-    grey = pixels.astype(np.float32)[..., None] / FULL_SCALE
-    image = pipeline("none", image_size)(image=grey)["image"][..., 0].clip(0, 1) * 2 - 1
-    return torch.from_numpy(np.ascontiguousarray(image, np.float32))[None]
-
-
 def score(
     model: CropClassifier, candidates: Iterable[Candidate]
 ) -> tuple[list[Score], list[Refusal]]:
@@ -93,7 +78,7 @@ def score(
     """
     scores: list[Score] = []
     refusals: list[Refusal] = []
-    size, remaining = int(model.hparams["image_size"]), iter(candidates)
+    resize, remaining = pipeline("none", int(model.hparams["image_size"])), iter(candidates)
     while some := list(islice(remaining, _AT_ONCE)):
         usable: list[tuple[Candidate, Tensor]] = []
         for one in some:
@@ -102,7 +87,7 @@ def score(
                     Refusal(file=one.file, box=one.box, reason=error.reason, message=str(error))
                 )
             else:
-                usable.append((one, model_input(error, size)))
+                usable.append((one, model_input(error, resize)))
         if not usable:
             continue
         with torch.inference_mode():

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from data_prep.manifest import CropsManifest, Split
 from mammo_dp.fidelity.comparison import compare
-from mammo_dp.fidelity.extractors import choose
-from mammo_dp.fidelity.figure import draw_figure
+from mammo_dp.fidelity.features import choose
+from mammo_dp.fidelity.results import draw_figure, print_table
 from mammo_dp.fidelity.samples import FidelityError, Samples
-from mammo_dp.fidelity.tables import print_table
 from mammo_dp.privacy.statement.document import read_evidence
 from mammo_dp.runs import (
     RunRecord,

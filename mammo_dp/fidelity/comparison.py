@@ -10,15 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mammo_dp.fidelity.copying import FALSE_ALARM, Copying
-from mammo_dp.fidelity.extractors import Extractor
-from mammo_dp.fidelity.halves import LEVEL, matched, real_halves, synthetic_halves
-from mammo_dp.fidelity.manifold import NEIGHBOURS
+from mammo_dp.fidelity.agreement import STUDENTS
+from mammo_dp.fidelity.copying import FALSE_ALARM, Copying, Gallery, copying_of, gallery, pixels
+from mammo_dp.fidelity.distances import NEIGHBOURS
+from mammo_dp.fidelity.features import Extractor
 from mammo_dp.fidelity.measures import Scores, in_features, in_labels, in_pairs, in_spectrum
-from mammo_dp.fidelity.nearest import Gallery, copying_of, gallery, pixels
-from mammo_dp.fidelity.samples import FidelityError, Samples
-from mammo_dp.fidelity.sheet import draw_sheet
-from mammo_dp.fidelity.students import STUDENTS
+from mammo_dp.fidelity.results import draw_sheet
+from mammo_dp.fidelity.samples import (
+    LEVEL,
+    FidelityError,
+    Samples,
+    matched,
+    real_halves,
+    synthetic_halves,
+)
 
 _TRIES = 100  # of the control; with two patients of a class five of nine fail
 NOTICE = (

@@ -10,13 +10,14 @@ import timm
 import torch
 
 from classifier.released import ReleasedError
+from data_prep.datamodule import model_input
 from data_prep.errors import LicenceError
 from data_prep.manifest import CropsManifest
 from data_prep.phantoms.crops import write_phantom_crops
+from data_prep.transforms import pipeline
 from mammo_dp.export import ExportError
 from mammo_dp.export import classifier as onnx_model
 from mammo_dp.export.classifier import classifier
-from mammo_dp.export.scores import model_input
 from mammo_dp.export.shared_classifier import SharedClassifier
 from mammo_dp.main import main
 from mammo_dp.privacy.commands import verify
@@ -50,7 +51,9 @@ def exported(run: Path) -> Path:
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
     folder = tmp_path_factory.mktemp("phantoms")
     manifest = write_phantom_crops(folder, per_class=3, size=32, seed=0)
-    return torch.stack([model_input(manifest.image(row), 16) for row in manifest.rows()])
+    return torch.stack(
+        [model_input(manifest.image(row), pipeline("none", 16)) for row in manifest.rows()]
+    )
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ from scipy.special import logsumexp
 
 from data_prep.crop_set import watched
 from data_prep.datamodule import FULL_SCALE
-from data_prep.descriptors import describe
+from data_prep.descriptors.targets import describe
 from data_prep.duplicates import THUMBNAIL, thumbnail
 from data_prep.manifest import CropsManifest
 from data_prep.symmetries import SYMMETRIES, symmetric

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mammo_dp.privacy.evolution.descriptor import RASTER, RINGS, describe, nearest
+from data_prep.descriptors.voting import RASTER, RINGS, describe, nearest
 
 Image = NDArray[np.float32]
 

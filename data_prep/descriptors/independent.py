@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fixed description of a mass crop: oriented gradients, rings around the centre, scales.
+"""425 numbers about a mass crop: oriented gradients, rings around the centre, scales.
 
-It was chosen, together with the classifier of :mod:`mammo_dp.fidelity.agreement`, by
+No generator is matched to them: a classifier on these numbers compares synthetic crops with real
+ones. They were chosen, together with that classifier (:mod:`mammo_dp.fidelity.agreement`), by
 cross-validation over the training patients of the published CBIS-DDSM crops, never by their
 validation patients. Cells, rings and blurs are fractions of the crop, so crops of any size are
 described by equally many numbers.
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mammo_dp.fidelity.samples import FidelityError, Images
+from data_prep.errors import DataError
 
 CELLS = 4  # along one edge
 BINS = 9  # of the gradient's direction, over half a turn
@@ -24,6 +25,7 @@ _REFERENCE_PX = 128
 _BATCH = 64  # keeps the arrays in the cache of the processor
 
 Floats = NDArray[np.float64]
+Images = NDArray[np.float32]
 
 
 def describe(images: Images) -> Floats:
@@ -36,10 +38,10 @@ def describe(images: Images) -> Floats:
         Shape ``(N, 425)``.
 
     Raises:
-        FidelityError: If the edge is no multiple of ``CELLS``.
+        DataError: If the edge is no multiple of ``CELLS``.
     """
     if images.shape[-1] % CELLS:
-        raise FidelityError(
+        raise DataError(
             f"Crops of {images.shape[-1]} px cannot be described in {CELLS} x {CELLS} cells. "
             f"Prepare them at a multiple of {CELLS}."
         )

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The public space in which patients' crops look for their nearest candidate.
+"""24 numbers about a crop: the public space in which patients vote for their nearest candidate.
 
-24 numbers about a crop with a mass in its middle. Nothing in them is fitted: constants were chosen
-on phantoms, so the space itself costs no privacy. Turning or mirroring a crop changes nothing, as
-it changes nothing about a mass; with the few candidates that a few hundred patients can judge,
-votes then follow brightness, contrast, size and margin, not chance likeness of the tissue around.
+For crops with a mass in the middle. No number is fitted: constants were chosen on phantoms, so the
+space itself costs no privacy. Turning or mirroring a crop changes nothing, as it changes nothing
+about a mass; with the few candidates that a few hundred patients can tell apart, votes then follow
+brightness, contrast, size and margin, not a chance likeness of the tissue around.
+
+Independent of the other descriptors on purpose: it is part of the mechanism of ``evolve``.
 """
 
 from functools import cache

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixed measurements of a crop that pre-training teaches to a body.
+"""88 numbers about a crop: targets that pre-training teaches to a body, and a space of attacks.
 
 Brightness and its spread by distance from the centre, power by spatial frequency, and strength and
 direction of edges relative to the centre, at several scales. None depends on data; all of them

@@ -5,8 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from mammo_dp.fidelity.encoder import PhantomEncoder, cache_folder, phantom_encoder, train_encoder
-from mammo_dp.fidelity.extractors import choose
+from mammo_dp.fidelity.features import (
+    PhantomEncoder,
+    cache_folder,
+    choose,
+    phantom_encoder,
+    train_encoder,
+)
 from mammo_dp.fidelity.samples import FidelityError
 from tests.fidelity.conftest import tiny_recipe
 

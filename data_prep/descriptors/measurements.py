@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixed measurements of a crop: a linear head can use them, and a generator is held to them.
+"""592 numbers about a crop: features for a linear head, and what a generator is matched to.
 
 Oriented gradients in cells, rings, edges relative to the centre, grey and bands.
 
-None depends on data, so all of them are free of privacy. All stay as they are when a crop is
+None depends on data, so none consumes budget. All stay as they are when a crop is
 turned by a quarter or mirrored: what a head would otherwise learn from augmented views it has from
 the start. Only convolutions, sums and sorting, so that the measurements can be exported.
 

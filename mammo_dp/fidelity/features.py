@@ -1,16 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A feature space that needs no download and no patient: a small network trained on phantoms.
-
-The network learns class, shape, margin, density and subtlety of freshly drawn phantoms. Features
-are means and standard deviations of all its stages over the image, so that texture counts as well
-as shape, standardised, clipped and projected on the leading principal axes of the phantoms, over
-which their mean square is 1.
-"""
+"""Feature spaces of a comparison: our phantom encoder, a classifier of ours, or a model of timm."""
 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,12 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, interpolate
 
-from classifier.backbones import state_sha256
+from classifier.backbones import build, hub_weights, load_weights, state_sha256
 from classifier.evaluate import auroc
+from classifier.features import body_features
+from classifier.released import load_classifier
 from data_prep.phantoms.crops import Phantom, phantom_stream
-from mammo_dp.fidelity.samples import Images
+from mammo_dp.fidelity.samples import FidelityError, Images
+from mammo_dp.runs import file_sha256
 
 CACHE_VARIABLE = "MAMMO_DP_CACHE"
 _WIDTHS = (24, 48, 96, 128)
@@ -226,3 +223,74 @@ def _run(net: PhantomNet, images: Images) -> tuple[Tensor, Tensor]:
     """Logits and pooled stages of all images."""
     parts = [net(part[:, None]) for part in torch.split(torch.from_numpy(images), _BATCH)]
     return torch.cat([logits for logits, _ in parts]), torch.cat([pooled for _, pooled in parts])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extractor:
+    """A feature space with the name that stands beside each number taken in it.
+
+    Attributes:
+        name: What it is and what it was trained on.
+        sha256: Hash of its weights.
+        features: Maps images in ``[0, 1]``, shape ``(N, size, size)``, to ``(N, d)``.
+    """
+
+    name: str
+    sha256: str
+    features: Callable[[Images], NDArray[np.float64]]
+
+
+def choose(
+    size: int, *, encoder: str | None = None, timm: str | None = None, weights: str | None = None
+) -> Extractor:
+    """The feature space that was asked for; our phantom encoder if none was.
+
+    Args:
+        size: Edge of the crops, in pixels.
+        encoder: Checkpoint of a ``CropClassifier``.
+        timm: Name of a timm model.
+        weights: File of its weights; from the hub if not given.
+
+    Raises:
+        FidelityError: If two spaces were asked for.
+        WeightsError: If weights do not fit or cannot be had.
+    """
+    if encoder and timm:
+        raise FidelityError(f"{encoder=} and {timm=} are two feature spaces. Choose one.")
+    if weights and not timm:
+        raise FidelityError(f"{weights=} belongs to a timm model. Name it with --timm.")
+    if encoder:
+        model = load_classifier(Path(encoder))
+        edge = int(model.hparams["image_size"])
+        name = f"crop classifier {model.hparams['backbone']}, body, at {edge} px"
+        return Extractor(name=name, sha256=file_sha256(encoder), features=_body(model.net, edge))
+    if timm:
+        net = build(timm, image_size=size, pretrained=weights is None)
+        loaded = load_weights(net, weights) if weights else hub_weights(net)
+        return Extractor(
+            name=f"timm {timm}, body, at {size} px, weights {loaded.path}",
+            sha256=loaded.sha256,
+            features=_body(net, size),
+        )
+    recipe = Recipe(size=size)
+    own = phantom_encoder(recipe)
+    return Extractor(
+        name=(
+            f"phantom encoder, trained on {2 * recipe.per_class} phantoms of {size} px "
+            f"(AUROC {own.phantom_auroc:.2f} on others)"
+        ),
+        sha256=own.sha256,
+        features=own,
+    )
+
+
+def _body(net: nn.Module, size: int) -> Callable[[Images], NDArray[np.float64]]:
+    """What the head of a model sees; crops of another size are resized."""
+
+    def features(images: Images) -> NDArray[np.float64]:
+        tensor: Tensor = torch.from_numpy(np.ascontiguousarray(images))[:, None] * 2 - 1
+        if tensor.shape[-1] != size:
+            tensor = interpolate(tensor, size=(size, size), mode="bilinear", antialias=True)
+        return body_features(net.eval(), tensor).double().numpy()
+
+    return features

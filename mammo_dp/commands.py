@@ -13,7 +13,7 @@ from typing import Any
 
 from jsonargparse import SUPPRESS, ArgumentParser, auto_cli
 
-from mammo_dp.runs import RunRecord, close_run, forget_run, open_run
+from mammo_dp.runs import RunRecord, run_folder
 from mammo_dp.signatures import stub
 
 _MADE = ("crops", "checkpoint")  # inputs that other stages made
@@ -165,29 +165,23 @@ def recorded(
 
     @functools.wraps(function)
     def run(**values: Any) -> None:
-        record = open_run(
+        with run_folder(
             values["out"],
             command=command,
             config={name: value for name, value in values.items() if name != "out"},
             inputs={name: Path(values[name]) for name in _INPUTS if values.get(name)},
             seed=values.get("seed"),
-        )
-        if record.is_finished:
-            print(f"{record.folder}: already finished; nothing to do.")
-            return
-        if read := [record.inputs[name].path for name in _MADE if name in record.inputs]:
-            from mammo_dp.privacy.statement.lineage import collect_parents, warn_of_unknown
+        ) as record:
+            if record.is_finished_as_said():
+                return
+            if read := [record.inputs[name].path for name in _MADE if name in record.inputs]:
+                from mammo_dp.privacy.statement.lineage import collect_parents, warn_of_unknown
 
-            warn_of_unknown(collect_parents(read))
-        try:
+                warn_of_unknown(collect_parents(read))
             function(**values)
-        except Exception:
-            forget_run(record)
-            raise
-        if (record.folder / "crops.csv").exists():
-            from mammo_dp.privacy.statement.lineage import write_data_statement
+            if (record.folder / "crops.csv").exists():
+                from mammo_dp.privacy.statement.lineage import write_data_statement
 
-            (write_statement or write_data_statement)(record)
-        close_run(record)
+                (write_statement or write_data_statement)(record)
 
     return run

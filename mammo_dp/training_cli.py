@@ -31,6 +31,7 @@ from mammo_dp.crop_rule import TrainedCrops
 from mammo_dp.privacy.accounting.selection import SelectionPlan
 from mammo_dp.privacy.statement.lineage import collect_parents, hub_ledger, warn_of_unknown
 from mammo_dp.privacy.statement.seals import RESUME, Binding, SealedFeatures
+from mammo_dp.privacy.training.classifier import refuse_selection
 from mammo_dp.privacy.training.fit_statement import write_fit_statement
 from mammo_dp.privacy.training.module import DPTraining, refuse_trainer
 from mammo_dp.privacy.training.plugins import SealedCheckpointIO
@@ -214,7 +215,7 @@ class TrainingCLI(LightningCLI):
             kwargs["use_distributed_sampler"] = False
         trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit" and (plan := self.selection) is not None:
-            plan.refuse(self.model, self.datamodule)
+            refuse_selection(plan, self.model, self.datamodule)
         if private:
             refuse_trainer(trainer)
             self.parents.statements(self.model.budget.delta)  # theirs hold at this delta, or raise

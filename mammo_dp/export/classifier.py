@@ -20,7 +20,7 @@ from classifier.released import ReleasedClassifier
 from mammo_dp.export import ExportError
 from mammo_dp.export.lineage import Lineage, require_terms
 from mammo_dp.export.shared_classifier import CONFIG, OURS, WEIGHTS, SharedClassifier
-from mammo_dp.runs import RunError, close_run, open_run, write_text_atomically
+from mammo_dp.runs import RunError, run_folder, write_text_atomically
 
 INPUT, OUTPUTS = "image", ("logit", "probability", "calibrated_probability")
 OPSET = 20  # with Gelu as one operator
@@ -234,34 +234,34 @@ def classifier(
         raise RunError(f"{run}: is an export already. Give the run folder that it was made of.")
     lineage = Lineage.of(shared.path)
     terms = require_terms((access.cohort for access in lineage.ledger.accesses), licence_of_cohort)
-    record = open_run(
+    with run_folder(
         out,
         command="export classifier",
         config={"run": run, "format": format, "licence_of_cohort": licence_of_cohort},
         inputs={"checkpoint": shared.path},
-    )
-    if record.is_finished:
-        print(f"{record.folder}: already finished; nothing to do.")
-        return
-    folder = record.folder / FOLDER
-    folder.mkdir(exist_ok=True)
-    weights = folder / (GRAPH if format == "onnx" else WEIGHTS)
-    if format == "onnx":
-        ids = {"checkpoint": shared.checkpoint_sha256, "statement": shared.statement_sha256}
-        write_onnx(weights, shared.released, {f"{k}_sha256": v for k, v in ids.items()})
-    else:
-        shared.write_weights(weights)
-    lineage.copy_to(folder)
-    facts = shared.facts(weights)
-    timm = format == "huggingface" and shared.is_plain_timm
-    config = (_timm(facts["settings"]) if timm else {}) | {OURS: facts}
-    write_text_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
-    write_text_atomically(folder / PREPROCESSOR, json.dumps(_preprocessor(shared), indent=2) + "\n")
-    card = model_card(shared, lineage, terms, facts, form=format, timm=timm)
-    write_text_atomically(folder / CARD, card)
-    lineage.seal_files(folder, weights.name, CONFIG, PREPROCESSOR, CARD)
-    close_run(record)
-    print(f"{folder}: {weights.name}, statement {shared.statement_sha256[:12]}.")
+    ) as record:
+        if record.is_finished_as_said():
+            return
+        folder = record.folder / FOLDER
+        folder.mkdir(exist_ok=True)
+        weights = folder / (GRAPH if format == "onnx" else WEIGHTS)
+        if format == "onnx":
+            ids = {"checkpoint": shared.checkpoint_sha256, "statement": shared.statement_sha256}
+            write_onnx(weights, shared.released, {f"{k}_sha256": v for k, v in ids.items()})
+        else:
+            shared.write_weights(weights)
+        lineage.copy_to(folder)
+        facts = shared.facts(weights)
+        timm = format == "huggingface" and shared.is_plain_timm
+        config = (_timm(facts["settings"]) if timm else {}) | {OURS: facts}
+        write_text_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+        write_text_atomically(
+            folder / PREPROCESSOR, json.dumps(_preprocessor(shared), indent=2) + "\n"
+        )
+        card = model_card(shared, lineage, terms, facts, form=format, timm=timm)
+        write_text_atomically(folder / CARD, card)
+        lineage.seal_files(folder, weights.name, CONFIG, PREPROCESSOR, CARD)
+        print(f"{folder}: {weights.name}, statement {shared.statement_sha256[:12]}.")
 
 
 def _timm(settings: dict[str, Any]) -> dict[str, Any]:

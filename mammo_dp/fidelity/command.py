@@ -14,9 +14,8 @@ from mammo_dp.fidelity.samples import FidelityError, Samples
 from mammo_dp.privacy.statement.document import read_evidence
 from mammo_dp.runs import (
     RunRecord,
-    close_run,
-    open_run,
     read_run,
+    run_folder,
     run_of,
     write_text_atomically,
 )
@@ -74,7 +73,7 @@ def fidelity(
     if odd := [name for name in folders if not re.fullmatch(r"[\w.-]+", name)]:
         raise FidelityError(f"Sources {odd}: a name becomes part of a file's; use letters, digits.")
     manifests = {name: CropsManifest.read(folder) for name, folder in folders.items()}
-    record = open_run(
+    with run_folder(
         out,
         command="fidelity",
         config={
@@ -93,11 +92,10 @@ def fidelity(
         | ({"encoder": Path(encoder)} if encoder else {})
         | ({"weights": Path(weights)} if weights else {}),
         seed=seed,
-    )
-    if not record.is_finished:
-        _fill(record, CropsManifest.read(real), manifests)
-        close_run(record)
-    print_table(json.loads((record.folder / RESULT).read_text(encoding="utf-8")), record.folder)
+    ) as record:
+        if not record.is_finished:
+            _fill(record, CropsManifest.read(real), manifests)
+        print_table(json.loads((record.folder / RESULT).read_text(encoding="utf-8")), record.folder)
 
 
 def _fill(record: RunRecord, cohort: CropsManifest, found: Mapping[str, CropsManifest]) -> None:

@@ -49,7 +49,7 @@ from mammo_dp.privacy.accounting.risk import risk_of
 from mammo_dp.privacy.statement.document import FILE_NAME as PRIVACY
 from mammo_dp.privacy.statement.document import read_statements
 from mammo_dp.runs import FILE_NAME as RUN
-from mammo_dp.runs import close_run, open_run, read_run, write_text_atomically
+from mammo_dp.runs import read_run, run_folder, write_text_atomically
 
 AUDIT, CANARIES = "audit.json", "canaries.npz"
 THREAT_MODEL = (
@@ -243,25 +243,24 @@ def attack_audit(
             f"least {LEAST}, or a run with a smaller delta."
         )
     count = min(count, settings.image_size**2)
-    record = open_run(
+    with run_folder(
         out or run / "attack_audit",
         command="attack audit",
         config={"run": str(run), "canaries": canaries},
         inputs={"privacy": run / PRIVACY, "settings": run / CONFIG},
-    )
-    saved = record.folder / CANARIES
-    if not saved.exists():
-        inside = np.random.default_rng().random(count) < 0.5
-        observed = fit_canaries(
-            settings, inside, noise=stage.mechanism.noise_multiplier, progress=progress
-        )
-        _write(saved, observed)
-    result = audited(stage, _read(saved))
-    if not record.is_finished:
-        text = json.dumps(result.as_json(), indent=2, allow_nan=False)
-        write_text_atomically(record.folder / AUDIT, text + "\n")
-        close_run(record)
-    return result
+    ) as record:
+        saved = record.folder / CANARIES
+        if not saved.exists():
+            inside = np.random.default_rng().random(count) < 0.5
+            observed = fit_canaries(
+                settings, inside, noise=stage.mechanism.noise_multiplier, progress=progress
+            )
+            _write(saved, observed)
+        result = audited(stage, _read(saved))
+        if not record.is_finished:
+            text = json.dumps(result.as_json(), indent=2, allow_nan=False)
+            write_text_atomically(record.folder / AUDIT, text + "\n")
+        return result
 
 
 def stage_of(run: Path) -> Stage:

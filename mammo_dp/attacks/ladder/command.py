@@ -31,7 +31,7 @@ from mammo_dp.attacks.reconstruction.observer import SavedCandidates
 from mammo_dp.attacks.reconstruction.results import score_signals
 from mammo_dp.attacks.reconstruction.updates import LEAST_PX
 from mammo_dp.attacks.statistics import LEVEL
-from mammo_dp.runs import RunRecord, close_run, open_run, write_text_atomically
+from mammo_dp.runs import RunRecord, run_folder, write_text_atomically
 from mammo_dp.training_cli import train
 
 Config = dict[str, Any]
@@ -183,7 +183,7 @@ def ladder(
     )
     plan.check(resolutions, thumbnail)
     files = {"weights": weights, "prior": prior}
-    record = open_run(
+    with run_folder(
         out,
         command="attack ladder",
         config={
@@ -197,31 +197,31 @@ def ladder(
         },
         inputs={"data": Path(crops)} | {k: Path(v) for k, v in files.items() if v is not None},
         seed=seed,
-    )
-    if record.is_finished and not rescore:
-        print((plan.out / results.TABLE).read_text(encoding="utf-8"))
-        _refuse(
-            record, json.loads((plan.out / results.LADDER).read_text(encoding="utf-8"))["refuted"]
+    ) as record:
+        if record.is_finished and not rescore:
+            print((plan.out / results.TABLE).read_text(encoding="utf-8"))
+            _refuse(
+                record,
+                json.loads((plan.out / results.LADDER).read_text(encoding="utf-8"))["refuted"],
+            )
+            return
+        console, steps = Console(), []
+        edges = plan.edges(resolutions)
+        known = known_at(plan.targets, edges)
+        for number, budget in enumerate(plan.budgets, start=1):
+            title = f"[{number}/{len(plan.budgets)}] budget {named(budget)}"
+            console.print(Rule(title, align="left"))
+            steps.append(_attack_budget(plan, budget, known, edges))
+        results.write(
+            plan.out,
+            steps,
+            plan.targets,
+            known.get(thumbnail),
+            plan.questions,
+            shown=(thumbnail, edges[0]),
+            cohort=plan.manifest.sha256,
         )
-        return
-    console, steps = Console(), []
-    edges = plan.edges(resolutions)
-    known = known_at(plan.targets, edges)
-    for number, budget in enumerate(plan.budgets, start=1):
-        title = f"[{number}/{len(plan.budgets)}] budget {named(budget)}"
-        console.print(Rule(title, align="left"))
-        steps.append(_attack_budget(plan, budget, known, edges))
-    results.write(
-        plan.out,
-        steps,
-        plan.targets,
-        known.get(thumbnail),
-        plan.questions,
-        shown=(thumbnail, edges[0]),
-        cohort=plan.manifest.sha256,
-    )
-    _refuse(record, findings(step.rung for step in steps))
-    close_run(record)
+        _refuse(record, findings(step.rung for step in steps))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

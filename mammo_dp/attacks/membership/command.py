@@ -33,7 +33,7 @@ from mammo_dp.attacks.membership.signals import (
     statement_about,
     write_signals,
 )
-from mammo_dp.runs import RELEASED, close_run, open_run
+from mammo_dp.runs import RELEASED, run_folder
 
 SHADOWS = 64
 SCORES, MODELS, ATTACK = "scores.csv", "models.npz", "attack.json"
@@ -130,7 +130,7 @@ def attack_membership(
     statement = statement_about(run / "privacy.json", manifest, *splits)
     trained = TrainedRun.read(run, statement)
     count, why_not = how_many(trained, shadows, references)
-    record = open_run(
+    with run_folder(
         out or run / "attack_membership",
         command="attack membership",
         config={
@@ -145,44 +145,43 @@ def attack_membership(
         inputs={"checkpoint": run / RELEASED, "data": crops, "privacy": run / "privacy.json"}
         | {f"reference {place}": folder / RELEASED for place, folder in enumerate(references)},
         seed=seed,
-    )
-    saved, models = record.folder / SCORES, record.folder / MODELS
-    if saved.exists():
-        signals = read_signals(saved)
-    else:
-        signals = query(trained.released, manifest, *splits)
-        if count or references:
-            observed = _observed(
-                trained,
-                manifest,
-                signals,
-                references,
-                splits,
-                saved=models,
-                count=count,
-                cache=cache or run / "features",
-                seed=seed,
-                progress=progress,
-            )
-            signals = with_ratios(signals, observed)
-        write_signals(saved, signals)
-    result = score(
-        signals,
-        [ATTACKS[name] for name in signals.columns],
-        unit=statement.unit,
-        bounds=bounds_of(statement),
-        models=count or len(references),
-        control=controls(signals, read_observed(models), statement.unit)
-        if count and models.is_file()
-        else {},
-        not_tried={name: why_not for name in ATTACKS if name not in signals.columns},
-        resamples=resamples,
-        seed=seed,
-    )
-    if not record.is_finished:
-        write_result(record.folder / ATTACK, result, manifest, member_split, nonmember_split)
-        close_run(record)
-    return result
+    ) as record:
+        saved, models = record.folder / SCORES, record.folder / MODELS
+        if saved.exists():
+            signals = read_signals(saved)
+        else:
+            signals = query(trained.released, manifest, *splits)
+            if count or references:
+                observed = _observed(
+                    trained,
+                    manifest,
+                    signals,
+                    references,
+                    splits,
+                    saved=models,
+                    count=count,
+                    cache=cache or run / "features",
+                    seed=seed,
+                    progress=progress,
+                )
+                signals = with_ratios(signals, observed)
+            write_signals(saved, signals)
+        result = score(
+            signals,
+            [ATTACKS[name] for name in signals.columns],
+            unit=statement.unit,
+            bounds=bounds_of(statement),
+            models=count or len(references),
+            control=controls(signals, read_observed(models), statement.unit)
+            if count and models.is_file()
+            else {},
+            not_tried={name: why_not for name in ATTACKS if name not in signals.columns},
+            resamples=resamples,
+            seed=seed,
+        )
+        if not record.is_finished:
+            write_result(record.folder / ATTACK, result, manifest, member_split, nonmember_split)
+        return result
 
 
 def how_many(run: TrainedRun, asked: int | None, references: Sequence[Path]) -> tuple[int, str]:

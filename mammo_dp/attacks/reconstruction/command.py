@@ -27,7 +27,7 @@ from mammo_dp.attacks.reconstruction.results import Scored, draw_sheet, lines_of
 from mammo_dp.attacks.reconstruction.updates import LEAST_PX
 from mammo_dp.attacks.statistics import LEVEL
 from mammo_dp.privacy.accounting.account import compose
-from mammo_dp.runs import RunRecord, close_run, open_run, write_text_atomically
+from mammo_dp.runs import RunRecord, run_folder, write_text_atomically
 
 RESULT, SHEET, SIGNALS = "reconstruction.json", "sheet.png", "signals"
 THREATS = {
@@ -137,7 +137,7 @@ def reconstruction(
     """
     kappas = kappa if isinstance(kappa, list) else [kappa]
     _check(kappas, patients, resamples)
-    record = open_run(
+    with run_folder(
         out,
         command="attack reconstruction",
         config={
@@ -158,53 +158,52 @@ def reconstruction(
         | ({} if prior is None else {"prior": Path(prior)})
         | ({} if run is None else {"privacy": Path(run) / "privacy.json"}),
         seed=seed,
-    )
-    if record.is_finished:
-        print(f"{record.folder}: already finished; nothing to do.")
-        return
-    schedules = (
-        of_run(run)
-        if run is not None
-        else of_budgets(budgets, sampling_rate=sampling_rate, steps=steps, delta=delta)
-    )
-    for schedule in schedules:
-        noise_of(schedule)  # refuses before anything runs
-    delta = next((schedule.delta for schedule in schedules if schedule.delta), delta)
-    manifest = CropsManifest.read(crops)
-    others = None if prior is None else CropsManifest.read(prior)
-    targets = targets_of(manifest, split, others, patients)
-    edges = _dividing(resolutions, targets.images.shape[-1])
-    known = known_at(targets, edges)
-    folders = [
-        record.folder / SIGNALS / f"{place}_{schedule.name}"
-        for place, schedule in enumerate(schedules)
-    ]
-    for schedule, folder in watched(list(zip(schedules, folders, strict=True)), "attacks"):
-        collect(schedule, targets, known, edges, folder)
-    level = 1 - (1 - LEVEL) / max(1, len(schedules) * (1 + len(kappas)))  # Bonferroni
-    scored = [
-        score_signals(
-            schedule,
-            targets,
-            known,
-            edges,
-            kappas,
-            folder,
-            level=level,
-            resamples=resamples,
-            seed=seed,
+    ) as record:
+        if record.is_finished_as_said():
+            return
+        schedules = (
+            of_run(run)
+            if run is not None
+            else of_budgets(budgets, sampling_rate=sampling_rate, steps=steps, delta=delta)
         )
-        for schedule, folder in zip(schedules, folders, strict=True)
-    ]
-    costs = [_cost(schedule, delta) for schedule in schedules]
-    _write(record, scored, costs, targets, manifest, others, level=level, delta=delta)
-    if broken := [one.schedule.name for one in scored if one.exceeds_bound]:
-        raise AttackError(
-            f"{record.folder / RESULT}: at {', '.join(broken)} a list was read better than the "
-            "guarantee allows. Sampling, clip or noise are not what is accounted: release nothing."
-        )
-    close_run(record)
-    _show(scored, costs, delta)
+        for schedule in schedules:
+            noise_of(schedule)  # refuses before anything runs
+        delta = next((schedule.delta for schedule in schedules if schedule.delta), delta)
+        manifest = CropsManifest.read(crops)
+        others = None if prior is None else CropsManifest.read(prior)
+        targets = targets_of(manifest, split, others, patients)
+        edges = _dividing(resolutions, targets.images.shape[-1])
+        known = known_at(targets, edges)
+        folders = [
+            record.folder / SIGNALS / f"{place}_{schedule.name}"
+            for place, schedule in enumerate(schedules)
+        ]
+        for schedule, folder in watched(list(zip(schedules, folders, strict=True)), "attacks"):
+            collect(schedule, targets, known, edges, folder)
+        level = 1 - (1 - LEVEL) / max(1, len(schedules) * (1 + len(kappas)))  # Bonferroni
+        scored = [
+            score_signals(
+                schedule,
+                targets,
+                known,
+                edges,
+                kappas,
+                folder,
+                level=level,
+                resamples=resamples,
+                seed=seed,
+            )
+            for schedule, folder in zip(schedules, folders, strict=True)
+        ]
+        costs = [_cost(schedule, delta) for schedule in schedules]
+        _write(record, scored, costs, targets, manifest, others, level=level, delta=delta)
+        if broken := [one.schedule.name for one in scored if one.exceeds_bound]:
+            raise AttackError(
+                f"{record.folder / RESULT}: at {', '.join(broken)} a list was read better than the "
+                "guarantee allows. Sampling, clip or noise are not what is accounted: release "
+                "nothing."
+            )
+        _show(scored, costs, delta)
 
 
 def _check(kappas: Sequence[float], patients: int, resamples: int) -> None:

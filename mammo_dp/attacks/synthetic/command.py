@@ -23,7 +23,7 @@ from mammo_dp.attacks.membership.signals import (
 from mammo_dp.attacks.synthetic.methods import SPACES, Points, Seen, Space, distances, methods
 from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.privacy.statement.document import read_statements
-from mammo_dp.runs import close_run, open_run
+from mammo_dp.runs import run_folder
 
 _CLASSES = {False: "benign", True: "malignant"}
 
@@ -178,7 +178,7 @@ def synthetic(
     """
     require_two_groups(member_split, nonmember_split, resamples)
     privacy = Path(synthetic) / "privacy.json"
-    record = open_run(
+    with run_folder(
         out,
         command="attack synthetic",
         config={
@@ -189,30 +189,30 @@ def synthetic(
         inputs={"synthetic": Path(synthetic), "data": Path(crops), "privacy": privacy}
         | ({} if reference is None else {"reference": Path(reference)}),
         seed=seed,
-    )
-    if record.is_finished:
-        print(f"{record.folder}: already finished; nothing to do.")
-        return
-    manifest = CropsManifest.read(crops)
-    statement = statement_about(privacy, manifest, member_split, nonmember_split)
-    saved = record.folder / SCORES
-    if not saved.exists():
-        released = CropsManifest.read(synthetic)
-        other = None if reference is None else CropsManifest.read(reference)
-        require_independent(manifest, released, other)
-        write_signals(saved, signals_of(manifest, released, other, member_split, nonmember_split))
-    result = score(
-        read_signals(saved),
-        [
-            method.in_space(space)
-            for space in SPACES
-            for method in methods(with_reference=reference is not None)
-        ],
-        unit=statement.unit,
-        bounds=bounds_of(statement),
-        resamples=resamples,
-        seed=seed,
-    )
-    write_result(record.folder / ATTACK, result, manifest, member_split, nonmember_split)
-    close_run(record)
-    print(*result.lines(), sep="\n")
+    ) as record:
+        if record.is_finished_as_said():
+            return
+        manifest = CropsManifest.read(crops)
+        statement = statement_about(privacy, manifest, member_split, nonmember_split)
+        saved = record.folder / SCORES
+        if not saved.exists():
+            released = CropsManifest.read(synthetic)
+            other = None if reference is None else CropsManifest.read(reference)
+            require_independent(manifest, released, other)
+            write_signals(
+                saved, signals_of(manifest, released, other, member_split, nonmember_split)
+            )
+        result = score(
+            read_signals(saved),
+            [
+                method.in_space(space)
+                for space in SPACES
+                for method in methods(with_reference=reference is not None)
+            ],
+            unit=statement.unit,
+            bounds=bounds_of(statement),
+            resamples=resamples,
+            seed=seed,
+        )
+        write_result(record.folder / ATTACK, result, manifest, member_split, nonmember_split)
+        print(*result.lines(), sep="\n")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``crop_measurements``: a timm model whose body measures and whitens, and learns nothing else.
+"""``crop_measurements``: a timm model whose body computes whitened measurements of a crop.
 
-A private head pays for each direction of its features. This body gives it few: principal components
-of fixed measurements, as they vary among public crops, each of variance 1.
+Each direction of the features consumes budget of a private head. This body has few: principal
+components of fixed measurements, as they vary among public crops, each of variance 1.
 """
 
 from collections.abc import Iterable
@@ -72,7 +72,7 @@ class MeasuredCrops(nn.Module):
         """Learns mean, deviation and principal components of the measurements.
 
         These are statistics without noise: of phantoms or synthetic crops they cost what those
-        cost, of patients the whole guarantee.
+        cost; of patients, they end the guarantee.
 
         Args:
             images: Batches of shape ``(B, 1, size, size)``, in ``[-1, 1]``.

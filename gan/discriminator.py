@@ -23,7 +23,7 @@ Normalisation = Literal["spectral", "group", "none"]
 
 
 class Discriminator(nn.Module):
-    """Crops and conditions become logits: above 0 means real.
+    """Maps crops and conditions to logits; above 0 means real.
 
     Strided convolutions and a projection on the condition (Miyato and Koyama 2018, arXiv
     1802.05637). Beside the crop they see its amplified :func:`detail`, which would otherwise drown
@@ -73,7 +73,7 @@ class Discriminator(nn.Module):
         return self.score(self.describe(image), condition)
 
     def describe(self, image: Tensor) -> Tensor:
-        """What is seen of a crop before the condition is known, shape ``(B, features)``."""
+        """Features of a crop, before the condition is used, shape ``(B, features)``."""
         seen = torch.cat([image, DETAIL_GAIN * detail(image)], dim=1)
         features: Tensor = self.features(seen).flatten(1)
         return features

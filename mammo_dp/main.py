@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run(arguments)
     except KeyboardInterrupt:
-        print("mammo-dp: interrupted. Run the same command to go on.", file=sys.stderr)
+        print("mammo-dp: interrupted. Run the same command to resume.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read the output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,7 +2,7 @@
 """``pipeline`` and ``demo``: the stages of one YAML file, in one process, resumable.
 
 A stage is a command line as a user would type it. What is finished is known from the run folders
-alone: a finished stage returns at once, an unfinished one goes on, the first failure stops.
+alone: a finished stage returns at once, an unfinished one resumes, the first failure stops.
 """
 
 import argparse

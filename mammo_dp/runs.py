@@ -67,7 +67,7 @@ class RunRecord:
         started: ISO time in UTC of the first start.
         finished: ISO time in UTC, none until the run is done.
         seconds: Wall-clock time from the first start to the end, pauses of a resumed run included.
-        resumed: Whether this process goes on with an unfinished folder (not stored).
+        resumed: Whether this process resumes an unfinished folder (not stored).
     """
 
     folder: Path
@@ -154,7 +154,7 @@ def open_run(
 
     Returns:
         The record; ``is_finished`` says that there is nothing left to do, ``resumed`` that an
-        unfinished run goes on.
+        unfinished run resumes.
 
     Raises:
         RunError: If an input is missing, or the folder belongs to another run or to no run.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patients' training crops and synthetic ones in one manifest."""
+"""A manifest of patients' training crops and synthetic crops together."""
 
 import os
 from collections import Counter
@@ -25,7 +25,7 @@ def mix(real: str, synthetic: str, per_class: int, out: str) -> None:
 
     Of each class the first ``per_class`` synthetic crops of the table are taken, a number that no
     patient changes. Pixels are linked, not copied. The folder releases nothing; its statement
-    carries on what stands behind the synthetic crops.
+    passes on that of the synthetic crops.
 
     Args:
         real: Folder of crops of patients.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a benchmark file and the crops at hand to jobs, each named by the hash of its content."""
+"""Jobs of a benchmark file, each named by the hash of its content."""
 
 import hashlib
 import json
@@ -64,7 +64,7 @@ class Plan:
 
     @classmethod
     def of(cls, benchmark: Benchmark, *, out: Path, given: Mapping[str, Path]) -> "Plan":
-        """Unfolds a benchmark.
+        """Lists the cells and jobs of a benchmark.
 
         Args:
             benchmark: The file.

@@ -29,7 +29,7 @@ from mammo_dp.runs import file_sha256, input_sha256, run_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
-    """Whose data stand behind what is exported.
+    """Data sets and privacy statement of what is exported.
 
     Attributes:
         folder: Where the sealed statement lies.

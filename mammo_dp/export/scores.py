@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Candidates become logits, and logits the table ``predictions.csv``."""
+"""Scores candidates with a classifier, and forms the table ``predictions.csv``."""
 
 import csv
 import io
@@ -34,7 +34,7 @@ _AT_ONCE = 64  # crops in memory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """What the model says of one candidate.
+    """Logit of one candidate.
 
     Attributes:
         file: The user's name of the file.

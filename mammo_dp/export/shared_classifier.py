@@ -30,7 +30,7 @@ _AGAIN = "Restore the folder, or export it again"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedClassifier:
-    """A classifier that may leave the house, and what must stay with it.
+    """A classifier to be passed on, with the hashes that tie it to its statement.
 
     Attributes:
         path: The checkpoint, or ``config.json`` of an export.

@@ -158,7 +158,7 @@ def synthetic_set(
             passed on; needed for data sets whose terms are not known here.
 
     Raises:
-        ExportError: If a patient stands behind a crop.
+        ExportError: If a crop is that of a patient.
         ManifestError: If the manifest or a crop is malformed.
         RunError: If the folder does not say which command made it, as one that was exported.
         PrivacyError: If the statement is missing or does not hold.
@@ -167,7 +167,7 @@ def synthetic_set(
     manifest = CropsManifest.read(crops)
     if origins := sorted({crop.origin for crop in manifest.crops if not crop.is_synthetic}):
         raise ExportError(
-            f"{manifest.folder / CROPS}: patients stand behind crops of {', '.join(origins)}. Only "
+            f"{manifest.folder / CROPS}: crops of {', '.join(origins)} are those of patients. Only "
             "generated crops are exported."
         )
     lineage, made = Lineage.of(manifest.folder), read_run(manifest.folder)

@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mammo_dp.fidelity.agreement import STUDENTS
-from mammo_dp.fidelity.copying import FALSE_ALARM, Copying, Gallery, copying_of, gallery, pixels
+from mammo_dp.fidelity.copying import (
+    FALSE_POSITIVE_RATE,
+    Copying,
+    Gallery,
+    copying_of,
+    gallery,
+    pixels,
+)
 from mammo_dp.fidelity.distances import NEIGHBOURS
 from mammo_dp.fidelity.features import Extractor
 from mammo_dp.fidelity.measures import Scores, in_features, in_labels, in_pairs, in_spectrum
@@ -32,10 +39,10 @@ NOTICE = (
     "them."
 )
 _COPY_RULE = (
-    "copies is true if the chance of such an excess of closeness to training patients, were they "
-    "interchangeable with held-out ones of equally many crops, is at most "
-    f"{FALSE_ALARM / 2:g} in features or in pixels. Of generators that copy nobody at most "
-    f"{FALSE_ALARM:g} are flagged, if patients were split at random."
+    "copies is true if the probability of such an excess of closeness to training patients, were "
+    "they interchangeable with held-out ones of equally many crops, is at most "
+    f"{FALSE_POSITIVE_RATE / 2:g} in features or in pixels. Of generators that copy nobody at most "
+    f"{FALSE_POSITIVE_RATE:g} are flagged, if patients were split at random."
 )
 
 
@@ -174,9 +181,9 @@ def players(real: Gallery, seed: int) -> NDArray[np.bool_]:
 
 
 def _copies(found: Mapping[str, Mapping[str, Copying]]) -> dict[str, Any]:
-    chances = [by_class["all"].p_value for by_class in found.values()]
+    p_values = [by_class["all"].p_value for by_class in found.values()]
     return {
-        "copies": min(chances) <= FALSE_ALARM / len(chances),
+        "copies": min(p_values) <= FALSE_POSITIVE_RATE / len(p_values),
         **{
             space: {group: _plain(asdict(value)) for group, value in by_class.items()}
             for space, by_class in found.items()

@@ -19,7 +19,7 @@ from mammo_dp.fidelity.samples import FidelityError, Images, Rows, Samples, esti
 
 LOW = 0.01  # quantile of the ratio that shows a few copies among many crops
 PERMUTATIONS = 1999
-FALSE_ALARM = 0.01
+FALSE_POSITIVE_RATE = 0.01
 Distances = NDArray[np.float64]
 
 
@@ -33,7 +33,8 @@ class Copying:
         low_ratio: The same at the quantile ``LOW`` of the crops. It is below 1 without copying too.
         low_ratio_reversed: The quantile ``LOW`` of the inverse ratio: what ``low_ratio`` would be
             without copying.
-        p_value: Chance of an excess of closeness to the training patients as large as this one, if
+        p_value: Probability of an excess of closeness to the training patients as large as this
+        one, if
             training and held-out patients were interchangeable.
         crops: Synthetic crops compared.
         patients: Training patients and held-out patients.
@@ -81,9 +82,9 @@ def copying(
     patient's attraction is the sum over the crops that it is nearest to. If the generator saw no
     patient, training and held-out ones with equally many crops are interchangeable, so the sum over
     the training patients is compared with its values under random exchanges of such patients:
-    whatever the data, the chance of a false alarm at level p is at most p. The test can tell no
-    fewer copies than its groups allow: with a share s of training patients, k copied patients have
-    at least the chance ``s ** k``.
+    whatever the data, the probability of a false positive at level p is at most p. The test can
+    tell no fewer copies than its groups allow: with a share s of training patients, k copied
+    patients have at least the probability ``s ** k``.
 
     Args:
         distances: For each class, distances of its synthetic crops to all patients, ``(n_c, P)``.
@@ -140,7 +141,7 @@ def _ratios(
 
 
 def _attraction(distances: Distances) -> NDArray[np.float64]:
-    """Sum over crops of ``1 - d1 / d2``, booked to the nearest patient; shape ``(P,)``."""
+    """Sum over crops of ``1 - d1 / d2``, assigned to the nearest patient; shape ``(P,)``."""
     nearest = distances.argmin(1)
     first, second = np.partition(distances, 1, axis=1)[:, :2].T
     closeness = 1 - first / np.maximum(second, np.finfo(float).tiny)

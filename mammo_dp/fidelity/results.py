@@ -54,7 +54,7 @@ def print_table(result: Mapping[str, Any], folder: Path) -> None:
         found = [one["copying"][space]["all"] for one in everyone]
         table.add_row(f"copying ratio, {space}", *(shown(one["ratio"]) for one in found))
         table.add_row("  at the 1 % nearest", *(shown(one["low_ratio"]) for one in found))
-        table.add_row("  chance if not copying", *(f"{one['p_value']:.2g}" for one in found))
+        table.add_row("  probability if not copying", *(f"{one['p_value']:.2g}" for one in found))
     flags = ["yes" if one["copying"]["copies"] else "no" for one in everyone]
     table.add_row("copies", *flags)
     half, agreement = result["crops_of_a_half"], result["agreement_crops"]

@@ -136,7 +136,7 @@ class Halves:
 def real_halves(
     real: Samples, available: Sequence[PerClass], *, draws: int, least: int, seed: int
 ) -> Halves:
-    """Draws halves of the patients, as equal in their classes as pairing makes them.
+    """Random halves of the patients, as equal in their classes as pairing makes them.
 
     Patients with equal numbers of benign and malignant crops are paired at random; of each pair one
     goes to either half.

@@ -138,7 +138,7 @@ def test_crops_of_patients_are_refused_with_and_without_dicom(
     cohort: CropsManifest, tmp_path: Path
 ) -> None:
     for dicom in (False, True):
-        with pytest.raises(ExportError, match="patients stand behind crops of phantom-archive"):
+        with pytest.raises(ExportError, match="crops of phantom-archive are those of patients"):
             synthetic_set(crops=str(cohort.folder), out=str(tmp_path), dicom=dicom)
     assert list(tmp_path.iterdir()) == []
 
@@ -150,7 +150,7 @@ def test_one_patient_among_many_is_enough_to_refuse(tmp_path: Path, generated: P
     (tmp_path / "mixed").mkdir()
     rows = [*crops[:2], replace(patient, crop_rule="centred")]
     CropsManifest.write(tmp_path / "mixed", rows)
-    with pytest.raises(ExportError, match="patients stand behind"):
+    with pytest.raises(ExportError, match="are those of patients"):
         synthetic_set(crops=str(tmp_path / "mixed"), out=str(tmp_path / "out"))
 
 

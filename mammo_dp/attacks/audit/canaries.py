@@ -34,7 +34,7 @@ class WhiteBoxObserver(Callback):
     """Reads the noisy sums of a private fit off its weights, as an adversary who sees them would.
 
     Needs plain SGD, whose update is the learning rate times the noisy mean gradient. Noisy sums are
-    what the account covers: the epsilon of the run bounds what they betray.
+    what the account covers: the epsilon of the run bounds what they reveal.
 
     Args:
         parameter: Name of the parameter whose coordinates carry canaries, such as ``net.weight``.

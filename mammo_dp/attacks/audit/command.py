@@ -194,7 +194,7 @@ class RunAudit:
 
 
 def audit_run(*, run: str, out: str | None = None, canaries: int = 1000) -> None:
-    """Audits a private fit by canaries: lower bounds under its stated epsilon, and what it does.
+    """Audits a private fit by canaries: lower bounds on epsilon, and checks of its training loop.
 
     Repeats the fit on made-up patients of several crops each, half of them in by the toss of a
     coin, with the run's own data module, classifier and settings (config.yaml), and looks for each
@@ -264,7 +264,7 @@ def attack_audit(
 
 
 def stage_of(run: Path) -> Stage:
-    """The private stage that a run's statement speaks of.
+    """The private stage that a run's statement is about.
 
     Raises:
         AttackError: If there is none.
@@ -281,7 +281,7 @@ def stage_of(run: Path) -> Stage:
             curve = compose([mechanism])
             return Stage(
                 mechanism=mechanism,
-                # where a patient pays for each crop, what was drawn and has this epsilon is a crop
+                # where each crop of a patient is accounted for, this epsilon is that of a crop
                 unit="crop" if own.crops_of_unit > 1 else statement.unit,
                 epsilon=curve.epsilon(statement.delta),
                 accountant=curve.source,
@@ -295,7 +295,7 @@ def stage_of(run: Path) -> Stage:
 
 
 def audited(stage: Stage, observed: Observed) -> RunAudit:
-    """What was seen of canaries into bounds; runs no model.
+    """Lower bounds and checks from the observed canaries; runs no model.
 
     Args:
         stage: What was claimed.
@@ -343,7 +343,7 @@ def audited(stage: Stage, observed: Observed) -> RunAudit:
 
 @lru_cache(maxsize=64)
 def best_guesses(stage: Stage, canaries: int, level: float) -> tuple[int, int]:
-    """How many guesses "in" and "out" let most be expected, by simulations of the claim.
+    """Numbers of guesses "in" and "out" with the largest expected bound, by simulations.
 
     The numbers are fixed before the scores of the audit are seen.
 

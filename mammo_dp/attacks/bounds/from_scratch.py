@@ -27,7 +27,7 @@ from mammo_dp.privacy.accounting.account import Mechanism
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FromScratch:
-    """What is left of one image in the noise.
+    """Reconstruction of one image from noisy observations: its error and its correlation.
 
     Attributes:
         pixels: ``n``, pixels that the server's first layer keeps, >= 3.
@@ -153,24 +153,24 @@ def mse_at_most(view: FromScratch, mechanism: Mechanism, error: float) -> float:
         ``sum_k Bin(k; T, q) P(MSE <= error | k)``; a target that is never sampled is never hit.
     """
     drawn = np.arange(1, mechanism.steps + 1)
-    chance = binom.pmf(drawn, mechanism.steps, mechanism.sampling_rate)
+    probability = binom.pmf(drawn, mechanism.steps, mechanism.sampling_rate)
     scaled = drawn * view.pixels * error / (2 * view.variance)
-    return float(chance @ gammainc(view.pixels / 2, scaled))
+    return float(probability @ gammainc(view.pixels / 2, scaled))
 
 
-def noise_for(view: FromScratch, *, error: float, chance: float) -> float:
+def noise_for(view: FromScratch, *, error: float, probability: float) -> float:
     """Noise multiplier at which an error of at most ``error`` has a given probability.
 
     Args:
         view: The image and the observations; its noise is ignored.
         error: Mean squared error, > 0.
-        chance: In ``(0, 1)``.
+        probability: In ``(0, 1)``.
 
     Raises:
-        AttackError: For a chance outside its range or an error that is not above 0.
+        AttackError: For a probability outside its range or an error that is not above 0.
     """
-    require_probability("chance", chance)
+    require_probability("probability", probability)
     if not error > 0:
         raise AttackError(f"{error=}. Give a mean squared error above 0.")
-    quantile = float(gamma.ppf(chance, view.pixels / 2))
+    quantile = float(gamma.ppf(probability, view.pixels / 2))
     return math.sqrt(view.observations * error / (2 * view.mean_square * quantile))

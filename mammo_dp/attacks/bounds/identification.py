@@ -28,7 +28,7 @@ from mammo_dp.privacy.accounting.account import Mechanism
 Values = NDArray[np.float64]
 Loss = Callable[[Values, float, float], Values]  # of z at a noise multiplier and a rate
 LEAST_STEPS = 30
-_Z = np.linspace(-10, 10, 8001)  # a standard normal leaves it with chance 1e-23
+_Z = np.linspace(-10, 10, 8001)  # a standard normal leaves it with probability 1e-23
 _WEIGHT = norm.pdf(_Z) / norm.pdf(_Z).sum()
 _DEVIATIONS = np.linspace(-8, 8, 4001)
 
@@ -74,7 +74,7 @@ def power(loss: Loss, mechanism: Mechanism, kappa: float) -> float:
     without, drawn = loss(_Z, noise, rate), loss(_Z + 1 / noise, noise, rate)
     absent = plain.steps * _cumulants([(1.0, without)])
     present = plain.steps * _cumulants([(1 - rate, without), (rate, drawn)])
-    if absent[1] <= 0:  # the sum is constant without the unit: any other value betrays it
+    if absent[1] <= 0:  # the sum is constant without the unit: any other value reveals it
         return 1.0
     sums = absent[0] + math.sqrt(absent[1]) * _DEVIATIONS
     below = np.maximum.accumulate(_cdf(absent, sums))

@@ -143,7 +143,7 @@ def find(budget: Mapping[str, Any], key: Key) -> Mapping[str, Any] | None:
     return next((cell for cell in budget["attacks"] if key_of(cell) == key), None)
 
 
-def chances(budgets: Sequence[Mapping[str, Any]], px: int) -> list[Key]:
+def probabilities(budgets: Sequence[Mapping[str, Any]], px: int) -> list[Key]:
     """What the corridor shows: probabilities; of membership attacks, the most successful one.
 
     Args:

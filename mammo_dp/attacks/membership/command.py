@@ -59,7 +59,7 @@ def membership(
     reference runs.
 
     Writes ``scores.csv`` and ``models.npz`` (signals, private data) and ``attack.json``
-    (aggregates). An interrupted attack goes on from what was saved.
+    (aggregates). An interrupted attack resumes from what was saved.
 
     Args:
         run: Folder of a classifier run; its ``checkpoints/last.ckpt`` is attacked.

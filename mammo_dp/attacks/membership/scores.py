@@ -305,8 +305,8 @@ def controls(signals: Signals, observed: Observed, unit: Unit) -> dict[str, floa
     """Areas that the attacks reach where nothing tells members from others but who they are.
 
     Each of some shadow heads stands in for the attacked model, the others for the adversary's, and
-    the groups stay those of the target. Half of either group was in the stand-in's training, by
-    chance, so an area away from .5 comes from a difference between the groups.
+    the groups stay those of the target. Half of either group was in the stand-in's training, at
+    random, so an area away from .5 comes from a difference between the groups.
 
     Args:
         signals: Which crops, and whose.

@@ -33,7 +33,7 @@ from mammo_dp.privacy.training.optimizer import PrivateOptimizer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadPatients:
-    """Patients as a head sees them.
+    """Features of patients, the input of a head.
 
     Attributes:
         features: Shape ``(crops, views, d)``.
@@ -146,7 +146,7 @@ class CandidateObserver(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: CropBatch, batch_idx: int
     ) -> None:
-        """Remembers who was drawn."""
+        """Remembers which patients were sampled."""
         drawn = [self._position[int(unit)] for unit in torch.unique(batch.unit)]
         self._drawn = torch.tensor(drawn, dtype=torch.int64)
 
@@ -223,7 +223,7 @@ class SavedCandidates(CandidateObserver):
         self._earlier: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Scores of the steps so far, so that an interrupted fit goes on."""
+        """Scores of the steps so far, so that an interrupted fit resumes."""
         if self._scores is None:
             return {}
         lists, own = self._scores
@@ -234,7 +234,7 @@ class SavedCandidates(CandidateObserver):
         self._earlier = state_dict
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Goes on from the scores of an interrupted fit."""
+        """Resumes from the scores of an interrupted fit."""
         super().on_train_start(trainer, pl_module)
         if self._earlier:
             self._scores = np.array(self._earlier["lists"]), np.array(self._earlier["own"])

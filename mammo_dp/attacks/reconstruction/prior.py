@@ -141,7 +141,7 @@ class GaussianPrior:
 
 
 def _kept(variance: NDArray[np.float64], noise: NDArray[np.float64] | float) -> Vectors:
-    """Share of what was seen that is believed; all of it where nothing disturbs."""
+    """Weight of an observation in the posterior mean; 1 where there is no noise."""
     total = np.asarray(variance + noise)
     return np.asarray(np.divide(variance, total, out=np.ones_like(total), where=total > 0))
 
@@ -165,7 +165,7 @@ class Predicted:
 def predicted(
     prior: GaussianPrior, *, noise_multiplier: float, rounds: int, correlation: float, seed: int = 0
 ) -> Predicted:
-    """Draws images from a prior and reads them through the noise that they would meet.
+    """Samples images from a prior and reconstructs them from noisy observations.
 
     Args:
         prior: What the adversary believes.
@@ -182,7 +182,7 @@ def predicted(
 def prior_draws(
     prior: GaussianPrior, noise_multiplier: float, rounds: int, seed: int
 ) -> tuple[Images, Images]:
-    """Images from a prior, and what its owner makes of their noisy observations.
+    """Images sampled from a prior, and their posterior means from noisy observations.
 
     The server takes the prior's mean out, so the noise follows what is left of each image.
     """

@@ -160,7 +160,7 @@ def synthetic(
     Distance to the nearest sample, Monte Carlo share and authenticity; with a reference also the
     calibrated distance and the density ratio (DOMIAS). Each in pixels and in fixed measurements.
     Writes ``scores.csv`` (signals, private data) and ``attack.json`` (aggregates). An interrupted
-    attack scores the saved signals again and does not look twice.
+    attack resumes from the saved signals.
 
     Args:
         synthetic: Folder of synthetic crops with their ``privacy.json``.

@@ -20,14 +20,25 @@ _MADE = ("crops", "checkpoint")  # inputs that other stages made
 
 Function = Callable[..., None]
 # Flags that name what a command reads; their content is hashed into run.json.
-_INPUTS = ("root", "crops", "checkpoint", "provenance")
+_INPUTS = ("root", "table", "images", "masks", "boxes", "crops", "checkpoint", "provenance")
+# Flags that change where and how fast a command runs, not what it makes.
+_SPEED = frozenset({"workers", "scheduler", "dry_run"})
 
 # Where the function of each command stands, as module:function.
 FUNCTIONS: Mapping[str, str | Mapping[str, str]] = {
     "prepare": {
         name: f"data_prep.prepare:{name}"
         for name in (
+            "lesions",
             "cbis_ddsm",
+            "cbis_ddsm_jpeg",
+            "bcdr",
+            "inbreast",
+            "vindr",
+            "cmmd",
+            "embed",
+            "rsna",
+            "kau_bcmd",
             "crop_folder",
             "synthetic_folder",
             "phantoms",
@@ -161,14 +172,19 @@ def recorded(
     Returns:
         The same signature. A finished folder is left alone, an unfinished one is filled again. A
         call that was refused before it wrote anything leaves the folder free for the right flags.
+        A dry run makes no folder.
     """
 
     @functools.wraps(function)
     def run(**values: Any) -> None:
+        if values.get("dry_run"):
+            function(**values)
+            return
+        left_out = _SPEED | {"out"}
         with run_folder(
             values["out"],
             command=command,
-            config={name: value for name, value in values.items() if name != "out"},
+            config={name: value for name, value in values.items() if name not in left_out},
             inputs={name: Path(values[name]) for name in _INPUTS if values.get(name)},
             seed=values.get("seed"),
         ) as record:

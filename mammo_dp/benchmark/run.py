@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from data_prep.cluster import workers
 from data_prep.manifest import CropsManifest
 from mammo_dp.benchmark import write
 from mammo_dp.benchmark.jobs import Command, Job, Outcome
@@ -21,7 +22,7 @@ from mammo_dp.benchmark.protocol import (
     said_of,
 )
 from mammo_dp.benchmark.results import Cost, Row, differences, rows
-from mammo_dp.benchmark.schedule import prepare, run_jobs, workers
+from mammo_dp.benchmark.schedule import prepare, run_jobs
 from mammo_dp.benchmark.spec import Benchmark, BenchmarkError, read_published
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.runs import write_text_atomically

@@ -4,19 +4,23 @@
 Each keeps the user's own name, the file and the box; nothing of a DICOM header goes along.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.crop_set import read_grey, watched
-from data_prep.cutting import Cutter, Cutting
+from data_prep.cut_lesions import CutOut, ImageOrder, LesionOrder, crops_of
+from data_prep.cutting import Cutting
 from data_prep.errors import ArchiveError, ManifestError, RecordRejected
+from data_prep.files import find_files
+from data_prep.lesions import LeftOut, LesionRow, LesionTable, Mask
 from data_prep.manifest import CropsManifest
-from data_prep.readers.boxes import BoxedMammograms
 
+_IMAGES = ("", ".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 WHOLE = "1"  # the box of a crop: there is one
 
 
@@ -79,11 +83,11 @@ class PlainCrops:
         Raises:
             ArchiveError: If there is no PNG file.
         """
-        paths = sorted(self.folder.rglob("*.png"))
+        paths = find_files(self.folder, suffixes={".png"}).paths
         if not paths:
             raise ArchiveError(
                 f"{self.folder}: holds no crops.csv and no PNG file. Give a prepared folder, or a "
-                "folder of square grey PNG crops; mammograms go to --dicom with --boxes."
+                "folder of square grey PNG crops; mammograms go to --images with --table."
             )
         for path in watched(paths, "Scoring crops"):
             name = path.relative_to(self.folder).as_posix()
@@ -96,34 +100,78 @@ class PlainCrops:
 
 
 @dataclass(frozen=True, slots=True)
-class CutOut:
-    """The boxes of a table, cut out of their mammograms.
+class TableOfLesions:
+    """The lesions of a table, cut out of their mammograms.
 
     Attributes:
-        mammograms: Images and boxes.
+        table: Lesions; labels are not needed.
+        images: Folder of the mammograms, or the only one.
         cutting: How to cut.
     """
 
-    mammograms: BoxedMammograms
+    table: LesionTable
+    images: Path
     cutting: Cutting
 
     def __iter__(self) -> Iterator[Candidate]:
         """In order of the table; then the images that no row names.
 
-        Raises:
-            ArchiveError: If only some of the mammograms state their pixel spacing.
+        Margins have one unit: that of the first mammogram.
         """
-        cutter = Cutter(self.cutting)
-        for row in watched(self.mammograms.rows, "Cutting and scoring"):
+        rows: list[LesionRow | LeftOut] = [*self.table.rows, *self.table.left_out]
+        rows.sort(key=lambda row: row.key)
+        first: tuple[bool, str] | None = None
+        for row, one in zip(watched(rows, "Cutting and scoring"), self._cut(rows), strict=True):
             pixels: NDArray[np.uint16] | RecordRejected
-            try:
-                pixels, _ = cutter.cut(self.mammograms.lesion(row), row.where)
-            except RecordRejected as error:
-                pixels = error
-            yield Candidate(file=row.file, box=row.name, pixels=pixels)
-        for name in self.mammograms.without_box:
-            missing = f"{name}: the table has no box of it. Add a row, or leave the file out."
+            if isinstance(one, RecordRejected):
+                pixels = one
+            else:
+                assert isinstance(row, LesionRow)
+                unit = first = first or (one.spacing_mm is not None, row.where)
+                same = unit[0] == (one.spacing_mm is not None)
+                pixels = one.pixels if same else _odd_unit(row.where, unit[1])
+            yield Candidate(file=row.file, box=row.lesion_id, pixels=pixels)
+        for name in self._without_row(rows):
+            missing = f"{name}: the table has no row of it. Add one, or leave the file out."
             yield Candidate(file=name, box="", pixels=RecordRejected("no_box", missing))
+
+    def _cut(self, rows: Sequence[LesionRow | LeftOut]) -> Iterator[CutOut | RecordRejected]:
+        """One answer per row; rows of one image in a row read it once."""
+        for _, group in groupby(rows, lambda row: getattr(row, "path", row.key)):
+            lesions = []
+            for row in group:
+                if isinstance(row, LesionRow):
+                    lesions.append(row)
+                else:
+                    yield RecordRejected(row.reason, row.message)
+            if not lesions:
+                continue
+            order = ImageOrder(
+                path=lesions[0].path,
+                spacing_mm=lesions[0].spacing_mm,
+                scanned_film=True,
+                lesions=tuple(LesionOrder(where=r.where, region=r.region) for r in lesions),
+            )
+            yield from crops_of(order, self.cutting)
+
+    def _without_row(self, rows: Sequence[LesionRow | LeftOut]) -> list[str]:
+        """Images that no row names, as the table would write them."""
+        named = {row.file for row in rows}
+        if not self.images.is_dir():
+            return [] if self.images.name in named else [self.images.name]
+        regions = (row.region for row in self.table.rows)
+        masks = {path for one in regions if isinstance(one, Mask) for path in one.path}
+        found = find_files(self.images, suffixes=_IMAGES).paths
+        names = {path.relative_to(self.images).as_posix() for path in found if path not in masks}
+        return sorted(names - named)
+
+
+def _odd_unit(where: str, first: str) -> RecordRejected:
+    return RecordRejected(
+        "spacing",
+        f"{where} and {first}: only one of the mammograms states its pixel spacing, so margins "
+        "would have two units. Give --spacing_mm.",
+    )
 
 
 def _large_enough(pixels: NDArray[np.uint16], name: str, smallest: int) -> NDArray[np.uint16]:

@@ -96,7 +96,7 @@ scores = session.run(None, {{"image": crops}})  # float32, shape (N, 1, {size}, 
 ```""",
     "huggingface": """\
 ```console
-$ mammo-dp predict --run THIS_FOLDER --dicom FOLDER --boxes boxes.csv --out RESULT
+$ mammo-dp predict --run THIS_FOLDER --images FOLDER --table lesions.csv --out RESULT
 ```
 {timm}""",
 }

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``predict``: a released classifier scores crops, or boxes in mammograms."""
+"""``predict``: a released classifier scores crops, or lesions in mammograms."""
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from data_prep.crop_set import REJECTED_FILE
 from data_prep.cutting import Cutting
+from data_prep.lesion_table import read_lesion_table
 from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import CropsManifest
-from data_prep.readers.boxes import BoxedMammograms
+from data_prep.table_columns import OWN_NAMES, Columns
 from mammo_dp.export import PredictError
-from mammo_dp.export.candidates import Candidate, CutOut, PlainCrops, PreparedCrops
+from mammo_dp.export.candidates import Candidate, PlainCrops, PreparedCrops, TableOfLesions
 from mammo_dp.export.scores import Refusal, rejected, score, table
 from mammo_dp.export.shared_classifier import SharedClassifier
 from mammo_dp.privacy.statement.document import read_statement
@@ -34,13 +35,17 @@ def predict(
     run: str,
     out: str,
     crops: str | None = None,
-    dicom: str | None = None,
-    boxes: str | None = None,
+    images: str | None = None,
+    table: str | None = None,
+    columns: Columns = OWN_NAMES,
+    masks: str | None = None,
+    encoding: str | None = None,
+    sheet: str | None = None,
     spacing_mm: float | None = None,
     margin_mm: float | None = None,
     minimum_mm: float | None = None,
 ) -> None:
-    """Scores crops, or boxes in DICOM mammograms, with a released classifier.
+    """Scores crops, or lesions in mammograms, with a released classifier.
 
     Writes predictions.csv: file, box, probability of malignancy, calibrated probability where the
     run was calibrated, logit, and the hashes of the privacy statement and of the checkpoint. What
@@ -51,21 +56,25 @@ def predict(
         run: Run folder of a fit, or folder of `export classifier --format huggingface`.
         out: Folder to write; nothing is overwritten.
         crops: Folder of crops: prepared (crops.csv), or square grey PNG files.
-        dicom: DICOM file, or folder of them; needs --boxes.
-        boxes: CSV with file,x0,y0,x1,y1 and, if boxes have names, box: the DICOM file below the
-            folder, and a half-open box in pixels of the image as it is stored.
+        images: Mammogram (DICOM, PNG, JPEG or TIFF), or folder of them; needs --table.
+        table: CSV or XLSX as for `prepare lesions`, labels and patients not needed: file, and
+            x0,y0,x1,y1 or mask or outline; lesion, if lesions have names.
+        columns: What the table calls its columns, such as --columns.lesion box.
+        masks: Folder of the masks; that of the images if not given.
+        encoding: Encoding of a CSV that is not in UTF-8, such as cp1252.
+        sheet: Sheet of an XLSX that has several.
         spacing_mm: Millimetres per pixel of mammograms whose headers do not say so; as in training
             if not given.
         margin_mm: Tissue around the box, only for runs that do not say how their crops were cut.
         minimum_mm: Smallest edge that is cut, only for such runs.
     """
-    if (crops is None) == (dicom is None) or (dicom is None) != (boxes is None):
+    if (crops is None) == (images is None) or (images is None) != (table is None):
         raise PredictError(
-            f"{crops=}, {dicom=}, {boxes=}. Give --crops FOLDER, or --dicom FOLDER with "
-            "--boxes TABLE.csv: boxes are needed for mammograms, and only for them."
+            f"{crops=}, {images=}, {table=}. Give --crops FOLDER, or --images FOLDER with "
+            "--table TABLE.csv: a table is needed for mammograms, and only for them."
         )
     lengths = {"spacing_mm": spacing_mm, "margin_mm": margin_mm, "minimum_mm": minimum_mm}
-    if dicom is None and (given := [name for name, mm in lengths.items() if mm is not None]):
+    if images is None and (given := [name for name, mm in lengths.items() if mm is not None]):
         raise PredictError(
             f"{', '.join(given)}: says how to cut mammograms, and crops are cut already. Leave it "
             "out."
@@ -73,11 +82,20 @@ def predict(
     shared = SharedClassifier.read(run)
     inputs = {"classifier": shared.path}
     candidates: Iterable[Candidate]
-    if dicom is not None:
-        assert boxes is not None
-        inputs["boxes"] = Path(boxes)
+    if images is not None:
+        assert table is not None
+        inputs["table"] = Path(table)
         cutting = _cutting(run, shared, spacing_mm, margin_mm, minimum_mm)
-        candidates = CutOut(BoxedMammograms(Path(dicom), Path(boxes)), cutting)
+        lesions = read_lesion_table(
+            Path(table),
+            Path(images),
+            columns=columns,
+            labels=None,
+            masks=None if masks is None else Path(masks),
+            encoding=encoding,
+            sheet=sheet,
+        )
+        candidates = TableOfLesions(lesions, Path(images), cutting)
     else:
         assert crops is not None
         candidates = _crops(Path(crops), shared)
@@ -87,9 +105,13 @@ def predict(
         config={
             "run": run,
             "crops": crops,
-            "dicom": dicom,
-            "boxes": boxes,
-            "read_sha256": input_sha256(dicom or crops or ""),
+            "images": images,
+            "table": table,
+            "columns": asdict(columns),
+            "masks": masks,
+            "encoding": encoding,
+            "sheet": sheet,
+            "read_sha256": input_sha256(images or crops or ""),
             **lengths,
         },
         inputs=inputs,

@@ -14,7 +14,7 @@ from classifier.released import ReleasedError
 from data_prep.cropping import Box, crop_square, grey_range, to_16_bit
 from data_prep.datamodule import CropsDataset
 from data_prep.dicom import read_mammogram
-from data_prep.errors import ArchiveError, DataError
+from data_prep.errors import DataError
 from data_prep.manifest import CropsManifest
 from mammo_dp.export import PredictError, scores
 from mammo_dp.export.candidates import PreparedCrops
@@ -60,7 +60,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def boxes(folder: Path, *lines: str) -> str:
-    path = folder / "boxes.csv"
+    path = folder / "lesions.csv"
     path.write_text("\n".join(["file,x0,y0,x1,y1", *lines]) + "\n")
     return str(path)
 
@@ -74,7 +74,7 @@ def test_a_box_is_cut_and_scored_by_the_settings_of_training(
     run: Path, images: Path, tmp_path: Path
 ) -> None:
     table = boxes(tmp_path, ROW)
-    words = ["--run", str(run), "--dicom", str(images), "--boxes", table]
+    words = ["--run", str(run), "--images", str(images), "--table", table]
     assert main(["predict", *words, "--out", str(tmp_path / "out")]) == 0
     (found,) = rows(tmp_path / "out")
     pixels = read_mammogram(images / "a.dcm", allow_secondary_capture=True).pixels
@@ -95,7 +95,7 @@ def test_each_row_has_the_users_key_and_two_hashes_and_nobodys_name(
     run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    predict(run=str(run), dicom=str(images), boxes=boxes(tmp_path, ROW, ROW), out=str(out))
+    predict(run=str(run), images=str(images), table=boxes(tmp_path, ROW, ROW), out=str(out))
     found = rows(out)
     assert [(row["file"], row["box"]) for row in found] == [("a.dcm", "1"), ("a.dcm", "2")]
     assert {row["statement_sha256"] for row in found} == {file_sha256(run / "privacy.json")}
@@ -136,7 +136,7 @@ def test_an_exported_folder_scores_as_the_run(run: Path, images: Path, tmp_path:
     classifier(run=str(run), out=str(tmp_path / "hf"))
     for name, source in (("a", run), ("b", tmp_path / "hf" / "classifier")):
         out = str(tmp_path / name)
-        predict(run=str(source), dicom=str(images), boxes=table, out=out)
+        predict(run=str(source), images=str(images), table=table, out=out)
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
 
 
@@ -158,7 +158,7 @@ def test_what_cannot_be_scored_is_listed_with_its_reason(
         "raw.dcm,60,90,90,120",
         "gone.dcm,60,90,90,120",
     )
-    predict(run=str(run), dicom=str(images), boxes=table, out=str(tmp_path / "out"))
+    predict(run=str(run), images=str(images), table=table, out=str(tmp_path / "out"))
     assert len(rows(tmp_path / "out")) == 1
     refused = rows(tmp_path / "out", "rejected.csv")
     assert [(row["file"], row["reason"]) for row in refused] == [
@@ -170,7 +170,7 @@ def test_what_cannot_be_scored_is_listed_with_its_reason(
         ("gone.dcm", "no_image"),
         ("unnamed.dcm", "no_box"),
     ]
-    assert refused[0]["message"].startswith("boxes.csv, row 3: Box(x0=190")
+    assert refused[0]["message"].startswith("lesions.csv, row 3: Box(x0=190")
     assert "PhotometricInterpretation is not MONOCHROME" in refused[3]["message"]
     assert "not scored: box_outside 1, for_processing 1" in capsys.readouterr().out
 
@@ -208,17 +208,17 @@ def test_how_to_cut_is_no_question_for_crops_and_a_spacing_of_0_is_none(
         predict(run=str(run), crops=str(cohort.folder), out=out, spacing_mm=0.1, margin_mm=3)
     table = boxes(tmp_path, ROW)
     with pytest.raises(DataError, match="a spacing above 0"):
-        predict(run=str(run), dicom=str(images), boxes=table, out=out, spacing_mm=0)
+        predict(run=str(run), images=str(images), table=table, out=out, spacing_mm=0)
     assert not Path(out).exists()
 
 
 def test_where_nothing_can_be_scored_the_folder_stays_free(
     run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["predict", "--run", str(run), "--dicom", str(images), "--out", str(tmp_path / "out")]
-    assert main([*words, "--boxes", boxes(tmp_path, "a.dcm,500,500,520,520")]) == 1
-    assert "nothing could be scored. boxes.csv, row 2: Box" in capsys.readouterr().err
-    assert main([*words, "--boxes", boxes(tmp_path, ROW)]) == 0
+    words = ["predict", "--run", str(run), "--images", str(images), "--out", str(tmp_path / "out")]
+    assert main([*words, "--table", boxes(tmp_path, "a.dcm,500,500,520,520")]) == 1
+    assert "nothing could be scored. lesions.csv, row 2: Box" in capsys.readouterr().err
+    assert main([*words, "--table", boxes(tmp_path, ROW)]) == 0
 
 
 def test_a_model_that_diverged_is_refused(run: Path, cohort: CropsManifest) -> None:
@@ -231,7 +231,7 @@ def test_a_model_that_diverged_is_refused(run: Path, cohort: CropsManifest) -> N
 
 def test_nothing_is_overwritten(run: Path, images: Path, tmp_path: Path) -> None:
     def again() -> None:
-        predict(run=str(run), dicom=str(images), boxes=table, out=str(tmp_path / "out"))
+        predict(run=str(run), images=str(images), table=table, out=str(tmp_path / "out"))
 
     table = boxes(tmp_path, ROW)
     again()
@@ -242,7 +242,7 @@ def test_nothing_is_overwritten(run: Path, images: Path, tmp_path: Path) -> None
         again()
     (images / "b.dcm").unlink()
     boxes(tmp_path, ROW, "a.dcm,50,90,90,120")
-    with pytest.raises(RunError, match=r"inputs \['boxes'\] have changed"):
+    with pytest.raises(RunError, match=r"inputs \['table'\] have changed"):
         again()
     assert (tmp_path / "out" / "predictions.csv").read_bytes() == before
 
@@ -253,7 +253,7 @@ def test_a_run_that_does_not_say_how_to_cut_needs_to_be_told(
     def ask(source: Path, out: str = "never", **more: Any) -> None:
         table = boxes(tmp_path, ROW)
         out = str(tmp_path / out)
-        predict(run=str(source), dicom=str(images), boxes=table, out=out, **more)
+        predict(run=str(source), images=str(images), table=table, out=out, **more)
 
     with pytest.raises(PredictError, match=r"says how its crops were cut \(3 and 6.4 mm\)"):
         ask(run, margin_mm=2)
@@ -275,21 +275,23 @@ def test_images_with_and_without_a_spacing_are_not_mixed(
     bare = run_of_classifier(tmp_path / "bare", cohort, crops=None)
     write_dicom(images / "b.dcm", mammogram(), PixelSpacing=[0.1, 0.1])
     table = boxes(tmp_path, ROW, ROW.replace("a.dcm", "b.dcm"))
-    with pytest.raises(ArchiveError, match="only one of the mammograms states its pixel spacing"):
-        predict(
-            run=str(bare), dicom=str(images), boxes=table, out=str(tmp_path / "out"),
-            margin_mm=3, minimum_mm=6.4,
-        )  # fmt: skip
-    assert not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    predict(
+        run=str(bare), images=str(images), table=table, out=str(out), margin_mm=3, minimum_mm=6.4
+    )
+    assert [row["file"] for row in rows(out)] == ["a.dcm"]
+    (refused,) = rows(out, "rejected.csv")
+    assert (refused["file"], refused["reason"]) == ("b.dcm", "spacing")
+    assert "row 3 and lesions.csv, row 2: only one of the mammograms states" in refused["message"]
 
 
 @pytest.mark.parametrize(
-    "flags", [{}, {"crops": "a", "dicom": "b"}, {"dicom": "b"}, {"crops": "a", "boxes": "c"}]
+    "flags", [{}, {"crops": "a", "images": "b"}, {"images": "b"}, {"crops": "a", "table": "c"}]
 )
 def test_flags_that_do_not_belong_together_are_named(
     run: Path, tmp_path: Path, flags: dict[str, Any]
 ) -> None:
-    with pytest.raises(PredictError, match="boxes are needed for mammograms, and only for them"):
+    with pytest.raises(PredictError, match="a table is needed for mammograms, and only for them"):
         predict(run=str(run), out=str(tmp_path / "out"), **flags)
 
 

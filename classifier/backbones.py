@@ -32,7 +32,7 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedWeights:
-    """What a model started from; lineage books it as an input.
+    """What a model started from; lineage records it as an input.
 
     Attributes:
         path: File, or ``"timm:<tag>"`` for weights of the hub.

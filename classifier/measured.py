@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``crop_measurements``: a timm model whose body measures and whitens, and learns nothing else.
+"""``crop_measurements``: a timm model whose body computes whitened measurements of a crop.
 
-A private head pays for each direction of its features. This body gives it few: principal components
-of fixed measurements, as they vary among public crops, each of variance 1.
+Each direction of the features consumes budget of a private head. This body has few: principal
+components of fixed measurements, as they vary among public crops, each of variance 1.
 """
 
 from collections.abc import Iterable
@@ -12,8 +12,8 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from data_prep.descriptors.measurements import COUNT, Measurements
 from data_prep.errors import DataError
-from data_prep.measurements import COUNT, Measurements
 
 FAR = 3.0  # standardised measurements are cut here: an odd crop shall not rule its features
 
@@ -72,7 +72,7 @@ class MeasuredCrops(nn.Module):
         """Learns mean, deviation and principal components of the measurements.
 
         These are statistics without noise: of phantoms or synthetic crops they cost what those
-        cost, of patients the whole guarantee.
+        cost; of patients, they end the guarantee.
 
         Args:
             images: Batches of shape ``(B, 1, size, size)``, in ``[-1, 1]``.

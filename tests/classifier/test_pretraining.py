@@ -13,7 +13,7 @@ from classifier.features import body_features
 from classifier.module import CropClassifier
 from classifier.pretraining import CropPretraining
 from data_prep.datamodule import CropsDataModule
-from data_prep.descriptors import COUNT, describe
+from data_prep.descriptors.targets import COUNT, describe
 from data_prep.manifest import CropsManifest
 from tests.classifier.test_module import data, trainer
 

@@ -19,7 +19,9 @@ import torch
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
-from classifier.backbones import head, state_sha256
+from classifier.backbones import head
+from classifier.weights import state_sha256
+from data_prep.crop_set import watched
 from data_prep.datamodule import FULL_SCALE
 from data_prep.errors import ManifestError
 from data_prep.manifest import CropsManifest
@@ -40,14 +42,15 @@ class FeaturesSeal(Protocol):
 
 @torch.no_grad()
 def body_features(
-    net: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int = 64
+    net: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int | None = None
 ) -> Tensor:
     """What the head of a model sees, in evaluation mode.
 
     Args:
         net: Model of :func:`classifier.backbones.build`; its modes are restored.
         images: Shape ``(N, 1, H, W)``, in ``[-1, 1]``, or batches of them.
-        batch_size: Images per forward pass, where ``images`` is one tensor.
+        batch_size: Images per forward pass, where ``images`` is one tensor; what suits the net
+            if not given.
 
     Returns:
         Shape ``(N, d)``, float32, on the CPU; ``head(net)(features)`` are the logits.
@@ -57,7 +60,9 @@ def body_features(
     net.eval()
     try:
         found = [torch.empty(0, layer.in_features)]
-        batches = torch.split(images, batch_size) if isinstance(images, Tensor) else images
+        batches: Iterable[Tensor] = images
+        if isinstance(images, Tensor):
+            batches = torch.split(images, batch_size or images_at_once(net))
         for batch in batches:
             if len(batch):
                 tokens = net.forward_features(batch.to(layer.weight.device))  # type: ignore[operator]
@@ -79,7 +84,7 @@ def cached_features(
     augment: Augmentation = "light",
     views: int = 1,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     seal: FeaturesSeal | None = None,
 ) -> Tensor:
     """Features of some crops, from the cache or computed and then kept there.
@@ -97,7 +102,7 @@ def cached_features(
         augment: Pipeline of the views, if there are several.
         views: 1 gives the crop as it is, K > 1 gives K fixed augmented views of it.
         seed: Start of the views.
-        batch_size: Images per forward pass.
+        batch_size: Images per forward pass; what suits the net if not given.
         seal: Checked on use and written with new features; without one, whoever can write into
             the folder decides what a head is trained on.
 
@@ -129,9 +134,10 @@ def cached_features(
         return found.view(len(rows), views, -1)
 
     def images() -> Iterator[Tensor]:
-        for start in range(0, len(rows) * views, batch_size):
+        at_once, count = batch_size or images_at_once(net), len(rows) * views
+        for part in watched(range(-(-count // at_once)), "Computing features"):
             batch = []
-            for item in range(start, min(start + batch_size, len(rows) * views)):
+            for item in range(part * at_once, min((part + 1) * at_once, count)):
                 index, view = divmod(item, views)
                 if views > 1:
                     draw = hashlib.sha256(f"{seed} {view} {hashes[index]}".encode()).digest()
@@ -144,6 +150,11 @@ def cached_features(
     computed = body_features(net, images())
     _write(path, computed, seal)
     return computed.view(len(rows), views, -1)
+
+
+def images_at_once(net: nn.Module) -> int:
+    """Images in one pass through a net without gradients."""
+    return int(getattr(net, "images_at_once", 64))
 
 
 @contextmanager

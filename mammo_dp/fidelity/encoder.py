@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from classifier.backbones import state_sha256
 from classifier.evaluate import auroc
+from classifier.weights import state_sha256
 from data_prep.phantoms.crops import Phantom, phantom_stream
 from mammo_dp.fidelity.samples import Images
 

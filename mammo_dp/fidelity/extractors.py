@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from classifier.backbones import build, hub_weights, load_weights
+from classifier.backbones import build
 from classifier.features import body_features
 from classifier.released import load_classifier
+from classifier.weights import HUB, load_weights
 from mammo_dp.fidelity.encoder import Recipe, phantom_encoder
 from mammo_dp.fidelity.samples import FidelityError, Images
 from mammo_dp.runs import file_sha256
@@ -59,8 +60,8 @@ def choose(
         name = f"crop classifier {model.hparams['backbone']}, body, at {edge} px"
         return Extractor(name=name, sha256=file_sha256(encoder), features=_body(model.net, edge))
     if timm:
-        net = build(timm, image_size=size, pretrained=weights is None)
-        loaded = load_weights(net, weights) if weights else hub_weights(net)
+        net = build(timm, image_size=size)
+        loaded = load_weights(net, weights or HUB, backbone=timm)
         return Extractor(
             name=f"timm {timm}, body, at {size} px, weights {loaded.path}",
             sha256=loaded.sha256,

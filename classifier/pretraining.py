@@ -65,8 +65,8 @@ class CropPretraining(CropClassifier):
         if isinstance(self.net, FixedFeatures):
             if measure or standardise or not self.trains_head_only:
                 raise ValueError(
-                    f"{measure=}, {standardise=}: this body is fixed. Give measure: 0, standardise: "
-                    "false and trainable: head."
+                    f"{measure=}, {standardise=}: this body is fixed. Give measure: 0, "
+                    "standardise: false and trainable: head."
                 )
             log.info("Fixed body: %s.", self.net.words)
 
@@ -104,7 +104,9 @@ class CropPretraining(CropClassifier):
         """Finds the components of the training crops, and what the head then sees of each crop."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by every fit of ours
         batches = -(-len(data.train_rows) // body.images_at_once)
-        crops = zip(watched(range(batches), "Reading crops"), self._crops(body.images_at_once), strict=True)
+        crops = zip(
+            watched(range(batches), "Reading crops"), self._crops(body.images_at_once), strict=True
+        )
         numbers = torch.cat([body.numbers(batch).cpu() for _, batch in crops])
         body.whiten(numbers.to(self.device))
         if data.augment == "none":

@@ -155,7 +155,8 @@ class TrainingCLI(LightningCLI):
             if "weights" in arguments:
                 arguments["weights"] = None  # the checkpoint holds the final ones
             if "backbone" in arguments and arguments["backbone"] is None:
-                arguments.update(model_of(config.ckpt_path).as_settings())
+                for name, value in model_of(config.ckpt_path).as_settings().items():
+                    arguments[name] = value
 
     def instantiate_classes(self) -> None:
         """Builds model, data and trainer.

@@ -4,6 +4,7 @@
 import json
 from typing import Any, Literal
 
+from classifier.backbones import takes_image_size
 from mammo_dp.exchange.lineage import Lineage
 from mammo_dp.exchange.model_card import model_card
 from mammo_dp.exchange.onnx_model import require_onnx, write_onnx
@@ -69,7 +70,8 @@ def classifier(
     lineage.copy_to(folder)
     facts = shared.facts(weights)
     timm = format == "huggingface" and shared.is_plain_timm
-    config = (_timm(facts["settings"]) if timm else {}) | {OURS: facts}
+    sized = takes_image_size(shared.released.model.net)
+    config = (_timm(facts["settings"], sized=sized) if timm else {}) | {OURS: facts}
     write_text_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
     write_text_atomically(folder / PREPROCESSOR, json.dumps(_preprocessor(shared), indent=2) + "\n")
     card = model_card(shared, lineage, terms, facts, form=format, timm=timm)
@@ -79,13 +81,19 @@ def classifier(
     print(f"{folder}: {weights.name}, statement {shared.statement_sha256[:12]}.")
 
 
-def _timm(settings: dict[str, Any]) -> dict[str, Any]:
-    """What timm reads of ``config.json``, so that ``local-dir:`` and hubs can build the model."""
+def _timm(settings: dict[str, Any], *, sized: bool) -> dict[str, Any]:
+    """What timm reads of ``config.json``, so that ``local-dir:`` and hubs can build the model.
+
+    Args:
+        settings: Of a ``CropClassifier``.
+        sized: Whether timm builds the model for one size of images.
+    """
     size = settings["image_size"]
+    arguments = {"in_chans": 1} | ({"img_size": size} if sized else {})
     return {
-        "architecture": settings["backbone"],
+        "architecture": settings["backbone"].partition(".")[0],  # the tag is of its weights
         "num_classes": 1,
-        "model_args": {"in_chans": 1, "img_size": size, **(settings["backbone_args"] or {})},
+        "model_args": arguments | (settings["backbone_args"] or {}),
         "pretrained_cfg": {
             "num_classes": 1,
             "input_size": [1, size, size],

@@ -14,15 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
 from classifier.backbones import head
 from classifier.weights import state_sha256
 from data_prep.crop_set import watched
-from data_prep.datamodule import FULL_SCALE
+from data_prep.datamodule import model_input
 from data_prep.errors import ManifestError
 from data_prep.manifest import CropsManifest
 from data_prep.transforms import Augmentation, pipeline
@@ -142,9 +143,7 @@ def cached_features(
                 if views > 1:
                     draw = hashlib.sha256(f"{seed} {view} {hashes[index]}".encode()).digest()
                     transform.set_random_seed(int.from_bytes(draw[:4]))
-                grey = pixels[index].astype(np.float32)[..., None] / FULL_SCALE
-                image = transform(image=grey)["image"][..., 0].clip(0, 1) * 2 - 1
-                batch.append(torch.from_numpy(np.ascontiguousarray(image, np.float32))[None])
+                batch.append(model_input(pixels[index], transform))
             yield torch.stack(batch)
 
     computed = body_features(net, images())
@@ -155,6 +154,28 @@ def cached_features(
 def images_at_once(net: nn.Module) -> int:
     """Images in one pass through a net without gradients."""
     return int(getattr(net, "images_at_once", 64))
+
+
+class SharedFeatures(Callback):
+    """Puts the features of a fit into a common folder, where other fits find them.
+
+    The cache names a file by all that its features depend on, so fits share what is equal and
+    nothing else.
+
+    Args:
+        folder: Common folder; as private as the crops.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Links the folder ``features`` of the run before the fit looks for it."""
+        link = Path(trainer.default_root_dir) / "features"
+        if stage == "fit":
+            Path(self.folder).mkdir(parents=True, exist_ok=True)  # it may have been emptied since
+            if not link.exists():
+                link.symlink_to(self.folder, target_is_directory=True)
 
 
 @contextmanager

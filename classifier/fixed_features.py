@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from classifier.public import PublicNet
+from data_prep.descriptors.measurements import COUNT, Measurements
 from data_prep.errors import DataError
-from data_prep.measurements import COUNT, Measurements
 
 FAR = 3.0  # standardised numbers are cut here: an odd crop shall not rule its features
 MEASURED_SIZE = 64  # edge that measurements are made at

@@ -6,21 +6,22 @@ import io
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
 from data_prep.crop_image import save_crop_image
 from data_prep.duplicates import AcrossPatients, deduplicate, thumbnail
-from data_prep.errors import ArchiveError, RecordRejected
+from data_prep.errors import ArchiveError, PictureRejected, RecordRejected
+from data_prep.files import Balance
 from data_prep.fingerprints import fingerprint
+from data_prep.images import read_picture
 from data_prep.manifest import Crop, CropsManifest, Split
 
 EVERY_S = 5.0  # between lines of progress in a file
@@ -31,15 +32,27 @@ T = TypeVar("T")
 
 @dataclass
 class CropSet:
-    """Collects crops and rejections, then writes the tables."""
+    """Collects crops and rejections, then writes the tables.
+
+    Attributes:
+        folder: Folder to fill.
+        strict: Whether the first rejection stops.
+        across_patients: What happens if different patients share a crop.
+        size: Edge that crops must have, in pixels; none takes that of most of them.
+        found: Number of files or rows that the import started from, ``skipped`` included; none for
+            a count of what was added and rejected.
+        skipped: What was left out before it was opened, by reason.
+    """
 
     folder: Path
     strict: bool
     across_patients: AcrossPatients = "refuse"
+    size: int | None = None
+    found: int | None = None
+    skipped: Mapping[str, int] = field(default_factory=dict)
     crops: list[Crop] = field(default_factory=list)
-    thumbnails: list[NDArray[np.float32]] = field(default_factory=list)
     rejected: list[tuple[str, str, str]] = field(default_factory=list)
-    sizes: set[int] = field(default_factory=set)
+    edges: list[int] = field(default_factory=list)
 
     def add(self, pixels: NDArray[np.uint16], *, file: str, **values: object) -> None:
         """Writes the image and remembers the row; ``values`` are fields of :class:`Crop`."""
@@ -47,10 +60,18 @@ class CropSet:
             digest = save_crop_image(self.folder / file, pixels)
         except OSError as error:  # a full disk does not say which file it hit
             raise OSError(error.errno, error.strerror, str(self.folder / file)) from error
-        self.sizes.add(pixels.shape[0])
         known = {"sha256": digest, "fingerprint": fingerprint(pixels)}
-        self.crops.append(Crop(file=file, **known, **values))  # type: ignore[arg-type]
-        self.thumbnails.append(thumbnail(pixels))
+        self.add_written(Crop(file=file, **known, **values), pixels.shape[0])  # type: ignore[arg-type]
+
+    def add_written(self, crop: Crop, edge: int) -> None:
+        """Remembers a row whose image is there already.
+
+        Args:
+            crop: The row.
+            edge: Edge of the image, in pixels.
+        """
+        self.crops.append(crop)
+        self.edges.append(edge)
 
     def reject(self, key: str, error: RecordRejected) -> None:
         """Remembers a record that becomes no crop, or stops."""
@@ -62,18 +83,15 @@ class CropSet:
         """Removes copies, writes ``rejected.csv`` and, last, ``crops.csv``; prints counts.
 
         Raises:
-            ArchiveError: If no crop is left, or sizes differ.
+            ArchiveError: If no crop is left, or as many have one size as another.
             DuplicateConflict: If different patients share a crop and are not to be merged.
             LeakageError: If copies stand in different splits.
         """
-        if len(self.sizes) > 1:
-            raise ArchiveError(
-                f"{self.folder}: crops of {sorted(self.sizes)} px. Give crops of one size."
-            )
-        cleared = deduplicate(self.crops, self.thumbnails, across_patients=self.across_patients)
+        removed = self._reject_odd_sizes()
+        cleared = deduplicate(self.crops, self._thumbnail, across_patients=self.across_patients)
         for file, error in cleared.rejected:
             self.reject(Path(file).stem, error)
-            (self.folder / file).unlink()
+            removed.append(file)
         reasons = Counter(reason for _, reason, _ in self.rejected)
         self._write_rejected()
         if not cleared.crops:
@@ -82,8 +100,47 @@ class CropSet:
                 f"See {REJECTED_FILE} there for each."
             )
         manifest = CropsManifest.write(self.folder, cleared.crops)
+        for file in removed:  # only now: until the table stands, all may be asked again
+            (self.folder / file).unlink(missing_ok=True)
         print_counts(manifest, reasons, merged=cleared.merged_patients)
+        listed = len(manifest.crops) + len(self.rejected) + sum(self.skipped.values())
+        balance = Balance(
+            found=listed if self.found is None else self.found,
+            read=len(manifest.crops),
+            rejected=reasons,
+            skipped=self.skipped,
+        )
+        print(balance)
         return manifest
+
+    def _thumbnail(self, position: int) -> NDArray[np.float32]:
+        file = self.crops[position].file
+        return thumbnail(read_grey(self.folder / file, file, deep=True))
+
+    def _reject_odd_sizes(self) -> list[str]:
+        """Keeps the crops of the size asked for, or that most have; returns the other files."""
+        removed = []
+        sizes = Counter(self.edges).most_common()
+        if self.size is None and len(sizes) > 1 and sizes[0][1] == sizes[1][1]:
+            raise ArchiveError(
+                f"{self.folder}: as many crops have {sizes[0][0]} px as {sizes[1][0]} px. "
+                "Give --size to say which are meant."
+            )
+        wanted = self.size or (sizes[0][0] if sizes else 0)
+        for position in reversed(range(len(self.crops))):
+            if (edge := self.edges[position]) != wanted:
+                file = self.crops[position].file
+                self.reject(
+                    Path(file).stem,
+                    RecordRejected(
+                        "odd_size",
+                        f"{file}: {edge} px, where {wanted} px are expected. Cut it again at that "
+                        "size, or give --size.",
+                    ),
+                )
+                removed.append(file)
+                del self.crops[position], self.edges[position]
+        return removed
 
     def _write_rejected(self) -> None:
         buffer = io.StringIO()
@@ -103,39 +160,41 @@ def read_grey(path: Path, where: str, *, deep: bool = False) -> NDArray[np.uint1
         deep: Whether 16 bits are read too, as they are.
 
     Raises:
-        RecordRejected: ``unreadable``, ``not_grey`` or ``not_square``.
+        PictureRejected: ``not_grey``, ``not_square``, or as :func:`read_picture`.
     """
-    try:
-        with Image.open(path) as image:
-            mode, pixels = image.mode, np.array(image)
-    except (OSError, SyntaxError) as error:
-        raise RecordRejected(
-            "unreadable", f"{where}: not a whole PNG ({type(error).__name__}). Copy it again."
-        ) from error
+    picture = read_picture(path, where=where, kinds=("PNG",))
+    mode, pixels = picture.mode, picture.pixels
     if mode != "L" and not (deep and mode == "I;16"):
         bits = "8- or 16-bit" if deep else "8-bit"
-        raise RecordRejected("not_grey", f"{where}: mode {mode}. Crops are {bits} grey PNG.")
+        raise PictureRejected("not_grey", f"{where}: mode {mode}. Crops are {bits} grey PNG.")
     if pixels.shape[0] != pixels.shape[1]:
-        raise RecordRejected("not_square", f"{where}: shape {pixels.shape}. Crops are square.")
+        raise PictureRejected("not_square", f"{where}: shape {pixels.shape}. Crops are square.")
     return pixels.astype(np.uint16) * np.uint16(257 if mode == "L" else 1)
 
 
-def watched(items: Sequence[T], what: str) -> Iterable[T]:
-    """Shows progress on the error stream: a bar, or a line every few seconds in a file."""
+def watched(items: Iterable[T], what: str, *, total: int | None = None) -> Iterable[T]:
+    """Shows progress on the error stream: a bar, or a line every few seconds in a file.
+
+    Args:
+        items: What is worked on.
+        what: Name of the work.
+        total: Number of items, for those that do not know it themselves.
+    """
+    total = len(items) if isinstance(items, Sized) and total is None else total or 0
     console = Console(stderr=True)
     if console.is_terminal:
-        return track(items, description=what, console=console)
-    return _told(items, what)
+        return track(items, description=what, console=console, total=total)
+    return _told(items, what, total)
 
 
-def _told(items: Sequence[T], what: str) -> Iterator[T]:
+def _told(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     """A line whenever ``EVERY_S`` have passed; none for what is done before."""
     begun = told = time.monotonic()
     for done, item in enumerate(items):
         now = time.monotonic()
         if now - told >= EVERY_S:
-            told, left = now, (now - begun) * (len(items) - done) / done if done else 0.0
-            line = f"{what}: {done} of {len(items)}" + (f", {left:.0f} s left" if done else "")
+            told, left = now, (now - begun) * (total - done) / done if done else 0.0
+            line = f"{what}: {done} of {total}" + (f", {left:.0f} s left" if done else "")
             print(line, file=sys.stderr, flush=True)
         yield item
 

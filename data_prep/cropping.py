@@ -2,7 +2,7 @@
 """From a lesion's box to a square crop: pure functions of arrays, the same on every call."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -14,6 +14,18 @@ MARGIN_PX, MINIMUM_PX = 60, 128  # without a spacing; equal to 3 mm and 6.4 mm a
 SMALLEST_BOX = 4  # px; below it an outline is a speck
 _OTSU_PIXELS = 400_000  # enough for a threshold and percentiles; full images have 12 million
 _SATURATED = 0.998  # scanned film: white frame and labels
+_AIR = 0.15  # of the way from air to Otsu's threshold
+
+
+class GreyImage(Protocol):
+    """An image of float32 of which parts are asked for: an array, or a mammogram."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height and width."""
+
+    def __getitem__(self, part: tuple[slice, slice], /) -> NDArray[np.float32]:
+        """Some rows and columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +134,7 @@ def crop_side(
 
 
 def crop_square(
-    image: NDArray[np.float32],
+    image: GreyImage,
     box: Box,
     *,
     margin_mm: float = 3.0,
@@ -180,7 +192,7 @@ def crop_square(
     return np.asarray(cv2.resize(window, (size, size), interpolation=method), np.float32)
 
 
-def grey_range(image: NDArray[np.float32]) -> GreyRange:
+def grey_range(image: GreyImage) -> GreyRange:
     """Finds the grey range of the breast.
 
     The breast is the largest connected part above Otsu's threshold; a saturated frame that touches
@@ -192,17 +204,12 @@ def grey_range(image: NDArray[np.float32]) -> GreyRange:
     Raises:
         GeometryRejected: ``blank`` for an image of one value only, or with values not finite.
     """
-    step = max(1, round((image.size / _OTSU_PIXELS) ** 0.5))
-    sample = np.ascontiguousarray(image[::step, ::step])
-    usable = ~_touching_border(sample >= _SATURATED)
+    sample, usable = _sampled(image)
     values = sample[usable]
     if not values.size or not np.isfinite(values).all() or values.max() <= values.min():
         raise GeometryRejected("blank", "the image holds no tissue: one grey value only")
     bottom, top = float(values.min()), float(values.max())
-    levels = np.rint((values - bottom) * (255 / (top - bottom))).astype(np.uint8)
-    level, _ = cv2.threshold(levels.reshape(-1, 1), 0, 255, cv2.THRESH_OTSU)
-    threshold = bottom + (level + 0.5) * (top - bottom) / 255
-    above = usable & (sample > threshold)
+    above = usable & (sample > _otsu(values))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(above.astype(np.uint8))
     breast = sample[labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))]
     low, high = (float(value) for value in np.percentile(breast, (0.5, 99.5)))
@@ -210,6 +217,43 @@ def grey_range(image: NDArray[np.float32]) -> GreyRange:
         low, high = bottom, top
     outside = sample[usable & ~above]
     return GreyRange(low, high, float(np.median(outside)) if outside.size else low)
+
+
+def breast_level(image: GreyImage) -> float | None:
+    """Grey value up to which a pixel is air, well below that of tissue.
+
+    Air is the dark end of what Otsu's threshold leaves out. A part of the way from there to the
+    threshold still counts as air, so that noise does; fat, which may lie below the threshold in
+    dense breasts, does not.
+
+    Args:
+        image: Mammogram, shape ``(H, W)``, values in ``[0, 1]``.
+
+    Returns:
+        None for an image of one value only.
+    """
+    sample, usable = _sampled(image)
+    values = sample[usable]
+    if not values.size or values.max() <= values.min():
+        return None
+    threshold = _otsu(values)
+    air = float(np.percentile(values[values <= threshold], 5))
+    return air + _AIR * (threshold - air)
+
+
+def _sampled(image: GreyImage) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """A regular grid of pixels, and which of them are no saturated frame."""
+    step = max(1, round((image.shape[0] * image.shape[1] / _OTSU_PIXELS) ** 0.5))
+    sample = np.ascontiguousarray(image[::step, ::step])
+    return sample, ~_touching_border(sample >= _SATURATED)
+
+
+def _otsu(values: NDArray[np.float32]) -> float:
+    """Otsu's threshold of more than one value, on 256 levels."""
+    bottom, top = float(values.min()), float(values.max())
+    levels = np.rint((values - bottom) * (255 / (top - bottom))).astype(np.uint8)
+    level, _ = cv2.threshold(levels.reshape(-1, 1), 0, 255, cv2.THRESH_OTSU)
+    return bottom + (level + 0.5) * (top - bottom) / 255
 
 
 def to_16_bit(crop: NDArray[np.float32], grey: GreyRange) -> NDArray[np.uint16]:

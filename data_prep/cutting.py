@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How crops are cut out of mammograms: the settings, and what applies them to lesion after lesion.
+"""How crops are cut out of mammograms: the settings, and what applies them.
 
 Whoever scores new mammograms cuts with the settings of the training crops, by the same code.
 """
@@ -9,9 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.cropping import GreyRange, crop_side, crop_square, grey_range, to_16_bit
-from data_prep.errors import ArchiveError, DataError, GeometryRejected
-from data_prep.readers.lesion import Lesion
+from data_prep.cropping import (
+    Box,
+    GreyRange,
+    crop_side,
+    crop_square,
+    grey_range,
+    to_16_bit,
+)
+from data_prep.dicom import Mammogram
+from data_prep.errors import DataError, GeometryRejected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,56 +56,54 @@ class Cutting:
             )
 
 
-class Cutter:
-    """Cuts lesions; holds the grey range of the image at hand and the unit of the set.
+def range_of(mammogram: Mammogram, where: str) -> GreyRange:
+    """The grey range of a mammogram.
+
+    Raises:
+        GeometryRejected: ``blank``, with the place.
+    """
+    try:
+        return grey_range(mammogram)
+    except GeometryRejected as error:
+        raise _placed(error, where) from error
+
+
+def cut_box(
+    mammogram: Mammogram, box: Box, cutting: Cutting, grey: GreyRange, *, where: str
+) -> tuple[NDArray[np.uint16], float | None]:
+    """Cuts one lesion out.
 
     Args:
+        mammogram: The image.
+        box: Where the lesion lies, in pixels of ``mammogram.pixels``.
         cutting: Settings.
+        grey: The :func:`range_of` the mammogram.
+        where: Start of every message.
+
+    Returns:
+        Crop, shape ``(size, size)``, and its millimetres per pixel, if known.
+
+    Raises:
+        GeometryRejected: If the lesion cannot be cut out.
     """
+    mm = mammogram.spacing_mm or cutting.spacing_mm
+    lengths = {"margin_mm": cutting.margin_mm, "minimum_mm": cutting.minimum_mm}
+    try:
+        crop = crop_square(
+            mammogram,
+            box,
+            **lengths,
+            mm_per_px=mm,
+            size=cutting.size,
+            background=grey.background,
+        )
+    except GeometryRejected as error:
+        raise _placed(error, where) from error
+    side = crop_side(box, **lengths, mm_per_px=mm)
+    return to_16_bit(crop, grey), None if mm is None else round(mm * side / cutting.size, 6)
 
-    def __init__(self, cutting: Cutting) -> None:
-        self.cutting = cutting
-        self._unit: tuple[bool, str] | None = None
-        self._last: tuple[object, GreyRange] | None = None
 
-    def cut(self, lesion: Lesion, where: str) -> tuple[NDArray[np.uint16], float | None]:
-        """Cuts one lesion out.
-
-        Args:
-            lesion: The lesion; those of one image share the mammogram object.
-            where: Start of every message.
-
-        Returns:
-            Crop, shape ``(size, size)``, and its millimetres per pixel, if known.
-
-        Raises:
-            GeometryRejected: If the lesion cannot be cut out.
-            ArchiveError: If only some of the mammograms state their pixel spacing.
-        """
-        mammogram, cutting = lesion.mammogram, self.cutting
-        mm = mammogram.spacing_mm or cutting.spacing_mm
-        unit = self._unit = self._unit or (mm is not None, where)
-        if unit[0] != (mm is not None):
-            raise ArchiveError(
-                f"{where} and {unit[1]}: only one of the mammograms states its pixel "
-                "spacing, so margins would have two units. Give --spacing_mm."
-            )
-        lengths = {"margin_mm": cutting.margin_mm, "minimum_mm": cutting.minimum_mm}
-        try:
-            if self._last is None or self._last[0] is not mammogram:
-                self._last = (mammogram, grey_range(mammogram.pixels))
-            grey = self._last[1]
-            crop = crop_square(
-                mammogram.pixels,
-                lesion.box,
-                **lengths,
-                mm_per_px=mm,
-                size=cutting.size,
-                background=grey.background,
-            )
-        except GeometryRejected as error:
-            raise GeometryRejected(
-                error.reason, f"{where}: {error}. Correct the outline, or leave the row out."
-            ) from error
-        side = crop_side(lesion.box, **lengths, mm_per_px=mm)
-        return to_16_bit(crop, grey), None if mm is None else round(mm * side / cutting.size, 6)
+def _placed(error: GeometryRejected, where: str) -> GeometryRejected:
+    return GeometryRejected(
+        error.reason, f"{where}: {error}. Correct the outline, or leave the row out."
+    )

@@ -6,7 +6,7 @@ done about them, the crops of one come to depend on the other, and no account of
 So they are refused, unless whoever prepares the crops has them merged and says so.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -60,7 +60,7 @@ def thumbnail(pixels: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 def deduplicate(
     crops: Sequence[Crop],
-    thumbnails: Sequence[NDArray[np.float32]],
+    thumbnails: Callable[[int], NDArray[np.float32]],
     *,
     across_patients: AcrossPatients = "refuse",
 ) -> Deduplicated:
@@ -71,7 +71,8 @@ def deduplicate(
 
     Args:
         crops: Rows to be written.
-        thumbnails: One :func:`thumbnail` per crop.
+        thumbnails: The :func:`thumbnail` of the crop at a position; asked of patients with several
+            crops only, so that those of a large set need not lie in memory.
         across_patients: What happens to different patients who share a crop, by pixels or by
             fingerprint: they are refused, or become one, under the lowest id.
 
@@ -106,7 +107,9 @@ def deduplicate(
         if crop.patient:
             by_patient.setdefault(crop.patient, []).append(i)
     for rows in by_patient.values():
-        stack = np.stack([thumbnails[i] for i in rows])
+        if len(rows) < 2:
+            continue  # so that the thumbnail is not needed either
+        stack = np.stack([thumbnails(i) for i in rows])
         for a, b in np.argwhere(np.triu(stack @ stack.T >= NEAR, k=1)):
             clusters.join(rows[int(a)], rows[int(b)])
     rejected: dict[int, DuplicateConflict] = {}

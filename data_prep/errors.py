@@ -46,15 +46,22 @@ class RecordRejected(DataError):
 class DicomRejected(RecordRejected):
     """The file cannot be used.
 
-    Reasons: no_image, unreadable, not_mammography, for_processing, multi_frame, syntax, burned_in,
-    lut.
+    Reasons: no_image, unreadable, too_large, not_mammography, for_processing, multi_frame, syntax,
+    burned_in, lut, bits (the header says otherwise of the pixels), spacing.
+    """
+
+
+class PictureRejected(RecordRejected):
+    """A PNG, JPEG or TIFF cannot be used.
+
+    Reasons: unreadable, too_large, multi_page, orientation, not_grey, not_square.
     """
 
 
 class GeometryRejected(RecordRejected):
     """The lesion cannot be cut out.
 
-    Reasons: no_mask, mask_mismatch, box_outside, too_small, mostly_padding, blank.
+    Reasons: no_mask, mask_mismatch, ambiguous, box_outside, too_small, mostly_padding, blank.
     """
 
 

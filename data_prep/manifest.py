@@ -5,7 +5,7 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -45,7 +45,9 @@ COLUMNS = (
     "sha256",
     "fingerprint",
 )
+_OWN = frozenset(COLUMNS) - frozenset(ATTRIBUTES)
 FILE_NAME = "crops.csv"
+_ATTRIBUTE = re.compile("[a-z][a-z0-9_]*")
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
 _ROUNDING = 4  # bits in which libraries of other versions may see a crop differently
 
@@ -71,7 +73,8 @@ class Crop:
         sha256: Hash of shape and pixels, see :func:`pixel_hash`.
         fingerprint: By which the crop is recognised after it was saved in another way, see
             :mod:`data_prep.fingerprints`; empty if unknown.
-        attributes: BI-RADS descriptors among ``ATTRIBUTES``; absent means unknown.
+        attributes: BI-RADS descriptors, called as in ``ATTRIBUTES``, and what else was asked to be
+            kept of a table, in further columns; absent means unknown.
     """
 
     file: str
@@ -123,8 +126,11 @@ class Crop:
             )
         if self.pixel_spacing_mm is not None and not 0 < self.pixel_spacing_mm < 100:
             raise ManifestError(f"{self.pixel_spacing_mm=}. Give millimetres per pixel, above 0.")
-        if unknown := sorted(set(self.attributes) - set(ATTRIBUTES)):
-            raise ManifestError(f"attributes {unknown}. Allowed: {', '.join(ATTRIBUTES)}.")
+        if wrong := sorted(n for n in self.attributes if n in _OWN or not _ATTRIBUTE.fullmatch(n)):
+            raise ManifestError(
+                f"attributes {wrong}. Give names of lower case letters, digits and '_' that are no "
+                "column of the table."
+            )
 
     @property
     def is_synthetic(self) -> bool:
@@ -191,13 +197,16 @@ class CropsManifest:
             LeakageError: If a patient stands in two splits.
         """
         path = Path(folder) / FILE_NAME
+        crops = list(crops)
+        further = {name for crop in crops for name in crop.attributes} - set(ATTRIBUTES)
+        columns = (*COLUMNS, *sorted(further))
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(buffer, columns, lineterminator="\n")
         writer.writeheader()
         for crop in crops:
             row = {name: getattr(crop, name) for name in COLUMNS if name not in ATTRIBUTES}
             row |= {"malignant": int(crop.malignant)} | dict(crop.attributes)
-            writer.writerow({name: "" if row.get(name) is None else row[name] for name in COLUMNS})
+            writer.writerow({name: "" if row.get(name) is None else row[name] for name in columns})
         raw = buffer.getvalue().encode()
         parsed = _parse(raw, path)
         temporary = path.with_suffix(".csv.part")
@@ -294,14 +303,18 @@ class CropsManifest:
 def _parse(raw: bytes, path: Path) -> tuple[Crop, ...]:
     """Rows of a manifest, checked one by one and then together."""
     try:
-        reader = csv.DictReader(io.StringIO(raw.decode()))
+        reader = csv.DictReader(io.StringIO(raw.decode()), strict=True)
+        names = reader.fieldnames or ()
+        rows = _rows(reader, path)
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: is not UTF-8 text. Prepare the data again.") from error
+    except csv.Error as error:
+        raise ManifestError(f"{path}, row 1: {error}. Prepare the data again.") from error
     needed = [name for name in COLUMNS if name != "fingerprint"]  # older tables lack it
-    if missing := [name for name in needed if name not in (reader.fieldnames or ())]:
+    if missing := [name for name in needed if name not in names]:
         raise ManifestError(f"{path}: columns {missing} are missing. Prepare the data again.")
     crops = []
-    for number, row in enumerate(reader, start=2):
+    for number, row in enumerate(rows, start=2):
         try:
             crops.append(_crop(row))
         except ValueError as error:
@@ -312,9 +325,25 @@ def _parse(raw: bytes, path: Path) -> tuple[Crop, ...]:
     return tuple(crops)
 
 
+def _rows(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]:
+    """Rows one by one; names the row in which a stray quotation mark opens a cell."""
+    number = 1
+    while True:
+        number += 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise ManifestError(
+                f"{path}, row {number}: is not written as CSV ({error}). Prepare the data again."
+            ) from error
+        if row is None:
+            return
+        yield row
+
+
 def _crop(row: Mapping[str, str]) -> Crop:
     if None in row or any(value is None for value in row.values()):
-        raise ManifestError(f"has not {len(COLUMNS)} cells. Write the row again.")
+        raise ManifestError("has more or fewer cells than the header. Write the row again.")
     if row["malignant"] not in ("0", "1"):
         raise ManifestError(f"malignant is {row['malignant']!r}. Allowed: 0 (benign), 1.")
     return Crop(
@@ -332,7 +361,7 @@ def _crop(row: Mapping[str, str]) -> Crop:
         pixel_spacing_mm=float(row["pixel_spacing_mm"]) if row["pixel_spacing_mm"] else None,
         sha256=row["sha256"],
         fingerprint=row.get("fingerprint", ""),
-        attributes={name: row[name] for name in ATTRIBUTES if row[name]},
+        attributes={name: row[name] for name in row if name not in _OWN and row[name]},
     )
 
 

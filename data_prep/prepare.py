@@ -7,93 +7,154 @@ Every function gives the same files when it runs again, so an interrupted one is
 
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
+from data_prep.archives.commands import (
+    bcdr,
+    cbis_ddsm,
+    cbis_ddsm_jpeg,
+    cmmd,
+    embed,
+    inbreast,
+    kau_bcmd,
+    rsna,
+    vindr,
+)
 from data_prep.crop_set import CropSet, print_counts, read_grey, watched
-from data_prep.cutting import Cutter, Cutting
+from data_prep.cut_lesions import cut_lesions, patient_splits
+from data_prep.cutting import Cutting
 from data_prep.duplicates import AcrossPatients
 from data_prep.errors import ManifestError, RecordRejected
+from data_prep.lesion_table import described, described_files, read_lesion_table
 from data_prep.manifest import CropRule, CropsManifest, Split
 from data_prep.phantoms.parameters import PhantomParameters
-from data_prep.readers.cbis_ddsm import CbisDdsm
 from data_prep.readers.crop_folder import read_crop_folder
 from data_prep.readers.synthetic_folder import LabelRule, read_synthetic_folder
-from data_prep.splits import refine_split
+from data_prep.table_columns import ONE_AND_ZERO, OWN_NAMES, Columns, Labels
 
-PHANTOM_MARK = "PHANTOM.txt"  # the phantom archive says what it is
+__all__ = [
+    "bcdr",
+    "cbis_ddsm",
+    "cbis_ddsm_jpeg",
+    "cmmd",
+    "crop_folder",
+    "embed",
+    "inbreast",
+    "kau_bcmd",
+    "lesions",
+    "phantom_archive",
+    "phantoms",
+    "rsna",
+    "synthetic_folder",
+    "vindr",
+]
+
 DEFAULT_PHANTOMS = PhantomParameters()
 
 
-def cbis_ddsm(
+def lesions(
     *,
-    root: str,
+    table: str,
+    images: str,
     out: str,
+    columns: Columns = OWN_NAMES,
+    labels: Labels = ONE_AND_ZERO,
+    label_source: Literal["pathology", "birads"] = "pathology",
+    origin: str = "own",
+    masks: str | None = None,
+    attributes: list[str] | None = None,
+    encoding: str | None = None,
+    sheet: str | None = None,
     size: int = 128,
     margin_mm: float = 3.0,
     minimum_mm: float = 6.4,
     spacing_mm: float | None = None,
+    scanned_film: bool = False,
     val_fraction: float = 0.15,
-    origin: str | None = None,
+    test_fraction: float = 0.2,
     across_patients: AcrossPatients = "refuse",
     strict: bool = False,
-) -> CropsManifest:
-    """Cuts the masses out of a CBIS-DDSM download, or of a phantom archive in its layout.
+    workers: int | None = None,
+    scheduler: str | None = None,
+    dry_run: bool = False,
+) -> CropsManifest | None:
+    """Cuts lesions out of your own mammograms: DICOM, PNG, JPEG or TIFF, by a table of lesions.
 
-    The training table becomes train and val, patient by patient; the test table becomes test.
+    The table has a row for each lesion in each image: file, patient, malignant, and a box x0, y0,
+    x1, y1, a mask or an outline. Interrupted, the same command resumes.
 
     Args:
-        root: Folder with the tables mass_case_description_{train,test}_set.csv and the DICOM files.
+        table: CSV or XLSX.
+        images: Folder of the images; the column file names paths below it.
         out: Folder to fill with crops.csv, images/ and rejected.csv.
+        columns: What the table calls its columns: a YAML file, or single names such as
+            --columns.patient PatientID.
+        labels: Which words mean what, such as --labels.malignant "M,Malignant,1".
+        label_source: Where the labels come from: pathology, or the radiologist's BI-RADS.
+        origin: Name of the data set in crops.csv.
+        masks: Folder of the masks; that of the images if not given.
+        attributes: Further columns to keep in crops.csv, such as "[age,vendor]". All others are
+            left out, since they may say who somebody is.
+        encoding: Encoding of a CSV that is not in UTF-8, such as cp1252.
+        sheet: Sheet of an XLSX that has several.
         size: Edge of a crop, in pixels.
-        margin_mm: Tissue kept on each side of the mass, in millimetres.
+        margin_mm: Tissue kept on each side of the lesion, in millimetres.
         minimum_mm: Smallest edge of the window that is cut, in millimetres.
-        spacing_mm: Millimetres per pixel of the mammograms, for headers that do not say so (scanned
-            film: 0.042 to 0.05). Without any, 60 px stand for 3 mm.
-        val_fraction: Expected share of training patients that become val.
-        origin: Name of the data set in crops.csv; found by itself if not given.
+        spacing_mm: Millimetres per pixel of mammograms that do not say so. Without any, 60 px stand
+            for 3 mm.
+        scanned_film: Accept scanned film that was saved as DICOM secondary capture.
+        val_fraction: Expected share of patients that become val.
+        test_fraction: Expected share of patients that become test; only where the table has no
+            column split.
         across_patients: What happens if different patients share a crop: refuse stops; merge makes
             them one patient, and the statement of each fit on the crops says that what this
             reveals is left out.
-        strict: Stop at the first record that cannot become a crop, instead of listing it.
+        strict: Stop at the first lesion that cannot become a crop, instead of listing it.
+        workers: Processes on this machine; all usable cores if not given.
+        scheduler: Address of a dask scheduler, such as tcp://host:8786, whose workers are used
+            instead.
+        dry_run: Only print what would be read, counted and left out.
     """
-    source = Path(root)
-    cutter = Cutter(
-        Cutting(size=size, margin_mm=margin_mm, minimum_mm=minimum_mm, spacing_mm=spacing_mm)
+    cutting = Cutting(size=size, margin_mm=margin_mm, minimum_mm=minimum_mm, spacing_mm=spacing_mm)
+    _check_name("origin", origin)
+    found = read_lesion_table(
+        Path(table),
+        Path(images),
+        columns=columns,
+        labels=labels,
+        attributes=attributes or [],
+        masks=None if masks is None else Path(masks),
+        label_source=label_source,
+        encoding=encoding,
+        sheet=sheet,
     )
-    phantom = (source / PHANTOM_MARK).is_file()
-    archive = CbisDdsm(source, watch=lambda paths: watched(paths, "Reading headers"))
-    splits = {  # before any pixel is read, so that a bad fraction costs nothing
-        r.patient_id: refine_split(r.split, r.patient_id, val_fraction=val_fraction)
-        for r in archive.records
-    }
-    origin = origin or ("phantom-archive" if phantom else "cbis-ddsm")
-    crops = CropSet(Path(out), strict=strict, across_patients=across_patients)
-    for record in watched(archive.records, "Cutting masses"):
-        try:
-            pixels, crop_spacing = cutter.cut(archive.lesion(record), record.where)
-        except RecordRejected as error:
-            crops.reject(record.key, error)
-            continue
-        crops.add(
-            pixels,
-            file=f"images/{origin}_{record.key}.png",
-            patient_id=record.patient_id,
-            lesion_id=record.lesion_id,
-            image_id=record.image_id,
-            view=record.view,
-            laterality=record.laterality,
-            malignant=record.malignant,
-            split=splits[record.patient_id],
-            origin=origin,
-            label_source="phantom" if phantom else "pathology",
-            crop_rule="centred",
-            pixel_spacing_mm=crop_spacing,
-            attributes=record.attributes,
-        )
-    return crops.finish()
+    splits = patient_splits(found.rows, val_fraction=val_fraction, test_fraction=test_fraction)
+    print(described(found, splits))
+    print(described_files(found, Path(images)))
+    if dry_run:
+        return None
+    return cut_lesions(
+        found,
+        Path(out),
+        cutting=cutting,
+        origin=origin,
+        scheduler=scheduler,
+        workers=workers,
+        strict=strict,
+        across_patients=across_patients,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        scanned_film=scanned_film,
+    )
 
 
 def crop_folder(
-    *, root: str, out: str, across_patients: AcrossPatients = "refuse", strict: bool = False
+    *,
+    root: str,
+    out: str,
+    size: int | None = None,
+    across_patients: AcrossPatients = "refuse",
+    strict: bool = False,
 ) -> CropsManifest:
     """Imports published crops: {dataset}/{train,val,test}/is_benign_{true,false}/*.png.
 
@@ -102,13 +163,23 @@ def crop_folder(
     Args:
         root: Folder of the data set, or its parent if that holds one data set only.
         out: Folder to fill with crops.csv, images/ and rejected.csv.
+        size: Edge of the crops, in pixels; others are rejected. That of most files if not given.
         across_patients: What happens if different patients share a crop: refuse stops; merge makes
             them one patient, and the statement of each fit on the crops says that what this
             reveals is left out.
         strict: Stop at the first file that cannot become a crop, instead of listing it.
     """
-    crops = CropSet(Path(out), strict=strict, across_patients=across_patients)
-    for published in watched(read_crop_folder(Path(root)), "Importing crops"):
+    folder = read_crop_folder(Path(root))
+    skipped = folder.files.skipped
+    crops = CropSet(
+        Path(out),
+        strict=strict,
+        across_patients=across_patients,
+        size=size,
+        found=len(folder.files.paths) + sum(skipped.values()),
+        skipped=skipped,
+    )
+    for published in watched(folder.crops, "Importing crops"):
         try:
             pixels = read_grey(published.path, f"crop {published.key}")
         except RecordRejected as error:
@@ -139,6 +210,7 @@ def synthetic_folder(
     benign_word: str = "benign",
     crop_rule: CropRule = "reference-2024",
     provenance: str | None = None,
+    size: int | None = None,
     strict: bool = False,
 ) -> CropsManifest:
     """Imports generated crops: [batch_<b>_]<i>_<word>.png, where the word says the class.
@@ -155,18 +227,25 @@ def synthetic_folder(
         provenance: File that says which generator made the set, on which patients it was trained
             and with which privacy. It is copied beside the crops; without it nothing is known, and
             no finite epsilon can be stated for what is trained on the set.
+        size: Edge of the crops, in pixels; others are rejected. That of most files if not given.
         strict: Stop at the first file that cannot become a crop, instead of listing it.
     """
-    if not name or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise ManifestError(f"{name=}. Give a name of letters, digits, '-', '_' and '.'.")
+    _check_name("name", name)
     rule = LabelRule(malignant=malignant_word, benign=benign_word)
-    images = read_synthetic_folder(Path(root), rule)
+    folder = read_synthetic_folder(Path(root), rule)
     if provenance is not None:
         text = Path(provenance).read_text(encoding="utf-8")
         Path(out).mkdir(parents=True, exist_ok=True)
         (Path(out) / f"provenance{Path(provenance).suffix}").write_text(text, encoding="utf-8")
-    crops = CropSet(Path(out), strict=strict)
-    for image in watched(images, "Importing crops"):
+    skipped = folder.files.skipped
+    crops = CropSet(
+        Path(out),
+        strict=strict,
+        size=size,
+        found=len(folder.files.paths) + sum(skipped.values()),
+        skipped=skipped,
+    )
+    for image in watched(folder.images, "Importing crops"):
         try:
             pixels = read_grey(image.path, str(image.path))
         except RecordRejected as error:
@@ -228,3 +307,15 @@ def phantom_archive(
     from data_prep.phantoms.archive import write_phantom_archive
 
     write_phantom_archive(Path(out), patients=patients, image_size=(height, width), seed=seed)
+
+
+def _check_name(flag: str, name: str) -> None:
+    """Refuses names that cannot stand in file names and in ``origin``.
+
+    Raises:
+        ManifestError: Naming the flag.
+    """
+    if not name or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise ManifestError(f"--{flag} {name!r}: give letters, digits, '-', '_' and '.'.")
+    if flag == "origin" and name == "phantom":
+        raise ManifestError("--origin phantom stands for crops without patients. Give another.")

@@ -54,6 +54,33 @@ def refine_split(
     return official
 
 
+def assign_split(
+    patient_id: str, *, val_fraction: float, test_fraction: float, key: bytes = SPLIT_KEY
+) -> Split:
+    """The part of a patient whom the data set puts in none.
+
+    With no share for ``test`` it is what :func:`refine_split` makes of a training part.
+
+    Args:
+        patient_id: Id as the data set gives it.
+        val_fraction: Expected share of patients that become ``val``, in ``[0, 1)``.
+        test_fraction: Expected share of patients that become ``test``, in ``[0, 1)``.
+        key: As for :func:`patient_share`.
+
+    Raises:
+        DataError: If nobody would be left for training, or a share is outside its range.
+    """
+    if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+        raise DataError(
+            f"val_fraction is {val_fraction}, test_fraction {test_fraction}. Give shares of at "
+            "least 0, together below 1."
+        )
+    share = patient_share(patient_id, key=key)
+    if share < val_fraction:
+        return "val"
+    return "test" if share < val_fraction + test_fraction else "train"
+
+
 def check_patients(records: Iterable[tuple[str, Split, str]]) -> None:
     """Refuses a patient in two parts.
 

@@ -15,7 +15,7 @@ from data_prep.manifest import CropRule, CropsManifest
 from mammo_dp.runs import RunError, read_run, write_text_atomically
 
 FILE_NAME = "crop_rule.json"
-_CUTS = "prepare cbis_ddsm"  # the command that cuts crops out of mammograms
+_CUTS = "prepare "  # commands that cut crops out of mammograms, where they say how
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +45,8 @@ class TrainedCrops:
         except RunError:
             made = None
         cutting = None
-        if made is not None and made.command == _CUTS:
-            names = [field.name for field in fields(Cutting)]
+        names = [field.name for field in fields(Cutting)]
+        if made is not None and made.command.startswith(_CUTS) and set(names) <= set(made.config):
             cutting = Cutting(**{name: made.config[name] for name in names})
         return cls(
             rule=manifest.crops[0].crop_rule, size=manifest.image(0).shape[0], cutting=cutting

@@ -2,10 +2,13 @@
 """Signatures and docstrings without the imports of the module: what help texts are made from.
 
 Modules of commands import torch, which takes seconds; their help needs the types of their flags
-only. A stub has the signature and the docstring of a function, and an empty body.
+only. A stub has the signature and the docstring of a function, and an empty body. Flags that
+several commands share stand in one function of their module, to which each passes ``**options``;
+the stub lists them as if each command had them itself.
 """
 
 import ast
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
@@ -35,6 +38,8 @@ def stub(target: str) -> Callable[..., None]:
         return stub(f"{found.module}:{found.names[0].name}")
     if not isinstance(found, ast.FunctionDef):
         raise LookupError(f"{target}: is no function of that module.")
+    if found.args.kwarg is not None:
+        found = _with_shared_flags(found, _definitions(module))
     body = [found.body[0] if ast.get_docstring(found) else ast.Pass()]
     described = ast.FunctionDef(
         name=name, args=found.args, returns=found.returns, decorator_list=[], body=body
@@ -59,6 +64,58 @@ def first_line(target: str) -> str:
     if not isinstance(found, ast.FunctionDef | ast.ClassDef):
         raise LookupError(f"{target}: is no class or function of that module.")
     return (ast.get_docstring(found) or "").partition("\n")[0]
+
+
+def _with_shared_flags(function: ast.FunctionDef, known: Mapping[str, ast.stmt]) -> ast.FunctionDef:
+    """The function with the keywords and the help of the one to which it passes ``**options``.
+
+    Raises:
+        LookupError: If that is no function of its module.
+    """
+    own, name = function.args, function.args.kwarg.arg if function.args.kwarg else ""
+    callees = [
+        known.get(call.func.id)
+        for call in ast.walk(function)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Name)
+        and any(k.arg is None and ast.unparse(k.value) == name for k in call.keywords)
+    ]
+    if len(callees) != 1 or not isinstance(shared := callees[0], ast.FunctionDef):
+        raise LookupError(f"{function.name}: passes **{name} to no function of its module.")
+    taken = {one.arg for one in own.kwonlyargs}
+    added = [
+        (one, default)
+        for one, default in zip(shared.args.kwonlyargs, shared.args.kw_defaults, strict=True)
+        if one.arg not in taken
+    ]
+    arguments = ast.arguments(
+        posonlyargs=own.posonlyargs,
+        args=own.args,
+        vararg=own.vararg,
+        kwonlyargs=[*own.kwonlyargs, *(one for one, _ in added)],
+        kw_defaults=[*own.kw_defaults, *(default for _, default in added)],
+        kwarg=None,
+        defaults=own.defaults,
+    )
+    entries = _entries(ast.get_docstring(shared) or "")
+    described = "\n".join(entries[one.arg] for one, _ in added)
+    text = ast.get_docstring(function) or ""
+    text = text.replace(_entries(text)[name], described)
+    return ast.FunctionDef(
+        name=function.name,
+        args=arguments,
+        returns=function.returns,
+        decorator_list=[],
+        body=[ast.Expr(ast.Constant(text))],
+    )
+
+
+def _entries(text: str) -> dict[str, str]:
+    """Lines of each argument in the section ``Args`` of a docstring, by name."""
+    _, _, section = text.partition("\nArgs:\n")
+    section, _, _ = section.partition("\n\n")
+    parts = re.split(r"^(?=    \w)", section, flags=re.MULTILINE)[1:]
+    return {part.strip().partition(":")[0]: part.rstrip("\n") for part in parts}
 
 
 def _value(module: str, name: str) -> object:

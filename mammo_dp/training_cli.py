@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``fit``, ``validate`` and ``test``: Lightning's command line on write-once folders.
 
-A fit writes one run folder and goes on from ``checkpoints/resume.ckpt`` when it was killed; at its
+A fit writes one run folder and resumes from ``checkpoints/resume.ckpt`` when it was killed; at its
 end it releases ``checkpoints/last.ckpt``, weights only. The other commands take ``--run RUN``:
 configuration and weights come from that folder, results go below it.
 
@@ -32,10 +32,12 @@ from mammo_dp.crop_rule import TrainedCrops
 from mammo_dp.privacy.accounting.selection import SelectionPlan
 from mammo_dp.privacy.statement.lineage import collect_parents, public_ledger, warn_of_unknown
 from mammo_dp.privacy.statement.seals import RESUME, Binding, SealedFeatures
+from mammo_dp.privacy.training.classifier import refuse_selection
 from mammo_dp.privacy.training.fit_statement import write_fit_statement
 from mammo_dp.privacy.training.module import DPTraining, refuse_trainer
 from mammo_dp.privacy.training.plugins import SealedCheckpointIO
 from mammo_dp.runs import (
+    RELEASED,
     RunError,
     RunRecord,
     close_run,
@@ -45,7 +47,6 @@ from mammo_dp.runs import (
 )
 from mammo_dp.training_help import ALL, DESCRIPTIONS, RUN, RUN_DIR
 
-RELEASED = Path("checkpoints") / "last.ckpt"  # weights and hyper-parameters, no optimizer state
 CONFIG = "config.yaml"
 # Load weights, of the hub or a file, that no statement would know of.
 _PAST_THE_LINEAGE = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
@@ -106,7 +107,7 @@ class TrainingCLI(LightningCLI):
         if config.get("ckpt_path"):
             raise RunError(
                 "--ckpt_path: would override the configuration. Initial weights of a fit go to "
-                "--model.init_args.weights; a killed fit goes on by itself; the other commands "
+                "--model.init_args.weights; a killed fit resumes by itself; the other commands "
                 "take --run."
             )
         if fitting and config.run:
@@ -196,7 +197,7 @@ class TrainingCLI(LightningCLI):
         return inputs
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Adds the logger and, for a fit, the checkpoint that a killed run goes on from.
+        """Adds the logger and, for a fit, the checkpoint from which a killed run resumes.
 
         Raises:
             PrivacyError: If the settings would break the guarantee of a private fit.
@@ -220,7 +221,7 @@ class TrainingCLI(LightningCLI):
             kwargs["use_distributed_sampler"] = False
         trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit" and (plan := self.selection) is not None:
-            plan.refuse(self.model, self.datamodule)
+            refuse_selection(plan, self.model, self.datamodule)
         if private:
             refuse_trainer(trainer)
             self.parents.statements(self.model.budget.delta)  # theirs hold at this delta, or raise
@@ -255,7 +256,7 @@ class TrainingCLI(LightningCLI):
         """
         folder = self.record.folder
         if self.trainer.interrupted or not self.trainer.state.finished:
-            raise RunError(f"{folder}: training stopped early. Run the same command to go on.")
+            raise RunError(f"{folder}: training stopped early. Run the same command to resume.")
         self.trainer.save_checkpoint(folder / RELEASED, weights_only=True)  # all ranks meet here
         if not self.trainer.is_global_zero:
             return
@@ -272,7 +273,7 @@ class TrainingCLI(LightningCLI):
 
 
 def _keep(path: Path, model: LightningModule, max_steps: int) -> ModelCheckpoint:
-    """The state to go on from: after every epoch, or 20 times within the one epoch of a DP run."""
+    """The state to resume from: after every epoch, or 20 times within the one epoch of a DP run."""
     often: dict[str, Any] = (
         {"every_n_train_steps": max(1, max_steps // 20)}
         if isinstance(model, DPTraining)
@@ -330,7 +331,7 @@ _QUIET = (
     "Using ModelCheckpoint with manual optimization",  # weights after the step are the right ones
     "The number of training batches",  # small cohorts have few batches
     r"The '\w+' does not have many workers",  # crops lie in memory
-    "Checkpoint directory .* exists and is not empty",  # of a run that goes on
+    "Checkpoint directory .* exists and is not empty",  # of a resumed run
     "Experiment logs directory .* exists and is not empty",
 )
 

@@ -13,15 +13,16 @@ from tests.conftest import write_cohort
 
 def test_a_folder_that_was_cut_says_how_and_others_do_not(tmp_path: Path) -> None:
     cutting = Cutting(size=32, margin_mm=2.0, minimum_mm=5.0, spacing_mm=0.05)
-    for command in ("prepare cbis_ddsm", "prepare crop_folder"):
+    cut = {"size": 32, "margin_mm": 2.0, "minimum_mm": 5.0, "spacing_mm": 0.05}
+    for command in ("prepare cbis_ddsm", "prepare lesions", "prepare crop_folder"):
         folder = tmp_path / command
-        config = {"size": 32, "margin_mm": 2.0, "minimum_mm": 5.0, "spacing_mm": 0.05, "root": "x"}
+        config = {"size": 32, "root": "x"} if command == "prepare crop_folder" else cut
         record = open_run(folder, command=command, config=config, inputs={})
         write_cohort(folder)
         close_run(record)
         found = TrainedCrops.of_folder(folder)
         assert (found.rule, found.size) == ("as-is", 32)
-        assert found.cutting == (cutting if command == "prepare cbis_ddsm" else None)
+        assert found.cutting == (None if command == "prepare crop_folder" else cutting)
     assert TrainedCrops.of_folder(write_cohort(tmp_path / "bare").folder).cutting is None
 
 

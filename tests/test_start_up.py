@@ -72,6 +72,8 @@ def test_unknown_functions_are_named() -> None:
             stub(target)
     with pytest.raises(LookupError, match="nothing"):
         first_line("mammo_dp.runs:nothing")
+    with pytest.raises(LookupError, match=r"known: passes \*\*cells to no function of its module"):
+        stub("data_prep.archives.cells:known")
 
 
 def test_help_of_fit_leads_to_all_flags(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from data_prep.errors import ArchiveError, LabelError, ManifestError
+from data_prep.files import REPEATED, FoundFiles, find_files, is_helper
 from data_prep.manifest import Split
 from data_prep.splits import check_patients
 
@@ -42,7 +43,20 @@ class PublishedCrop:
     split: Split
 
 
-def read_crop_folder(root: Path) -> tuple[PublishedCrop, ...]:
+@dataclass(frozen=True, slots=True)
+class CropFolder:
+    """What a published crop folder holds.
+
+    Attributes:
+        crops: In the order of part, patient, image and lesion.
+        files: The same files as they lie there, and the number of those skipped.
+    """
+
+    crops: tuple[PublishedCrop, ...]
+    files: FoundFiles
+
+
+def read_crop_folder(root: Path) -> CropFolder:
     """Lists a published crop folder, in an order that does not depend on the machine.
 
     Args:
@@ -55,11 +69,18 @@ def read_crop_folder(root: Path) -> tuple[PublishedCrop, ...]:
         ManifestError: If two files name the same crop.
     """
     folder = _dataset_folder(root)
+    _check_folders(folder)
+    files = find_files(folder, suffixes={".png"})
+    if files.skipped.get(REPEATED):
+        raise ArchiveError(
+            f"{folder}: two of its folders are links to one. Give each part and class its own."
+        )
+    by_split: dict[str, list[tuple[dict[str, str], Path]]] = {name: [] for name in get_args(Split)}
+    for path in files.paths:
+        by_split.get(path.relative_to(folder).parts[0], []).append((_parsed(path, folder), path))
     crops: list[PublishedCrop] = []
     for split in get_args(Split):
-        found = []
-        for path in sorted((folder / split).rglob("*.png")):
-            found.append((_parsed(path, folder), path))
+        found = by_split[split]
         found.sort(key=lambda item: (item[0]["patient"], item[0]["image"], item[0]["mass"]))
         crops += [
             PublishedCrop(
@@ -84,7 +105,7 @@ def read_crop_folder(root: Path) -> tuple[PublishedCrop, ...]:
                 f"{folder}: crops {first} and {crop.key} (in the order of patient, image, mass) "
                 "have the same image and mass. Remove one file."
             )
-    return tuple(crops)
+    return CropFolder(tuple(crops), files)
 
 
 def _dataset_folder(root: Path) -> Path:
@@ -92,7 +113,7 @@ def _dataset_folder(root: Path) -> Path:
         raise ArchiveError(f"{root}: is not a folder. Give the folder of the published crops.")
     candidates = [
         folder
-        for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir()))
+        for folder in (root, *_folders(root))
         if any((folder / split).is_dir() for split in get_args(Split))
     ]
     if len(candidates) != 1:
@@ -104,11 +125,31 @@ def _dataset_folder(root: Path) -> Path:
     return candidates[0]
 
 
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_helper(path.name))
+
+
+def _check_folders(folder: Path) -> None:
+    """Refuses folders beside the parts and classes: their crops would be lost without a word."""
+    for part in _folders(folder):
+        if part.name not in get_args(Split):
+            raise ArchiveError(
+                f"{folder}: folder {part.name!a} is none of {', '.join(get_args(Split))}. "
+                "Rename it, or move it elsewhere."
+            )
+        for group in _folders(part):
+            if group.name not in _FOLDERS:
+                raise LabelError(
+                    f"{folder}, {part.name}: folder {group.name!a} is none of "
+                    f"{', '.join(_FOLDERS)}. Rename it, or move it elsewhere."
+                )
+
+
 def _parsed(path: Path, folder: Path) -> dict[str, str]:
     """Parts of one file name, checked against the folders; messages keep the name's ids out."""
     parts = path.relative_to(folder).parts
-    where = "/".join(parts[:-1])
-    match = _NAME.fullmatch(path.name)
+    where = "/".join(parts[:-1]) or "beside the parts"
+    match = _NAME.fullmatch(path.stem + path.suffix.lower())
     if match is None:
         raise LabelError(f"{folder}, {where}: a file name does not match {_PATTERN}. Rename it.")
     name = match.groupdict()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.errors import ArchiveError, LabelError, ManifestError
+from data_prep.files import FoundFiles, find_files
 
 _NAME = re.compile(r"(?:batch_(?P<batch>\d+)_)?(?P<number>\d+)_(?P<word>.+)\.png")
 
@@ -65,7 +66,20 @@ class SyntheticImage:
     malignant: bool
 
 
-def read_synthetic_folder(root: Path, rule: LabelRule | None = None) -> tuple[SyntheticImage, ...]:
+@dataclass(frozen=True, slots=True)
+class SyntheticFolder:
+    """What a folder of generated crops holds.
+
+    Attributes:
+        images: In the order of batch and number.
+        files: The same files as they lie there, and the number of those skipped.
+    """
+
+    images: tuple[SyntheticImage, ...]
+    files: FoundFiles
+
+
+def read_synthetic_folder(root: Path, rule: LabelRule | None = None) -> SyntheticFolder:
     """Lists a folder of generated crops, ordered by batch and number.
 
     Args:
@@ -73,7 +87,7 @@ def read_synthetic_folder(root: Path, rule: LabelRule | None = None) -> tuple[Sy
         rule: Words of the two classes; ``malignant`` and ``benign`` if none is given.
 
     Raises:
-        ArchiveError: If the folder is missing or holds no PNG.
+        ArchiveError: If the folder is missing, holds no PNG, or holds some in a folder below.
         LabelError: If any PNG's name does not match the rule as a whole.
         ManifestError: If two files name the same crop.
     """
@@ -81,7 +95,13 @@ def read_synthetic_folder(root: Path, rule: LabelRule | None = None) -> tuple[Sy
     if not root.is_dir():
         raise ArchiveError(f"{root}: is not a folder. Give the folder of the generated PNG files.")
     images: dict[tuple[int, int, bool], SyntheticImage] = {}
-    for path in sorted(root.glob("*.png")):
+    files = find_files(root, suffixes={".png"})
+    for path in files.paths:
+        if path.parent != root:
+            raise ArchiveError(
+                f"{path.parent}: holds PNG files too. Give the folder that holds all of them, or "
+                "import each folder by itself."
+            )
         batch, number, malignant = place = _place(path, rule)
         if place in images:
             raise ManifestError(
@@ -93,7 +113,7 @@ def read_synthetic_folder(root: Path, rule: LabelRule | None = None) -> tuple[Sy
         raise ArchiveError(
             f"{root}: holds no PNG file. Give the folder of the generated PNG files."
         )
-    return tuple(images[place] for place in sorted(images))
+    return SyntheticFolder(tuple(images[place] for place in sorted(images)), files)
 
 
 def _place(path: Path, rule: LabelRule) -> tuple[int, int, bool]:
@@ -103,7 +123,7 @@ def _place(path: Path, rule: LabelRule) -> tuple[int, int, bool]:
         LabelError: Naming the file and what is allowed.
     """
     allowed = f"[batch_<b>_]<i>_<word>.png with word {rule.benign!r} or {rule.malignant!r}"
-    match = _NAME.fullmatch(path.name)
+    match = _NAME.fullmatch(path.stem + path.suffix.lower())
     if match is None:
         raise LabelError(f"{path}: no class can be read from this name. Allowed: {allowed}.")
     malignant = rule.malignant_of(match["word"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from data_prep.cluster import workers
 from data_prep.manifest import CropsManifest
 from mammo_dp.benchmark import write
 from mammo_dp.benchmark.jobs import Command, Job, Outcome
@@ -21,7 +22,7 @@ from mammo_dp.benchmark.protocol import (
     said_of,
 )
 from mammo_dp.benchmark.results import Cost, Row, differences, rows
-from mammo_dp.benchmark.schedule import prepare, run_jobs, workers
+from mammo_dp.benchmark.schedule import prepare, run_jobs
 from mammo_dp.benchmark.spec import Benchmark, BenchmarkError, read_published
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.runs import write_text_atomically
@@ -145,7 +146,7 @@ def _run_all(found: _Results, run: Run) -> None:
 
 def _write(found: _Results, console: Console) -> None:
     """Writes tables and figures, and says what is missing from them."""
-    plan, book = found.plan, openings(found.plan.out)
+    plan, looks = found.plan, openings(found.plan.out)
     costs, failures = {}, found.failures
     for key in found.keys:
         if not found.outcomes[key].error:
@@ -169,7 +170,7 @@ def _write(found: _Results, console: Console) -> None:
             costs=costs,
         )
     compared = list(differences(table))
-    said = {evaluated: said_of(evaluated, book) for evaluated in found.evaluated}
+    said = {evaluated: said_of(evaluated, looks) for evaluated in found.evaluated}
     published = read_published(plan.benchmark.published)
     titles = {regime.name: regime.title for regime in plan.benchmark.regimes}
     figures = {}
@@ -183,7 +184,7 @@ def _write(found: _Results, console: Console) -> None:
         table,
         compared,
         evaluated=said,
-        book=book,
+        looks=looks,
         published=published,
         outcomes=found.outcomes,
         failures=failures,

@@ -16,9 +16,9 @@ from typing import Any
 
 from classifier.evaluate import Estimate
 from data_prep.manifest import CropsManifest
-from mammo_dp.attacks.audit import SCHEMA as AUDIT_SCHEMA
-from mammo_dp.attacks.scoring import read_result
-from mammo_dp.attacks.signals import AttackError
+from mammo_dp.attacks import AttackError
+from mammo_dp.attacks.membership.results import read_result
+from mammo_dp.attacks.statistics import AUDIT_SCHEMA as AUDIT_SCHEMA
 from mammo_dp.privacy.statement.document import SCHEMA
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.privacy.training.fit_statement import PUBLIC_STARTS

@@ -7,9 +7,10 @@ import pytest
 from distributed import Client
 from rich.console import Console
 
-from mammo_dp.benchmark import schedule
+from data_prep import cluster
+from data_prep.cluster import ClusterError, workers
 from mammo_dp.benchmark.jobs import Job, Outcome
-from mammo_dp.benchmark.schedule import prepare, run_jobs, workers
+from mammo_dp.benchmark.schedule import prepare, run_jobs
 from mammo_dp.benchmark.spec import BenchmarkError
 from tests.benchmark.grid import started_by_hand
 from tests.benchmark.lines import command, job
@@ -69,7 +70,7 @@ def test_what_needs_a_job_that_was_done_before_starts_at_once(here: Client, tmp_
 def test_killed_workers_and_schedulers_cost_only_what_ran(
     here: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schedule, "_ANSWER_WITHIN_S", 90)  # a busy machine starts processes slowly
+    monkeypatch.setattr(cluster, "_ANSWER_WITHIN_S", 90)  # a busy machine starts processes slowly
     far = tmp_path / "far"
     jobs = [
         job(far, "first"),
@@ -93,14 +94,14 @@ def test_killed_workers_and_schedulers_cost_only_what_ran(
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "_ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr(cluster, "_ANSWER_WITHIN_S", 0.2)
     with (
-        pytest.raises(BenchmarkError, match=r"tcp://127.0.0.1:9: does not answer"),
+        pytest.raises(ClusterError, match=r"tcp://127.0.0.1:9: does not answer"),
         workers("tcp://127.0.0.1:9", count=0),
     ):
         pass
 
 
 def test_a_worker_that_does_not_see_the_results_is_named(here: Client, tmp_path: Path) -> None:
-    with pytest.raises(BenchmarkError, match="do not see"):
+    with pytest.raises(ClusterError, match="do not see"):
         prepare(here, tmp_path / "absent", threads=1)

@@ -14,8 +14,8 @@ from classifier.fixed_features import FAR, FixedFeatures
 from classifier.module import CropClassifier
 from classifier.pretraining import CropPretraining
 from classifier.weights import state_sha256
+from data_prep.descriptors.measurements import COUNT
 from data_prep.manifest import CropsManifest
-from data_prep.measurements import COUNT
 from tests.classifier.test_module import data, trainer
 
 BODY: dict[str, Any] = {

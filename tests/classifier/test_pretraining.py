@@ -14,7 +14,7 @@ from classifier.module import CropClassifier
 from classifier.pretraining import CropPretraining
 from classifier.weights import state_sha256
 from data_prep.datamodule import CropsDataModule
-from data_prep.descriptors import COUNT, describe
+from data_prep.descriptors.targets import COUNT, describe
 from data_prep.manifest import CropsManifest
 from tests.classifier.test_module import data, trainer
 

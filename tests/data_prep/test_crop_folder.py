@@ -35,7 +35,7 @@ def test_label_is_one_minus_is_benign_and_ids_and_parts_are_kept(tmp_path: Path)
     put(tmp_path, patient="P_00007", image=123, mass=45, benign=1, split="val")
     put(tmp_path, patient="P_00002", image=9, mass=1, benign=0)
     put(tmp_path, patient="P_00001", image=8, mass=2, benign=1)
-    crops = read_crop_folder(tmp_path)
+    crops = read_crop_folder(tmp_path).crops
     assert [
         (c.key, c.patient_id, c.image_id, c.lesion_id, c.malignant, c.split) for c in crops
     ] == [
@@ -44,14 +44,14 @@ def test_label_is_one_minus_is_benign_and_ids_and_parts_are_kept(tmp_path: Path)
         ("val_0001", "P_00007", "123", "45", False, "val"),
     ]
     assert {c.dataset for c in crops} == {"cbis-ddsm"}
-    assert read_crop_folder(tmp_path / "cbis-ddsm") == crops
+    assert read_crop_folder(tmp_path / "cbis-ddsm").crops == crops
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"folder": "is_benign_true"}, "contradicts"),
-        ({"folder": "benign"}, "contradicts"),
+        ({"folder": "benign"}, "'benign' is none of is_benign_true, is_benign_false"),
         ({"dataset": "bcdr"}, "starts with data set 'bcdr'"),
         ({"name": "whatever_is_benign-0.png"}, "does not match"),
         ({"name": "patientcbis-ddsm__P_00001_image1_mass1_is_benign_2.png"}, "does not match"),
@@ -91,3 +91,38 @@ def test_missing_empty_or_ambiguous_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bcdr" / "test").mkdir(parents=True)
     with pytest.raises(ArchiveError, match="data sets found: bcdr, cbis-ddsm"):
         read_crop_folder(tmp_path)
+
+
+def test_a_linked_class_folder_is_read(tmp_path: Path) -> None:
+    put(tmp_path / "root")
+    put(tmp_path / "root", patient="P_00002", benign=1)
+    linked = tmp_path / "root" / "cbis-ddsm" / "train" / "is_benign_true"
+    linked.rename(tmp_path / "elsewhere")
+    linked.symlink_to(tmp_path / "elsewhere")
+    crops = read_crop_folder(tmp_path / "root").crops
+    assert [crop.malignant for crop in crops] == [True, False]
+    linked.unlink()
+    linked.symlink_to(linked.with_name("is_benign_false"))
+    with pytest.raises(ArchiveError, match="two of its folders are links to one"):
+        read_crop_folder(tmp_path / "root")
+
+
+def test_unknown_folders_and_misplaced_files_are_refused(tmp_path: Path) -> None:
+    put(tmp_path)
+    (tmp_path / "cbis-ddsm" / "validation").mkdir()
+    with pytest.raises(ArchiveError, match="folder 'validation' is none of train, val, test"):
+        read_crop_folder(tmp_path)
+    (tmp_path / "cbis-ddsm" / "validation").rename(tmp_path / "cbis-ddsm" / ".cache")
+    lost = put(tmp_path, patient="P_00002")
+    lost.rename(tmp_path / "cbis-ddsm" / lost.name)
+    with pytest.raises(LabelError, match="contradicts its folder"):
+        read_crop_folder(tmp_path)
+
+
+def test_upper_case_suffixes_and_helper_files_do_not_matter(tmp_path: Path) -> None:
+    path = put(tmp_path)
+    path.rename(path.with_suffix(".PNG"))
+    (path.parent / f"._{path.name}").write_bytes(b"x")
+    folder = read_crop_folder(tmp_path)
+    assert len(folder.crops) == 1
+    assert folder.files.skipped == {"helper file": 1}

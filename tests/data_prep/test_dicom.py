@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
+import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.misc import warn_and_log
 from pydicom.uid import (
     MPEG2MPML,
+    DeflatedExplicitVRLittleEndian,
     DigitalMammographyXRayImageStorageForPresentation,
     DigitalMammographyXRayImageStorageForProcessing,
     JPEG2000Lossless,
@@ -288,3 +295,332 @@ def test_series_entry_holds_what_an_index_needs(tmp_path: Path) -> None:
     assert (entry.series, entry.description, entry.pixels) == ("1.2.3", "roi mask images", 48)
     (tmp_path / "b.dcm").write_bytes(b"no DICOM")
     assert read_series_file(tmp_path / "b.dcm") is None
+
+
+def rejected(path: Path, **settings: Any) -> DicomRejected:
+    with pytest.raises(DicomRejected) as caught:
+        read_mammogram(path, **settings)
+    assert "SECRET" not in error_text(caught.value).upper()
+    return caught.value
+
+
+def deflated(path: Path, pixels: NDArray[Any] = RAMP, **elements: Any) -> Path:
+    return write_dicom(path, pixels, TransferSyntaxUID=DeflatedExplicitVRLittleEndian, **elements)
+
+
+def test_a_deflated_file_is_read_and_a_cut_one_is_rejected(tmp_path: Path) -> None:
+    path = deflated(tmp_path / "a.dcm", **TWELVE_BITS)
+    np.testing.assert_allclose(read_mammogram(path).pixels, RAMP / 4095, atol=1e-6)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert rejected(path).reason == "unreadable"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"\x28\0\x08\0IS\x02\x001 ", b"\x28\0\x08\0IS\x06\x001e400 "),  # frames without end
+        (b"\x28\0\x10\0US\x02\0\x06\0", b"\x28\0\x10\0US\x03\0\x06\0\0"),  # no whole number
+        (b"\x28\0\x10\0US\x02\0\x06\0", b""),  # no Rows
+    ],
+)
+def test_whatever_pydicom_raises_ends_one_file(tmp_path: Path, old: bytes, new: bytes) -> None:
+    path = write_dicom(tmp_path / "a.dcm", RAMP, NumberOfFrames="1")
+    whole = path.read_bytes()
+    assert old in whole
+    path.write_bytes(whole.replace(old, new))
+    assert rejected(path).reason == "unreadable"
+
+
+@pytest.mark.parametrize("error", [MemoryError, OverflowError, zlib.error, RecursionError])
+def test_any_exception_becomes_a_rejection_and_an_interrupt_does_not(
+    error: type[Exception],
+) -> None:
+    with pytest.raises(DicomRejected, match=error.__name__), quiet("a.dcm"):
+        raise error("SECRET")
+    with pytest.raises(KeyboardInterrupt), quiet("a.dcm"):
+        raise KeyboardInterrupt
+
+
+def test_an_unknown_warning_rejects_and_a_harmless_one_does_not() -> None:
+    with quiet("a.dcm"):
+        warnings.warn("Unknown encoding 'x' - using default encoding instead", stacklevel=1)
+    with pytest.raises(DicomRejected, match="warning of its decoder"), quiet("a.dcm"):
+        warnings.warn("End of file reached", stacklevel=1)
+
+
+def test_malformed_modality_table_is_rejected(tmp_path: Path) -> None:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [4096, 100, 8])
+    item.add_new("LUTData", "OW", np.arange(4096).astype("<u2").tobytes())
+    path = write_dicom(tmp_path / "a.dcm", RAMP, ModalityLUTSequence=[item], **TWELVE_BITS)
+    assert rejected(path).reason == "lut"
+
+
+def test_pixels_in_the_upper_bits_are_shifted(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a.dcm", RAMP << 4, BitsStored=12, HighBit=15)
+    np.testing.assert_allclose(read_mammogram(path).pixels, RAMP / 4095, atol=1e-6)
+
+
+def test_values_above_bits_stored_are_not_cut_to_size(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a.dcm", RAMP, BitsStored=10, HighBit=9)
+    error = rejected(path)
+    assert error.reason == "bits"
+    assert "more bits than BitsStored (10)" in str(error)
+
+
+def test_a_sign_repeated_in_unused_bits_is_no_surplus(tmp_path: Path) -> None:
+    signed = np.array([[-2048, -1], [0, 2047]], np.int16)
+    shown = read_mammogram(write_dicom(tmp_path / "a.dcm", signed, **TWELVE_BITS)).pixels
+    np.testing.assert_allclose(shown, (signed.astype(float) + 2048) / 4095, atol=1e-6)
+    short = write_dicom(tmp_path / "b.dcm", signed & np.int16(4095), **TWELVE_BITS)
+    np.testing.assert_array_equal(read_mammogram(short).pixels, shown)
+    assert rejected(write_dicom(tmp_path / "c.dcm", signed * 2, **TWELVE_BITS)).reason == "bits"
+
+
+def test_overlays_in_unused_bits_are_masked_off(tmp_path: Path) -> None:
+    drawn = RAMP | np.uint16(1 << 13)
+    path = write_dicom(tmp_path / "a.dcm", drawn, **TWELVE_BITS)
+    assert rejected(path).reason == "bits"
+    dataset = dcmread(path)
+    dataset.add_new(0x60000100, "US", 16)
+    dataset.add_new(0x60000102, "US", 13)
+    dataset.save_as(path)
+    np.testing.assert_allclose(read_mammogram(path).pixels, RAMP / 4095, atol=1e-6)
+
+
+def test_overlays_of_their_own_leave_the_pixels_alone(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a.dcm", RAMP, **TWELVE_BITS)
+    dataset = dcmread(path)
+    dataset.add_new(0x60000102, "US", 0)
+    dataset.add_new(0x60003000, "OW", b"\xff" * 6)
+    dataset.save_as(path)
+    np.testing.assert_allclose(read_mammogram(path).pixels, RAMP / 4095, atol=1e-6)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_becomes_background(tmp_path: Path, photometric: str) -> None:
+    padded = RAMP.copy()
+    padded[:2] = 4095
+    padded[2] = 4000
+    path = write_dicom(
+        tmp_path / "a.dcm",
+        padded,
+        PhotometricInterpretation=photometric,
+        PixelPaddingValue=4095,
+        PixelPaddingRangeLimit=4000,
+        **TWELVE_BITS,
+    )
+    shown = read_mammogram(path).pixels
+    assert (shown[:3] == 0).all()
+    expected = RAMP[3:] / 4095
+    np.testing.assert_allclose(
+        shown[3:], expected if photometric == "MONOCHROME2" else 1 - expected, atol=1e-6
+    )
+
+
+def test_surplus_pixel_bytes_are_rejected_and_a_byte_of_padding_is_not(tmp_path: Path) -> None:
+    error = rejected(write_dicom(tmp_path / "a.dcm", RAMP, Columns=6))
+    assert error.reason == "bits"
+    assert "more pixel bytes than Rows x Columns" in str(error)
+    odd = np.arange(9, dtype=np.uint8).reshape(3, 3)
+    path = write_dicom(tmp_path / "b.dcm", odd, PixelData=odd.tobytes() + b"\0")
+    np.testing.assert_array_equal(read_stored(path), odd)
+
+
+def test_inverse_presentation_inverts_once(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a.dcm", RAMP, PresentationLUTShape="INVERSE", **TWELVE_BITS)
+    np.testing.assert_allclose(read_mammogram(path).pixels, 1 - RAMP / 4095, atol=1e-6)
+    path = write_dicom(tmp_path / "b.dcm", RAMP, PresentationLUTShape="LIN OD", **TWELVE_BITS)
+    assert rejected(path).reason == "lut"
+
+
+@pytest.mark.parametrize(
+    ("elements", "spacing", "source"),
+    [
+        ({"ImagerPixelSpacing": [0.1, 0.1]}, 0.1, "detector"),
+        (
+            {
+                "ImagerPixelSpacing": [0.1, 0.1],
+                "EstimatedRadiographicMagnificationFactor": "1.8",
+            },
+            0.1 / 1.8,
+            "detector / magnification",
+        ),
+        (
+            {
+                "ImagerPixelSpacing": [0.1, 0.1],
+                "PixelSpacing": [0.05, 0.05],
+                "PixelSpacingCalibrationType": "GEOMETRY",
+            },
+            0.05,
+            "calibrated",
+        ),
+        ({"PixelSpacing": [0.05, 0.05]}, 0.05, "image"),
+        ({"NominalScannedPixelSpacing": [0.1, 0.1]}, 0.1, "scanner"),
+        ({"ImagerPixelSpacing": []}, None, "none"),
+    ],
+)
+def test_source_of_the_spacing(
+    tmp_path: Path, elements: dict[str, Any], spacing: float | None, source: str
+) -> None:
+    shown = read_mammogram(write_dicom(tmp_path / "a.dcm", RAMP, **elements))
+    assert shown.spacing_mm == (None if spacing is None else pytest.approx(spacing))
+    assert shown.spacing_source == source
+
+
+@pytest.mark.parametrize(
+    ("elements", "tag"),
+    [
+        ({"ImagerPixelSpacing": [50, 50]}, "ImagerPixelSpacing (0018,1164)"),
+        ({"ImagerPixelSpacing": ["90", "0.0001"]}, "ImagerPixelSpacing (0018,1164)"),
+        ({"PixelSpacing": [0.2, 0.05]}, "PixelSpacing (0028,0030)"),
+        (
+            {"ImagerPixelSpacing": [0.1, 0.1], "EstimatedRadiographicMagnificationFactor": 0.1},
+            "EstimatedRadiographicMagnificationFactor (0018,1114)",
+        ),
+    ],
+)
+def test_implausible_spacing_is_named_and_the_users_replaces_it(
+    tmp_path: Path, elements: dict[str, Any], tag: str
+) -> None:
+    path = write_dicom(tmp_path / "a.dcm", RAMP, **elements)
+    error = rejected(path)
+    assert error.reason == "spacing"
+    assert tag in str(error)
+    assert "Give --spacing_mm" in str(error)
+    shown = read_mammogram(path, spacing_mm=0.07)
+    assert (shown.spacing_mm, shown.spacing_source) == (0.07, "user")
+    assert shown.pixels.shape == RAMP.shape
+
+
+def test_a_decimal_comma_is_named_and_the_users_spacing_replaces_it(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a.dcm", RAMP, ImagerPixelSpacing=["0.1", "0.1"])
+    path.write_bytes(path.read_bytes().replace(b"0.1\\0.1", b"0,1\\0,1"))
+    error = rejected(path)
+    assert error.reason == "spacing"
+    assert "ImagerPixelSpacing (0018,1164) is no number (a decimal comma?)" in str(error)
+    assert "Download" not in str(error)
+    assert read_mammogram(path, spacing_mm=0.1).spacing_mm == 0.1
+
+
+def test_empty_elements_are_absent_ones(tmp_path: Path) -> None:
+    path = write_dicom(
+        tmp_path / "a.dcm",
+        RAMP,
+        RescaleSlope="",
+        RescaleIntercept="",
+        VOILUTFunction="",
+        WindowCenter=1500,
+        WindowWidth=1000,
+        PixelPaddingValue=None,
+        **TWELVE_BITS,
+    )
+    np.testing.assert_allclose(
+        read_mammogram(path).pixels, window(RAMP.astype(float), 1500, 1000), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+def test_a_negative_slope_turns_the_scale_around(tmp_path: Path, windowed: bool) -> None:
+    elements = {"WindowCenter": 1500, "WindowWidth": 1000} if windowed else {}
+    path = write_dicom(
+        tmp_path / "a.dcm",
+        4095 - RAMP,
+        RescaleSlope=-1,
+        RescaleIntercept=4095,
+        **TWELVE_BITS,
+        **elements,
+    )
+    expected = window(RAMP.astype(float), 1500, 1000) if windowed else RAMP / 4095
+    np.testing.assert_allclose(read_mammogram(path).pixels, expected, atol=1e-6)
+
+
+def test_modality_may_be_missing_where_the_class_says_mammography(tmp_path: Path) -> None:
+    kind = DigitalMammographyXRayImageStorageForPresentation
+    path = write_dicom(tmp_path / "a.dcm", RAMP, Modality=None, SOPClassUID=kind)
+    assert read_mammogram(path).bits == 16
+    error = rejected(write_dicom(tmp_path / "b.dcm", RAMP, Modality=None))
+    assert error.reason == "not_mammography"
+    assert "Modality (0008,0060) is missing" in str(error)
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_a_file_without_the_mark_is_read_if_it_begins_as_dicom(
+    tmp_path: Path, implicit: bool
+) -> None:
+    dataset = dcmread(write_dicom(tmp_path / "a.dcm", RAMP, **TWELVE_BITS))
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, implicit
+    write_dataset(buffer, Dataset(dataset))
+    path = tmp_path / "b.dcm"
+    path.write_bytes(buffer.getvalue())
+    np.testing.assert_allclose(read_mammogram(path).pixels, RAMP / 4095, atol=1e-6)
+    path.write_bytes(b"\x89" + buffer.getvalue())
+    assert "the mark DICM is missing" in str(rejected(path))
+
+
+@pytest.mark.parametrize("change", [{"BitsAllocated": 32}, {"BitsStored": 17}, {"HighBit": 3}])
+def test_bits_that_contradict_each_other_are_rejected(
+    tmp_path: Path, change: dict[str, int]
+) -> None:
+    assert rejected(write_dicom(tmp_path / "a.dcm", RAMP, **change)).reason == "bits"
+
+
+def test_a_codestream_of_another_size_is_not_decoded(tmp_path: Path) -> None:
+    pytest.importorskip("openjpeg")
+    large = np.kron(RAMP, np.ones((16, 16), np.uint16))
+    path = write_dicom(tmp_path / "a.dcm", large, **TWELVE_BITS)
+    dataset = dcmread(path)
+    dataset.compress(JPEG2000Lossless)
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_stored(path), large)
+    at = dataset.PixelData.index(b"\xff\x4f\xff\x51") + 8
+    huge = (65535).to_bytes(4, "big") * 2
+    dataset.PixelData = dataset.PixelData[:at] + huge + dataset.PixelData[at + 8 :]
+    dataset.save_as(path)
+    assert "another size than Rows and Columns" in str(rejected(path))
+
+
+def limited(path: Path, megabytes: int) -> str:
+    """What a process of its own says of a file with so much memory beyond what it has."""
+    code = f"""
+import resource, sys
+from pathlib import Path
+import data_prep.dicom as dicom
+from data_prep.errors import RecordRejected
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+limit = used + {megabytes} * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    dicom.read_mammogram(Path(sys.argv[1]))
+    print("read")
+except RecordRejected as error:
+    print(error.reason)
+"""
+    command = [sys.executable, "-c", code, str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory as Linux has them")
+def test_memory_is_bounded_by_what_was_checked(tmp_path: Path) -> None:
+    header = write_dicom(tmp_path / "header.dcm", RAMP, Rows=65535, Columns=65535)
+    assert limited(header, 64) == "too_large"
+    zeros = np.zeros((10_000, 10_000), np.uint8)
+    bomb = deflated(tmp_path / "bomb.dcm", zeros, Rows=10, Columns=10)
+    assert bomb.stat().st_size < 2**20
+    assert limited(bomb, 200) == "too_large"
+    frames = write_dicom(tmp_path / "frames.dcm", RAMP, NumberOfFrames=60)
+    data = frames.read_bytes()
+    at = data.index(b"\xe0\x7f\x10\0OW\0\0") + 8
+    frames.write_bytes(data[:at] + (2**32 - 2).to_bytes(4, "little") + data[at + 4 :])
+    with frames.open("r+b") as file:
+        file.truncate(4 * 2**30)  # sparse: it takes no place on the disk
+    assert limited(frames, 64) == "multi_frame"
+    single = tmp_path / "single.dcm"
+    single.write_bytes(data[:at].replace(b"IS\x02\x0060", b"IS\x02\x001 "))
+    with single.open("r+b") as file:
+        file.seek(0, 2)
+        file.write((2**32 - 2).to_bytes(4, "little"))
+        file.truncate(4 * 2**30)
+    assert limited(single, 64) == "too_large"
+    assert limited(write_dicom(tmp_path / "whole.dcm", RAMP), 64) == "read"

@@ -38,7 +38,7 @@ def cleared(
 ) -> Deduplicated:
     return deduplicate(
         [c for c, _ in items],
-        [thumbnail(p) for _, p in items],
+        lambda position: thumbnail(items[position][1]),
         across_patients=across_patients,
     )
 

@@ -91,8 +91,11 @@ def test_pairs_are_those_of_a_loop_over_eight_symmetries() -> None:
 def test_many_crops_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     prints = [fingerprint(pixels) for pixels in PHANTOMS]
     whole = sorted(map(tuple, near_copies(prints, [*prints, *prints]).tolist()))
+    itself = sorted(map(tuple, near_copies(prints, prints).tolist()))
+    assert itself == sorted(map(tuple, near_copies(prints, [*prints]).tolist()))
     monkeypatch.setattr("data_prep.fingerprints._AT_ONCE", 7)
     assert sorted(map(tuple, near_copies(prints, [*prints, *prints]).tolist())) == whole
+    assert sorted(map(tuple, near_copies(prints, prints).tolist())) == itself
     assert len(near_copies(prints, [])) == len(near_copies([], prints)) == 0
 
 

@@ -68,7 +68,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         ({"origin": "gan:0"}, "patient_id is set"),
         ({"pixel_spacing_mm": 0.0}, "above 0"),
         ({"pixel_spacing_mm": float("nan")}, "above 0"),
-        ({"attributes": {"age": "40"}}, "attributes"),
+        ({"attributes": {"Age": "40"}}, "attributes"),
+        ({"attributes": {"patient_id": "40"}}, "attributes"),
     ],
 )
 def test_crop_refuses_values_outside_the_sets(changes: dict[str, Any], says: str) -> None:
@@ -130,7 +131,7 @@ def test_missing_empty_or_ragged_tables_are_refused(tmp_path: Path) -> None:
         CropsManifest.read(tmp_path)
     for cells in (("a.png",), ("a.png",) * (len(COLUMNS) + 1)):
         path.write_text(",".join(COLUMNS) + "\n" + ",".join(cells) + "\n")
-        with pytest.raises(ManifestError, match="row 2: has not"):
+        with pytest.raises(ManifestError, match="row 2: has more or fewer cells"):
             CropsManifest.read(tmp_path)
 
 

@@ -8,18 +8,21 @@ import pytest
 from PIL import Image
 
 from data_prep import prepare
-from data_prep.cropping import crop_square, grey_range, to_16_bit
+from data_prep.archives import cbis_ddsm
+from data_prep.cropping import Box, crop_square, grey_range, to_16_bit
+from data_prep.dicom import read_mammogram
 from data_prep.errors import (
     ArchiveError,
     DuplicateConflict,
-    GeometryRejected,
     LeakageError,
     RecordRejected,
 )
 from data_prep.manifest import CropsManifest
-from data_prep.readers.cbis_ddsm import CbisDdsm
+from data_prep.masks import locate
 from tests.data_prep.test_crop_folder import put
 from tests.data_prep.tiny_archive import SHAPE, TinyArchive, film, lesion_mask
+
+LESION_BOX = Box(50, 100, 80, 140)
 
 
 def rejected(folder: Path) -> list[dict[str, str]]:
@@ -66,7 +69,7 @@ def test_archive_becomes_crops_and_rejections(archive: Path, tmp_path: Path) -> 
         ("test_0003", "for_processing"),
         ("test_0004", "unreadable"),
     ]
-    assert "mass_case_description_test_set.csv, row 4, mammogram:" in rejected(out)[3]["message"]
+    assert "case_description_test_set.csv, row 4: is neither DICOM" in rejected(out)[3]["message"]
     assert b"P_0000" not in (out / "rejected.csv").read_bytes()
     assert not any(b"1.2.826" in data or b"ECRET" in data for data in content(out).values())
 
@@ -74,10 +77,10 @@ def test_archive_becomes_crops_and_rejections(archive: Path, tmp_path: Path) -> 
 def test_crop_pixels_are_those_of_the_rule(archive: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     manifest = prepare.cbis_ddsm(root=str(archive), out=out, size=32, val_fraction=0)
-    reader = CbisDdsm(archive)
-    lesion = reader.lesion(reader.records[0])
-    grey = grey_range(lesion.mammogram.pixels)
-    crop = crop_square(lesion.mammogram.pixels, lesion.box, size=32, background=grey.background)
+    row = cbis_ddsm.read(archive).rows[0]
+    pixels = read_mammogram(row.path, allow_secondary_capture=True).pixels
+    grey = grey_range(pixels)
+    crop = crop_square(pixels, LESION_BOX, size=32, background=grey.background)
     np.testing.assert_array_equal(manifest.image(0), to_16_bit(crop, grey))
 
 
@@ -88,7 +91,7 @@ def test_second_run_writes_the_same_bytes(archive: Path, tmp_path: Path) -> None
 
 
 def test_strict_stops_at_the_first_rejection(archive: Path, tmp_path: Path) -> None:
-    with pytest.raises(GeometryRejected, match=r"train_set\.csv, row 5: ROI mask missing"):
+    with pytest.raises(RecordRejected, match=r"train_set\.csv, row 5: ROI mask missing"):
         prepare.cbis_ddsm(root=str(archive), out=str(tmp_path / "out"), size=32, strict=True)
     assert not (tmp_path / "out" / "crops.csv").exists()
 
@@ -97,10 +100,21 @@ def test_counts_are_printed(
     archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare.cbis_ddsm(root=str(archive), out=str(tmp_path / "out"), size=32, val_fraction=0)
-    assert capsys.readouterr().out.splitlines() == [
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[:6] == [
+        "CBIS-DDSM: CC BY 3.0",
+        f"cite: {cbis_ddsm.CITATION}",
+        "rows: 8, of which 8 are used, of 8 images",
+        "where lesions lie: mask 8",
+        "labels from pathology: benign 2, malignant 6",
+        "patients, split by the table: test 2, train 3",
+    ]
+    assert shown[-4:] == [
         "train: 3 crops (2 malignant) of 2 patients",
         "test: 1 crops (0 malignant) of 1 patients; one class only, no use for training",
         "rejected: for_processing 1, mask_mismatch 1, no_mask 1, unreadable 1",
+        "found 10 = read 4 + rejected 4 (for_processing 1, mask_mismatch 1, no_mask 1, "
+        "unreadable 1) + skipped 2 (another kind of file 2)",
     ]
 
 
@@ -116,7 +130,7 @@ def test_val_is_taken_from_training_patients(archive: Path, tmp_path: Path) -> N
 
 
 def test_phantom_mark_makes_the_origin(archive: Path, tmp_path: Path) -> None:
-    (archive / prepare.PHANTOM_MARK).touch()
+    (archive / cbis_ddsm.PHANTOM_MARK).touch()
     manifest = prepare.cbis_ddsm(root=str(archive), out=str(tmp_path / "out"), size=32)
     assert {(c.origin, c.label_source) for c in manifest.crops} == {("phantom-archive", "phantom")}
     named = prepare.cbis_ddsm(root=str(archive), out=str(tmp_path / "b"), size=32, origin="mine")
@@ -135,23 +149,28 @@ def test_one_unit_per_set(tmp_path: Path) -> None:
     tiny = TinyArchive(tmp_path / "archive")
     tiny.add("P_00001", PixelSpacing=[0.05, 0.05])
     tiny.add("P_00002")
-    with pytest.raises(ArchiveError, match=r"row 3 and .*row 2: only one .*--spacing_mm"):
-        prepare.cbis_ddsm(root=str(tiny.write()), out=str(tmp_path / "out"), size=32)
+    out = tmp_path / "out"
+    manifest = prepare.cbis_ddsm(root=str(tiny.write()), out=str(out), size=32)
+    assert [crop.patient_id for crop in manifest.crops] == ["P_00001"]
+    (found,) = rejected(out)
+    assert (found["record"], found["reason"]) == ("train_0003", "spacing")
+    assert "Give --spacing_mm" in found["message"]
 
 
 def test_unequal_pixel_spacing_keeps_lesion_and_mask_together(tmp_path: Path) -> None:
     tiny = TinyArchive(tmp_path / "archive")
     tiny.add("P_00001", PixelSpacing=[0.1, 0.05])
-    reader = CbisDdsm(tiny.write())
-    lesion = reader.lesion(reader.records[0])
-    assert lesion.mammogram.pixels.shape == (2 * SHAPE[0], SHAPE[1])
-    assert (lesion.box.y0, lesion.box.y1, lesion.box.x0) == (200, 280, 50)
+    (row,) = cbis_ddsm.read(tiny.write()).rows
+    mammogram = read_mammogram(row.path, allow_secondary_capture=True)
+    assert mammogram.pixels.shape == (2 * SHAPE[0], SHAPE[1])
+    box = locate(row.region, mammogram, where=row.where)
+    assert (box.y0, box.y1, box.x0) == (200, 280, 50)
 
 
 def test_lesion_that_cannot_be_cut_is_rejected_with_its_row(tmp_path: Path) -> None:
     tiny = TinyArchive(tmp_path / "archive")
     speck = np.zeros(SHAPE, np.uint8)
-    speck[10:12, 10:12] = 1
+    speck[110:112, 60:62] = 1
     tiny.add("P_00001", mask=speck)
     tiny.add("P_00002", image=np.full(SHAPE, 9, np.uint16))
     out = tmp_path / "out"
@@ -214,7 +233,7 @@ def test_full_disk_names_the_file(
     def full(*_: object) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("data_prep.crop_set.save_crop_image", full)
+    monkeypatch.setattr("data_prep.cut_lesions.save_crop_image", full)
     with pytest.raises(OSError, match=r"No space left.*cbis-ddsm_train_0002\.png"):
         prepare.cbis_ddsm(root=str(archive), out=str(tmp_path / "out"))
 
@@ -260,11 +279,35 @@ def test_unusable_files_of_a_crop_folder_are_listed(tmp_path: Path) -> None:
         prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "strict"), strict=True)
 
 
-def test_crops_of_two_sizes_are_refused(tmp_path: Path) -> None:
+def test_as_many_crops_of_one_size_as_of_another_are_refused(tmp_path: Path) -> None:
     put(tmp_path, patient="P_00001")
     Image.new("L", (8, 8)).save(put(tmp_path, patient="P_00002"))
-    with pytest.raises(ArchiveError, match=r"crops of \[8, 16\] px"):
+    with pytest.raises(ArchiveError, match="as many crops have 16 px as 8 px"):
         prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "out"))
+    manifest = prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "sized"), size=8)
+    assert [crop.patient_id for crop in manifest.crops] == ["P_00002"]
+
+
+def test_crops_of_another_size_than_most_are_rejected_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for patient in ("P_00001", "P_00003"):
+        put(tmp_path, patient=patient)
+    odd = put(tmp_path, patient="P_00002")
+    Image.new("L", (8, 8)).save(odd)
+    (odd.parent / f"._{odd.name}").write_bytes(b"x")
+    out = tmp_path / "out"
+    manifest = prepare.crop_folder(root=str(tmp_path), out=str(out))
+    assert len(manifest.crops) == 2
+    assert not (out / "images" / "cbis-ddsm_train_0002.png").exists()
+    assert 'cbis-ddsm_train_0002,odd_size,"images/cbis-ddsm_train_0002.png: 8 px, where 16' in (
+        (out / "rejected.csv").read_text()
+    )
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "found 4 = read 2 + rejected 1 (odd_size 1) + skipped 1 (helper file 1)"
+    )
+    with pytest.raises(RecordRejected, match="8 px, where 16 px"):
+        prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "strict"), strict=True)
 
 
 def make_synthetic(folder: Path, count: int = 4) -> Path:
@@ -300,7 +343,7 @@ def test_unusable_synthetic_files_are_listed_and_bad_names_refused(tmp_path: Pat
     manifest = prepare.synthetic_folder(root=str(root), out=str(out), name="s", split="val")
     assert {c.split for c in manifest.crops} == {"val"}
     assert [r["record"] for r in rejected(out)] == ["b0000_00009_benign"]
-    with pytest.raises(ValueError, match="name='a/b'"):
+    with pytest.raises(ValueError, match="--name 'a/b'"):
         prepare.synthetic_folder(root=str(root), out=str(out), name="a/b")
 
 

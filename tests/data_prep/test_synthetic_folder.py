@@ -19,7 +19,7 @@ def test_label_is_the_last_word_and_order_is_numeric(tmp_path: Path) -> None:
     for name in ("batch_10_2_benign", "batch_2_11_malignant", "batch_2_9_benign", "7_malignant"):
         (tmp_path / f"{name}.png").touch()
     (tmp_path / "README.md").touch()
-    assert [(i.key, i.malignant) for i in read_synthetic_folder(tmp_path)] == [
+    assert [(i.key, i.malignant) for i in read_synthetic_folder(tmp_path).images] == [
         ("b0000_00007_malignant", True),
         ("b0002_00009_benign", False),
         ("b0002_00011_malignant", True),
@@ -60,7 +60,7 @@ def test_a_name_without_number_or_word_stops(tmp_path: Path, name: str) -> None:
 def test_numbers_and_negations_mean_what_the_importer_says(tmp_path: Path) -> None:
     for name in ("batch_0_1_0", "batch_0_2_1", "9_1"):
         (tmp_path / f"{name}.png").touch()
-    numbers = read_synthetic_folder(tmp_path, LabelRule(malignant="0", benign="1"))
+    numbers = read_synthetic_folder(tmp_path, LabelRule(malignant="0", benign="1")).images
     assert [(i.path.stem, i.malignant) for i in numbers] == [
         ("batch_0_1_0", True),
         ("batch_0_2_1", False),
@@ -70,7 +70,7 @@ def test_numbers_and_negations_mean_what_the_importer_says(tmp_path: Path) -> No
     negated.mkdir()
     (negated / "1_is_benign-0.png").touch()
     rule = LabelRule(malignant="is_benign-0", benign="is_benign-1")
-    assert [i.malignant for i in read_synthetic_folder(negated, rule)] == [True]
+    assert [i.malignant for i in read_synthetic_folder(negated, rule).images] == [True]
 
 
 @pytest.mark.parametrize("words", [("malignant", "malignant"), ("", "benign"), ("malignant", "")])
@@ -136,7 +136,7 @@ def test_oblong_and_unequal_images_are_named(tmp_path: Path) -> None:
     prepare.synthetic_folder(root=str(root), out=str(out), name="s")
     assert "shape (8, 9). Crops are square" in (out / "rejected.csv").read_text()
     save(root / "3_malignant.png", edge=16)
-    with pytest.raises(ArchiveError, match=r"crops of \[8, 16\] px. Give crops of one size"):
+    with pytest.raises(ArchiveError, match="as many crops have 8 px as 16 px. Give --size"):
         prepare.synthetic_folder(root=str(root), out=str(tmp_path / "sizes"), name="s")
 
 
@@ -146,3 +146,12 @@ def test_a_set_without_one_usable_image_is_refused(tmp_path: Path) -> None:
     save(root / "1_benign.png", mode="RGB")
     with pytest.raises(ArchiveError, match=r"no record became a crop \(not_grey 1\)"):
         prepare.synthetic_folder(root=str(root), out=str(tmp_path / "out"), name="s")
+
+
+def test_png_in_a_folder_below_are_not_lost_without_a_word(tmp_path: Path) -> None:
+    save(tmp_path / "1_benign.PNG")
+    assert len(read_synthetic_folder(tmp_path).images) == 1
+    (tmp_path / "more").mkdir()
+    save(tmp_path / "more" / "2_benign.png")
+    with pytest.raises(ArchiveError, match="more: holds PNG files too"):
+        read_synthetic_folder(tmp_path)

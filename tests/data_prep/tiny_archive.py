@@ -11,6 +11,8 @@ from pydicom import Dataset, FileDataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
+from data_prep.cropping import lesion_box
+
 HEADER = (
     "patient_id",
     "breast_density",
@@ -105,16 +107,18 @@ class TinyArchive:
 
     def __init__(self, root: Path, *, descriptive: bool = False) -> None:
         self.root = root
-        self.rows: dict[str, list[dict[str, str]]] = {"train": [], "test": []}
+        self.rows: dict[str, list[dict[str, str]]] = {"train": [], "test": []}  # of masses
+        self.calc_rows: dict[str, list[dict[str, str]]] = {"train": [], "test": []}
         self._descriptive = descriptive
         self._rng = np.random.default_rng(0)
-        self._images: dict[tuple[str, str, str], tuple[str, Path]] = {}
+        self._images: dict[tuple[str, str, str, str], tuple[str, Path, Grey]] = {}
 
     def add(
         self,
         patient: str = "P_00001",
         part: str = "train",
         *,
+        kind: str = "mass",
         side: str = "LEFT",
         view: str = "CC",
         abnormality: int = 1,
@@ -129,23 +133,29 @@ class TinyArchive:
         **elements: Any,
     ) -> Path:
         """Adds a row with its files; returns the path of the mammogram."""
-        name = f"Mass-{'Training' if part == 'train' else 'Test'}_{patient}_{side}_{view}"
+        stage = "Training" if part == "train" else "Test"
+        name = f"{kind.capitalize()}-{stage}_{patient}_{side}_{view}"
         study = str(generate_uid())
-        if (patient, side, view) not in self._images:
+        if (kind, patient, side, view) not in self._images:
             series = str(generate_uid())
             folder = self._folder(name, study, series, "full mammogram images")
+            image = film(self._rng) if image is None else image
             path = write_dicom(
                 folder / "1-1.dcm",
-                film(self._rng) if image is None else image,
+                image,
                 SeriesInstanceUID=series,
                 SeriesDescription="full mammogram images",
                 PatientOrientation=["", ""],
                 **elements,
             )
-            self._images[patient, side, view] = (f"{name}/{study}/{series}/000000.dcm", path)
-        image_path, path = self._images[patient, side, view]
+            self._images[kind, patient, side, view] = (
+                f"{name}/{study}/{series}/000000.dcm",
+                path,
+                image,
+            )
+        image_path, path, shown = self._images[kind, patient, side, view]
         roi = lesion_mask() if isinstance(mask, str) else mask
-        cut = film(self._rng)[80:160, 30:100] if crop is None else crop
+        cut = _around(roi, shown) if crop is None else crop
         series = str(generate_uid())
         crop_series = series if one_series else str(generate_uid())
         files = [(series, roi, "ROI mask images"), (crop_series, cut, "cropped images")]
@@ -164,7 +174,7 @@ class TinyArchive:
         paths = [
             f"{name}_{abnormality}/{study}/{uid}/000000.dcm\n" for uid in (series, crop_series)
         ]
-        self.rows[part].append(
+        (self.rows if kind == "mass" else self.calc_rows)[part].append(
             dict.fromkeys(HEADER, "")
             | {
                 "patient_id": patient,
@@ -172,7 +182,7 @@ class TinyArchive:
                 "left or right breast": side,
                 "image view": view,
                 "abnormality id": str(abnormality),
-                "abnormality type": "mass",
+                "abnormality type": "mass" if kind == "mass" else "calcification",
                 "mass shape": "IRREGULAR",
                 "mass margins": "N/A",
                 "assessment": "4",
@@ -189,12 +199,18 @@ class TinyArchive:
     def write(self, parts: tuple[str, ...] = ("train", "test")) -> Path:
         """Writes the tables; returns the root."""
         self.root.mkdir(parents=True, exist_ok=True)
+        renamed = {"breast_density": "breast density", "mass shape": "calc type"}
+        renamed |= {"mass margins": "calc distribution"}
         for part in parts:
-            path = self.root / f"mass_case_description_{part}_set.csv"
-            with path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, HEADER)
-                writer.writeheader()
-                writer.writerows(self.rows[part])
+            for kind, rows in (("mass", self.rows[part]), ("calc", self.calc_rows[part])):
+                if not rows:
+                    continue
+                names = [renamed.get(name, name) if kind == "calc" else name for name in HEADER]
+                path = self.root / f"{kind}_case_description_{part}_set.csv"
+                with path.open("w", newline="", encoding="utf-8") as file:
+                    writer = csv.writer(file)
+                    writer.writerow(names)
+                    writer.writerows([row.get(name, "") for name in HEADER] for row in rows)
         return self.root
 
     def _folder(self, name: str, study: str, series: str, description: str) -> Path:
@@ -202,6 +218,16 @@ class TinyArchive:
             short = f"1.000000-{description}-{series[-5:]}"
             return self.root / "CBIS-DDSM" / name / f"01-01-2000-NA-{study[-5:]}" / short
         return self.root / name / study / series
+
+
+def _around(mask: Grey | None, image: Grey) -> Grey:
+    """The crop that the archive supplies: the largest part of the mask and 20 px beside it."""
+    if mask is None or not mask.any():
+        return image[80:160, 30:100]
+    box = lesion_box(mask)
+    down, across = (image.shape[axis] / mask.shape[axis] for axis in (0, 1))
+    rows = slice(max(0, round(box.y0 * down) - 20), round(box.y1 * down) + 20)
+    return image[rows, max(0, round(box.x0 * across) - 20) : round(box.x1 * across) + 20]
 
 
 def error_text(error: BaseException) -> str:

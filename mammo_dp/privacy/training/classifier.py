@@ -4,6 +4,7 @@
 import math
 from typing import Any, Literal
 
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import SGD, AdamW
@@ -13,8 +14,10 @@ from classifier.fixed_features import FixedFeatures
 from classifier.module import CropClassifier, warmup_cosine
 from data_prep.datamodule import CropsDataModule
 from mammo_dp.privacy.accounting.budget import PrivacyBudget
+from mammo_dp.privacy.accounting.selection import SelectionPlan
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.seals import SealedFeatures
+from mammo_dp.privacy.training.datamodule import DPCropsDataModule, DPDataModule
 from mammo_dp.privacy.training.descent import plan_descent
 from mammo_dp.privacy.training.gradients.methods import GradientMethod
 from mammo_dp.privacy.training.gradients.units import Clipping
@@ -197,3 +200,29 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         )
         self.print(str(plan))  # from one rank
         return plan.rate
+
+
+def refuse_selection(
+    plan: SelectionPlan, module: LightningModule, data: LightningDataModule
+) -> None:
+    """Checks a fit that shall take part in a selection, before compute is spent.
+
+    Args:
+        plan: The selection.
+        module: Model of the fit.
+        data: Data module of the fit.
+
+    Raises:
+        PrivacyError: If no account of the selection would hold.
+    """
+    if not (isinstance(module, DPTraining) and isinstance(module, CropClassifier)):
+        raise PrivacyError(
+            f"selection: {type(module).__name__} is no private classifier. Choose among fits "
+            "of mammo_dp.DPCropClassifier."
+        )
+    private = isinstance(data, DPCropsDataModule | DPDataModule)
+    plan.refuse_data(
+        unit=data.unit if private else None,
+        train_split=data.train_split if isinstance(data, CropsDataModule) else None,
+        public_size=data.public_size if private else None,
+    )

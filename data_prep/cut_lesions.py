@@ -1,0 +1,733 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A table of lesions becomes a folder of crops: image by image, on every core or any cluster.
+
+A worker reads one image, cuts all its lesions, writes their files and answers with a few facts, so
+memory is that of one image for each worker. What is done stands in a journal beside the crops:
+after an interruption, whenever it comes, the same call resumes, reads no finished image again, and
+ends with the same bytes. Results are used in the order of the table, whoever computed them.
+"""
+
+import csv
+import faulthandler
+import hashlib
+import json
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from distributed import Client, Future, KilledWorker, as_completed, wait
+from numpy.typing import NDArray
+
+from data_prep import cluster
+from data_prep.cluster import ClusterError, FixedThreads, usable_cores
+from data_prep.crop_image import save_crop_image
+from data_prep.crop_set import REJECTED_FILE, CropSet, print_counts, watched
+from data_prep.cutting import Cutting, cut_box, range_of
+from data_prep.duplicates import AcrossPatients
+from data_prep.errors import ManifestError, RecordRejected
+from data_prep.fingerprints import fingerprint
+from data_prep.identity import normalised
+from data_prep.images import read_image
+from data_prep.lesions import LesionRow, LesionTable, Region
+from data_prep.manifest import FILE_NAME, Crop, CropsManifest, Laterality, Split, View
+from data_prep.masks import locate
+from data_prep.splits import assign_split, check_patients, refine_split
+
+JOURNAL = "cutting.jsonl"
+IN_PROCESS = 16  # images up to which starting workers takes longer than the work
+LIMIT_S = 300.0  # for one image, which takes a second or less
+_AHEAD = 2  # images handed out for each worker, so that none waits for the next
+_TASK_S = 0.5  # that a task should take: images of less are handed out several at a time
+_MOST_IN_TASK = 16
+_COUNT_AGAIN_S = 5.0  # between looks at how many workers a cluster has
+_IMPORTED = ("cv2", "data_prep.cut_lesions")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LesionOrder:
+    """What a worker needs to know of one lesion; nothing about the patient.
+
+    Attributes:
+        where: Start of every message.
+        region: Where it lies.
+        file: Image file of the crop, below the folder of crops.
+    """
+
+    where: str
+    region: Region
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOrder:
+    """What a worker needs to know of one image.
+
+    Attributes:
+        path: The file.
+        spacing_mm: Millimetres per pixel as the table says, for files that do not.
+        scanned_film: Whether secondary capture is accepted.
+        lesions: In the order of the table.
+    """
+
+    path: Path
+    spacing_mm: float | None
+    scanned_film: bool
+    lesions: tuple[LesionOrder, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CutOut:
+    """A crop in memory.
+
+    Attributes:
+        pixels: Shape ``(size, size)``, values in ``[0, 65535]``.
+        spacing_mm: Millimetres per pixel of the crop; none where the image does not say.
+        view: According to the header.
+        laterality: According to the header.
+    """
+
+    pixels: NDArray[np.uint16]
+    spacing_mm: float | None
+    view: View | None
+    laterality: Laterality | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """What became of one lesion: the facts of its crop, or a reason and a message.
+
+    Attributes:
+        sha256: As in :class:`Crop`.
+        fingerprint: As in :class:`Crop`.
+        spacing_mm: As in :class:`CutOut`.
+        view: As in :class:`CutOut`.
+        laterality: As in :class:`CutOut`.
+        reason: Code; empty for a crop.
+        message: Sentence; empty for a crop.
+    """
+
+    sha256: str = ""
+    fingerprint: str = ""
+    spacing_mm: float | None = None
+    view: View | None = None
+    laterality: Laterality | None = None
+    reason: str = ""
+    message: str = ""
+
+
+def cut_lesions(
+    table: LesionTable,
+    out: Path,
+    *,
+    cutting: Cutting,
+    origin: str,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    strict: bool = False,
+    across_patients: AcrossPatients = "refuse",
+    val_fraction: float = 0.15,
+    test_fraction: float = 0.2,
+    scanned_film: bool = False,
+    limit_s: float = LIMIT_S,
+) -> CropsManifest:
+    """Cuts the lesions of a table out of their images and fills a folder of crops.
+
+    Patients whom the table puts in a split stay there; if it knows no val, a share of its training
+    patients becomes val. Patients without a split get one by a keyed hash of their id.
+
+    Args:
+        table: What to cut.
+        out: Folder to fill: new, or one that this call left unfinished. One that is finished is
+            left as it is.
+        cutting: How to cut.
+        origin: Name of the data set in ``crops.csv``.
+        scheduler: Address of a dask scheduler; none for this machine.
+        workers: Processes on this machine; all usable cores if not given. Up to one, and for a
+            few images, all happens in this process.
+        strict: Whether the first lesion that becomes no crop stops.
+        across_patients: As for :func:`data_prep.duplicates.deduplicate`.
+        val_fraction: Expected share of patients in ``val``.
+        test_fraction: Expected share of patients in ``test``, of those without a split.
+        scanned_film: Whether secondary capture is accepted; always for an archive that says so.
+        limit_s: Seconds after which an image is given up.
+
+    Raises:
+        ArchiveError: If no crop is left.
+        ClusterError: If the scheduler or its workers cannot be used.
+        LeakageError: If a patient or a copy is in two splits.
+        ManifestError: If the folder was begun by a call for other images or other settings.
+    """
+    splits = patient_splits(table.rows, val_fraction=val_fraction, test_fraction=test_fraction)
+    film = scanned_film or (table.facts is not None and table.facts.scanned_film)
+    work = _Work(orders=_orders(table.rows, origin, film), cutting=cutting, out=out)
+    journal = Journal(out / JOURNAL, work.key)
+    done = {number: cuts for number, cuts in journal.read().items() if work.stands(number, cuts)}
+    if (out / FILE_NAME).exists():
+        return _finished(work, journal)
+    if done:
+        print(f"{out}: {len(done):,} of {len(work.orders):,} images are read; resuming.")
+    out.mkdir(parents=True, exist_ok=True)
+    left = [number for number in range(len(work.orders)) if number not in done]
+    rejected = [RecordRejected(one.reason, one.message) for one in table.left_out]
+    if strict and rejected:
+        raise rejected[0]
+    first = 0  # lesions are judged in the order of the table, so that strict stops at the same one
+    with closing(_Reading(work, journal, limit_s).results(left, scheduler, workers)) as results:
+        for number, cuts in watched(results, "Reading images", total=len(left)):
+            done[number] = cuts
+            while strict and first in done:
+                for cut in done[first]:
+                    if cut.reason:
+                        raise RecordRejected(cut.reason, cut.message)
+                first += 1
+    crops = CropSet(
+        out,
+        strict=strict,
+        across_patients=across_patients,
+        found=len(table.rows) + len(table.left_out) + sum(table.skipped.values()),
+        skipped=table.skipped,
+    )
+    for row, error in zip(table.left_out, rejected, strict=True):
+        crops.reject(row.key, error)
+    unused = _collect(crops, table.rows, work, done, splits, origin)
+    manifest = crops.finish()
+    for file in unused:
+        (out / file).unlink(missing_ok=True)
+    journal.remove()
+    return manifest
+
+
+def patient_splits(
+    rows: Sequence[LesionRow], *, val_fraction: float, test_fraction: float
+) -> dict[str, Split]:
+    """Split of each patient, by normalised id.
+
+    Args:
+        rows: Lesions.
+        val_fraction: Expected share of patients in ``val``; of the training patients where the
+            table assigns splits and knows no ``val``.
+        test_fraction: Expected share of patients in ``test``, of those without a split.
+
+    Raises:
+        DataError: If a share is outside its range.
+        LeakageError: If the table puts a patient in two splits.
+    """
+    official = [(row.patient_id, row.split, row.where) for row in rows if row.split is not None]
+    check_patients(official)
+    known = {normalised(patient): split for patient, split, _ in official}
+    refine = "val" not in known.values()
+    splits: dict[str, Split] = {}
+    for row in rows:
+        name = normalised(row.patient_id)
+        if name in splits:
+            continue
+        if (given := known.get(name)) is None:
+            splits[name] = assign_split(
+                row.patient_id, val_fraction=val_fraction, test_fraction=test_fraction
+            )
+        elif refine:
+            splits[name] = refine_split(given, row.patient_id, val_fraction=val_fraction)
+        else:
+            splits[name] = given
+    return splits
+
+
+def crops_of(order: ImageOrder, cutting: Cutting) -> Iterator[CutOut | RecordRejected]:
+    """Reads one image and cuts its lesions, one after another.
+
+    Whatever an image does to its reader, it costs its own lesions only.
+
+    Args:
+        order: The image and its lesions.
+        cutting: How to cut.
+
+    Yields:
+        A crop, or why there is none, for each lesion.
+    """
+    first = order.lesions[0].where
+    try:
+        mammogram = read_image(
+            order.path,
+            where=first,
+            scanned_film=order.scanned_film,
+            spacing_mm=order.spacing_mm or cutting.spacing_mm,
+        )
+        grey = range_of(mammogram, first)
+    except Exception as error:
+        rejected = _rejected(error, first, "image")
+        for lesion in order.lesions:
+            message = lesion.where + str(rejected).removeprefix(first)
+            yield RecordRejected(rejected.reason, message)
+        return
+    for lesion in order.lesions:
+        try:
+            box = locate(lesion.region, mammogram, where=lesion.where)
+            pixels, mm = cut_box(mammogram, box, cutting, grey, where=lesion.where)
+        except Exception as error:
+            yield _rejected(error, lesion.where, "mask or outline")
+            continue
+        yield CutOut(
+            pixels=pixels, spacing_mm=mm, view=mammogram.view, laterality=mammogram.laterality
+        )
+
+
+def cut_image(order: ImageOrder, cutting: Cutting, out: Path) -> list[Cut]:
+    """Reads one image, cuts its lesions and writes the crops.
+
+    Args:
+        order: The image and its lesions.
+        cutting: How to cut.
+        out: Folder of crops.
+
+    Returns:
+        One answer per lesion.
+
+    Raises:
+        OSError: If a crop cannot be written.
+    """
+    cuts = []
+    for lesion, one in zip(order.lesions, crops_of(order, cutting), strict=True):
+        if isinstance(one, RecordRejected):
+            cuts.append(Cut(reason=one.reason, message=str(one)))
+            continue
+        try:
+            digest = save_crop_image(out / lesion.file, one.pixels)
+        except OSError as error:  # a full disk does not say which file it hit
+            raise OSError(error.errno, error.strerror, str(out / lesion.file)) from error
+        cuts.append(
+            Cut(
+                sha256=digest,
+                fingerprint=fingerprint(one.pixels),
+                spacing_mm=one.spacing_mm,
+                view=one.view,
+                laterality=one.laterality,
+            )
+        )
+    return cuts
+
+
+def _rejected(error: Exception, where: str, what: str) -> RecordRejected:
+    """The error as a rejection; what is none already is the file's fault all the same."""
+    if isinstance(error, RecordRejected):
+        return error
+    return RecordRejected(
+        "unreadable",
+        f"{where}: its {what} cannot be read ({type(error).__name__}). Copy the file again, or "
+        "leave the row out.",
+    )
+
+
+@dataclass(slots=True)
+class Journal:
+    """What has become of each image, one line of JSON each, appended as it happens.
+
+    A line that an interruption cut off is no line. In one process, an image is noted before it is
+    read, too: the one that was being read when the process died may have been the cause.
+
+    Attributes:
+        path: The file.
+        key: Hash of images and settings that the lines are about.
+        suspects: Images that were begun in an earlier process and not ended.
+    """
+
+    path: Path
+    key: str
+    suspects: set[int] = field(default_factory=set)
+    _file: TextIO | None = None
+
+    def read(self) -> dict[int, list[Cut]]:
+        """Answers by number of the image.
+
+        Raises:
+            ManifestError: If the lines are about other images or settings.
+        """
+        try:
+            lines = self.path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return {}
+        found: dict[int, list[Cut]] = {}
+        for line in lines:
+            with suppress(ValueError, TypeError, KeyError, AttributeError):  # cut off
+                entry = json.loads(line)
+                if (key := entry.get("key", self.key)) != self.key:
+                    break
+                if "begun" in entry:
+                    self.suspects.add(int(entry["begun"]))
+                elif "image" in entry:
+                    found[int(entry["image"])] = [Cut(**cut) for cut in entry["lesions"]]
+        else:
+            self.suspects -= set(found)
+            return found
+        raise ManifestError(
+            f"{self.path}: was begun for other images, another table or other settings (its key is "
+            f"{key[:8]}, not {self.key[:8]}). Repeat the first call to finish it, or give a new "
+            "folder."
+        )
+
+    def begin(self, number: int) -> None:
+        """Notes that an image is about to be read in this process."""
+        self._write({"begun": number})
+
+    def add(self, number: int, cuts: Sequence[Cut]) -> None:
+        """Notes what became of an image."""
+        empty = Cut()
+        lesions = [
+            {name: value for name, value in asdict(cut).items() if value != getattr(empty, name)}
+            for cut in cuts
+        ]
+        self._write({"image": number, "lesions": lesions})
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def remove(self) -> None:
+        """Deletes the file, when all tables are written."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        if self._file is None:
+            self._file = self.path.open("a", encoding="utf-8")
+            self._file.write("\n" + json.dumps({"key": self.key}) + "\n")  # ends a cut-off line
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """All images to be read, in the order in which the table first names them."""
+
+    orders: Sequence[ImageOrder]
+    cutting: Cutting
+    out: Path
+
+    @property
+    def key(self) -> str:
+        """Hash of images and settings."""
+        digest = hashlib.sha256(repr(self.cutting).encode())
+        for order in self.orders:
+            digest.update(repr(order).encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def stands(self, number: int, cuts: Sequence[Cut]) -> bool:
+        """Whether an answer is about this image and its crops are there.
+
+        After a loss of power a file may be there and empty.
+        """
+        if not number < len(self.orders) or len(cuts) != len(self.orders[number].lesions):
+            return False
+        files = [
+            self.out / lesion.file
+            for lesion, cut in zip(self.orders[number].lesions, cuts, strict=True)
+            if not cut.reason
+        ]
+        return all(file.is_file() and file.stat().st_size for file in files)
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Reads images in this process or on workers, and sees to those that kill or hang them."""
+
+    work: _Work
+    journal: Journal
+    limit_s: float
+    _blamed: set[int] = field(default_factory=set)
+
+    def results(
+        self, numbers: Sequence[int], scheduler: str | None, count: int | None
+    ) -> Generator[tuple[int, list[Cut]], None, None]:
+        """Answers as they come, each noted in the journal before.
+
+        An image whose worker died or hung is tried once more, with no other at work, so that none
+        is blamed for another.
+
+        Raises:
+            ClusterError: If the scheduler or its workers cannot be used.
+            OSError: If a crop cannot be written.
+        """
+        self._blamed = set(numbers) & self.journal.suspects
+        plain = [number for number in numbers if number not in self._blamed]
+        count = usable_cores() if count is None else count
+        try:
+            if scheduler is None and (count <= 1 or len(plain) <= IN_PROCESS):
+                yield from self._noted(self._here(plain))
+                if self._blamed:
+                    with self._workers(None, 1) as client:
+                        yield from self._noted(self._alone(client))
+                return
+            with self._workers(scheduler, min(count, len(plain))) as client:
+                yield from self._noted(self._together(client, plain))
+                yield from self._noted(self._alone(client))
+        finally:
+            self.journal.close()
+
+    def _noted(self, results: Iterator[tuple[int, list[Cut]]]) -> Iterator[tuple[int, list[Cut]]]:
+        for number, cuts in results:
+            self.journal.add(number, cuts)
+            yield number, cuts
+
+    @contextmanager
+    def _workers(self, scheduler: str | None, count: int) -> Iterator[Client]:
+        with cluster.workers(scheduler, count=count, deaths_allowed=0) as client:
+            folders = {order.path.parent for order in self.work.orders[:1]} | {self.work.out}
+            cluster.prepare(client, FixedThreads(1, _IMPORTED), sorted(folders))
+            yield client
+
+    def _here(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[Cut]]]:
+        """In a thread of this process, which is left behind if it hangs."""
+        for number in numbers:
+            self.journal.begin(number)
+            answer: list[list[Cut] | BaseException] = []
+            order = self.work.orders[number]
+
+            def read(order: ImageOrder = order, answer: list[Any] = answer) -> None:
+                try:
+                    answer.append(cut_image(order, self.work.cutting, self.work.out))
+                except BaseException as error:
+                    answer.append(error)
+
+            thread = threading.Thread(target=read, daemon=True)
+            thread.start()
+            thread.join(self.limit_s)
+            if not answer:
+                self._blamed.add(number)
+            elif isinstance(one := answer[0], BaseException):
+                raise one
+            else:
+                yield number, one
+
+    def _together(self, client: Client, numbers: Sequence[int]) -> Iterator[tuple[int, list[Cut]]]:
+        """On all workers, a bounded number at a time."""
+        waiting = deque(numbers)
+        futures: dict[Future[_Answers], list[int]] = {}
+        ended = as_completed([], loop=client.loop)
+        most, counted, seconds = 0, -_COUNT_AGAIN_S, _TASK_S
+        while waiting or futures:
+            if (now := time.monotonic()) - counted >= _COUNT_AGAIN_S:
+                most, counted = _AHEAD * max(1, len(client.nthreads())), now
+            while waiting and len(futures) < most:
+                size = max(1, min(_MOST_IN_TASK, round(_TASK_S / seconds), len(waiting) // most))
+                some = [waiting.popleft() for _ in range(size)]
+                future = self._submit(client, some)
+                futures[future] = some
+                ended.add(future)
+            future = next(ended)
+            some = futures.pop(future)
+            if (answers := _answers(future)) is None:
+                self._blamed |= set(some)
+                continue
+            seconds = max(answers.seconds / len(some), 1e-3)
+            yield from zip(some, answers.cuts, strict=True)
+
+    def _alone(self, client: Client) -> Iterator[tuple[int, list[Cut]]]:
+        """Those that are blamed, one after another."""
+        for number in sorted(self._blamed):
+            begun = time.monotonic()
+            future = self._submit(client, [number])
+            wait(future)
+            if (answers := _answers(future)) is not None:
+                yield number, answers.cuts[0]
+                continue
+            late = time.monotonic() - begun >= self.limit_s
+            yield number, self._given_up(self.work.orders[number], late=late)
+
+    def _submit(self, client: Client, numbers: Sequence[int]) -> "Future[_Answers]":
+        orders, work = [self.work.orders[number] for number in numbers], self.work
+        key = f"image-{numbers[0]}-{time.time_ns()}"
+        return client.submit(
+            _on_worker, orders, work.cutting, work.out, self.limit_s, key=key, pure=False
+        )
+
+    def _given_up(self, order: ImageOrder, *, late: bool) -> list[Cut]:
+        what = f"takes more than {self.limit_s:g} s" if late else "ends the process that reads it"
+        return [
+            Cut(
+                reason="timeout" if late else "worker_died",
+                message=f"{lesion.where}: its image {what}, twice. Copy the file again, or leave "
+                "the row out.",
+            )
+            for lesion in order.lesions
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What a task answers: lesions of each of its images, and how long all took."""
+
+    cuts: list[list[Cut]]
+    seconds: float
+
+
+def _on_worker(
+    orders: Sequence[ImageOrder], cutting: Cutting, out: Path, limit_s: float
+) -> _Answers:
+    """Cuts, and ends the process if an image takes too long, even in code that hears nothing."""
+    begun, cuts = time.monotonic(), []
+    with Path(os.devnull).open("w") as nowhere:
+        try:
+            for order in orders:
+                faulthandler.dump_traceback_later(limit_s, exit=True, file=nowhere)
+                cuts.append(cut_image(order, cutting, out))
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    return _Answers(cuts, time.monotonic() - begun)
+
+
+def _answers(future: "Future[_Answers]") -> _Answers | None:
+    """What a worker answered; none if it died.
+
+    Raises:
+        ClusterError: If nobody knows, since the scheduler is gone.
+        OSError: If the crop could not be written.
+    """
+    if future.status == "finished":
+        try:
+            found: _Answers = future.result()
+        except KilledWorker:  # it died with the answer, over the next image
+            return None
+        return found
+    if future.status != "error":  # "cancelled" or "lost"
+        raise ClusterError(
+            "the scheduler was lost. Start it and its workers, and run the same command: only the "
+            "images that were being read are read again."
+        )
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        return None
+    assert error is not None
+    raise error
+
+
+def _orders(rows: Sequence[LesionRow], origin: str, film: bool) -> list[ImageOrder]:
+    """One per image, in the order in which the table first names them."""
+    groups: dict[Path, list[LesionRow]] = {}
+    for row in rows:
+        groups.setdefault(row.path, []).append(row)
+    return [
+        ImageOrder(
+            path=path,
+            spacing_mm=lesions[0].spacing_mm,
+            scanned_film=film,
+            lesions=tuple(
+                LesionOrder(where=row.where, region=row.region, file=_file(row, origin))
+                for row in lesions
+            ),
+        )
+        for path, lesions in groups.items()
+    ]
+
+
+def _file(row: LesionRow, origin: str) -> str:
+    return f"images/{origin}_{row.key}.png"
+
+
+def _collect(
+    crops: CropSet,
+    rows: Sequence[LesionRow],
+    work: _Work,
+    done: Mapping[int, Sequence[Cut]],
+    splits: Mapping[str, Split],
+    origin: str,
+) -> list[str]:
+    """Gives all crops and rejections to the set, in the order of the table.
+
+    Returns:
+        Image files that may have been written and are no crops.
+    """
+    answers: dict[str, Cut] = {}  # by file of the crop, which is one per row
+    for number, order in enumerate(work.orders):
+        for lesion, cut in zip(order.lesions, done[number], strict=True):
+            answers[lesion.file] = cut
+    unit = _unit(answers.values())
+    unused = []
+    for row in rows:
+        file = _file(row, origin)
+        cut = answers[file]
+        reason, message = cut.reason, cut.message
+        if not reason and (cut.spacing_mm is not None) != unit:
+            reason, message = "spacing", _odd_unit(row, rows, answers, origin, unit=unit)
+        if not reason and row.malignant is None:
+            reason, message = "no_label", f"{row.where}: has no label. Leave the row out."
+        if reason:
+            crops.reject(row.key, RecordRejected(reason, message))
+            unused += [file, f"{file}.part"]
+            continue
+        crops.add_written(
+            Crop(
+                file=file,
+                patient_id=row.patient_id,
+                lesion_id=row.lesion_id,
+                image_id=row.image_id,
+                malignant=bool(row.malignant),
+                split=splits[normalised(row.patient_id)],
+                origin=origin,
+                label_source=row.label_source,
+                crop_rule="centred",
+                sha256=cut.sha256,
+                fingerprint=cut.fingerprint,
+                view=row.view or cut.view,
+                laterality=row.laterality or cut.laterality,
+                pixel_spacing_mm=cut.spacing_mm,
+                attributes=row.attributes,
+            ),
+            work.cutting.size,
+        )
+    return unused
+
+
+def _unit(cuts: Iterable[Cut]) -> bool:
+    """Whether margins of the set are millimetres: as for most crops, and if even, yes."""
+    count = Counter(cut.spacing_mm is not None for cut in cuts if not cut.reason)
+    return count[True] >= count[False]
+
+
+def _odd_unit(
+    row: LesionRow,
+    rows: Sequence[LesionRow],
+    answers: Mapping[str, Cut],
+    origin: str,
+    *,
+    unit: bool,
+) -> str:
+    """Says that a crop has margins of another unit than most."""
+    other = next(
+        other.where
+        for other in rows
+        if not (cut := answers[_file(other, origin)]).reason
+        and (cut.spacing_mm is not None) == unit
+    )
+    states = "states no pixel spacing" if unit else "states its pixel spacing"
+    do = "does" if unit else "does not"
+    return (
+        f"{row.where}: its image {states}, but that of {other} {do}, as most, so margins would "
+        "have two units. Give --spacing_mm."
+    )
+
+
+def _finished(work: _Work, journal: Journal) -> CropsManifest:
+    """The crops of a folder whose tables are written; removes what an interruption left."""
+    manifest = CropsManifest.read(work.out)
+    if journal.path.exists():
+        kept = {crop.file for crop in manifest.crops}
+        for order in work.orders:
+            for lesion in order.lesions:
+                if lesion.file not in kept:
+                    (work.out / lesion.file).unlink(missing_ok=True)
+                (work.out / f"{lesion.file}.part").unlink(missing_ok=True)
+        journal.remove()
+    else:
+        print(f"{work.out}: holds its crops already; nothing to do.")
+    with (work.out / REJECTED_FILE).open(encoding="utf-8", newline="") as file:
+        reasons = Counter(row["reason"] for row in csv.DictReader(file))
+    print_counts(manifest, reasons, merged=0)
+    return manifest

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each miniature archive through its command: from the files to a manifest of crops."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from data_prep import prepare
+from data_prep.errors import LicenceError
+from data_prep.manifest import CropsManifest
+from mammo_dp.export.lineage import require_terms
+from mammo_dp.main import main
+from mammo_dp.privacy.statement.cohort import Cohort
+from tests.data_prep.archives import miniature
+
+
+def rejected(folder: Path) -> dict[str, str]:
+    with (folder / "rejected.csv").open(newline="", encoding="utf-8") as file:
+        return {row["record"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def counts(manifest: CropsManifest) -> Counter[tuple[str, bool]]:
+    return Counter((crop.origin, crop.malignant) for crop in manifest.crops)
+
+
+def test_cbis_ddsm_masses_and_calcifications(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    manifest = prepare.cbis_ddsm(
+        root=str(miniature.cbis_ddsm(tmp_path / "archive").write()),
+        out=str(out),
+        size=32,
+        findings="both",
+        val_fraction=0,
+    )
+    assert counts(manifest) == {("cbis-ddsm", True): 4, ("cbis-ddsm", False): 3}
+    assert rejected(out) == dict.fromkeys(("test_0002", "calc_train_0003"), "opposite_splits")
+    assert [crop.file for crop in manifest.crops][-3:] == [
+        "images/cbis-ddsm_calc_train_0002.png",
+        "images/cbis-ddsm_calc_train_0004.png",
+        "images/cbis-ddsm_calc_test_0002.png",
+    ]
+    assert manifest.crops[-1].attributes["calc_type"] == "IRREGULAR"
+    shown = capsys.readouterr().out
+    assert "CBIS-DDSM: CC BY 3.0\ncite: Lee et al. 2017" in shown
+    assert "their 2 rows are left out (--opposite_splits leave_out)" in shown
+
+
+def test_jpeg_copy_gives_nearly_the_same_boxes(tmp_path: Path) -> None:
+    root = miniature.cbis_ddsm_jpeg(tmp_path / "archive")
+    out = tmp_path / "out"
+    manifest = prepare.cbis_ddsm_jpeg(
+        root=str(root), out=str(out), size=32, spacing_mm=0.05, strict=True, val_fraction=0
+    )
+    assert counts(manifest) == {("cbis-ddsm", True): 1, ("cbis-ddsm", False): 2}
+    assert rejected(out) == {}
+    side = 40 + 2 * 60  # the lesion has 30 x 40 px; lossy edges may move by a pixel
+    for crop in manifest.crops:
+        assert crop.pixel_spacing_mm == pytest.approx(0.05 * side / 32, rel=0.03)
+
+
+def test_bcdr(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    root = miniature.bcdr(tmp_path / "archive")
+    manifest = prepare.bcdr(root=str(root), out=str(out), size=32)
+    assert counts(manifest) == {("bcdr", True): 3, ("bcdr", False): 2}
+    assert rejected(out) == {"D01_0004": "too_small", "F01_0005": "mask_mismatch"}
+    assert {crop.label_source for crop in manifest.crops} == {"pathology"}
+
+
+def test_inbreast(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    root = miniature.inbreast(tmp_path / "archive")
+    manifest = prepare.inbreast(root=str(root), out=str(out), size=32, label_source="birads")
+    assert counts(manifest) == {("inbreast", True): 2, ("inbreast", False): 2}
+    assert rejected(out) == {"0004_02": "too_small"}
+    assert {crop.label_source for crop in manifest.crops} == {"birads"}
+    side = 41 + 2 * round(3 / 0.07)  # an outline holds the pixels of its vertices
+    assert manifest.crops[0].pixel_spacing_mm == round(0.07 * side / 32, 6)
+
+
+def test_vindr(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    root = miniature.vindr(tmp_path / "archive")
+    manifest = prepare.vindr(
+        root=str(root), out=str(out), size=32, label_source="birads", val_fraction=0
+    )
+    assert [(c.malignant, c.split) for c in manifest.crops] == [
+        (True, "train"),
+        (False, "train"),
+        (True, "test"),
+    ]
+    assert rejected(out) == {}
+
+
+def test_cmmd(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    root, masks = miniature.cmmd(tmp_path / "archive")
+    manifest = prepare.cmmd(root=str(root), masks=str(masks), out=str(out), size=32)
+    assert counts(manifest) == {("cmmd", True): 1, ("cmmd", False): 1}
+    assert {(crop.view, crop.patient_id) for crop in manifest.crops} == {("MLO", "D1-0001")}
+    assert rejected(out) == {}
+
+
+def test_embed_rejects_regions_in_the_background_and_is_never_exported(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    manifest = prepare.embed(root=str(miniature.embed(tmp_path / "archive")), out=str(out), size=32)
+    assert counts(manifest) == {("embed", True): 1, ("embed", False): 1}
+    assert rejected(out) == {"000007": "ambiguous", "000005_02": "box_outside"}
+    with pytest.raises(LicenceError, match="forbids passing on"):
+        require_terms([Cohort.of_manifest(manifest, "train")], "CC BY 4.0")
+
+
+def test_rsna(tmp_path: Path) -> None:
+    root, boxes = miniature.rsna(tmp_path / "archive")
+    out = tmp_path / "out"
+    manifest = prepare.rsna(root=str(root), boxes=str(boxes), out=str(out), size=32)
+    assert counts(manifest) == {("rsna-2022", True): 2, ("rsna-2022", False): 1}
+    assert {crop.label_source for crop in manifest.crops} == {"image"}
+
+
+def test_kau_bcmd(tmp_path: Path) -> None:
+    root, boxes = miniature.kau_bcmd(tmp_path / "archive")
+    out = tmp_path / "out"
+    manifest = prepare.kau_bcmd(
+        root=str(root), boxes=str(boxes), out=str(out), size=32, label_source="birads"
+    )
+    assert counts(manifest) == {("kau-bcmd", True): 2, ("kau-bcmd", False): 1}
+
+
+def test_a_command_says_what_is_missing_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = miniature.inbreast(tmp_path / "archive")
+    out = tmp_path / "out"
+    arguments = ["prepare", "inbreast", "--root", str(root), "--out", str(out), "--size", "32"]
+    assert main(arguments) == 1
+    assert "Ask for them with --label_source birads" in capsys.readouterr().err
+    assert not (out / "run.json").exists()
+    assert main([*arguments, "--label_source", "birads"]) == 0
+    assert (out / "run.json").exists()
+    assert len(CropsManifest.read(out).crops) == 4

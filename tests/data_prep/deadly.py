@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preloaded by workers of tests: images of some names hang or end the process that reads them."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from data_prep import cut_lesions
+from data_prep.dicom import Mammogram
+
+_read = cut_lesions.read_image
+
+
+def _deadly(path: Path, **settings: Any) -> Mammogram:
+    if "hang" in path.name:
+        time.sleep(1000)
+    if "die" in path.name:
+        os._exit(3)
+    if "slow" in path.name:
+        time.sleep(0.1)
+    return _read(path, **settings)
+
+
+def dask_setup(worker: object) -> None:
+    """Called by dask in each worker."""
+    cut_lesions.read_image = _deadly

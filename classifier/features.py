@@ -43,15 +43,14 @@ class FeaturesSeal(Protocol):
 
 @torch.no_grad()
 def body_features(
-    net: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int | None = None
+    net: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int = 64
 ) -> Tensor:
     """What the head of a model sees, in evaluation mode.
 
     Args:
         net: Model of :func:`classifier.backbones.build`; its modes are restored.
         images: Shape ``(N, 1, H, W)``, in ``[-1, 1]``, or batches of them.
-        batch_size: Images per forward pass, where ``images`` is one tensor; what suits the net
-            if not given.
+        batch_size: Images per forward pass, where ``images`` is one tensor.
 
     Returns:
         Shape ``(N, d)``, float32, on the CPU; ``head(net)(features)`` are the logits.
@@ -63,7 +62,7 @@ def body_features(
         found = [torch.empty(0, layer.in_features)]
         batches: Iterable[Tensor] = images
         if isinstance(images, Tensor):
-            batches = torch.split(images, batch_size or images_at_once(net))
+            batches = torch.split(images, batch_size)
         for batch in batches:
             if len(batch):
                 tokens = net.forward_features(batch.to(layer.weight.device))  # type: ignore[operator]
@@ -85,7 +84,7 @@ def cached_features(
     augment: Augmentation = "light",
     views: int = 1,
     seed: int = 0,
-    batch_size: int | None = None,
+    batch_size: int = 64,
     seal: FeaturesSeal | None = None,
 ) -> Tensor:
     """Features of some crops, from the cache or computed and then kept there.
@@ -103,7 +102,7 @@ def cached_features(
         augment: Pipeline of the views, if there are several.
         views: 1 gives the crop as it is, K > 1 gives K fixed augmented views of it.
         seed: Start of the views.
-        batch_size: Images per forward pass; what suits the net if not given.
+        batch_size: Images per forward pass.
         seal: Checked on use and written with new features; without one, whoever can write into
             the folder decides what a head is trained on.
 
@@ -135,10 +134,11 @@ def cached_features(
         return found.view(len(rows), views, -1)
 
     def images() -> Iterator[Tensor]:
-        at_once, count = batch_size or images_at_once(net), len(rows) * views
-        for part in watched(range(-(-count // at_once)), "Computing features"):
+        count = len(rows) * views
+        starts = range(0, count, batch_size)
+        for start in watched(starts, "Computing features"):
             batch = []
-            for item in range(part * at_once, min((part + 1) * at_once, count)):
+            for item in range(start, min(start + batch_size, count)):
                 index, view = divmod(item, views)
                 if views > 1:
                     draw = hashlib.sha256(f"{seed} {view} {hashes[index]}".encode()).digest()
@@ -149,11 +149,6 @@ def cached_features(
     computed = body_features(net, images())
     _write(path, computed, seal)
     return computed.view(len(rows), views, -1)
-
-
-def images_at_once(net: nn.Module) -> int:
-    """Images in one pass through a net without gradients."""
-    return int(getattr(net, "images_at_once", 64))
 
 
 class SharedFeatures(Callback):

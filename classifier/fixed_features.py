@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from classifier.public import PublicNet
 from data_prep.descriptors.measurements import COUNT, Measurements
 from data_prep.errors import DataError
+from data_prep.symmetries import symmetric
 
 FAR = 3.0  # standardised numbers are cut here: an odd crop shall not rule its features
 MEASURED_SIZE = 64  # edge that measurements are made at
@@ -50,6 +51,8 @@ class FixedFeatures(nn.Module):
         public: timm's name of the network; none measures only.
         stages: Stages of it that are read, see :class:`classifier.public.PublicNet`.
         public_size: Edge of what it sees, in pixels.
+        symmetries: Turned and mirrored copies that its numbers are averaged over, from 1 to 8; 4
+            are the mirror images, 8 the quarter turns too. Each takes one pass.
 
     Attributes:
         public: The network, or none.
@@ -72,6 +75,7 @@ class FixedFeatures(nn.Module):
         public: str | None = None,
         stages: Sequence[int] = (),
         public_size: int = 224,
+        symmetries: int = 4,
     ) -> None:
         super().__init__()
         self.measure = Measurements(MEASURED_SIZE)
@@ -81,12 +85,17 @@ class FixedFeatures(nn.Module):
             self.public = PublicNet(public, size=public_size, stages=stages)
             blocks += [n for n in self.public.channels for _ in ("mean", "spread")]
         count = sum(blocks)
-        if in_chans != 1 or not 1 <= components <= count or img_size < 16:
+        if (
+            in_chans != 1
+            or not 1 <= components <= count
+            or img_size < 16
+            or not 1 <= symmetries <= 8
+        ):
             raise ValueError(
-                f"{in_chans=}, {components=}, {img_size=}. Give 1 channel, 1 to {count} "
-                "components and crops of at least 16 px."
+                f"{in_chans=}, {components=}, {img_size=}, {symmetries=}. Give 1 channel, 1 to "
+                f"{count} components, crops of at least 16 px and 1 to 8 symmetries."
             )
-        self.num_classes = num_classes
+        self.num_classes, self.symmetries = num_classes, symmetries
         self.num_features = self.head_hidden_size = components
         self.register_buffer("mean", torch.zeros(count))
         self.register_buffer("deviation", torch.ones(count))
@@ -96,11 +105,6 @@ class FixedFeatures(nn.Module):
         self.head = nn.Linear(components, num_classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-
-    @property
-    def images_at_once(self) -> int:
-        """Crops in one pass: with more, a CPU spends its time on memory for maps of the network."""
-        return 64 if self.public is None or self.head.weight.is_cuda else 1
 
     @property
     def words(self) -> str:
@@ -150,13 +154,22 @@ class FixedFeatures(nn.Module):
         measured = [self.measure(_resized(image, MEASURED_SIZE))]
         if self.public is not None:
             wide = _resized(image, self.public.size)
-            # Measurements do not change when a crop is mirrored. These change little if averaged.
-            views = [self.public(view) for view in (wide, wide.flip(-1))]
-            for maps in zip(*views, strict=True):
-                flat = [one.float().flatten(2) for one in maps]
-                measured.append(torch.stack([one.mean(2) for one in flat]).mean(0))
-                measured.append(torch.stack([one.std(2) for one in flat]).mean(0))
+            if image.is_cuda or torch.compiler.is_compiling():
+                measured.append(self._seen(wide))
+            else:  # with more in one pass, a CPU spends its time on memory for the maps
+                measured.append(torch.cat([self._seen(one) for one in wide.split(1)]))
         return torch.cat(measured, 1)
+
+    def _seen(self, image: Tensor) -> Tensor:
+        """Mean and spread over positions of each stage, averaged over symmetries of the square."""
+        assert self.public is not None
+        views = [self.public(symmetric(image, number)) for number in range(self.symmetries)]
+        found = []
+        for maps in zip(*views, strict=True):
+            flat = [one.float().flatten(2) for one in maps]
+            found.append(torch.stack([one.mean(2) for one in flat]).mean(0))
+            found.append(torch.stack([one.std(2) for one in flat]).mean(0))
+        return torch.cat(found, 1)
 
     def features(self, numbers: Tensor) -> Tensor:
         """Whitened numbers of length ``sqrt(components)``, shape ``(B, components)``."""

@@ -83,6 +83,8 @@ def last_norm(net: nn.Module) -> nn.LayerNorm:
     )
 
 
+_BATCH = 64  # crops in one pass
+
 log = logging.getLogger(__name__)
 
 
@@ -169,10 +171,8 @@ class CropPretraining(CropClassifier):
     def _whiten(self, body: FixedFeatures) -> None:
         """Finds the components of the training crops, and what the head then sees of each crop."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by every fit of ours
-        batches = -(-len(data.train_rows) // body.images_at_once)
-        crops = zip(
-            watched(range(batches), "Reading crops"), self._crops(body.images_at_once), strict=True
-        )
+        starts = watched(range(0, len(data.train_rows), _BATCH), "Reading crops")
+        crops = zip(starts, self._crops(), strict=True)
         numbers = torch.cat([body.numbers(batch).cpu() for _, batch in crops])
         body.whiten(numbers.to(self.device))
         if data.augment == "none":
@@ -184,10 +184,10 @@ class CropPretraining(CropClassifier):
         if self.standardise:
             standardise(self.net, self._crops())
 
-    def _crops(self, at_once: int = 64) -> Iterator[Tensor]:
+    def _crops(self) -> Iterator[Tensor]:
         """The training crops as they are, batch by batch."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by every fit of ours
         crops = data.dataset(data.train_rows)
-        for start in range(0, len(crops), at_once):
-            rows = range(start, min(start + at_once, len(crops)))
+        for start in range(0, len(crops), _BATCH):
+            rows = range(start, min(start + _BATCH, len(crops)))
             yield torch.stack([crops[row].image for row in rows]).to(self.device)

@@ -148,7 +148,8 @@ def test_numbers_are_the_measurements_and_mean_and_spread_of_each_stage() -> Non
     one, two = body.public.channels
     assert numbers.shape == (3, COUNT + 2 * one + 2 * two)
     torch.testing.assert_close(numbers[:, :COUNT], body.measure(wide(image, 64)))
-    maps = [body.public(view) for view in (wide(image, 64), wide(image.flip(-1), 64))]
+    flips: list[list[int]] = [[], [-1], [-2], [-1, -2]]
+    maps = [body.public(wide(image.flip(axes), 64)) for axes in flips]
     naive = torch.stack([stage[0].mean((2, 3)) for stage in maps]).mean(0)
     torch.testing.assert_close(numbers[:, COUNT : COUNT + one], naive)
     spread = torch.stack([stage[1].flatten(2).std(2) for stage in maps]).mean(0)
@@ -161,7 +162,13 @@ def wide(image: Tensor, size: int) -> Tensor:
 
 def test_a_mirrored_crop_has_the_same_numbers() -> None:
     body, image = hybrid(), noise(4)
-    torch.testing.assert_close(body.numbers(image), body.numbers(image.flip(-1)), atol=1e-4, rtol=0)
+    for axis in (-1, -2):
+        torch.testing.assert_close(
+            body.numbers(image), body.numbers(image.flip(axis)), atol=1e-4, rtol=0
+        )
+    whole = hybrid(symmetries=8)
+    turned = whole.numbers(image.rot90(1, (-2, -1)))
+    torch.testing.assert_close(whole.numbers(image), turned, atol=1e-4, rtol=0)
 
 
 def test_each_block_has_the_same_variance_however_many_numbers_it_has() -> None:

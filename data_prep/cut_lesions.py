@@ -14,6 +14,7 @@ import json
 import os
 import threading
 import time
+from asyncio import CancelledError
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -23,6 +24,7 @@ from typing import Any, TextIO
 
 import numpy as np
 from distributed import Client, Future, KilledWorker, as_completed, wait
+from distributed.comm.core import CommClosedError
 from numpy.typing import NDArray
 
 from data_prep import cluster
@@ -590,22 +592,19 @@ def _answers(future: "Future[_Answers]") -> _Answers | None:
         ClusterError: If nobody knows, since the scheduler is gone.
         OSError: If the crop could not be written.
     """
-    if future.status == "finished":
-        try:
-            found: _Answers = future.result()
-        except KilledWorker:  # it died with the answer, over the next image
-            return None
-        return found
-    if future.status != "error":  # "cancelled" or "lost"
-        raise ClusterError(
-            "the scheduler was lost. Start it and its workers, and run the same command: only the "
-            "images that were being read are read again."
-        )
-    error = future.exception()
-    if isinstance(error, KilledWorker):
+    try:
+        # An answer that was lost with its worker is computed again, which this waits for.
+        found: _Answers = future.result()
+    except KilledWorker:
         return None
-    assert error is not None
-    raise error
+    except (Exception, CancelledError) as error:
+        if future.status in ("cancelled", "lost") or isinstance(error, CommClosedError):
+            raise ClusterError(
+                f"the scheduler was lost ({type(error).__name__}). Start it and its workers, and "
+                "run the same command: only the images that were being read are read again."
+            ) from error
+        raise
+    return found
 
 
 def _orders(rows: Sequence[LesionRow], origin: str, film: bool) -> list[ImageOrder]:

@@ -8,8 +8,7 @@ from typing import Any
 
 from data_prep import cut_lesions
 from data_prep.dicom import Mammogram
-
-_read = cut_lesions.read_image
+from data_prep.images import read_image
 
 
 def _deadly(path: Path, **settings: Any) -> Mammogram:
@@ -19,9 +18,9 @@ def _deadly(path: Path, **settings: Any) -> Mammogram:
         os._exit(3)
     if "slow" in path.name:
         time.sleep(0.1)
-    return _read(path, **settings)
+    return read_image(path, **settings)
 
 
 def dask_setup(worker: object) -> None:
     """Called by dask in each worker."""
-    cut_lesions.read_image = _deadly
+    setattr(cut_lesions, "read_image", _deadly)  # noqa: B010 - it is imported there

@@ -59,9 +59,8 @@ def folder_of(tmp_path: Path, names: list[str], *further: str) -> Path:
 
 def cut(tmp_path: Path, out: str = "out", **settings: Any) -> CropsManifest:
     table = read_lesion_table(tmp_path / "t.csv", tmp_path / "images")
-    return cut_lesions(
-        table, tmp_path / out, **{"cutting": CUTTING, "origin": "own", "workers": 1} | settings
-    )
+    known: dict[str, Any] = {"cutting": CUTTING, "origin": "own", "workers": 1}
+    return cut_lesions(table, tmp_path / out, **(known | settings))
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -157,7 +157,7 @@ class FixedFeatures(nn.Module):
             if image.is_cuda or torch.compiler.is_compiling():
                 measured.append(self._seen(wide))
             else:  # with more in one pass, a CPU spends its time on memory for the maps
-                measured.append(torch.cat([self._seen(one) for one in wide.split(1)]))
+                measured.append(torch.cat([self._seen(one) for one in torch.split(wide, 1)]))
         return torch.cat(measured, 1)
 
     def _seen(self, image: Tensor) -> Tensor:
@@ -231,7 +231,11 @@ def crop_measurements(pretrained: bool = False, **arguments: Any) -> FixedFeatur
 @register_model
 def crop_features(pretrained: bool = False, **arguments: Any) -> FixedFeatures:
     """Measurements and EfficientNet-Lite0 at its stages 4 and 5, unless told otherwise."""
-    defaults = {"public": "tf_efficientnet_lite0", "stages": (4, 5), "components": 64}
+    defaults: dict[str, Any] = {
+        "public": "tf_efficientnet_lite0",
+        "stages": (4, 5),
+        "components": 64,
+    }
     net: FixedFeatures = build_model_with_cfg(
         FixedFeatures, "crop_features", pretrained, **(defaults | arguments)
     )

@@ -14,13 +14,13 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -132,7 +132,7 @@ def model_of(checkpoint: str | Path | None) -> ModelOfCheckpoint:
             f"backbone is null and weights={checkpoint!r}. Name a backbone, or give a checkpoint "
             "of this project as `weights`, whose model is taken."
         )
-    said = _read(Path(checkpoint)).get("hyper_parameters")
+    said = _read(Path(checkpoint)).get("hyper_parameters") or {}
     try:
         return ModelOfCheckpoint(**{f.name: said[f.name] for f in fields(ModelOfCheckpoint)})
     except (KeyError, TypeError) as error:
@@ -140,6 +140,13 @@ def model_of(checkpoint: str | Path | None) -> ModelOfCheckpoint:
             f"{checkpoint}: does not say of which model it is. Name the backbone, backbone_args "
             "and image_size."
         ) from error
+
+
+class _Channels(NamedTuple):
+    """Mean and deviation of three channels, for pixels in ``[0, 1]``."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,8 +157,7 @@ class _Source:
     sha256: str
     state: dict[str, Tensor]
     ours: bool = False
-    mean: tuple[float, ...] = _HALF
-    deviation: tuple[float, ...] = _HALF
+    channels: "_Channels" = field(default_factory=lambda: _Channels(_HALF, _HALF))
     licence: str = ""
 
 
@@ -191,7 +197,9 @@ def load_weights(net: nn.Module, source: str | Path, *, backbone: str = "") -> L
             f"{found.path}: {', '.join(odd[:3])}: holds values that are not finite. Download the "
             "file again, or give weights from before the training diverged."
         )
-    target, reset, summed = net, (), ()
+    target: nn.Module = net
+    reset: tuple[str, ...] = ()
+    summed: tuple[str, ...] = ()
     whole: nn.Module = net  # what the source has the keys of
     if not found.ours:
         if public is not None:  # which was cut off behind the last stage that is read
@@ -209,8 +217,8 @@ def load_weights(net: nn.Module, source: str | Path, *, backbone: str = "") -> L
         loaded=len(state),
         reset=reset,
         summed=summed,
-        mean=found.mean,
-        deviation=found.deviation,
+        mean=found.channels.mean,
+        deviation=found.channels.deviation,
         licence=found.licence,
     )
 
@@ -257,7 +265,7 @@ def _grey(
         WeightsError: If the layer pads, or has no bias, and the constant is not zero.
     """
     weight = state[key].double()
-    mean, deviation = (torch.tensor(v, dtype=torch.float64) for v in (found.mean, found.deviation))
+    mean, deviation = (torch.tensor(v, dtype=torch.float64) for v in found.channels)
     grey = (weight * (0.5 / deviation)[:, None, None]).sum(1, keepdim=True)
     constant = (weight * ((0.5 - mean) / deviation)[:, None, None]).sum((1, 2, 3))
     result = {key: grey.to(state[key].dtype)}
@@ -267,16 +275,16 @@ def _grey(
     bias = key.removesuffix("weight") + "bias"
     if not isinstance(layer, nn.Conv2d) or any(map(int, layer.padding)) or bias not in state:
         raise WeightsError(
-            f"{found.path}: expects pixels with mean {found.mean}, which a first layer that pads "
-            f"or has no bias ({key}) cannot take over exactly. Choose a body that cuts patches "
-            "(ViT, Swin, ConvNeXt), or weights that expect a mean of .5."
+            f"{found.path}: expects pixels with mean {found.channels.mean}, which a first layer "
+            f"that pads or has no bias ({key}) cannot take over exactly. Choose a body that cuts "
+            "patches (ViT, Swin, ConvNeXt), or weights that expect a mean of .5."
         )
     return result | {bias: (state[bias].double() + constant).to(state[bias].dtype)}
 
 
 def _of_hub(backbone: str) -> _Source:
     try:
-        settings = timm.create_model(backbone, pretrained=False).pretrained_cfg
+        settings = _settings(timm.create_model(backbone, pretrained=False))
         state = load_state_dict_from_hf(settings["hf_hub_id"], weights_only=True)
     except Exception as error:  # each transport of the hub raises errors of its own
         raise WeightsError(
@@ -289,7 +297,7 @@ def _of_hub(backbone: str) -> _Source:
         sha256=state_sha256(state),
         state=state,
         licence=str(settings.get("license") or ""),
-        **_normalisation(settings),
+        channels=_channels(settings),
     )
 
 
@@ -319,7 +327,7 @@ def _of_package(backbone: str) -> _Source:
         foreign = torch.load(file, map_location="cpu", weights_only=True)
     whole = timm.create_model(backbone, pretrained=False)
     state = dict(zip(whole.state_dict(), foreign.values(), strict=True))
-    return _Source(path=where, sha256=sha256, state=state, **_normalisation(whole.pretrained_cfg))
+    return _Source(path=where, sha256=sha256, state=state, channels=_channels(_settings(whole)))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -356,10 +364,10 @@ def _of_file(path: Path, backbone: str) -> _Source:
     for wrapper in _WRAPPERS:
         if wrapped := [key for key in content if key.startswith(wrapper)]:
             content = {key.removeprefix(wrapper): content[key] for key in wrapped}
-    settings = _settings_beside(path)
-    if settings is None and timm.is_model(backbone):
-        settings = timm.get_pretrained_cfg(backbone).to_dict()
-    return _Source(path=str(path), sha256=sha256, state=content, **_normalisation(settings or {}))
+    settings = _settings_beside(path) or {}
+    if not settings and (listed := timm.get_pretrained_cfg(backbone)) is not None:
+        settings = asdict(listed)
+    return _Source(path=str(path), sha256=sha256, state=content, channels=_channels(settings))
 
 
 def _settings_beside(path: Path) -> dict[str, Any] | None:
@@ -372,13 +380,20 @@ def _settings_beside(path: Path) -> dict[str, Any] | None:
     return settings if isinstance(settings, dict) and "mean" in settings else None
 
 
-def _normalisation(settings: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+def _settings(net: nn.Module) -> dict[str, Any]:
+    """What timm knows of the weights that a model of its is for."""
+    found: dict[str, Any] = net.pretrained_cfg  # type: ignore[assignment]  # of timm models
+    return found
+
+
+def _channels(settings: Mapping[str, Any]) -> _Channels:
     """Mean and deviation of the three channels; one number stands for all."""
-    both = {}
-    for name, key in (("mean", "mean"), ("deviation", "std")):
-        values = tuple(float(v) for v in settings.get(key) or _HALF)
-        both[name] = values * 3 if len(values) == 1 else values
-    return both
+
+    def three(key: str) -> tuple[float, ...]:
+        values = tuple(float(value) for value in settings.get(key) or _HALF)
+        return values * 3 if len(values) == 1 else values
+
+    return _Channels(three("mean"), three("std"))
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:

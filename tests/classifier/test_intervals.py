@@ -31,7 +31,7 @@ def naive(label: NDArray[np.int64], score: NDArray[np.float64], unit: NDArray[np
         [[(score[i] > score[j]) + (score[i] == score[j]) / 2 for j in well] for i in ill]
     )
     area = pairs.mean()
-    sums = {}
+    sums: dict[int, list[float]] = {}
     for number, (rows, values) in enumerate(((ill, pairs.mean(1)), (well, pairs.mean(0)))):
         for row, value in zip(rows, values, strict=True):
             sums.setdefault(int(unit[row]), [0.0, 0.0])[number] += value - area

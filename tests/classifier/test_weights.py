@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 import classifier.weights
@@ -130,7 +131,7 @@ def test_position_tables_of_others_are_resampled_and_ours_are_not(tmp_path: Path
     larger, smaller = build("vit_tiny_patch16_224", image_size=64, backbone_args=VIT), vit()
     loaded = load_weights(smaller, save(larger, tmp_path / "large.pth"), backbone=NAME)
     assert loaded.loaded == len(smaller.state_dict())
-    expected = timm.layers.resample_abs_pos_embed(larger.get_parameter("pos_embed"), (4, 4))
+    expected = resample_abs_pos_embed(larger.get_parameter("pos_embed"), (4, 4))
     torch.testing.assert_close(smaller.get_parameter("pos_embed"), expected)
     with pytest.raises(WeightsError, match=r"pos_embed \(1, 65, 48\).*image_size or patch_size"):
         load_weights(vit(), save(larger, tmp_path / "large.ckpt", ours=True))
@@ -172,9 +173,9 @@ def test_mean_and_deviation_of_the_weights_go_into_the_first_layer(
     name: str, arguments: dict[str, Any], size: int, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    sized = {} if name == "convnext_tiny" else {"img_size": size}
+    sized: dict[str, Any] = {} if name == "convnext_tiny" else {"img_size": size}
     colour = timm.create_model(name, in_chans=3, num_classes=1, **sized, **arguments).eval()
-    settings = colour.pretrained_cfg
+    settings: Any = colour.pretrained_cfg
     assert settings["mean"] != (0.5, 0.5, 0.5)
     net = build(name, image_size=size, backbone_args=arguments).eval()
     loaded = load_weights(net, save(colour, tmp_path / "model.pth"), backbone=name)

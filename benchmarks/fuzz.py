@@ -31,14 +31,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.dataset import FileMetaDataset
-from pydicom.filebase import DicomBytesIO
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -46,6 +47,8 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
 )
 
@@ -124,6 +127,7 @@ class Whole:
         stated: Ranges of bytes before the pixels that may say something else.
         protected: Whether a checksum finds damage of the pixels.
         spacing_mm: What the user says; none leaves it to the header.
+        tail: Bytes after the pixels, such as the mark that they end.
     """
 
     name: str
@@ -132,6 +136,7 @@ class Whole:
     stated: tuple[tuple[int, int], ...] = ()
     protected: bool = False
     spacing_mm: float | None = None
+    tail: int = 0
 
 
 def picture() -> NDArray[np.uint16]:
@@ -160,7 +165,7 @@ def _dataset() -> Dataset:
     dataset.SpecificCharacterSet = "ISO_IR 100"
     dataset.ImageType = ["ORIGINAL", "PRIMARY"]
     dataset.SOPClassUID = DigitalMammographyXRayImageStorageForPresentation
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "2.25.1"
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID("2.25.1")
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.Modality = "MG"
     dataset.Manufacturer = "Nobody"
@@ -186,20 +191,24 @@ def _dataset() -> Dataset:
 def dicom_files() -> tuple[Whole, ...]:
     """One file for each way of writing it."""
     files = []
-    for syntax in (
+    for name in (
         ExplicitVRLittleEndian,
         ImplicitVRLittleEndian,
         DeflatedExplicitVRLittleEndian,
         RLELossless,
         JPEG2000Lossless,
+        JPEGLSLossless,
+        JPEGLosslessSV1,
     ):
-        dataset = _dataset()
+        dataset, syntax = _dataset(), UID(name)
         try:
-            if syntax.is_compressed and syntax != DeflatedExplicitVRLittleEndian:
+            if syntax == JPEGLosslessSV1:
+                dataset = _jpeg_lossless(dataset)
+            elif syntax.is_encapsulated:
                 dataset.compress(syntax, generate_instance_uid=False)
             else:
-                dataset.file_meta.TransferSyntaxUID = UID(syntax)
-        except RuntimeError:  # its package is not installed
+                dataset.file_meta.TransferSyntaxUID = syntax
+        except (ImportError, RuntimeError):  # its package is not installed
             continue
         buffer = io.BytesIO()
         dcmwrite(buffer, dataset, enforce_file_format=True)
@@ -208,8 +217,34 @@ def dicom_files() -> tuple[Whole, ...]:
             header = 144 + int(dcmread(io.BytesIO(data)).file_meta.FileMetaInformationGroupLength)
             files.append(Whole(syntax.name, data, header))
         else:
-            files.append(Whole(syntax.name, data, _value_at(data, b"\xe0\x7f\x10\0"), _stated(data)))
+            start, tail = _value_at(data, b"\xe0\x7f\x10\0"), 8 if syntax.is_encapsulated else 0
+            files.append(Whole(syntax.name, data, start, _stated(data), tail=tail))
     return tuple(files)
+
+
+def _jpeg_lossless(dataset: Dataset) -> Dataset:
+    """The same in JPEG Lossless, which pydicom cannot write."""
+    gdcm: Any = import_module("gdcm")  # untyped, and of an extra
+
+    with tempfile.TemporaryDirectory() as folder:
+        whole, compressed = f"{folder}/a.dcm", f"{folder}/b.dcm"
+        dcmwrite(whole, dataset, enforce_file_format=True)
+        reader, writer = gdcm.ImageReader(), gdcm.ImageWriter()
+        change = gdcm.ImageChangeTransferSyntax()
+        reader.SetFileName(whole)
+        reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+        change.SetInput(reader.GetImage())
+        change.Change()
+        writer.SetFileName(compressed)
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        writer.Write()
+        dataset.PixelData = dcmread(compressed).PixelData
+    dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    return dataset
 
 
 def _value_at(data: bytes, tag: bytes) -> int:
@@ -226,7 +261,9 @@ def _stated(data: bytes) -> tuple[tuple[int, int], ...]:
         if name in dataset:
             tag = dataset[name].tag
             start = data.index(struct.pack("<HH", tag.group, tag.element), found[0][1])
-            size = struct.unpack_from("<I" if implicit else "<H", data, start + 4 + 2 * (not implicit))
+            size = struct.unpack_from(
+                "<I" if implicit else "<H", data, start + 4 + 2 * (not implicit)
+            )
             found.append((start, start + 8 + size[0]))
     return tuple(found)
 
@@ -249,19 +286,22 @@ def picture_files() -> tuple[Whole, ...]:
         Image.fromarray(pixels).save(buffer, kind, **options)
         data = buffer.getvalue()
         # Nothing in JPEG and TIFF protects anything: all of it is pixels, or says how to read them.
-        files.append(Whole(name, data, 8 if kind == "PNG" else 2, protected=kind == "PNG", spacing_mm=0.1))
+        files.append(
+            Whole(name, data, 8 if kind == "PNG" else 2, protected=kind == "PNG", spacing_mm=0.1)
+        )
     return tuple(files)
 
 
 def damaged(
     rng: np.random.Generator, data: bytes, places: Sequence[int] = ()
-) -> tuple[bytes, list[int], bool]:
+) -> tuple[bytes, list[int], int]:
     """Damages bytes in one to three places.
 
     Returns:
-        The bytes; where they differ from the whole, by its positions; whether the end was cut off.
+        The bytes; where they differ from the whole, by its positions; how many bytes were cut off
+        at the end.
     """
-    changed, touched, cut = bytearray(data), [], False
+    changed, touched, cut = bytearray(data), [], 0
     for _ in range(int(rng.integers(1, 4))):
         at = int(rng.choice(places)) if len(places) else int(rng.integers(len(data)))
         at = min(at, len(changed) - 1)
@@ -280,17 +320,17 @@ def damaged(
                 start = int(rng.integers(len(changed)))
                 changed[at : at + size] = changed[start : start + size]
             case 6:
+                cut += len(changed) - at
                 del changed[at:]
-                cut = True
         if not changed:
             break
     return bytes(changed), touched, cut
 
 
-def damaged_element(rng: np.random.Generator, whole: Whole) -> tuple[bytes, list[int], bool]:
+def damaged_element(rng: np.random.Generator, whole: Whole) -> tuple[bytes, list[int], int]:
     """Replaces, removes or repeats one element of a DICOM header."""
     dataset = dcmread(io.BytesIO(whole.data))
-    tags = [tag for tag in dataset.keys() if tag != 0x7FE00010]
+    tags = [tag for tag in dataset.keys() if tag != 0x7FE00010]  # noqa: SIM118  (tags, not names)
     tag = tags[int(rng.integers(len(tags)))]
     stated = any(dataset[name].tag == tag for name in STATED if name in dataset)
     start = whole.data.find(struct.pack("<HH", tag.group, tag.element), 132)
@@ -309,7 +349,7 @@ def damaged_element(rng: np.random.Generator, whole: Whole) -> tuple[bytes, list
         case 2:
             element *= 2
     data = whole.data[:start] + element + whole.data[end:]
-    return data, [whole.stated[0][0] if stated else start], False
+    return data, [whole.stated[0][0] if stated else start], 0
 
 
 def dicom_case(rng: np.random.Generator, folder: Path) -> str:
@@ -340,7 +380,7 @@ def _true_crop(whole: Whole) -> tuple[str, float | None]:
         return crop_of(path, whole.spacing_mm)
 
 
-def _file_case(whole: Whole, data: bytes, touched: list[int], cut: bool, path: Path) -> str:
+def _file_case(whole: Whole, data: bytes, touched: list[int], cut: int, path: Path) -> str:
     true = _true_crop(whole)
     path.write_bytes(data)
     try:
@@ -351,11 +391,12 @@ def _file_case(whole: Whole, data: bytes, touched: list[int], cut: bool, path: P
         return f"rejected {error.reason}"
     if found == true:
         return "same"
-    if not cut and all(at >= whole.pixels for at in touched) and not whole.protected:
+    unprotected = not whole.protected and cut <= whole.tail
+    if unprotected and all(at >= whole.pixels for at in touched):
         return "pixels"
     if any(first <= at < last for at in touched for first, last in whole.stated):
         return "stated"
-    if any(at >= whole.pixels for at in touched) and not whole.protected and not cut:
+    if unprotected and any(at >= whole.pixels for at in touched):
         return "pixels"
     return f"SILENT: {whole.name}, {touched=}, {cut=}"
 
@@ -435,6 +476,8 @@ def _reachable(root: Path) -> int:
 
 
 def _oddity(rng: np.random.Generator, path: Path, root: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(path)  # opening a pipe would wait for ever
     group = path.parent
     match int(rng.integers(15)):
         case 0:
@@ -457,7 +500,7 @@ def _oddity(rng: np.random.Generator, path: Path, root: Path) -> None:
         case 8:
             Image.fromarray(np.zeros((15, 16 - int(rng.integers(2))), np.uint8)).save(path)
         case 9:
-            os.rename(os.fsencode(path), os.fsencode(path).replace(b"__", b"__\xff"))
+            path.rename(path.with_name(path.name.replace("__", "__\udcff")))  # byte 0xff
         case 10:
             path.rename(path.with_name(path.name.replace("_mass1", "_lesion1")))
         case 11:
@@ -517,7 +560,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", choices=list(CASES), default=list(CASES))
     given = parser.parse_args()
     begun = time.monotonic()
-    with open(os.devnull, "w") as nowhere:
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), 2)  # what the decoders in C say of damaged streams
     counts = run(given.cases, seed=given.seed, kinds=given.kinds)
     for (kind, outcome), count in sorted(counts.outcomes.items()):

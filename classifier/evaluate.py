@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well scores rank and how honest they are, with intervals from resampled patients.
+"""How well scores rank and how well they are calibrated, with intervals over patients.
 
 Crops of a patient resemble each other, so intervals come from a bootstrap over patients: a patient
-that is drawn twice counts twice, as weights on crops. Every statistic takes weights of many
-resamples at once, shape ``(R, N)``.
+that is sampled twice counts twice, as weights on crops. Every statistic takes weights of many
+resamples at once, shape ``(R, N)``. That of the AUROC is computed, see
+:mod:`classifier.intervals`: a bootstrap is too sure of itself where patients are few.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from classifier.intervals import auroc_interval
 from classifier.predictions import Predictions, write_in_one_move
 from data_prep.errors import LabelError
 
@@ -45,7 +47,7 @@ class Metrics:
     """Utility of a classifier on the crops of one split; a crop counts once.
 
     Attributes:
-        auroc: Chance that a malignant crop scores above a benign one, ties count half.
+        auroc: Probability that a malignant crop scores above a benign one, ties count half.
         auprc: Average precision: mean precision over the recalls that the scores reach.
         sensitivity_at_90_specificity: Largest sensitivity at a threshold whose specificity is at
             least 0.9; the threshold is chosen on the same crops.
@@ -74,6 +76,39 @@ class Metrics:
     resamples: int
 
 
+def resampled_counts(units: int, resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Bootstrap over patients or other units: how often each is in each resample.
+
+    A resample with replacement is a row of counts, which weigh the crops of each unit.
+
+    Args:
+        units: Number of units, > 0; a resample has as many.
+        resamples: Number of resamples.
+        rng: Source of randomness.
+
+    Returns:
+        Shape ``(resamples, units)``; each row adds up to ``units``.
+    """
+    return rng.multinomial(units, np.full(units, 1 / units), size=resamples)
+
+
+def resampled_weights(
+    unit: ArrayLike, resamples: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """As :func:`resampled_counts`, as weights of rows: crops of the resampled patients.
+
+    Args:
+        unit: Shape ``(N,)``, any integer per unit.
+        resamples: Number of resamples.
+        rng: Source of randomness.
+
+    Returns:
+        Shape ``(resamples, N)``.
+    """
+    _, place = np.unique(np.asarray(unit), return_inverse=True)
+    return resampled_counts(int(place.max()) + 1, resamples, rng)[:, place]
+
+
 def evaluate(
     malignant: ArrayLike,
     probability: ArrayLike,
@@ -89,8 +124,8 @@ def evaluate(
         malignant: Shape ``(N,)``, 0 or 1, both present.
         probability: Shape ``(N,)``, in ``[0, 1]``.
         patient: Shape ``(N,)``, any integer per patient.
-        resamples: Number of draws of as many patients as there are, > 0.
-        seed: Start of the draws.
+        resamples: Number of resamples of as many patients as there are, > 0.
+        seed: Seed of the resamples.
         level: Coverage of the percentile intervals, in ``(0, 1)``.
 
     Raises:
@@ -117,9 +152,7 @@ def evaluate(
 
     named = statistics(label, score)
     patients = int(unit.max()) + 1
-    counts = np.random.default_rng(seed).multinomial(
-        patients, np.full(patients, 1 / patients), size=resamples
-    )
+    counts = resampled_counts(patients, resamples, np.random.default_rng(seed))
     counts = counts[(counts @ np.bincount(unit, label) > 0)]
     counts = counts[(counts @ np.bincount(unit, 1 - label) > 0)]
     pieces = [counts[i : i + FEW][:, unit].astype(float) for i in range(0, len(counts), FEW)]
@@ -135,8 +168,13 @@ def evaluate(
         )
         return Estimate(float(statistic(whole)[0]), float(low), float(high))
 
+    def area(statistic: Statistic) -> Estimate:
+        _, low, high = auroc_interval(label, score, unit, level=level)
+        return Estimate(float(statistic(whole)[0]), low, high)
+
     return Metrics(
-        **{name: estimate(statistic) for name, statistic in named.items()},
+        auroc=area(named["auroc"]),
+        **{name: estimate(one) for name, one in named.items() if name != "auroc"},
         crops=len(label),
         patients=patients,
         malignant=int(label.sum()),
@@ -146,7 +184,7 @@ def evaluate(
 
 
 def auroc(malignant: ArrayLike, score: ArrayLike) -> float:
-    """Chance that a malignant crop scores above a benign one, ties count half.
+    """Probability that a malignant crop scores above a benign one, ties count half.
 
     Args:
         malignant: Shape ``(N,)``, 0 or 1, both present.

@@ -14,13 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
-from classifier.backbones import head, state_sha256
-from data_prep.datamodule import FULL_SCALE
+from classifier.backbones import head
+from classifier.weights import state_sha256
+from data_prep.crop_set import watched
+from data_prep.datamodule import model_input
 from data_prep.errors import ManifestError
 from data_prep.manifest import CropsManifest
 from data_prep.transforms import Augmentation, pipeline
@@ -57,7 +60,9 @@ def body_features(
     net.eval()
     try:
         found = [torch.empty(0, layer.in_features)]
-        batches = torch.split(images, batch_size) if isinstance(images, Tensor) else images
+        batches: Iterable[Tensor] = images
+        if isinstance(images, Tensor):
+            batches = torch.split(images, batch_size)
         for batch in batches:
             if len(batch):
                 tokens = net.forward_features(batch.to(layer.weight.device))  # type: ignore[operator]
@@ -129,21 +134,43 @@ def cached_features(
         return found.view(len(rows), views, -1)
 
     def images() -> Iterator[Tensor]:
-        for start in range(0, len(rows) * views, batch_size):
+        count = len(rows) * views
+        starts = range(0, count, batch_size)
+        for start in watched(starts, "Computing features"):
             batch = []
-            for item in range(start, min(start + batch_size, len(rows) * views)):
+            for item in range(start, min(start + batch_size, count)):
                 index, view = divmod(item, views)
                 if views > 1:
                     draw = hashlib.sha256(f"{seed} {view} {hashes[index]}".encode()).digest()
                     transform.set_random_seed(int.from_bytes(draw[:4]))
-                grey = pixels[index].astype(np.float32)[..., None] / FULL_SCALE
-                image = transform(image=grey)["image"][..., 0].clip(0, 1) * 2 - 1
-                batch.append(torch.from_numpy(np.ascontiguousarray(image, np.float32))[None])
+                batch.append(model_input(pixels[index], transform))
             yield torch.stack(batch)
 
     computed = body_features(net, images())
     _write(path, computed, seal)
     return computed.view(len(rows), views, -1)
+
+
+class SharedFeatures(Callback):
+    """Puts the features of a fit into a common folder, where other fits find them.
+
+    The cache names a file by all that its features depend on, so fits share what is equal and
+    nothing else.
+
+    Args:
+        folder: Common folder; as private as the crops.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Links the folder ``features`` of the run before the fit looks for it."""
+        link = Path(trainer.default_root_dir) / "features"
+        if stage == "fit":
+            Path(self.folder).mkdir(parents=True, exist_ok=True)  # it may have been emptied since
+            if not link.exists():
+                link.symlink_to(self.folder, target_is_directory=True)
 
 
 @contextmanager

@@ -1,19 +1,91 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``CropPretraining``: bodies that learn without patients what a private head can use."""
+"""``CropPretraining``: pre-training, without patients, of features that a private head can use.
 
-from collections.abc import Iterator
+A private head clips and adds noise of one size in every direction. Features that share a large
+offset or differ in scale waste its budget, so the features of the body are standardised on public
+crops: mean 0 and deviation 1, without a change of its scores.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from classifier.backbones import head
-from classifier.measured import MeasuredCrops
+from classifier.features import body_features
+from classifier.fixed_features import FixedFeatures
 from classifier.module import CropClassifier
-from classifier.standardise import last_norm, standardise
+from data_prep.crop_set import watched
 from data_prep.datamodule import CropBatch, CropsDataModule
-from data_prep.descriptors import COUNT, describe
+from data_prep.descriptors.targets import COUNT, describe
+
+
+class StandardiseError(ValueError):
+    """Features cannot be standardised; the message says why and what to choose."""
+
+
+@torch.no_grad()
+def standardise(net: nn.Module, images: Tensor | Iterable[Tensor]) -> None:
+    """Folds mean and deviation of the features into the last norm, and their inverse into the head.
+
+    They are statistics of the crops without noise: of phantoms or synthetic crops they cost what
+    those cost, of patients the whole guarantee.
+
+    Args:
+        net: Model of :func:`classifier.backbones.build`; changed in place.
+        images: Shape ``(N, 1, H, W)``, in ``[-1, 1]``, ``N >= 2``, or batches of them.
+
+    Raises:
+        StandardiseError: If the features are no multiple of the affine part of a last norm.
+    """
+    batches = iter(torch.split(images, 64) if isinstance(images, Tensor) else images)
+    some = next(batches, torch.empty(0))
+    before = body_features(net, chain([some], batches))
+    if len(before) < 2:
+        raise StandardiseError(
+            f"standardise: {len(before)} crops have no deviation. Give at least 2."
+        )
+    mean, deviation = before.mean(0), before.std(0).clamp_min(1e-6)
+    norm, layer = last_norm(net), head(net)
+    kept = [(p, p.clone()) for p in (norm.weight, norm.bias, layer.weight, layer.bias)]
+    mean, deviation = mean.to(layer.weight.device), deviation.to(layer.weight.device)
+    layer.bias.add_(layer.weight[0] @ mean)
+    layer.weight.mul_(deviation)
+    norm.weight.div_(deviation)
+    norm.bias.sub_(mean).div_(deviation)
+    expected = (before[: len(some)] - mean.cpu()) / deviation.cpu()
+    if not torch.allclose(body_features(net, some), expected, atol=1e-2, rtol=1e-2):
+        for parameter, value in kept:
+            parameter.copy_(value)
+        raise StandardiseError(
+            f"standardise: features of {type(net).__name__} do not scale with its last norm. "
+            "Choose standardise: false, or a ViT or Swin."
+        )
+
+
+def last_norm(net: nn.Module) -> nn.LayerNorm:
+    """The norm whose gain and offset reach the head through nothing but a choice or mean of tokens.
+
+    Raises:
+        StandardiseError: If there is none.
+    """
+    for name in ("fc_norm", "norm"):
+        found = getattr(net, name, None)
+        if isinstance(found, nn.LayerNorm) and found.elementwise_affine:
+            return found
+    raise StandardiseError(
+        f"standardise: {type(net).__name__} has no `norm` or `fc_norm` with gain and offset. "
+        "Choose standardise: false, or a ViT or Swin."
+    )
+
+
+_BATCH = 64  # crops in one pass
+
+log = logging.getLogger(__name__)
 
 
 class CropPretraining(CropClassifier):
@@ -23,9 +95,9 @@ class CropPretraining(CropClassifier):
     forgets the rest of the image. So the first features learn fixed measurements of the very crop
     that the body sees, each shifted and scaled as on the training crops; the others are free.
 
-    A body of fixed measurements (``crop_measurements``) need not be taught: the fit finds their
-    principal components on the training crops as they are, then its head learns the label. It
-    takes ``measure: 0`` and ``standardise: false``.
+    A fixed body (``crop_features``, ``crop_measurements``) need not be taught: the fit finds the
+    principal components of its numbers on the training crops as they are, then its head learns the
+    label. It takes ``measure: 0``, ``standardise: false`` and ``trainable: head``.
 
     The weights have the keys of a :class:`classifier.module.CropClassifier`, which starts from them
     by ``weights``. Nothing here is private: a fit on patients costs their whole guarantee.
@@ -58,12 +130,19 @@ class CropPretraining(CropClassifier):
             last_norm(self.net)  # refuses a body without one now, not after the last step
         self.measure = measure
         self.standardise = standardise
+        if isinstance(self.net, FixedFeatures):
+            if measure or standardise or not self.trains_head_only:
+                raise ValueError(
+                    f"{measure=}, {standardise=}: this body is fixed. Give measure: 0, "
+                    "standardise: false and trainable: head."
+                )
+            log.info("Fixed body: %s.", self.net.words)
 
     def on_fit_start(self) -> None:
         """Measures the training crops as they are, or learns how their measurements vary."""
         super().on_fit_start()
-        if isinstance(self.net, MeasuredCrops):
-            self.net.whiten(self._crops())
+        if isinstance(self.net, FixedFeatures):
+            self._whiten(self.net)
         if self.measure:
             found = torch.cat([describe(image) for image in self._crops()])
             self._mean, self._deviation = found.mean(0), found.std(0).clamp_min(1e-6)
@@ -74,6 +153,8 @@ class CropPretraining(CropClassifier):
 
     def training_step(self, batch: CropBatch, batch_idx: int) -> Tensor:
         """Cross-entropy of the label, and the error of the measurements."""
+        if batch.image.ndim == 3:  # features of a fixed body
+            return super().training_step(batch, batch_idx)
         tokens = self.net.forward_features(batch.image)  # type: ignore[operator]  # of timm models
         features: Tensor = self.net.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
         logits = head(self.net)(features).squeeze(-1)
@@ -86,6 +167,17 @@ class CropPretraining(CropClassifier):
         self.log("measure_loss", error, prog_bar=True, batch_size=len(batch.row))
         return loss + self.measure * error
 
+    @torch.no_grad()
+    def _whiten(self, body: FixedFeatures) -> None:
+        """Finds the components of the training crops, and what the head then sees of each crop."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by every fit of ours
+        starts = watched(range(0, len(data.train_rows), _BATCH), "Reading crops")
+        crops = zip(starts, self._crops(), strict=True)
+        numbers = torch.cat([body.numbers(batch).cpu() for _, batch in crops])
+        body.whiten(numbers.to(self.device))
+        if data.augment == "none":
+            data.use_features(body.features(numbers.to(self.device)).cpu()[:, None])
+
     def on_fit_end(self) -> None:
         """Standardises the features; a fit that is resumed after its last step does so too."""
         super().on_fit_end()
@@ -96,6 +188,6 @@ class CropPretraining(CropClassifier):
         """The training crops as they are, batch by batch."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by every fit of ours
         crops = data.dataset(data.train_rows)
-        for start in range(0, len(crops), 64):
-            rows = range(start, min(start + 64, len(crops)))
+        for start in range(0, len(crops), _BATCH):
+            rows = range(start, min(start + _BATCH, len(crops)))
             yield torch.stack([crops[row].image for row in rows]).to(self.device)

@@ -21,11 +21,12 @@ from data_prep.duplicates import AcrossPatients, deduplicate, thumbnail
 from data_prep.errors import ArchiveError, PictureRejected, RecordRejected
 from data_prep.files import Balance
 from data_prep.fingerprints import fingerprint
-from data_prep.images import read_picture
+from data_prep.images import Kind, read_picture
 from data_prep.manifest import Crop, CropsManifest, Split
 
 EVERY_S = 5.0  # between lines of progress in a file
 REJECTED_FILE = "rejected.csv"
+CROP_KINDS: tuple[Kind, ...] = ("PNG",)
 
 T = TypeVar("T")
 
@@ -162,7 +163,7 @@ def read_grey(path: Path, where: str, *, deep: bool = False) -> NDArray[np.uint1
     Raises:
         PictureRejected: ``not_grey``, ``not_square``, or as :func:`read_picture`.
     """
-    picture = read_picture(path, where=where, kinds=("PNG",))
+    picture = read_picture(path, where=where, kinds=CROP_KINDS)
     mode, pixels = picture.mode, picture.pixels
     if mode != "L" and not (deep and mode == "I;16"):
         bits = "8- or 16-bit" if deep else "8-bit"

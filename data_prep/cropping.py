@@ -253,7 +253,7 @@ def _otsu(values: NDArray[np.float32]) -> float:
     bottom, top = float(values.min()), float(values.max())
     levels = np.rint((values - bottom) * (255 / (top - bottom))).astype(np.uint8)
     level, _ = cv2.threshold(levels.reshape(-1, 1), 0, 255, cv2.THRESH_OTSU)
-    return bottom + (level + 0.5) * (top - bottom) / 255
+    return bottom + (float(level) + 0.5) * (top - bottom) / 255
 
 
 def to_16_bit(crop: NDArray[np.float32], grey: GreyRange) -> NDArray[np.uint16]:

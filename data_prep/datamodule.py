@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Crops as batches: ``CropsDataModule`` and the typed batch that every model reads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import NamedTuple
 
@@ -127,10 +127,25 @@ class CropsDataset(Dataset[CropItem]):
         malignant = int(self.manifest.crops[row].malignant)
         if self.features is not None:
             return CropItem(self.features[index], malignant, row, self._unit[row])
-        grey = self.pixels[index].astype(np.float32)[..., None] / FULL_SCALE
-        image = self.transform(image=grey)["image"][..., 0].clip(0, 1) * 2 - 1
-        pixels = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None]
+        pixels = model_input(self.pixels[index], self.transform)
         return CropItem(pixels, malignant, row, self._unit[row])
+
+
+def model_input(
+    pixels: NDArray[np.uint16], transform: Callable[..., Mapping[str, NDArray[np.float32]]]
+) -> Tensor:
+    """A crop as models get it.
+
+    Args:
+        pixels: Shape ``(size, size)``, values in ``[0, 65535]``.
+        transform: A :func:`data_prep.transforms.pipeline`, which resizes and may augment.
+
+    Returns:
+        Shape ``(1, image_size, image_size)``, float32 in ``[-1, 1]``.
+    """
+    grey = pixels.astype(np.float32)[..., None] / FULL_SCALE
+    image = transform(image=grey)["image"][..., 0].clip(0, 1) * 2 - 1
+    return torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None]
 
 
 def seed_worker(worker: int) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import cv2
 import numpy as np
@@ -25,7 +25,6 @@ from pydicom.filereader import (
     read_file_meta_info,
     read_partial,
 )
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
 from pydicom.tag import BaseTag
 from pydicom.uid import (
@@ -40,6 +39,7 @@ from data_prep.dicom_checks import (
     check_codestream,
     check_header,
     check_size,
+    decoded,
     embedded_overlay_bits,
     quiet,
     tag_name,
@@ -322,7 +322,9 @@ def _opened(path: Path, where: str) -> Iterator[tuple[Dataset, "_PixelSource"]]:
             yield _inflated(path, file, where)
             return
         bounded = _Bounded(file, where)
-        header: Dataset = read_partial(bounded, stop_when=_HeaderEnd(), force=not has_mark)
+        header: Dataset = read_partial(
+            cast(BinaryIO, bounded), stop_when=_at_pixels, force=not has_mark
+        )
         implicit, little = header.original_encoding
         if "TransferSyntaxUID" not in header.file_meta:
             header.file_meta.TransferSyntaxUID = (
@@ -356,7 +358,9 @@ class _PixelSource:
         self._file.bound = self._file.tell() + most
         if self._inflate is not None:
             self._file = self._inflate.whole(self._file, most)
-        for element in data_element_generator(self._file, self._implicit, self._little):
+        for element in data_element_generator(
+            cast(BinaryIO, self._file), self._implicit, self._little
+        ):
             if element.tag >= _PIXEL_DATA:
                 header[element.tag] = element
                 return
@@ -402,29 +406,14 @@ def _inflated(path: Path, file: BinaryIO, where: str) -> tuple[Dataset, _PixelSo
     inflate = _Inflate(file.read(), where)
     bounded = _Bounded(io.BytesIO(inflate.start), where)
     header = read_dataset(
-        bounded, is_implicit_VR=False, is_little_endian=True, stop_when=_HeaderEnd()
+        cast(BinaryIO, bounded), is_implicit_VR=False, is_little_endian=True, stop_when=_at_pixels
     )
     header.file_meta = meta
     return header, _PixelSource(bounded, False, True, inflate)
 
 
-class _HeaderEnd:
-    """Stops before the pixels; refuses elements that do not ascend, as the standard has them.
-
-    A damaged length makes a reader go on in the middle of something else. The elements that it
-    then finds, or no longer finds, would otherwise be a header too.
-    """
-
-    def __init__(self) -> None:
-        self._tags: list[int] = []
-
-    def __call__(self, tag: BaseTag, vr: str | None, length: int) -> bool:
-        if len(self._tags) == 1 and tag == self._tags[0]:
-            return tag >= _FLOAT_PIXEL_DATA  # pydicom may look at the first element twice
-        if self._tags and tag <= self._tags[-1]:
-            raise ValueError("elements are out of order")
-        self._tags.append(tag)
-        return tag >= _FLOAT_PIXEL_DATA
+def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return bool(tag >= _FLOAT_PIXEL_DATA)
 
 
 def _read(path: Path, where: str, secondary: bool) -> _Stored:
@@ -447,7 +436,7 @@ def _read(path: Path, where: str, secondary: bool) -> _Stored:
                 "Correct the header, or leave the file out.",
             )
         # Bits beyond BitsStored are looked at here instead of being cleared.
-        pixels = get_decoder(syntax).as_array(dataset, raw=True, correct_unused_bits=False)[0]
+        pixels = decoded(dataset)
         if pixels.shape != (int(dataset.Rows), int(dataset.Columns)):
             raise ValueError("not a grey image")
         return _aligned(dataset, pixels, where)

@@ -7,10 +7,11 @@ No message quotes the value of an element that could identify a person.
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
+from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.encaps import get_frame
@@ -27,9 +28,17 @@ from data_prep.errors import DicomRejected
 
 # A film of 24 x 30 cm, scanned at 25 micron, has 115 million pixels.
 LARGEST_PIXELS = 120_000_000
-_JPEG, _JPEG_LS, _JPEG_2000 = "python-gdcm", "pyjpegls", "pylibjpeg-openjpeg"
-_PACKAGES = {
-    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70)), _JPEG),
+# Plugin of pydicom and package for each compressed syntax. No other plugin is tried where the right
+# one fails: on damaged JPEG 2000, GDCM ends the whole process instead of raising.
+_GDCM, _JPEG_LS, _JPEG_2000 = (
+    ("gdcm", "python-gdcm"),
+    ("pyjpegls", "pyjpegls"),
+    ("pylibjpeg", "pylibjpeg-openjpeg"),
+)
+_DECODERS = {
+    str(RLELossless): ("pydicom", "pydicom"),
+    "1.2.840.10008.1.2.4.50": ("pillow", "pillow"),
+    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (51, 57, 70)), _GDCM),
     **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (80, 81)), _JPEG_LS),
     **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203)), _JPEG_2000),
 }
@@ -117,9 +126,8 @@ def check_header(dataset: Dataset, where: str, secondary: bool) -> None:
             f"{where}: PhotometricInterpretation is not MONOCHROME1 or MONOCHROME2. "
             "Give the grey image.",
         )
-    check_size(
-        int(required(dataset, "Rows", where)), int(required(dataset, "Columns", where)), where
-    )
+    rows, columns = (_whole(dataset, name, where) for name in ("Rows", "Columns"))
+    check_size(rows, columns, where)
     _check_bits(dataset, where)
     _check_syntax(dataset, where)
 
@@ -160,9 +168,9 @@ def check_codestream(dataset: Dataset, where: str) -> None:
 
 
 def codestream_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width in the frame header of JPEG, JPEG-LS or JPEG 2000, or none.
+    r"""Height and width in the frame header of JPEG, JPEG-LS or JPEG 2000, or none.
 
-    >>> codestream_size(b"\\xff\\xd8\\xff\\xc0\\x00\\x0b\\x08\\x00\\x10\\x00\\x20\\x01")
+    >>> codestream_size(b"\xff\xd8\xff\xc0\x00\x0b\x08\x00\x10\x00\x20\x01")
     (16, 32)
     """
     if (at := data.find(b"\xff\x4f\xff\x51")) >= 0 and not data.startswith(b"\xff\xd8"):
@@ -186,7 +194,7 @@ def codestream_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def required(dataset: Dataset, name: str, where: str) -> Any:
+def required(dataset: Dataset, name: str, where: str) -> object:
     """Value of an element without which there is no image.
 
     Raises:
@@ -202,6 +210,10 @@ def required(dataset: Dataset, name: str, where: str) -> Any:
     return value
 
 
+def _whole(dataset: Dataset, name: str, where: str) -> int:
+    return int(str(required(dataset, name, where)))
+
+
 def tag_name(name: str) -> str:
     """Keyword and tag of an element, as a viewer shows them.
 
@@ -213,7 +225,7 @@ def tag_name(name: str) -> str:
 
 
 def _check_bits(dataset: Dataset, where: str) -> None:
-    allocated, stored = (int(required(dataset, f"Bits{n}", where)) for n in ("Allocated", "Stored"))
+    allocated, stored = (_whole(dataset, f"Bits{n}", where) for n in ("Allocated", "Stored"))
     high = dataset.get("HighBit")
     high = stored - 1 if high in (None, "") else int(high)
     samples = int(dataset.get("SamplesPerPixel") or 1)
@@ -225,14 +237,33 @@ def _check_bits(dataset: Dataset, where: str) -> None:
         )
 
 
+def decoded(dataset: Dataset) -> NDArray[Any]:
+    """Stored pixels as they are, unused bits included, by the decoder of their transfer syntax.
+
+    Args:
+        dataset: Header and pixels, checked.
+
+    Returns:
+        Integers of the allocated size, shape ``(H, W)`` for a grey image.
+    """
+    syntax = dataset.file_meta.TransferSyntaxUID
+    plugin = _DECODERS[str(syntax)][0] if syntax.is_encapsulated else ""
+    options: Any = {"correct_unused_bits": False}  # pydicom types them as one
+    pixels, _ = get_decoder(syntax).as_array(dataset, raw=True, decoding_plugin=plugin, **options)
+    return pixels
+
+
 def _check_syntax(dataset: Dataset, where: str) -> None:
     syntax = dataset.file_meta.TransferSyntaxUID
+    plugin, package = _DECODERS.get(str(syntax), ("", ""))
     try:
-        available = get_decoder(syntax).is_available
+        decoder = get_decoder(syntax)
+        available = decoder.is_available and (
+            not syntax.is_encapsulated or plugin in decoder.available_plugins
+        )
     except NotImplementedError:
         available = False
     if not available:
-        package = _PACKAGES.get(str(syntax))
         remedy = (
             f'Install {package}: `pip install -e ".[dicom]"` in the source tree.'
             if package
@@ -301,9 +332,5 @@ def embedded_overlay_bits(dataset: Dataset) -> int:
     for group in range(0x6000, 0x6100, 2):
         position = dataset.get(Tag(group, 0x0102))
         if position is not None and Tag(group, 0x3000) not in dataset:
-            mask |= 1 << int(_first(position.value) or 0)
+            mask |= 1 << int(str(position.value or 0))
     return mask
-
-
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -128,7 +128,7 @@ def read_picture(path: Path, *, where: str, kinds: Collection[Kind] = KINDS) -> 
             raise PictureRejected("too_large", f"{where}: has {size:,} bytes. Reduce the image.")
         data = path.read_bytes()
         kind = _kind(data)
-        if kind not in kinds:
+        if kind is None or kind not in kinds:
             raise ValueError("another format")
         if kind == "PNG":
             _check_chunks(data)
@@ -158,7 +158,7 @@ def grey_pixels(picture: Picture, where: str) -> NDArray[np.uint8] | NDArray[np.
     if picture.mode == "1":
         return np.asarray(pixels, np.uint8) * np.uint8(255)
     if picture.mode in ("L", "I;16", "I;16B", "I;16L"):
-        return pixels.astype(np.uint8 if picture.mode == "L" else np.uint16, copy=False)
+        return pixels.astype(np.uint8) if picture.mode == "L" else pixels.astype(np.uint16)
     colours = {"LA": 1, "RGB": 3, "RGBA": 3}.get(picture.mode)
     if colours is None or picture.bits != 8:
         raise PictureRejected(
@@ -275,7 +275,7 @@ def _bits(image: Image.Image, data: bytes) -> int:
     return 8
 
 
-def _tag(image: Image.Image, tag: int) -> Any:
+def _tag(image: Image.Image, tag: int) -> Any:  # noqa: ANN401  (as Pillow has it: numbers or tuples)
     if image.format != "TIFF":
         return None
     return cast(TiffImagePlugin.TiffImageFile, image).tag_v2.get(tag)

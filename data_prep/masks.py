@@ -169,7 +169,7 @@ def _inside(values: NDArray[np.float32], threshold: float | None) -> NDArray[np.
 def _fits(mask: NDArray[np.bool_], stored: tuple[int, int]) -> bool:
     """Whether a mask has about the size and the aspect of the image."""
     tall, wide = (mask.shape[axis] / stored[axis] for axis in (0, 1))
-    return 0.5 <= tall <= 2 and abs(tall / wide - 1) <= ASPECT_TOLERANCE
+    return bool(0.5 <= tall <= 2 and abs(tall / wide - 1) <= ASPECT_TOLERANCE)
 
 
 def _only(masks: Sequence[_Found], where: str) -> _Found:

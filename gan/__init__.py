@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Crops become synthetic crops: a malignancy-conditioned GAN."""
+"""A malignancy-conditioned GAN: trained on crops, generates synthetic crops."""
 
 import data_prep  # noqa: F401  declares what torchvision lacks before lightning is imported

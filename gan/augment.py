@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Differentiable augmentation: the discriminator never sees a crop as it is.
+"""Differentiable augmentation of all crops that the discriminator gets.
 
 One function for real and generated crops, so that the generator does not learn the distortions
 (Zhao et al. 2020, arXiv 2006.10738). Colour is grey here, and shifts mirror the border instead of

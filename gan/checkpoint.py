@@ -78,12 +78,12 @@ class Checkpoint:
             generator = Generator(
                 size, channels, settings["latent"], columns, settings.get("separability", 1.0)
             )
-            judge = Discriminator(size, channels, settings["normalisation"], columns)
+            discriminator = Discriminator(size, channels, settings["normalisation"], columns)
         except (ConditionError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: its settings build no model ({error}).") from error
         state = parts.get("state_dict", {})
         _load(generator, AVERAGED, state, path)
-        _load(judge, DISCRIMINATOR, state, path)
+        _load(discriminator, DISCRIMINATOR, state, path)
         rule = parts.get("crop_rule", "as-is")
         if rule not in get_args(CropRule):
             raise CheckpointError(f"{path}: crop_rule is {rule!r}. {ADVICE}.")
@@ -93,7 +93,7 @@ class Checkpoint:
             settings=settings,
             crop_rule=rule,
             generator=generator.eval().requires_grad_(False),
-            discriminator=plain_weights(judge.eval()),
+            discriminator=plain_weights(discriminator.eval()),
         )
 
     def start(self, generator: Generator, discriminator: Discriminator) -> None:

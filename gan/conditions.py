@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a crop is asked to be: malignancy and, where known, BI-RADS descriptors and view.
+"""Conditions of a generator: malignancy and, where known, BI-RADS descriptors and view.
 
 A condition is a row of zeros and ones, one column per level. An attribute that is not known, or not
 asked for, leaves its columns at zero. Which levels exist is public: nothing is counted from crops.
@@ -146,8 +146,8 @@ class Conditions:
 
         Args:
             condition: Shape ``(B, width)``.
-            rate: Chance that one attribute of a row is forgotten; all of a row at once are
-                forgotten with the same chance.
+            rate: Probability that one attribute of a row is forgotten; all of a row at once are
+                forgotten with the same probability.
             rng: On the device of the condition.
 
         Returns:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The discriminator, which judges crops under a condition.
+"""The discriminator, which scores crops under a condition.
 
 It halves the crop down to the grid that the generator grows from. Nothing mixes the rows of a batch
 and nothing works in place, so that per-row gradients exist.
@@ -23,7 +23,7 @@ Normalisation = Literal["spectral", "group", "none"]
 
 
 class Discriminator(nn.Module):
-    """Crops and conditions become logits: above 0 means real.
+    """Maps crops and conditions to logits; above 0 means real.
 
     Strided convolutions and a projection on the condition (Miyato and Koyama 2018, arXiv
     1802.05637). Beside the crop they see its amplified :func:`detail`, which would otherwise drown
@@ -70,15 +70,15 @@ class Discriminator(nn.Module):
         Returns:
             Logits, shape ``(B,)``.
         """
-        return self.judge(self.describe(image), condition)
+        return self.score(self.describe(image), condition)
 
     def describe(self, image: Tensor) -> Tensor:
-        """What is seen of a crop before the condition is known, shape ``(B, features)``."""
+        """Features of a crop, before the condition is used, shape ``(B, features)``."""
         seen = torch.cat([image, DETAIL_GAIN * detail(image)], dim=1)
         features: Tensor = self.features(seen).flatten(1)
         return features
 
-    def judge(self, features: Tensor, condition: Tensor) -> Tensor:
+    def score(self, features: Tensor, condition: Tensor) -> Tensor:
         """Logits, shape ``(B,)``, of what :meth:`describe` gave under a condition."""
         unconditional: Tensor = self.real(features).squeeze(1)
         asked: Tensor = (self.projection(condition) * features).sum(dim=1)

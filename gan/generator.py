@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The conditional generator.
+"""The conditional generator, and the average of its weights that is evaluated and released.
 
 It grows from a 4 x 4 grid by factors of two, so the image size is a power of two. The width at
 resolution ``r`` is ``channels * image_size / r``, at most ``WIDEST``: each resolution costs about
@@ -12,6 +12,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 GRID = 4
 WIDEST = 512
@@ -225,3 +226,30 @@ def coarser(noise: Tensor, edge: int) -> Tensor:
 def _convolution(wide: int, narrow: int, *, bias: bool = True) -> nn.Conv2d:
     """3 x 3, with the border repeated: zeros there would show as a frame in the crops."""
     return nn.Conv2d(wide, narrow, 3, padding=1, padding_mode="replicate", bias=bias)
+
+
+def averaged(generator: Generator, most: float) -> AveragedModel:
+    """An exponential average of a generator's weights that no optimizer moves.
+
+    Args:
+        generator: Followed by ``update_parameters``.
+        most: Largest decay per update, in ``[0, 1)``; smaller ones come first.
+
+    Source: Yazici et al. 2019, arXiv 1806.04498 (averaging of generators).
+    """
+
+    def average(mean: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+        return mean.lerp(current, 1 - decay_of(int(updates), most))
+
+    model = AveragedModel(generator, avg_fn=average)
+    model.requires_grad_(False)
+    return model
+
+
+def decay_of(updates: int, most: float) -> float:
+    """Decay of the average after some updates, from 0.1 up to ``most``.
+
+    >>> decay_of(0, 0.999), decay_of(90, 0.999), decay_of(10**6, 0.999)
+    (0.1, 0.91, 0.999)
+    """
+    return min(most, (1 + updates) / (10 + updates))

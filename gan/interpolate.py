@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from gan.checkpoint import TrainedGenerator, draw
-from gan.drawn import GenerationError
-from gan.generate import both_classes
+from gan.generate import GenerationError, both_classes
 from gan.samples import write_sheet
 
 

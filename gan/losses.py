@@ -23,10 +23,10 @@ def discriminator_loss(real: Tensor, fake: Tensor, loss: Loss) -> Tensor:
     Returns:
         Scalar, ``>= 0``; the sum of the mean over real and the mean over generated crops.
     """
-    return surprise(real, loss).mean() + surprise(-fake, loss).mean()
+    return adversarial_loss(real, loss).mean() + adversarial_loss(-fake, loss).mean()
 
 
-def surprise(logits: Tensor, loss: Loss) -> Tensor:
+def adversarial_loss(logits: Tensor, loss: Loss) -> Tensor:
     """Term of each crop in :func:`discriminator_loss`.
 
     Args:
@@ -75,11 +75,11 @@ def generator_loss(fake: Tensor, loss: Loss) -> Tensor:
     return -fake.mean() if loss == "hinge" else F.softplus(-fake).mean()
 
 
-def gradient_penalty(judge: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
+def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
     """Mean squared slope of the logit at real crops, called R1.
 
     Args:
-        judge: Maps crops ``(B, 1, H, W)`` to logits ``(B,)``, row by row.
+        discriminator: Maps crops ``(B, 1, H, W)`` to logits ``(B,)``, row by row.
         real: Crops as the discriminator sees them, shape ``(B, 1, H, W)``.
 
     Returns:
@@ -88,7 +88,7 @@ def gradient_penalty(judge: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
     Source: Mescheder et al. 2018, arXiv 1801.04406, eq. 9.
     """
     real = real.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(judge(real).sum(), real, create_graph=True)
+    (slope,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
     return slope.square().flatten(1).sum(dim=1).mean()
 
 

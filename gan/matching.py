@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_prep.measurements import COUNT, Measurements
-from gan.averaging import decay_of
+from data_prep.descriptors.measurements import COUNT, Measurements
+from gan.generator import decay_of
 
 SIZE = 64  # pixels; finer detail is left to the discriminator, and would cost four times as much
 LONGEST = 0.98  # decay of the running means: about 50 batches
@@ -31,8 +31,8 @@ _LIMIT = 5.0  # standard deviations; an odd crop must not rule a mean
 class Matching(nn.Module):
     """Compares running statistics of generated crops with those of real ones.
 
-    The running statistics are part of a checkpoint, so that a resumed run goes on as if it had not
-    stopped; those of the real crops are taken again.
+    The running statistics are part of a checkpoint, so that a resumed run continues as if it had
+    not stopped; those of the real crops are taken again.
 
     Args:
         image_size: Edge of the crops, in pixels, a power of two from 16 on.

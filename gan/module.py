@@ -15,11 +15,10 @@ from torch import Tensor
 from data_prep.datamodule import CropBatch, CropsDataModule
 from data_prep.errors import DataError
 from gan.augment import augment, parse_policy
-from gan.averaging import averaged
 from gan.checkpoint import Checkpoint
 from gan.conditions import Conditions, other_class
 from gan.discriminator import Discriminator, Normalisation
-from gan.generator import Generator
+from gan.generator import Generator, averaged
 from gan.losses import (
     Loss,
     class_loss,
@@ -29,7 +28,7 @@ from gan.losses import (
     mode_seeking,
 )
 from gan.matching import Matching
-from gan.monitor import Glance, Monitor
+from gan.monitor import Monitor, SampleCheck
 from gan.samples import write_sheet
 
 log = logging.getLogger(__name__)
@@ -241,14 +240,14 @@ class MCGAN(lightning.LightningModule):
         """Writes a sample sheet, and looks at samples, every ``sample_every_epochs`` epochs."""
         if (self.current_epoch + 1) % self.sample_every_epochs == 0:
             self._write_samples(self.current_epoch + 1)
-            glance = self.glance()
-            measured = {"distance": glance.distance, "diversity": glance.diversity}
+            found = self.check_samples()
+            measured = {"distance": found.distance, "diversity": found.diversity}
             if self.matched is not None:
                 measured["mismatch"] = float(self.matched.distance())
-            if glance.copying is not None:
-                measured["copying"] = glance.copying
+            if found.copying is not None:
+                measured["copying"] = found.copying
             self.log_dict(measured, rank_zero_only=True)
-            for warning in glance.warnings:
+            for warning in found.warnings:
                 log.warning("Epoch %d: %s", self.current_epoch + 1, warning)
 
     def on_train_end(self) -> None:
@@ -262,7 +261,7 @@ class MCGAN(lightning.LightningModule):
             checkpoint["crop_rule"] = data.manifest.crops[0].crop_rule
 
     @torch.no_grad()
-    def glance(self) -> Glance:
+    def check_samples(self) -> SampleCheck:
         """Compares crops, asked for under the classes of training crops, with real ones."""
         rng = torch.Generator().manual_seed(self.seed)
         malignant = self._monitor.malignant
@@ -273,7 +272,7 @@ class MCGAN(lightning.LightningModule):
             self(*(part.to(self.device) for part in parts)).float().cpu()
             for parts in zip(*(torch.split(x, 32) for x in (latents, noise, asked)), strict=True)
         ]
-        return self._monitor.look(torch.cat(crops), malignant)
+        return self._monitor.check(torch.cat(crops), malignant)
 
     @torch.no_grad()
     def samples(self) -> Tensor:
@@ -300,9 +299,9 @@ class MCGAN(lightning.LightningModule):
         seen = torch.cat([real, augment(fakes, self.augmentations, rng)])
         features = self.discriminator.describe(seen)
         asked = torch.cat([condition, condition])
-        logits = self.discriminator.judge(features, asked)
+        logits = self.discriminator.score(features, asked)
         loss = discriminator_loss(logits[: len(real)], logits[len(real) :], self.loss)
-        opinion = logits - self.discriminator.judge(features, other_class(asked))
+        opinion = logits - self.discriminator.score(features, other_class(asked))
         classes = class_loss(opinion[: len(real)], opinion[len(real) :])
         penalised = loss + self.class_weight * classes
         if self.r1 and self.global_step % R1_EVERY == 0:

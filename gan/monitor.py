@@ -25,8 +25,8 @@ COPIED = 0.8  # of the distance that other patients' crops have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Glance:
-    """What one look at a generator's crops says.
+class SampleCheck:
+    """Result of one check of a generator's crops.
 
     Attributes:
         distance: Kernel distance to the training crops, unbiased, so it may be below 0; 0 for crops
@@ -96,7 +96,7 @@ class Monitor:
             ),
         )
 
-    def look(self, samples: Tensor, malignant: Tensor) -> Glance:
+    def check(self, samples: Tensor, malignant: Tensor) -> SampleCheck:
         """Compares generated crops with real ones.
 
         Args:
@@ -113,7 +113,7 @@ class Monitor:
                 _nearest(samples, crops[:count]) for crops in (self.crops, self.others)
             )
             copying = float((trained / fresh.clamp(min=1e-9)).median())
-        return Glance(
+        return SampleCheck(
             distance=kernel_distance((made - mean) / spread, (real - mean) / spread),
             diversity=own / max(_diversity(real, self.malignant), 1e-9),
             copying=copying,

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from data_prep.datamodule import CropBatch, CropsDataModule
     from data_prep.manifest import CropsManifest
     from gan.module import MCGAN
-    from mammo_dp.attacks.audit import auc as membership_auc
-    from mammo_dp.attacks.audit import audit as membership_audit
     from mammo_dp.attacks.lower_bounds import many_run as many_run_epsilon
     from mammo_dp.attacks.lower_bounds import one_run as one_run_epsilon
     from mammo_dp.attacks.membership.scores import (
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
         rmia_scores,
         sum_by_unit,
     )
+    from mammo_dp.attacks.statistics import auc as membership_auc
+    from mammo_dp.attacks.statistics import audit as membership_audit
     from mammo_dp.privacy.accounting.account import Mechanism, PrivacyCurve, compose
     from mammo_dp.privacy.accounting.budget import PrivacyBudget
     from mammo_dp.privacy.accounting.budget import calibrate as calibrate_noise
@@ -110,8 +110,8 @@ MODULES = {
     "lira_scores": _SCORES,
     "loss_scores": _SCORES,
     "many_run_epsilon": "mammo_dp.attacks.lower_bounds:many_run",
-    "membership_auc": "mammo_dp.attacks.audit:auc",
-    "membership_audit": "mammo_dp.attacks.audit:audit",
+    "membership_auc": "mammo_dp.attacks.statistics:auc",
+    "membership_audit": "mammo_dp.attacks.statistics:audit",
     "one_run_epsilon": "mammo_dp.attacks.lower_bounds:one_run",
     "read_statements": "mammo_dp.privacy.statement.document",
     "risk_of": "mammo_dp.privacy.accounting.risk",

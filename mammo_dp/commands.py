@@ -13,7 +13,7 @@ from typing import Any
 
 from jsonargparse import SUPPRESS, ArgumentParser, auto_cli
 
-from mammo_dp.runs import RunRecord, close_run, forget_run, open_run
+from mammo_dp.runs import RunRecord, run_folder
 from mammo_dp.signatures import stub
 
 _MADE = ("crops", "checkpoint")  # inputs that other stages made
@@ -50,15 +50,15 @@ FUNCTIONS: Mapping[str, str | Mapping[str, str]] = {
     "interpolate": "gan.interpolate:interpolate",
     "evolve": "mammo_dp.privacy.evolution.evolve:evolve",
     "export": {
-        "classifier": "mammo_dp.exchange.classifier:classifier",
-        "medigan": "mammo_dp.exchange.medigan:medigan",
-        "set": "mammo_dp.exchange.synthetic_set:synthetic_set",
+        "classifier": "mammo_dp.export.classifier:classifier",
+        "medigan": "mammo_dp.export.medigan:medigan",
+        "set": "mammo_dp.export.synthetic_set:synthetic_set",
     },
     "fidelity": "mammo_dp.fidelity.command:fidelity",
     "attack": {
-        "audit": "mammo_dp.attacks.audit_run:audit_run",
+        "audit": "mammo_dp.attacks.audit.command:audit_run",
         "bounds": "mammo_dp.attacks.bounds.command:bounds",
-        "ladder": "mammo_dp.ladder:ladder",
+        "ladder": "mammo_dp.attacks.ladder.command:ladder",
         "membership": "mammo_dp.attacks.membership.command:membership",
         "reconstruction": "mammo_dp.attacks.reconstruction.command:reconstruction",
         "synthetic": "mammo_dp.attacks.synthetic.command:synthetic",
@@ -71,8 +71,8 @@ FUNCTIONS: Mapping[str, str | Mapping[str, str]] = {
         "compose": "mammo_dp.privacy.commands:compose",
         "select": "mammo_dp.select:select",
     },
-    "calibrate": "mammo_dp.predict.calibrate:calibrate",
-    "predict": "mammo_dp.predict.command:predict",
+    "calibrate-scores": "mammo_dp.export.calibrate_scores:calibrate_scores",
+    "predict": "mammo_dp.export.predict:predict",
     "report": "mammo_dp.report.page:report",
 }
 # Those that fill the folder `out`, which then is a run.
@@ -181,29 +181,23 @@ def recorded(
             function(**values)
             return
         left_out = _SPEED | {"out"}
-        record = open_run(
+        with run_folder(
             values["out"],
             command=command,
             config={name: value for name, value in values.items() if name not in left_out},
             inputs={name: Path(values[name]) for name in _INPUTS if values.get(name)},
             seed=values.get("seed"),
-        )
-        if record.is_finished:
-            print(f"{record.folder}: already finished; nothing to do.")
-            return
-        if read := [record.inputs[name].path for name in _MADE if name in record.inputs]:
-            from mammo_dp.privacy.statement.lineage import collect_parents, warn_of_unknown
+        ) as record:
+            if record.is_finished_as_said():
+                return
+            if read := [record.inputs[name].path for name in _MADE if name in record.inputs]:
+                from mammo_dp.privacy.statement.lineage import collect_parents, warn_of_unknown
 
-            warn_of_unknown(collect_parents(read))
-        try:
+                warn_of_unknown(collect_parents(read))
             function(**values)
-        except Exception:
-            forget_run(record)
-            raise
-        if (record.folder / "crops.csv").exists():
-            from mammo_dp.privacy.statement.lineage import write_data_statement
+            if (record.folder / "crops.csv").exists():
+                from mammo_dp.privacy.statement.lineage import write_data_statement
 
-            (write_statement or write_data_statement)(record)
-        close_run(record)
+                (write_statement or write_data_statement)(record)
 
     return run

@@ -17,7 +17,7 @@ COMMANDS = {
     "fit": "train a model on crops -> run folder with privacy statement",
     "validate": "measure a run",
     "test": "measure a run -> predictions.csv, metrics.json",
-    "calibrate": "a run's probabilities, fitted to a cohort with privacy -> run folder",
+    "calibrate-scores": "probabilities of a run, calibrated on a cohort with privacy -> run folder",
     "predict": "a run scores crops, or boxes in DICOM mammograms -> predictions.csv",
     "generate": "generator checkpoint -> labelled synthetic crops",
     "evolve": "patients' noisy votes choose phantoms or generated crops -> labelled crops",
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run(arguments)
     except KeyboardInterrupt:
-        print("mammo-dp: interrupted. Run the same command to go on.", file=sys.stderr)
+        print("mammo-dp: interrupted. Run the same command to resume.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read the output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,7 +2,7 @@
 """``pipeline`` and ``demo``: the stages of one YAML file, in one process, resumable.
 
 A stage is a command line as a user would type it. What is finished is known from the run folders
-alone: a finished stage returns at once, an unfinished one goes on, the first failure stops.
+alone: a finished stage returns at once, an unfinished one resumes, the first failure stops.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import yaml
 from rich.console import Console
 from rich.rule import Rule
 
-from mammo_dp.runs import close_run, open_run, write_text_atomically
+from mammo_dp.runs import run_folder, write_text_atomically
 
 Command = Callable[[Sequence[str]], None]
 
@@ -159,25 +159,25 @@ def _parser(program: str, read: Pipeline, out: str | None = None) -> argparse.Ar
 def _run(read: Pipeline, values: Mapping[str, Any], command: Command) -> None:
     out = Path(values["out"])
     names = {name: str(values[name]) for name in read.arguments}
-    record = open_run(
+    with run_folder(
         out,
         command="pipeline",
         config={"configs": read.configs, "stages": read.stages, "arguments": names},
         inputs={},
-    )
-    for name, config in read.configs.items():
-        write_text_atomically(
-            out / "configs" / f"{name}.yaml", yaml.safe_dump(config, sort_keys=False)
+    ):
+        for name, config in read.configs.items():
+            write_text_atomically(
+                out / "configs" / f"{name}.yaml", yaml.safe_dump(config, sort_keys=False)
+            )
+        names |= {"out": str(out), "here": str(read.path.parent), "configs": str(out / "configs")}
+        console, started = Console(), time.monotonic()
+        lines = list(read.command_lines(names))
+        for number, line in enumerate(lines, start=1):
+            console.print(Rule(f"[{number}/{len(lines)}] {line[0]}", align="left", style="dim"))
+            console.print(f"mammo-dp {shlex.join(line)}", style="dim", markup=False, soft_wrap=True)
+            begun = time.monotonic()
+            command(line)
+            console.print(f"{time.monotonic() - begun:.0f} s", style="dim")
+        console.print(
+            Rule(f"{len(lines)} stages in {time.monotonic() - started:.0f} s", style="dim")
         )
-    names |= {"out": str(out), "here": str(read.path.parent), "configs": str(out / "configs")}
-    console, started = Console(), time.monotonic()
-    lines = list(read.command_lines(names))
-    for number, line in enumerate(lines, start=1):
-        console.print(Rule(f"[{number}/{len(lines)}] {line[0]}", align="left", style="dim"))
-        console.print(f"mammo-dp {shlex.join(line)}", style="dim", markup=False, soft_wrap=True)
-        begun = time.monotonic()
-        command(line)
-        console.print(f"{time.monotonic() - begun:.0f} s", style="dim")
-    if not record.is_finished:
-        close_run(record)
-    console.print(Rule(f"{len(lines)} stages in {time.monotonic() - started:.0f} s", style="dim"))

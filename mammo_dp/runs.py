@@ -2,15 +2,17 @@
 """Run folders: written once, resumed when unfinished, traceable by hashes.
 
 ``run.json`` says which command with which configuration read which inputs and wrote which outputs.
-A folder is new, unfinished (the same command goes on) or finished (the same command is done,
-any other is refused).
+A folder is new, unfinished (the same command resumes) or finished (the same command is done, any
+other is refused). Commands fill a folder within :func:`run_folder`; functions of lower packages
+are wrapped by :func:`mammo_dp.commands.recorded`, and a fit, which lives in Lightning's hooks,
+calls :func:`open_run` and :func:`close_run` itself.
 """
 
 import hashlib
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatch
@@ -20,6 +22,9 @@ from types import MappingProxyType
 from typing import Any
 
 FILE_NAME = "run.json"
+RELEASED = (
+    Path("checkpoints") / "last.ckpt"
+)  # of a fit: weights and hyper-parameters, below the run
 DIRTY, THEN = "+dirty", ", then "
 _SOURCE = ("data_prep", "gan", "classifier", "mammo_dp")
 _PACKAGES = ("mammo-dp", "torch", "lightning", "timm", "opacus", "dp-accounting", "albumentations")
@@ -62,7 +67,7 @@ class RunRecord:
         started: ISO time in UTC of the first start.
         finished: ISO time in UTC, none until the run is done.
         seconds: Wall-clock time from the first start to the end, pauses of a resumed run included.
-        resumed: Whether this process goes on with an unfinished folder (not stored).
+        resumed: Whether this process resumes an unfinished folder (not stored).
     """
 
     folder: Path
@@ -84,6 +89,51 @@ class RunRecord:
         """Whether the run is done."""
         return self.finished is not None
 
+    def is_finished_as_said(self) -> bool:
+        """Whether the run is done; if so, prints that nothing is left to do."""
+        if self.is_finished:
+            print(f"{self.folder}: already finished; nothing to do.")
+        return self.is_finished
+
+
+@contextmanager
+def run_folder(
+    folder: str | Path,
+    *,
+    command: str,
+    config: Mapping[str, object],
+    inputs: Mapping[str, Path],
+    seed: int | None = None,
+) -> Iterator[RunRecord]:
+    """The life of a run: opens its folder, and marks it as finished when the block ends.
+
+    A block that fails or is killed leaves the run unfinished, and the same command resumes it. A
+    run that failed before it wrote anything is taken back with its folder, so that the folder is
+    free for the right flags. The block of a finished run is entered, too: ``is_finished`` says that
+    there is nothing left to do, and the record stays as it is.
+
+    Args:
+        folder: As for :func:`open_run`, like all others.
+        command: Name of the command.
+        config: Configuration.
+        inputs: What will be read, by role.
+        seed: Seed, if one was given.
+
+    Yields:
+        The record.
+
+    Raises:
+        RunError: If an input is missing, or the folder belongs to another run or to no run.
+    """
+    record = open_run(folder, command=command, config=config, inputs=inputs, seed=seed)
+    try:
+        yield record
+    except Exception:
+        forget_run(record)
+        raise
+    if not record.is_finished:
+        close_run(record)
+
 
 def open_run(
     folder: str | Path,
@@ -104,7 +154,7 @@ def open_run(
 
     Returns:
         The record; ``is_finished`` says that there is nothing left to do, ``resumed`` that an
-        unfinished run goes on.
+        unfinished run resumes.
 
     Raises:
         RunError: If an input is missing, or the folder belongs to another run or to no run.

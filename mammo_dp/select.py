@@ -32,13 +32,12 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.document import read_statement
 from mammo_dp.privacy.statement.seals import seal
 from mammo_dp.privacy.training.sampling import NOISE, draw, new_key
-from mammo_dp.runs import RunRecord, close_run, open_run, write_text_atomically
+from mammo_dp.runs import RELEASED, RunRecord, run_folder, write_text_atomically
 
-RELEASED = Path("checkpoints") / "last.ckpt"  # of each fit
 CANDIDATES, CHOSEN, DRAWS = "candidates", "released", "draws.json"
 _VARIABLE = ("model.init_args.", "data.init_args.augment")
 # They change the account, or whose data stand behind the initial weights.
-_FIXED = ("delta", "target_", "kappa", "weights", "pretrained", "backbone")
+_FIXED = ("delta", "target_", "kappa", "weights", "backbone")
 _TARGETS = ("epsilon", "advantage", "tpr", "fpr", "reconstruction")
 
 
@@ -99,22 +98,21 @@ def select(
     console.print(cost)
     if dry_run:
         return
-    record = open_run(
+    with run_folder(
         out,
         command="privacy select",
         config={"fit": configs[0], "grid": grid, "selection": asdict(plan)},
         inputs={"data": Path(crops)} | ({"weights": Path(weights)} if weights else {}),
-    )
-    if not record.is_finished:
-        draws = _draws(record, plan, len(work.settings))
-        scored = []
-        for number, one in enumerate(draws, start=1):
-            console.print(Rule(f"[{number}/{len(draws)}] a fit", align="left"))
-            scored.append((_score(record, work, plan, one), one["tie"], one["name"]))
-        _, _, best = max(scored)
-        _copy(work.out / CANDIDATES / best, work.out / CHOSEN)
-        close_run(record)
-    print(f"{work.out / CHOSEN}: {read_statement(work.out / CHOSEN)['summary']}")
+    ) as record:
+        if not record.is_finished:
+            draws = _draws(record, plan, len(work.settings))
+            scored = []
+            for number, one in enumerate(draws, start=1):
+                console.print(Rule(f"[{number}/{len(draws)}] a fit", align="left"))
+                scored.append((_score(record, work, plan, one), one["tie"], one["name"]))
+            _, _, best = max(scored)
+            _copy(work.out / CANDIDATES / best, work.out / CHOSEN)
+        print(f"{work.out / CHOSEN}: {read_statement(work.out / CHOSEN)['summary']}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

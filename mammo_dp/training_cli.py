@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``fit``, ``validate`` and ``test``: Lightning's command line on write-once folders.
 
-A fit writes one run folder and goes on from ``checkpoints/resume.ckpt`` when it was killed; at its
+A fit writes one run folder and resumes from ``checkpoints/resume.ckpt`` when it was killed; at its
 end it releases ``checkpoints/last.ckpt``, weights only. The other commands take ``--run RUN``:
 configuration and weights come from that folder, results go below it.
 
@@ -27,14 +27,17 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from classifier.module import CropClassifier
+from classifier.weights import HUB, PACKAGE, model_of
 from mammo_dp.crop_rule import TrainedCrops
 from mammo_dp.privacy.accounting.selection import SelectionPlan
-from mammo_dp.privacy.statement.lineage import collect_parents, hub_ledger, warn_of_unknown
+from mammo_dp.privacy.statement.lineage import collect_parents, public_ledger, warn_of_unknown
 from mammo_dp.privacy.statement.seals import RESUME, Binding, SealedFeatures
+from mammo_dp.privacy.training.classifier import refuse_selection
 from mammo_dp.privacy.training.fit_statement import write_fit_statement
 from mammo_dp.privacy.training.module import DPTraining, refuse_trainer
 from mammo_dp.privacy.training.plugins import SealedCheckpointIO
 from mammo_dp.runs import (
+    RELEASED,
     RunError,
     RunRecord,
     close_run,
@@ -44,7 +47,6 @@ from mammo_dp.runs import (
 )
 from mammo_dp.training_help import ALL, DESCRIPTIONS, RUN, RUN_DIR
 
-RELEASED = Path("checkpoints") / "last.ckpt"  # weights and hyper-parameters, no optimizer state
 CONFIG = "config.yaml"
 # Load weights, of the hub or a file, that no statement would know of.
 _PAST_THE_LINEAGE = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
@@ -105,7 +107,7 @@ class TrainingCLI(LightningCLI):
         if config.get("ckpt_path"):
             raise RunError(
                 "--ckpt_path: would override the configuration. Initial weights of a fit go to "
-                "--model.init_args.weights; a killed fit goes on by itself; the other commands "
+                "--model.init_args.weights; a killed fit resumes by itself; the other commands "
                 "take --run."
             )
         if fitting and config.run:
@@ -128,7 +130,7 @@ class TrainingCLI(LightningCLI):
         if unbooked := unbooked.intersection(_PAST_THE_LINEAGE):
             raise RunError(
                 f"backbone_args: {', '.join(sorted(unbooked))} would load weights that no "
-                "statement counts. Give --model.init_args.weights or --model.init_args.pretrained."
+                "statement counts. Give --model.init_args.weights."
             )
         self.record = open_run(
             config.run_dir,
@@ -150,9 +152,12 @@ class TrainingCLI(LightningCLI):
             config.ckpt_path = str(resume) if resume.exists() else None
         else:
             config.ckpt_path = str(Path(config.run) / RELEASED)
-            for name, none in (("weights", None), ("pretrained", False)):
-                if name in config.model.init_args:
-                    config.model.init_args[name] = none  # the checkpoint holds the final ones
+            arguments = config.model.init_args
+            if "weights" in arguments:
+                arguments["weights"] = None  # the checkpoint holds the final ones
+            if "backbone" in arguments and arguments["backbone"] is None:
+                for name, value in model_of(config.ckpt_path).as_settings().items():
+                    arguments[name] = value
 
     def instantiate_classes(self) -> None:
         """Builds model, data and trainer.
@@ -185,12 +190,14 @@ class TrainingCLI(LightningCLI):
             inputs["data"] = Path(crops)
         if self.subcommand != "fit":
             inputs["checkpoint"] = Path(self.config[self.subcommand].run) / RELEASED
-        elif weights := config["model"].get("init_args", {}).get("weights"):
+            return inputs
+        weights = config["model"].get("init_args", {}).get("weights")
+        if weights and weights not in (HUB, PACKAGE):
             inputs["weights"] = Path(weights)
         return inputs
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Adds the logger and, for a fit, the checkpoint that a killed run goes on from.
+        """Adds the logger and, for a fit, the checkpoint from which a killed run resumes.
 
         Raises:
             PrivacyError: If the settings would break the guarantee of a private fit.
@@ -202,8 +209,8 @@ class TrainingCLI(LightningCLI):
         if self.subcommand == "fit":
             keep = _keep(folder / RESUME, self.model, chosen.max_steps)
             kwargs["callbacks"] = [*(chosen.callbacks or []), keep]
-            self.parents = self.parents.joined([hub_ledger(self.model)])
-            rank_zero_only(warn_of_unknown)(hub_ledger(self.model))
+            self.parents = self.parents.joined([public_ledger(self.model)])
+            rank_zero_only(warn_of_unknown)(public_ledger(self.model))
             state = SealedCheckpointIO(Binding.of_run(self.record))
             plugins = chosen.plugins or []
             kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), state]
@@ -214,7 +221,7 @@ class TrainingCLI(LightningCLI):
             kwargs["use_distributed_sampler"] = False
         trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit" and (plan := self.selection) is not None:
-            plan.refuse(self.model, self.datamodule)
+            refuse_selection(plan, self.model, self.datamodule)
         if private:
             refuse_trainer(trainer)
             self.parents.statements(self.model.budget.delta)  # theirs hold at this delta, or raise
@@ -249,7 +256,7 @@ class TrainingCLI(LightningCLI):
         """
         folder = self.record.folder
         if self.trainer.interrupted or not self.trainer.state.finished:
-            raise RunError(f"{folder}: training stopped early. Run the same command to go on.")
+            raise RunError(f"{folder}: training stopped early. Run the same command to resume.")
         self.trainer.save_checkpoint(folder / RELEASED, weights_only=True)  # all ranks meet here
         if not self.trainer.is_global_zero:
             return
@@ -266,7 +273,7 @@ class TrainingCLI(LightningCLI):
 
 
 def _keep(path: Path, model: LightningModule, max_steps: int) -> ModelCheckpoint:
-    """The state to go on from: after every epoch, or 20 times within the one epoch of a DP run."""
+    """The state to resume from: after every epoch, or 20 times within the one epoch of a DP run."""
     often: dict[str, Any] = (
         {"every_n_train_steps": max(1, max_steps // 20)}
         if isinstance(model, DPTraining)
@@ -324,7 +331,7 @@ _QUIET = (
     "Using ModelCheckpoint with manual optimization",  # weights after the step are the right ones
     "The number of training batches",  # small cohorts have few batches
     r"The '\w+' does not have many workers",  # crops lie in memory
-    "Checkpoint directory .* exists and is not empty",  # of a run that goes on
+    "Checkpoint directory .* exists and is not empty",  # of a resumed run
     "Experiment logs directory .* exists and is not empty",
 )
 

@@ -21,22 +21,33 @@ ORDER = (
     "crop_rule",
     "drawing",
     "privacy",
+    "training_help",
+    "training_cli",
     "attacks",
     "fidelity",
     "report",
-    "exchange",
+    "export",
     "benchmark",
     "pipeline",
-    "training_help",
-    "training_cli",
-    "ladder",
     "select",
-    "predict",
     "commands",
     "main",
 )
-# Within mammo_dp.privacy: likewise. ``commands`` alone knows the checks of all stages.
+# Within mammo_dp.privacy and mammo_dp.attacks: likewise. ``privacy.commands`` alone knows the
+# checks of all stages.
+ATTACKS_ORDER = (
+    "arrays",
+    "statistics",
+    "lower_bounds",
+    "audit",
+    "membership",
+    "synthetic",
+    "bounds",
+    "reconstruction",
+    "ladder",
+)
 PRIVACY_ORDER = ("errors", "accounting", "statement", "training", "evolution", "commands")
+WITHIN = {"privacy": PRIVACY_ORDER, "attacks": ATTACKS_ORDER}
 
 USERS_OF_PYDICOM = ("dicom", "dicom_checks", "phantoms/archive", "secondary_capture")
 
@@ -67,13 +78,20 @@ def test_imports_follow_the_direction(path: Path) -> None:
         assert inner <= allowed
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "mammo_dp/privacy").rglob("*.py")), ids=str)
-def test_imports_within_privacy_follow_the_direction(path: Path) -> None:
-    part = path.relative_to(ROOT / "mammo_dp/privacy").with_suffix("").parts[0]
-    if part == "__init__":
+@pytest.mark.parametrize(
+    "path",
+    [path for part in WITHIN for path in sorted((ROOT / "mammo_dp" / part).rglob("*.py"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_imports_within_a_package_follow_the_direction(path: Path) -> None:
+    _, package, *rest = path.relative_to(ROOT).with_suffix("").parts
+    order = WITHIN[package]
+    if rest[0] == "__init__":
         return
-    inner = {name.split(".")[2] for name in imports(path) if name.startswith("mammo_dp.privacy.")}
-    assert inner <= set(PRIVACY_ORDER[: PRIVACY_ORDER.index(part) + 1])
+    inner = {
+        name.split(".")[2] for name in imports(path) if name.startswith(f"mammo_dp.{package}.")
+    }
+    assert inner <= set(order[: order.index(rest[0]) + 1])
 
 
 def test_accounting_does_without_torch() -> None:

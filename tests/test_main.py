@@ -26,7 +26,7 @@ def test_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     ("error", "status", "shown"),
     [
         (RunError("runs/x: is taken."), 1, "mammo-dp report: runs/x: is taken."),
-        (KeyboardInterrupt(), 130, "Run the same command to go on"),
+        (KeyboardInterrupt(), 130, "Run the same command to resume"),
         (OSError(28, "No space left on device", "runs/x/last.ckpt"), 1, "No space left on device"),
     ],
 )

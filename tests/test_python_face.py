@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import mammo_dp
+from mammo_dp.privacy.training import datamodule
 from tests.python_example import MyNetwork, main, my_data
 
 LIGHT = (
@@ -50,7 +51,7 @@ def test_examples_of_a_patient_are_drawn_together() -> None:
     data, patients = my_data()
     module = mammo_dp.DPDataModule(data, patients)
     assert [len(rows) for rows in module.sampling.rows_of] == [2] * 200
-    draws = mammo_dp.privacy.training.datamodule._Draws(data, module.sampling, (8,))
+    draws = datamodule._Draws(data, module.sampling, (8,))
     batch = draws.__getitems__([2, 3, 398, 399])
     assert batch.unit.tolist() == [1, 1, 199, 199]
     assert batch.malignant.tolist() == data.tensors[1][batch.row].tolist()

@@ -22,7 +22,7 @@ from data_prep.manifest import Laterality
 from data_prep.tables import Table, TableRow, read_table
 
 FACTS = ArchiveFacts(
-    name="embed",  # exports refuse this origin, see mammo_dp/exchange/terms.py
+    name="embed",  # exports refuse this origin, see mammo_dp/export/lineage.py
     title="EMBED open data",
     licence=(
         "EMBED data use agreement: neither data nor derivatives, models, weights or embeddings "

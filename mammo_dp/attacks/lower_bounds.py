@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From attack scores to lower bounds on epsilon: what a guarantee can no longer be better than.
+"""Lower bounds on epsilon from attack scores: a smaller epsilon is refuted.
 
 A lower bound above the stated epsilon refutes the statement. One far below it refutes nothing: no
 attack on a limited number of canaries shows more than its ceiling, so the ceiling stands beside
@@ -22,7 +22,7 @@ from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import expit, log_ndtr
 
-from mammo_dp.attacks.audit import LEVEL, Scores, clopper_pearson
+from mammo_dp.attacks.statistics import LEVEL, Scores, clopper_pearson
 from mammo_dp.privacy.accounting.account import Mechanism, PrivacyCurve, compose
 from mammo_dp.privacy.accounting.risk import TradeOff
 
@@ -60,7 +60,7 @@ def many_run(
 
     Thresholds lie at order statistics of the non-members, whose false-positive rates have the
     limits of Clopper and Pearson; members take no part in the choice. All rates share the error,
-    so that the best threshold may be taken. A mechanism that betrays absence rather than presence
+    so that the best threshold may be taken. A mechanism that reveals absence rather than presence
     is found with the groups exchanged and the scores negated.
 
     Args:
@@ -68,11 +68,11 @@ def many_run(
         nonmember_scores: Shape ``(nonmembers,)``, finite.
         delta: Delta of the statement, in ``[0, 1)``.
         allowed: Non-members that may lie above each threshold that is tried, fixed before the
-            scores are seen; 0, 1, 3, 7, ... if not given. A single one pays for no choice.
+            scores are seen; 0, 1, 3, 7, ... if not given. A single one needs no correction.
         level: Confidence, in ``(0, 1)``.
 
     Source: ``epsilon >= log((TPR - delta) / FPR)`` with Clopper-Pearson limits, Nasr et al. 2021,
-    arXiv 2101.04535; how the choice of the threshold is paid for is ours.
+    arXiv 2101.04535; the correction for the choice of the threshold is ours.
     """
     if not 0 <= delta < 1:
         raise ValueError(f"{delta=}. Give a value from 0 to below 1.")
@@ -155,7 +155,7 @@ def one_run(
 
     def refuted(right: int) -> float:
         def excess(epsilon: float) -> float:
-            return _chance_of_guesses(epsilon, right, guesses, canaries, delta) - (1 - level)
+            return _probability_of_guesses(epsilon, right, guesses, canaries, delta) - (1 - level)
 
         return 0.0 if excess(0.0) >= 0 else float(brentq(excess, 0.0, 50.0))
 
@@ -330,10 +330,10 @@ def _limits(
     return np.array(fpr), np.array(tpr), np.full(len(allowed), perfect)
 
 
-def _chance_of_guesses(
+def _probability_of_guesses(
     epsilon: float, right: int, guesses: int, canaries: int, delta: float
 ) -> float:
-    """Largest chance of at least ``right`` right guesses under (epsilon, delta)."""
+    """Largest probability of at least ``right`` right guesses under (epsilon, delta)."""
     at_least = stats.binom.sf(np.arange(right, -1, -1) - 1, guesses, expit(epsilon))
     lost = (at_least[1:] - at_least[0]) / np.arange(1, right + 1)
     return min(1.0, float(at_least[0] + 2 * canaries * delta * lost.max(initial=0.0)))

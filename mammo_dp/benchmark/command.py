@@ -12,7 +12,7 @@ Runs regimes x budgets x units x seeds as independent jobs and compares them in 
 
 A job is named by the hash of what it computes: equal cells run once, and what is finished is never
 run again, whatever was killed in between. Val is for research; test sets are opened after all
-training and booked in OUT/openings.json. Epsilon comes from the sealed statement of each cell.
+training and recorded in OUT/openings.json. Epsilon comes from the sealed statement of each cell.
 Writes benchmark.json, benchmark.csv, benchmark.md, benchmark.html (a fragment) and figures."""
 
 

@@ -24,7 +24,7 @@ MEASURED = "resamples.npz"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a worker does in one go.
+    """Command lines that a worker runs one after the other.
 
     Attributes:
         key: Hash of the content; names the job.

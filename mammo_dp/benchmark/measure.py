@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from classifier.evaluate import Floats, calibration_slope, statistics
+from classifier.evaluate import Floats, calibration_slope, resampled_weights, statistics
 from classifier.predictions import FILE_NAME as PREDICTIONS
 from classifier.predictions import Predictions, read_predictions
 from data_prep.manifest import Crop, CropsManifest
@@ -84,15 +84,12 @@ def compute(
         predictions: Scores of ``N`` crops.
         crops: Their rows of the manifest, in the same order.
         edge_px: Edge of the crops on disk, in pixels.
-        resamples: Number of draws of as many patients as there are.
+        resamples: Number of resamples of as many patients as there are.
     """
     label = predictions.malignant.astype(np.float64)
     _, unit = np.unique(predictions.patient, return_inverse=True)
-    patients = int(unit.max()) + 1
-    drawn = np.random.default_rng(0).multinomial(
-        patients, np.full(patients, 1 / patients), size=resamples
-    )
-    weights = np.vstack([np.ones(len(label)), drawn[:, unit]])
+    drawn = resampled_weights(predictions.patient, resamples, np.random.default_rng(0))
+    weights = np.vstack([np.ones(len(label)), drawn])
     values: dict[str, Floats] = {}
     counts: dict[str, tuple[int, int, int]] = {}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patients' training crops and synthetic ones in one manifest."""
+"""A manifest of patients' training crops and synthetic crops together."""
 
 import os
 from collections import Counter
@@ -11,7 +11,7 @@ from mammo_dp.benchmark.jobs import MIX
 from mammo_dp.benchmark.spec import BenchmarkError
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.lineage import data_ledger, loose_delta
-from mammo_dp.runs import close_run, open_run
+from mammo_dp.runs import run_folder
 
 _PATIENTS = (
     "The crops of patients that stand here beside the synthetic ones: this folder is not to be "
@@ -25,7 +25,7 @@ def mix(real: str, synthetic: str, per_class: int, out: str) -> None:
 
     Of each class the first ``per_class`` synthetic crops of the table are taken, a number that no
     patient changes. Pixels are linked, not copied. The folder releases nothing; its statement
-    carries on what stands behind the synthetic crops.
+    passes on that of the synthetic crops.
 
     Args:
         real: Folder of crops of patients.
@@ -37,47 +37,46 @@ def mix(real: str, synthetic: str, per_class: int, out: str) -> None:
         BenchmarkError: If there are fewer synthetic crops of a class, or they are cut in
             another way.
     """
-    record = open_run(
+    with run_folder(
         out,
         command=MIX,
         config={"per_class": per_class},
         inputs={"crops": Path(real), "synthetic": Path(synthetic)},
-    )
-    if record.is_finished:
-        return
-    patients, made = CropsManifest.read(real), CropsManifest.read(synthetic)
-    own = [patients.crops[row] for row in patients.rows("train")]
-    wanted = Counter({False: per_class, True: per_class})
-    chosen = []
-    for crop in (made.crops[row] for row in made.rows("train")):
-        if crop.is_synthetic and wanted[crop.malignant] > 0:
-            wanted[crop.malignant] -= 1
-            chosen.append(crop)
-    if missing := +wanted:
-        raise BenchmarkError(
-            f"{synthetic}: lacks {sum(missing.values())} synthetic training crops, as {per_class} "
-            "of each class are asked for. Give a larger set, or mix fewer."
+    ) as record:
+        if record.is_finished:
+            return
+        patients, made = CropsManifest.read(real), CropsManifest.read(synthetic)
+        own = [patients.crops[row] for row in patients.rows("train")]
+        wanted = Counter({False: per_class, True: per_class})
+        chosen = []
+        for crop in (made.crops[row] for row in made.rows("train")):
+            if crop.is_synthetic and wanted[crop.malignant] > 0:
+                wanted[crop.malignant] -= 1
+                chosen.append(crop)
+        if missing := +wanted:
+            raise BenchmarkError(
+                f"{synthetic}: lacks {sum(missing.values())} synthetic training crops, as "
+                f"{per_class} of each class are asked for. Give a larger set, or mix fewer."
+            )
+        if len(rules := {crop.crop_rule for crop in (*own, *chosen)}) > 1:
+            raise BenchmarkError(
+                f"{synthetic}: its crops and those of {real} are cut by different rules "
+                f"({', '.join(sorted(rules))}). Prepare both in the same way."
+            )
+        rows = [
+            *(_linked(crop, patients.folder, record.folder, "real") for crop in own),
+            *(_linked(crop, made.folder, record.folder, "synthetic") for crop in chosen),
+        ]
+        written = CropsManifest.write(record.folder, rows)
+        ledger = data_ledger(record, written)
+        write_statement(
+            record.folder,
+            ledger,
+            delta=loose_delta(ledger),
+            about=written.sha256,
+            exclusions=(_PATIENTS,),
+            run=record,
         )
-    if len(rules := {crop.crop_rule for crop in (*own, *chosen)}) > 1:
-        raise BenchmarkError(
-            f"{synthetic}: its crops and those of {real} are cut by different rules "
-            f"({', '.join(sorted(rules))}). Prepare both in the same way."
-        )
-    rows = [
-        *(_linked(crop, patients.folder, record.folder, "real") for crop in own),
-        *(_linked(crop, made.folder, record.folder, "synthetic") for crop in chosen),
-    ]
-    written = CropsManifest.write(record.folder, rows)
-    ledger = data_ledger(record, written)
-    write_statement(
-        record.folder,
-        ledger,
-        delta=loose_delta(ledger),
-        about=written.sha256,
-        exclusions=(_PATIENTS,),
-        run=record,
-    )
-    close_run(record)
 
 
 def _linked(crop: Crop, source: Path, target: Path, part: str) -> Crop:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a benchmark file and the crops at hand to jobs, each named by the hash of its content."""
+"""Jobs of a benchmark file, each named by the hash of its content."""
 
 import hashlib
 import json
@@ -14,9 +14,8 @@ from data_prep.manifest import Unit
 from mammo_dp.benchmark.jobs import MIX, Job
 from mammo_dp.benchmark.protocol import EvaluationSet
 from mammo_dp.benchmark.spec import GIVEN, Benchmark, Budget, Regime, Stage
-from mammo_dp.runs import input_sha256, write_text_atomically
+from mammo_dp.runs import RELEASED, input_sha256, write_text_atomically
 
-RELEASED = Path("checkpoints") / "last.ckpt"
 _DIGITS = 16  # of a content hash in the name of a folder
 # Speed and screen only: the weights are those of the same fit without these flags.
 _QUIET = ("--trainer.enable_progress_bar", "false")
@@ -65,7 +64,7 @@ class Plan:
 
     @classmethod
     def of(cls, benchmark: Benchmark, *, out: Path, given: Mapping[str, Path]) -> "Plan":
-        """Unfolds a benchmark.
+        """Lists the cells and jobs of a benchmark.
 
         Args:
             benchmark: The file.
@@ -187,7 +186,7 @@ class Plan:
         if weights is not None:
             line += ["--model.init_args.weights", str(self.run_folder(weights) / RELEASED)]
         if unit is not None:
-            line += ["--trainer.callbacks+=mammo_dp.benchmark.features.SharedFeatures"]
+            line += ["--trainer.callbacks+=classifier.features.SharedFeatures"]
             line += ["--trainer.callbacks.folder", str(self.out / "features")]
         for name, value in settings.items():
             line += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What models are measured on, and the book of when each test set was opened.
+"""What models are measured on, and the record of when each test set was opened.
 
 Val is for research and may be looked at freely. A test set is opened when all cells are trained,
 once for one set of cells; every later look with other cells is counted and shown.
@@ -18,7 +18,7 @@ from data_prep.manifest import CropsManifest, Split
 from mammo_dp.benchmark.spec import BenchmarkError
 from mammo_dp.runs import write_text_atomically
 
-BOOK = "openings.json"
+OPENINGS = "openings.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class EvaluationSet:
         folder: Folder of the manifest.
         split: Split that is measured.
         sha256: Hash of the manifest.
-        purpose: ``"research"`` may be looked at at any time, ``"test"`` is booked.
+        purpose: ``"research"`` may be looked at at any time; each look at ``"test"`` is recorded.
     """
 
     name: str
@@ -92,7 +92,7 @@ def evaluation_sets(
 
 
 def open_set(out: Path, evaluated: EvaluationSet, cells: Sequence[str]) -> None:
-    """Books a look at a test set, before it is measured; the same cells are one look.
+    """Records a look at a test set, before it is measured; the same cells are one look.
 
     Args:
         out: Folder of the benchmark.
@@ -112,16 +112,16 @@ def open_set(out: Path, evaluated: EvaluationSet, cells: Sequence[str]) -> None:
     looks = [look for look in earlier if is_of(look, evaluated)]
     if not any(look.cells_sha256 == names for look in looks):
         stored = [asdict(look) for look in (*earlier, entry)]
-        write_text_atomically(out / BOOK, json.dumps(stored, indent=2) + "\n")
+        write_text_atomically(out / OPENINGS, json.dumps(stored, indent=2) + "\n")
 
 
 def openings(out: Path) -> list[Opening]:
     """All looks at test sets, in order.
 
     Raises:
-        BenchmarkError: If the book is damaged.
+        BenchmarkError: If the record is damaged.
     """
-    path = out / BOOK
+    path = out / OPENINGS
     if not path.exists():
         return []
     try:
@@ -137,14 +137,14 @@ def is_of(look: Opening, evaluated: EvaluationSet) -> bool:
     return (look.sha256, look.split) == (evaluated.sha256, evaluated.split)
 
 
-def said_of(evaluated: EvaluationSet, book: Sequence[Opening]) -> str:
-    """What a reader must know of a set before believing its numbers."""
+def said_of(evaluated: EvaluationSet, looked: Sequence[Opening]) -> str:
+    """What a reader must know about a set before its numbers are used."""
     if evaluated.purpose == "research":
         return (
             f"{evaluated.name} is for research: it was open while the regimes were designed, so "
             "its numbers are no test."
         )
-    looks = [look for look in book if is_of(look, evaluated)]
+    looks = [look for look in looked if is_of(look, evaluated)]
     if not looks:
         return f"{evaluated.name} is a test set that was not opened: no model was trained."
     if len(looks) == 1:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cells into rows: means over seeds, intervals over patients, and each cell's epsilon."""
+"""Rows of the table from cells: means over seeds, intervals over patients, and epsilon."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ from mammo_dp.runs import file_sha256, read_run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """The worst that the statement says of any cohort, end to end.
+    """The largest epsilon and risks that the statement gives for any cohort, end to end.
 
     Attributes:
         epsilon: Per ``unit``; 0 if no patient's data were used, infinite without a guarantee.

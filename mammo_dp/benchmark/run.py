@@ -146,7 +146,7 @@ def _run_all(found: _Results, run: Run) -> None:
 
 def _write(found: _Results, console: Console) -> None:
     """Writes tables and figures, and says what is missing from them."""
-    plan, book = found.plan, openings(found.plan.out)
+    plan, looks = found.plan, openings(found.plan.out)
     costs, failures = {}, found.failures
     for key in found.keys:
         if not found.outcomes[key].error:
@@ -170,7 +170,7 @@ def _write(found: _Results, console: Console) -> None:
             costs=costs,
         )
     compared = list(differences(table))
-    said = {evaluated: said_of(evaluated, book) for evaluated in found.evaluated}
+    said = {evaluated: said_of(evaluated, looks) for evaluated in found.evaluated}
     published = read_published(plan.benchmark.published)
     titles = {regime.name: regime.title for regime in plan.benchmark.regimes}
     figures = {}
@@ -184,7 +184,7 @@ def _write(found: _Results, console: Console) -> None:
         table,
         compared,
         evaluated=said,
-        book=book,
+        looks=looks,
         published=published,
         outcomes=found.outcomes,
         failures=failures,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a benchmark leaves: every number for programs, tables and figures for readers."""
+"""Output of a benchmark: every number for programs, tables and figures for readers."""
 
 import csv
 import io
@@ -34,7 +34,7 @@ def content(
     differences: Sequence[Difference],
     *,
     evaluated: Mapping[EvaluationSet, str],
-    book: Sequence[Opening],
+    looks: Sequence[Opening],
     published: Sequence[Published],
     outcomes: Mapping[str, Outcome],
     failures: Mapping[str, str],
@@ -48,7 +48,7 @@ def content(
         rows: All rows, of all sets.
         differences: All comparisons.
         evaluated: What a reader must know of each set.
-        book: Looks at test sets.
+        looks: Looks at test sets.
         published: Numbers of others.
         outcomes: How each job ended; what was done by an earlier call took no time.
         failures: Error by label of the job.
@@ -67,7 +67,7 @@ def content(
         "rows": [row_as_json(row) for row in rows],
         "differences": [asdict(difference) for difference in differences],
         "published": [asdict(series) for series in published],
-        "openings": [asdict(look) for look in book],
+        "openings": [asdict(look) for look in looks],
         "cells": [
             {**asdict(cell), "folder": plan.run_folder(cell.key).relative_to(plan.out).as_posix()}
             for cell in plan.cells

@@ -8,16 +8,14 @@ from pathlib import Path
 
 from data_prep.manifest import CropsManifest, Split
 from mammo_dp.fidelity.comparison import compare
-from mammo_dp.fidelity.extractors import choose
-from mammo_dp.fidelity.figure import draw_figure
+from mammo_dp.fidelity.features import choose
+from mammo_dp.fidelity.results import draw_figure, print_table
 from mammo_dp.fidelity.samples import FidelityError, Samples
-from mammo_dp.fidelity.tables import print_table
 from mammo_dp.privacy.statement.document import read_evidence
 from mammo_dp.runs import (
     RunRecord,
-    close_run,
-    open_run,
     read_run,
+    run_folder,
     run_of,
     write_text_atomically,
 )
@@ -75,7 +73,7 @@ def fidelity(
     if odd := [name for name in folders if not re.fullmatch(r"[\w.-]+", name)]:
         raise FidelityError(f"Sources {odd}: a name becomes part of a file's; use letters, digits.")
     manifests = {name: CropsManifest.read(folder) for name, folder in folders.items()}
-    record = open_run(
+    with run_folder(
         out,
         command="fidelity",
         config={
@@ -94,11 +92,10 @@ def fidelity(
         | ({"encoder": Path(encoder)} if encoder else {})
         | ({"weights": Path(weights)} if weights else {}),
         seed=seed,
-    )
-    if not record.is_finished:
-        _fill(record, CropsManifest.read(real), manifests)
-        close_run(record)
-    print_table(json.loads((record.folder / RESULT).read_text(encoding="utf-8")), record.folder)
+    ) as record:
+        if not record.is_finished:
+            _fill(record, CropsManifest.read(real), manifests)
+        print_table(json.loads((record.folder / RESULT).read_text(encoding="utf-8")), record.folder)
 
 
 def _fill(record: RunRecord, cohort: CropsManifest, found: Mapping[str, CropsManifest]) -> None:

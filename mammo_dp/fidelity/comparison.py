@@ -10,15 +10,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mammo_dp.fidelity.copying import FALSE_ALARM, Copying
-from mammo_dp.fidelity.extractors import Extractor
-from mammo_dp.fidelity.halves import LEVEL, matched, real_halves, synthetic_halves
-from mammo_dp.fidelity.manifold import NEIGHBOURS
+from mammo_dp.fidelity.agreement import STUDENTS
+from mammo_dp.fidelity.copying import (
+    FALSE_POSITIVE_RATE,
+    Copying,
+    Gallery,
+    copying_of,
+    gallery,
+    pixels,
+)
+from mammo_dp.fidelity.distances import NEIGHBOURS
+from mammo_dp.fidelity.features import Extractor
 from mammo_dp.fidelity.measures import Scores, in_features, in_labels, in_pairs, in_spectrum
-from mammo_dp.fidelity.nearest import Gallery, copying_of, gallery, pixels
-from mammo_dp.fidelity.samples import FidelityError, Samples
-from mammo_dp.fidelity.sheet import draw_sheet
-from mammo_dp.fidelity.students import STUDENTS
+from mammo_dp.fidelity.results import draw_sheet
+from mammo_dp.fidelity.samples import (
+    LEVEL,
+    FidelityError,
+    Samples,
+    matched,
+    real_halves,
+    synthetic_halves,
+)
 
 _TRIES = 100  # of the control; with two patients of a class five of nine fail
 NOTICE = (
@@ -27,10 +39,10 @@ NOTICE = (
     "them."
 )
 _COPY_RULE = (
-    "copies is true if the chance of such an excess of closeness to training patients, were they "
-    "interchangeable with held-out ones of equally many crops, is at most "
-    f"{FALSE_ALARM / 2:g} in features or in pixels. Of generators that copy nobody at most "
-    f"{FALSE_ALARM:g} are flagged, if patients were split at random."
+    "copies is true if the probability of such an excess of closeness to training patients, were "
+    "they interchangeable with held-out ones of equally many crops, is at most "
+    f"{FALSE_POSITIVE_RATE / 2:g} in features or in pixels. Of generators that copy nobody at most "
+    f"{FALSE_POSITIVE_RATE:g} are flagged, if patients were split at random."
 )
 
 
@@ -169,9 +181,9 @@ def players(real: Gallery, seed: int) -> NDArray[np.bool_]:
 
 
 def _copies(found: Mapping[str, Mapping[str, Copying]]) -> dict[str, Any]:
-    chances = [by_class["all"].p_value for by_class in found.values()]
+    p_values = [by_class["all"].p_value for by_class in found.values()]
     return {
-        "copies": min(chances) <= FALSE_ALARM / len(chances),
+        "copies": min(p_values) <= FALSE_POSITIVE_RATE / len(p_values),
         **{
             space: {group: _plain(asdict(value)) for group, value in by_class.items()}
             for space, by_class in found.items()

@@ -9,14 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifier.evaluate import Estimate
-from mammo_dp.fidelity.agreement import resampled_aurocs, with_interval
-from mammo_dp.fidelity.distances import Features, frechet, kernel_distance
-from mammo_dp.fidelity.diversity import pair_similarity
-from mammo_dp.fidelity.halves import Halves, estimate
-from mammo_dp.fidelity.manifold import Overlap, overlap
-from mammo_dp.fidelity.samples import PerClass, Rows, Samples, draw, smallest
-from mammo_dp.fidelity.spectrum import GRID, spectra
-from mammo_dp.fidelity.students import STUDENTS, Student
+from mammo_dp.fidelity.agreement import STUDENTS, Student, resampled_aurocs, with_interval
+from mammo_dp.fidelity.distances import (
+    GRID,
+    Features,
+    Overlap,
+    frechet,
+    kernel_distance,
+    overlap,
+    pair_similarity,
+    spectra,
+)
+from mammo_dp.fidelity.samples import Halves, PerClass, Rows, Samples, draw, estimate, smallest
 
 Scores = dict[str, "Score"]
 Floats = NDArray[np.float64]
@@ -51,7 +55,7 @@ def in_features(
 
     Args:
         real: Features of the real crops.
-        sources: Features of each source, see :func:`~mammo_dp.fidelity.halves.matched`.
+        sources: Features of each source, see :func:`~mammo_dp.fidelity.samples.matched`.
         halves: Draws of the real side.
         drawn: Draws of each source.
     """

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from classifier.evaluate import Metrics, evaluate
+from classifier.evaluate import Metrics, evaluate, resampled_weights
 from classifier.predictions import Predictions
 from data_prep.manifest import ATTRIBUTES, CropsManifest
 
@@ -170,11 +170,6 @@ def _subgroup(name: str, value: str, predictions: Predictions, rows: list[int]) 
 
 
 def _resampled(patient: NDArray[np.int64], seed: int) -> Floats:
-    """Weights of crops when patients are drawn with replacement, shape ``(RESAMPLES, crops)``."""
-    _, unit = np.unique(patient, return_inverse=True)
-    patients = int(unit.max()) + 1
-    counts = np.random.default_rng(seed).multinomial(
-        patients, np.full(patients, 1 / patients), size=RESAMPLES
-    )
-    weights: Floats = counts[:, unit].astype(np.float64)
-    return weights
+    """Weights of crops of resampled patients, shape ``(RESAMPLES, crops)``."""
+    weights = resampled_weights(patient, RESAMPLES, np.random.default_rng(seed))
+    return weights.astype(np.float64)

@@ -16,9 +16,9 @@ from matplotlib.ticker import MaxNLocator
 
 from classifier.predictions import Predictions
 from mammo_dp import drawing
-from mammo_dp.attacks.audit import roc
-from mammo_dp.attacks.scoring import bounds_of
-from mammo_dp.attacks.signals import read_signals
+from mammo_dp.attacks.membership.results import bounds_of
+from mammo_dp.attacks.membership.signals import read_signals
+from mammo_dp.attacks.statistics import roc
 from mammo_dp.drawing import DOTS, INK, MARKERS, MUTED, PAPER, SERIES, VEIL, WARN, WIDTH
 from mammo_dp.report.collect import Row
 from mammo_dp.report.diagnosis import LEAST_CROPS, calibration_bins, roc_curve

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from mammo_dp.privacy.accounting.account import Selection, fits_of, mechanism_from_json
 from mammo_dp.privacy.statement.document import read_evidence
 from mammo_dp.report.collect import Row, lineage, made_by, setting
-from mammo_dp.runs import RunInput, RunRecord
+from mammo_dp.runs import RELEASED, RunInput, RunRecord
 
 _MEASURING = ("validate", "test")
 _MIX = "mix"  # written by a benchmark; no command line makes it
@@ -112,7 +112,7 @@ def _stage(record: RunRecord, accesses: Sequence[Mapping[str, Any]]) -> tuple[Ki
 
 def _last(path: str) -> str:
     """Name of a file or folder; a checkpoint is called after its run."""
-    return path.removesuffix("/checkpoints/last.ckpt").rstrip("/").rpartition("/")[2]
+    return path.removesuffix(f"/{RELEASED.as_posix()}").rstrip("/").rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +161,7 @@ def command(record: RunRecord, root: Path) -> str:
         return f"mammo-dp fit --config {config} --run_dir NEW_FOLDER"
     if record.command in _MEASURING:
         checkpoint = record.inputs["checkpoint"].path
-        run = relative(checkpoint.removesuffix("/checkpoints/last.ckpt"), root)
+        run = relative(checkpoint.removesuffix(f"/{RELEASED.as_posix()}"), root)
         return f"mammo-dp {record.command} --run {shlex.quote(run)} --run_dir NEW_FOLDER"
     paths = {entry.path for entry in record.inputs.values()}
     if record.command == _MIX:

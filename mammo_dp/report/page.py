@@ -40,7 +40,7 @@ from mammo_dp.report.crops import datasets, manifest_of, sheet
 from mammo_dp.report.diagnosis import LEAST_CROPS, LEAST_PATIENTS, Subgroup, subgroups
 from mammo_dp.report.lineage import ancestry, described, settings, steps, versions
 from mammo_dp.report.sentences import choose, facts, featured, lead
-from mammo_dp.runs import close_run, open_run, write_text_atomically
+from mammo_dp.runs import run_folder, write_text_atomically
 
 PAGE, PDF = "report.html", "report.pdf"
 TITLES = {
@@ -123,39 +123,38 @@ def report(
     chosen = choose(rows, release)
     shown = sheets or {}
     asked = {"runs": runs, "release": release, "title": title, "format": format}
-    record = open_run(
+    with run_folder(
         out,
         command="report",
         config=asked | {"sheets": shown, "show_patients": show_patients},
         inputs=_inputs(rows, shown, Path(runs)),
-    )
-    folder = record.folder
-    if not record.is_finished:
-        ladders = found(Path(runs), LADDER)
-        drawn = figures(rows, chosen, ladders)
-        for name, svg in drawn.items():
-            write_text_atomically(folder / "figures" / f"{name}.svg", svg)
-        write_text_atomically(folder / "table.csv", tables.comma_separated(rows))
-        write_text_atomically(folder / "table.md", tables.markdown(rows))
-        html = render(
-            rows,
-            chosen,
-            title=title,
-            release=release,
-            drawn=drawn,
-            sheets=shown,
-            show_patients=show_patients,
-            root=Path(runs),
-            ladders=ladders,
-        )
-        write_text_atomically(folder / PAGE, html)
-        if chromium:
-            print_pdf(folder / PAGE, folder / PDF, chromium)
-        close_run(record)
-    console = Console()
-    tables.print_table(rows, console)
-    made = folder / (PDF if chromium else PAGE)
-    console.print(f"Report: {made}", highlight=False, markup=False, soft_wrap=True)
+    ) as record:
+        folder = record.folder
+        if not record.is_finished:
+            ladders = found(Path(runs), LADDER)
+            drawn = figures(rows, chosen, ladders)
+            for name, svg in drawn.items():
+                write_text_atomically(folder / "figures" / f"{name}.svg", svg)
+            write_text_atomically(folder / "table.csv", tables.comma_separated(rows))
+            write_text_atomically(folder / "table.md", tables.markdown(rows))
+            html = render(
+                rows,
+                chosen,
+                title=title,
+                release=release,
+                drawn=drawn,
+                sheets=shown,
+                show_patients=show_patients,
+                root=Path(runs),
+                ladders=ladders,
+            )
+            write_text_atomically(folder / PAGE, html)
+            if chromium:
+                print_pdf(folder / PAGE, folder / PDF, chromium)
+        console = Console()
+        tables.print_table(rows, console)
+        made = folder / (PDF if chromium else PAGE)
+        console.print(f"Report: {made}", highlight=False, markup=False, soft_wrap=True)
 
 
 def render(

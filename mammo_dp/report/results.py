@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from classifier.evaluate import Estimate
-from mammo_dp.attacks.ladder.cells import NO_PRIOR, PRIOR, Key, chances, find, key_of, ncc_at
+from mammo_dp.attacks.ladder.cells import NO_PRIOR, PRIOR, Key, find, key_of, ncc_at, probabilities
 from mammo_dp.report.collect import Result, estimate
 from mammo_dp.report.crops import attack_sheet
 from mammo_dp.report.tables import NONE, epsilon, interval, number, plain
@@ -232,7 +232,7 @@ def ladder(result: Result, *, picture: str, show_patients: bool) -> dict[str, An
     """
     stored, budgets = result.stored, result.stored["budgets"]
     small, full = sorted(map(int, stored["between"]["scratch"]))
-    shown = [*chances(budgets, small), *_correlations(budgets, small, full)]
+    shown = [*probabilities(budgets, small), *_correlations(budgets, small, full)]
     return {
         "name": result.name,
         "picture": Markup(picture),
@@ -280,7 +280,7 @@ def _ends(budget: Stored) -> str:
 
 
 def _attack(cell: Stored | None) -> str:
-    """Attack, theory and blind guess; three digits, since chances may be as small as 1e-32."""
+    """Attack, theory and blind guess; three digits, since values may be as small as 1e-32."""
     if cell is None:
         return NONE
     values = (cell[name] for name in ("value", "bound", "blind"))

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from mammo_dp.attacks.canaries import canary_scores
+from mammo_dp.attacks.audit.canaries import canary_scores
 from mammo_dp.attacks.lower_bounds import composed, guesses_refute, one_run, one_run_curve
 from mammo_dp.privacy.accounting.account import Mechanism
 from mammo_dp.privacy.accounting.budget import PrivacyBudget, calibrate

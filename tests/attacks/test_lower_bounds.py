@@ -7,7 +7,6 @@ import pytest
 from scipy.special import expit
 from scipy.stats import beta, norm
 
-from mammo_dp.attacks.audit import Scores
 from mammo_dp.attacks.lower_bounds import (
     LowerBound,
     gaussian_epsilon,
@@ -15,6 +14,7 @@ from mammo_dp.attacks.lower_bounds import (
     many_run_gaussian,
     one_run,
 )
+from mammo_dp.attacks.statistics import Scores
 from mammo_dp.privacy.accounting.account import Mechanism, compose
 
 PERFECT = {n: (np.ones(n), np.zeros(n)) for n in (25, 50, 128, 500, 1000)}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from classifier.backbones import build, head
 from classifier.features import body_features
-from classifier.standardise import StandardiseError, standardise
+from classifier.pretraining import StandardiseError, standardise
 
 VIT: dict[str, Any] = {"depth": 1, "embed_dim": 24, "num_heads": 3, "patch_size": 8}
 

@@ -7,7 +7,7 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from data_prep.descriptors import BANDS, COUNT, EDGE_RINGS, EDGE_SIGMAS, RINGS, describe
+from data_prep.descriptors.targets import BANDS, COUNT, EDGE_RINGS, EDGE_SIGMAS, RINGS, describe
 
 SIZE = 32
 EDGES = BANDS + 2 * RINGS  # where the edges begin

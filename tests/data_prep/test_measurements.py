@@ -7,7 +7,7 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from data_prep.measurements import (
+from data_prep.descriptors.measurements import (
     BANDS,
     BINS,
     CELL_WIDTHS,

@@ -282,7 +282,7 @@ def test_unusable_files_of_a_crop_folder_are_listed(tmp_path: Path) -> None:
 def test_as_many_crops_of_one_size_as_of_another_are_refused(tmp_path: Path) -> None:
     put(tmp_path, patient="P_00001")
     Image.new("L", (8, 8)).save(put(tmp_path, patient="P_00002"))
-    with pytest.raises(ArchiveError, match="as many crops have 16 px as 8 px"):
+    with pytest.raises(ArchiveError, match=r"as many crops have 16 px as 8 px\. Give --size"):
         prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "out"))
     manifest = prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "sized"), size=8)
     assert [crop.patient_id for crop in manifest.crops] == ["P_00002"]

@@ -11,8 +11,8 @@ from data_prep.crop_image import save_crop_image
 from data_prep.manifest import Crop, CropsManifest
 from data_prep.phantoms.crops import phantom_stream
 from data_prep.symmetries import symmetric
+from mammo_dp.fidelity.agreement import STUDENTS
 from mammo_dp.fidelity.measures import IN_FEATURES
-from mammo_dp.fidelity.students import STUDENTS
 from mammo_dp.main import main
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger

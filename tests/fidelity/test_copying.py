@@ -4,8 +4,16 @@ import pytest
 from data_prep.phantoms.crops import phantom_stream
 from data_prep.symmetries import SYMMETRIES, symmetric
 from mammo_dp.fidelity.comparison import players
-from mammo_dp.fidelity.copying import Copying, copying, to_patients
-from mammo_dp.fidelity.nearest import Gallery, copying_of, gallery, nearest_training_crop, pixels
+from mammo_dp.fidelity.copying import (
+    Copying,
+    Gallery,
+    copying,
+    copying_of,
+    gallery,
+    nearest_training_crop,
+    pixels,
+    to_patients,
+)
 from mammo_dp.fidelity.samples import FidelityError, Samples
 
 LAW = np.random.default_rng(99).standard_normal((12, 12)) / 3

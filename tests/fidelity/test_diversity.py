@@ -7,7 +7,7 @@ import data_prep  # noqa: F401  declares what torchvision lacks before torchmetr
 # isort: split
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from mammo_dp.fidelity.diversity import pair_similarity, scales
+from mammo_dp.fidelity.distances import pair_similarity, scales
 from mammo_dp.fidelity.samples import FidelityError, Samples
 
 

@@ -1,8 +1,15 @@
 import numpy as np
 import pytest
 
-from mammo_dp.fidelity.halves import Halves, estimate, matched, real_halves, synthetic_halves
-from mammo_dp.fidelity.samples import FidelityError, Samples
+from mammo_dp.fidelity.samples import (
+    FidelityError,
+    Halves,
+    Samples,
+    estimate,
+    matched,
+    real_halves,
+    synthetic_halves,
+)
 
 
 def samples(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mammo_dp.fidelity.manifold import overlap, squared_distances
+from mammo_dp.fidelity.distances import overlap, squared_distances
 
 
 def naive(real: np.ndarray, synthetic: np.ndarray, k: int) -> tuple[float, float, float, float]:

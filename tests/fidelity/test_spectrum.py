@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from mammo_dp.fidelity.distances import GRID, spectra
 from mammo_dp.fidelity.samples import FidelityError
-from mammo_dp.fidelity.spectrum import GRID, spectra
 
 
 def tissue(rng: np.random.Generator, count: int, beta: float, size: int = 64) -> np.ndarray:

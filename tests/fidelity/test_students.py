@@ -5,9 +5,9 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from mammo_dp.fidelity.descriptor import describe
-from mammo_dp.fidelity.samples import FidelityError
-from mammo_dp.fidelity.students import STUDENTS, Student, descent_scores
+from data_prep.descriptors.independent import describe
+from data_prep.errors import DataError
+from mammo_dp.fidelity.agreement import STUDENTS, Student, descent_scores
 
 
 @pytest.mark.parametrize("student", STUDENTS.values(), ids=STUDENTS)
@@ -41,7 +41,7 @@ def test_a_description_has_as_many_numbers_at_any_size_and_is_finite() -> None:
             found = STUDENTS[student].describe(images)
             assert found.shape == (3, length)
             assert np.isfinite(found).all()
-    with pytest.raises(FidelityError, match="multiple of 4"):
+    with pytest.raises(DataError, match="multiple of 4"):
         describe(rng.random((1, 30, 30), np.float32))
 
 

@@ -15,8 +15,7 @@ from PIL import Image
 from data_prep.manifest import CropsManifest
 from gan.checkpoint import TrainedGenerator, draw
 from gan.conditions import ConditionError
-from gan.drawn import GenerationError
-from gan.generate import generate
+from gan.generate import GenerationError, generate
 from gan.module import MCGAN
 from mammo_dp.main import main
 from tests.gan.checkpoints import save
@@ -240,7 +239,7 @@ def test_a_full_disk_stops_the_run(
     def full(path: Path, _: Any) -> str:  # noqa: ANN401
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("gan.drawn.save_crop_image", full)
+    monkeypatch.setattr("gan.generate.save_crop_image", full)
     with pytest.raises(OSError, match=r"No space left on device.*images/000000_benign.png"):
         generate(str(checkpoint), str(tmp_path), per_class=1)
     assert not (tmp_path / "crops.csv").exists()

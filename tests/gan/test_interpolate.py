@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gan.checkpoint import TrainedGenerator, draw
 from gan.conditions import ConditionError
-from gan.drawn import GenerationError
+from gan.generate import GenerationError
 from gan.interpolate import interpolate, slerp
 from gan.module import MCGAN
 from tests.gan.checkpoints import save

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_prep.measurements import COUNT, Measurements
+from data_prep.descriptors.measurements import COUNT, Measurements
 from gan.matching import CLASSES, RIDGE, SQUARES, Matching
 
 SIZE = 16

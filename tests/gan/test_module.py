@@ -19,10 +19,10 @@ from data_prep.datamodule import (
     collate_crops,
 )
 from data_prep.manifest import CropsManifest
-from gan.averaging import decay_of
 from gan.checkpoint import CheckpointError
 from gan.conditions import ConditionError
 from gan.discriminator import Normalisation
+from gan.generator import decay_of
 from gan.losses import Loss
 from gan.module import MCGAN
 

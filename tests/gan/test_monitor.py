@@ -24,36 +24,36 @@ def monitor() -> Monitor:
 
 
 def test_fresh_crops_of_one_law_raise_no_warning(monitor: Monitor) -> None:
-    glance = monitor.look(crops(80, 2), labels(80))
-    assert glance.warnings == []
-    assert abs(glance.distance) < 0.2
-    assert glance.diversity == pytest.approx(1, abs=0.05)
-    assert glance.copying == pytest.approx(1, abs=0.05)
+    found = monitor.check(crops(80, 2), labels(80))
+    assert found.warnings == []
+    assert abs(found.distance) < 0.2
+    assert found.diversity == pytest.approx(1, abs=0.05)
+    assert found.copying == pytest.approx(1, abs=0.05)
 
 
 def test_one_picture_for_all_is_collapse(monitor: Monitor) -> None:
     alike = crops(1, 2) + 0.05 * crops(80, 3)
-    glance = monitor.look(alike, labels(80))
-    assert "may be collapsing" in glance.warnings[0]
-    assert glance.distance > 0.5
+    found = monitor.check(alike, labels(80))
+    assert "may be collapsing" in found.warnings[0]
+    assert found.distance > 0.5
 
 
 def test_crops_that_are_no_numbers_are_named(monitor: Monitor) -> None:
-    glance = monitor.look(torch.full((80, 1, 32, 32), torch.nan), labels(80))
-    assert glance.warnings == ["Crops hold NaN: the training diverged. Fit again with lower rates."]
+    found = monitor.check(torch.full((80, 1, 32, 32), torch.nan), labels(80))
+    assert found.warnings == ["Crops hold NaN: the training diverged. Fit again with lower rates."]
 
 
 def test_turned_training_crops_under_another_exposure_are_copies(monitor: Monitor) -> None:
     copies = 0.7 * torch.rot90(monitor.crops.flip(3), 1, (2, 3)) + 0.1
-    glance = monitor.look(copies, monitor.malignant)
-    assert glance.copying is not None
-    assert glance.copying < 0.1
-    assert any("may be copying" in warning for warning in glance.warnings)
+    found = monitor.check(copies, monitor.malignant)
+    assert found.copying is not None
+    assert found.copying < 0.1
+    assert any("may be copying" in warning for warning in found.warnings)
 
 
 def test_without_other_patients_copying_is_unknown() -> None:
     alone = Monitor(crops=crops(8, 0), malignant=labels(8), others=torch.empty(0))
-    assert alone.look(crops(8, 1), labels(8)).copying is None
+    assert alone.check(crops(8, 1), labels(8)).copying is None
 
 
 def test_kernel_distance_matches_plain_loops_over_pairs() -> None:

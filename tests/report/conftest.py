@@ -12,10 +12,10 @@ import pytest
 
 from classifier.predictions import Predictions, write_predictions
 from data_prep.manifest import CropsManifest, View
-from mammo_dp.attacks.audit import Bounds
-from mammo_dp.attacks.membership.query import LOSS_THRESHOLD
-from mammo_dp.attacks.scoring import score
-from mammo_dp.attacks.signals import Signals, write_signals
+from mammo_dp.attacks.membership.results import score
+from mammo_dp.attacks.membership.scores import LOSS_THRESHOLD
+from mammo_dp.attacks.membership.signals import Signals, write_signals
+from mammo_dp.attacks.statistics import Bounds
 from mammo_dp.privacy.statement.document import SCHEMA
 from mammo_dp.runs import close_run, file_sha256, open_run
 from tests.conftest import write_cohort

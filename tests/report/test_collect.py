@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mammo_dp.attacks.audit import SCHEMA
+from mammo_dp.attacks.statistics import AUDIT_SCHEMA
 from mammo_dp.privacy.accounting.account import Mechanism, compose
 from mammo_dp.report.collect import ReportError, collect, lineage, setting
 from mammo_dp.report.figures import utility_privacy
@@ -182,7 +182,7 @@ def test_an_audit_stands_beside_the_model_whose_statement_it_is_about(make_tree:
         inputs={"privacy": run / "privacy.json"},
     )
     audit = {
-        "schema": SCHEMA,
+        "schema": AUDIT_SCHEMA,
         "canaries": 1000,
         "stage": {
             "epsilon": 5.4801,

@@ -8,9 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from mammo_dp.attacks.bounds import from_scratch, identification, relaxed
-from mammo_dp.attacks.bounds.edgeworth import LEAST_STEPS, require_chance
-from mammo_dp.attacks.bounds.from_scratch import FromScratch
+from mammo_dp.attacks.bounds.from_scratch import (
+    FromScratch,
+    expected_observations,
+    observations_in_weights,
+)
+from mammo_dp.attacks.bounds.identification import (
+    LEAST_STEPS,
+    identification,
+    relaxed_identification,
+    require_probability,
+)
 from mammo_dp.privacy.accounting.account import Mechanism, compose
 from mammo_dp.privacy.accounting.risk import TradeOff, risk_of
 
@@ -25,8 +33,8 @@ class Questions:
 
     Attributes:
         delta: Delta at which epsilon is stated.
-        kappas: Chances of naming the patient without the release, each in ``(0, 1)``.
-        fprs: False positive rates of membership tests, each in ``(0, 1)``.
+        kappas: Probabilities of naming the patient without the release, each in ``(0, 1)``.
+        fprs: False-positive rates of membership tests, each in ``(0, 1)``.
         resolutions: Edges of the images that the server reads, in pixels, each >= 2.
         correlation: A reconstruction succeeds from this correlation on, in ``(0, 1)``.
         mean_square: Mean of the squared grey values of an image in ``[0, 1]``.
@@ -40,16 +48,16 @@ class Questions:
     mean_square: float
 
     def __post_init__(self) -> None:
-        """Refuses what is no chance.
+        """Refuses values that are no probability.
 
         Raises:
             AttackError: For a value outside ``(0, 1)``.
         """
-        require_chance("delta", self.delta)
-        require_chance("correlation", self.correlation)
+        require_probability("delta", self.delta)
+        require_probability("correlation", self.correlation)
         for name, values in (("kappa", self.kappas), ("fpr", self.fprs)):
             for value in values:
-                require_chance(name, value)
+                require_probability(name, value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +72,7 @@ class View:
         mse: Expected mean squared error, in squared grey values.
         psnr: Expected peak signal-to-noise ratio, in decibels.
         ncc: Expected correlation, for an image of mean 0.
-        success: Chance of a correlation of at least ``Questions.correlation``, likewise.
+        success: Probability of a correlation of at least ``Questions.correlation``, likewise.
     """
 
     edge: int
@@ -81,14 +89,14 @@ class Corridor:
     """Bounds at one budget, all per patient, for the adjacency of the schedule.
 
     Attributes:
-        mechanism: Steps as they act on one patient; none for training without privacy.
+        mechanism: Steps as they act on one patient; None for training without privacy.
         epsilon: At ``Questions.delta``; infinite without privacy.
         accountant: Where epsilon and the guarantees come from; empty without privacy.
         advantage: Rung 5: largest TPR - FPR of a membership test.
-        tpr_at_fpr: Rung 5: largest true positive rate, by false positive rate.
-        trade_off: Rung 5: largest true positive rates at :data:`CURVE_FPRS`.
-        identification: Rung 1: largest chance to name the patient, by ``kappa``.
-        edgeworth: Second opinion on ``identification``; none for fewer than 30 subsampled steps.
+        tpr_at_fpr: Rung 5: largest true-positive rate, by false-positive rate.
+        trade_off: Rung 5: largest true-positive rates at :data:`CURVE_FPRS`.
+        identification: Rung 1: largest probability of naming the patient, by ``kappa``.
+        edgeworth: Second opinion on ``identification``; None for fewer than 30 subsampled steps.
         relaxed: Rung 2, an assumption: as rung 1 without the gradient's sign, by ``kappa``.
         one: Rung 3, an assumption: one observation, by resolution.
         every: Rung 3: every step of the target recognised, by resolution.
@@ -142,7 +150,7 @@ def corridor(mechanism: Mechanism | None, questions: Questions) -> Corridor:
     """Bounds at one budget.
 
     Args:
-        mechanism: Steps as they act on one patient; none for training without privacy.
+        mechanism: Steps as they act on one patient; None for training without privacy.
         questions: What is asked.
     """
     if mechanism is None:
@@ -153,8 +161,8 @@ def corridor(mechanism: Mechanism | None, questions: Questions) -> Corridor:
     plain = mechanism.dominating
     summable = plain.steps >= LEAST_STEPS or plain.sampling_rate == 1
     unsigned = plain.steps >= LEAST_STEPS
-    every = from_scratch.expected_observations(mechanism)
-    weights = from_scratch.observations_in_weights(mechanism)
+    every = expected_observations(mechanism)
+    weights = observations_in_weights(mechanism)
 
     def views(observations: float) -> tuple[View, ...]:
         return tuple(
@@ -179,10 +187,10 @@ def corridor(mechanism: Mechanism | None, questions: Questions) -> Corridor:
         tpr_at_fpr=dict(risk.tpr_at_fpr),
         trade_off=tuple(1 - misses(fpr) for fpr in CURVE_FPRS),
         identification=dict(risk.reconstruction_robustness),
-        edgeworth=_by_kappa(identification.reconstruction_robustness, mechanism, questions.kappas)
-        if summable
+        edgeworth=_by_kappa(identification, mechanism, questions.kappas) if summable else None,
+        relaxed=_by_kappa(relaxed_identification, mechanism, questions.kappas)
+        if unsigned
         else None,
-        relaxed=_by_kappa(relaxed.unsigned, mechanism, questions.kappas) if unsigned else None,
         one=views(1.0),
         every=views(every),
         weights=views(weights),

@@ -20,14 +20,14 @@ import numpy as np
 from scipy.special import digamma, gammainc
 from scipy.stats import binom, gamma, nct
 
-from mammo_dp.attacks.bounds.edgeworth import require_chance
-from mammo_dp.attacks.signals import AttackError
+from mammo_dp.attacks import AttackError
+from mammo_dp.attacks.bounds.identification import require_probability
 from mammo_dp.privacy.accounting.account import Mechanism
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FromScratch:
-    """What is left of one image in the noise.
+    """Reconstruction of one image from noisy observations: its error and its correlation.
 
     Attributes:
         pixels: ``n``, pixels that the server's first layer keeps, >= 3.
@@ -46,7 +46,7 @@ class FromScratch:
     spread: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what describes no image.
+        """Refuses values that describe no image.
 
         Raises:
             AttackError: For a value outside its range.
@@ -84,7 +84,7 @@ class FromScratch:
         return spread / math.hypot(spread, math.sqrt(self.variance))
 
     def mse_at_most(self, error: float) -> float:
-        """Chance of a mean squared error of at most ``error``, >= 0."""
+        """Probability of a mean squared error of at most ``error``, >= 0."""
         return float(gammainc(self.pixels / 2, self.pixels * error / (2 * self.variance)))
 
     def mean_psnr(self, data_range: float = 1.0) -> float:
@@ -94,7 +94,7 @@ class FromScratch:
         return float(10 / math.log(10) * (2 * math.log(data_range) - log_error))
 
     def ncc_at_least(self, correlation: float) -> float:
-        """Chance of a correlation of at least ``correlation``, in ``(-1, 1)``.
+        """Probability of a correlation of at least ``correlation``, in ``(-1, 1)``.
 
         Raises:
             AttackError: For a correlation outside its range.
@@ -142,35 +142,35 @@ def clipped_observations(
 
 
 def mse_at_most(view: FromScratch, mechanism: Mechanism, error: float) -> float:
-    """Chance of an error of at most ``error`` if chance decides how often the target is drawn.
+    """Probability of an error of at most ``error`` if the target is sampled at random.
 
     Args:
-        view: The image; its observations are those of one drawn step.
+        view: The image; its observations are those of one sampled step.
         mechanism: Steps and sampling rate; its noise is ignored for that of ``view``.
         error: Mean squared error, >= 0.
 
     Returns:
-        ``sum_k Bin(k; T, q) P(MSE <= error | k)``; a target that is never drawn is never hit.
+        ``sum_k Bin(k; T, q) P(MSE <= error | k)``; a target that is never sampled is never hit.
     """
     drawn = np.arange(1, mechanism.steps + 1)
-    chance = binom.pmf(drawn, mechanism.steps, mechanism.sampling_rate)
+    probability = binom.pmf(drawn, mechanism.steps, mechanism.sampling_rate)
     scaled = drawn * view.pixels * error / (2 * view.variance)
-    return float(chance @ gammainc(view.pixels / 2, scaled))
+    return float(probability @ gammainc(view.pixels / 2, scaled))
 
 
-def noise_for(view: FromScratch, *, error: float, chance: float) -> float:
-    """Noise multiplier at which an error of at most ``error`` has a given chance.
+def noise_for(view: FromScratch, *, error: float, probability: float) -> float:
+    """Noise multiplier at which an error of at most ``error`` has a given probability.
 
     Args:
         view: The image and the observations; its noise is ignored.
         error: Mean squared error, > 0.
-        chance: In ``(0, 1)``.
+        probability: In ``(0, 1)``.
 
     Raises:
-        AttackError: For a chance outside its range or an error that is not above 0.
+        AttackError: For a probability outside its range or an error that is not above 0.
     """
-    require_chance("chance", chance)
+    require_probability("probability", probability)
     if not error > 0:
         raise AttackError(f"{error=}. Give a mean squared error above 0.")
-    quantile = float(gamma.ppf(chance, view.pixels / 2))
+    quantile = float(gamma.ppf(probability, view.pixels / 2))
     return math.sqrt(view.observations * error / (2 * view.mean_square * quantile))

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose bounds are computed: budgets along one schedule, or the account of a finished run."""
+"""Schedules of noisy steps: of budgets, or of a finished run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mammo_dp.attacks.signals import AttackError
+from mammo_dp.attacks import AttackError
 from mammo_dp.privacy.accounting.account import Adjacency, Mechanism, Selection
 from mammo_dp.privacy.accounting.budget import PrivacyBudget, calibrate
 from mammo_dp.privacy.statement.document import ledger_of, read_statement
@@ -17,15 +17,15 @@ NONE = "none"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """Noisy steps under a name.
+    """Noisy steps, with a name.
 
     Attributes:
         name: For people, such as ``"6"`` for a budget.
-        mechanism: Steps as they act on one patient; none for training without privacy.
+        mechanism: Steps as they act on one patient; None for training without privacy.
         patients: How many there are, as far as it may be known.
-        delta: Of the statement; none for a budget.
+        delta: Of the statement; None for a budget.
         adjacency: What neighbouring cohorts differ by.
-        end_to_end: What all stages together cost, in a sentence; empty for a budget.
+        end_to_end: Epsilon of all stages together, in a sentence; empty for a budget.
     """
 
     name: str
@@ -43,7 +43,7 @@ def of_budgets(
 
     Args:
         budgets: Epsilons, > 0, and ``"none"`` for training without privacy.
-        sampling_rate: Chance that a patient joins a step, in ``(0, 1]``.
+        sampling_rate: Probability that a patient joins a step, in ``(0, 1]``.
         steps: Number of steps.
         delta: Of each epsilon.
 

@@ -4,15 +4,13 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from classifier.evaluate import Estimate
-from mammo_dp.attacks.scoring import read_result
 
-KAPPA = 0.01  # chance of naming a patient by guessing, and false positive rate, of all rungs
+KAPPA = 0.01  # probability of naming a patient by guessing, and false-positive rate, on all rungs
 NO_PRIOR, PRIOR = "no prior", "Gaussian prior"  # attacks of rungs 3 and 4 that are drawn
-_NO_CHANCES = ("NCC", "MSE", "PSNR", "SSIM", "AUC", "epsilon")  # how other metrics begin
+_NO_PROBABILITIES = ("NCC", "MSE", "PSNR", "SSIM", "AUC", "epsilon")  # how other metrics begin
 Key = tuple[int, str, str]  # rung, attack, metric
 Bound = Literal["guarantee", "assumption", "prediction", "none"]
 
@@ -28,10 +26,10 @@ class Cell:
         value: Of the attack.
         low: Lower end of its 95 % interval.
         high: Upper end.
-        bound: What theory allows or predicts; none if it says nothing.
+        bound: What theory allows or predicts; None if it says nothing.
         kind: What the bound is: a guarantee, holds only for an adversary as weak as assumed, is the
             prediction of a model, or none.
-        blind: The same metric for a guess that saw nothing; none if it has no value.
+        blind: The same metric for a guess that uses no update; None if it has no value.
         exceeds: Whether the attack refutes a guarantee, with the error shared by all attacks.
     """
 
@@ -73,7 +71,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
-    """One budget: what was promised, what the model is worth, what attacks achieved.
+    """One budget: the privacy that was asked for, the utility of the model, what attacks achieved.
 
     Attributes:
         name: ``"6"`` or ``"none"``.
@@ -130,9 +128,9 @@ def ncc_at(px: int) -> str:
     return f"NCC at {px} px"
 
 
-def is_chance(metric: str) -> bool:
-    """Whether a metric is a chance of success, which the corridor can show."""
-    return not metric.startswith(_NO_CHANCES)
+def is_probability(metric: str) -> bool:
+    """Whether a metric is a probability of success, which the corridor can show."""
+    return not metric.startswith(_NO_PROBABILITIES)
 
 
 def key_of(cell: Mapping[str, Any]) -> Key:
@@ -145,7 +143,7 @@ def find(budget: Mapping[str, Any], key: Key) -> Mapping[str, Any] | None:
     return next((cell for cell in budget["attacks"] if key_of(cell) == key), None)
 
 
-def chances(budgets: Sequence[Mapping[str, Any]], px: int) -> list[Key]:
+def probabilities(budgets: Sequence[Mapping[str, Any]], px: int) -> list[Key]:
     """What the corridor shows: probabilities; of membership attacks, the most successful one.
 
     Args:
@@ -153,7 +151,7 @@ def chances(budgets: Sequence[Mapping[str, Any]], px: int) -> list[Key]:
         px: Resolution at which reading an image is shown.
     """
     cells = [cell for budget in budgets for cell in budget["attacks"]]
-    cells = [cell for cell in cells if is_chance(cell["metric"])]
+    cells = [cell for cell in cells if is_probability(cell["metric"])]
     best = max((c for c in cells if c["rung"] == 5), key=lambda c: c["value"], default=None)
     keys = [
         key_of(cell)
@@ -180,36 +178,3 @@ def findings(rungs: Iterable[Rung]) -> list[str]:
         for cell in rung.cells
         if cell.exceeds
     ]
-
-
-def membership_cells(path: Path) -> list[Cell]:
-    """Every attack in an ``attack.json``: area, and true positive rate at ``KAPPA``.
-
-    Raises:
-        AttackError: If the file is unreadable or of another schema.
-    """
-    stored, fpr = read_result(path), f"{KAPPA:g}"
-    kind: Bound = "none" if stored["bound_from"]["epsilon"] == "infinity" else "guarantee"
-    blind = stored["blind"]["label-only"]
-    cells = []
-    for name, attack in stored["attacks"].items():
-        rate = attack["tpr_at_fpr"][fpr]
-        for metric, found, guess in (
-            ("AUC", attack["auc"], blind["auc"]["value"]),
-            (f"TPR at FPR {fpr}", rate, blind["tpr_at_fpr"][fpr]["value"]),
-        ):
-            cells.append(
-                Cell(
-                    rung=5,
-                    attack=name,
-                    metric=metric,
-                    value=found["value"],
-                    low=found["low"],
-                    high=found["high"],
-                    bound=None if kind == "none" else found["bound"],
-                    kind=kind,
-                    blind=guess,
-                    exceeds=bool(attack["exceeds_bound"]) and kind == "guarantee",
-                )
-            )
-    return cells

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The risk corridor: utility, chances of success along the noise, and images by resolution.
+"""The risk corridor: utility, probabilities of success along the noise, and images by resolution.
 
 Everything is drawn from the content of ``ladder.json``, so that the figure beside it and the one on
 the page of a report are the same.
@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from classifier.evaluate import Estimate
 from mammo_dp import drawing
-from mammo_dp.attacks.ladder.cells import NO_PRIOR, PRIOR, Key, chances, find
+from mammo_dp.attacks.ladder.cells import NO_PRIOR, PRIOR, Key, find, probabilities
 from mammo_dp.drawing import DASH, DOTS, GRID, INK, MARKERS, MUTED, SERIES, VEIL, WARN, WIDTH
 
 _COLOURS = {1: SERIES[5], 2: SERIES[1], 3: SERIES[0], 4: SERIES[3], 5: SERIES[2]}  # by rung
@@ -29,7 +29,7 @@ Stored = Mapping[str, Any]
 
 
 def corridor(stored: Stored, names: Sequence[str], *, name: str) -> str:
-    """Utility and chances of success as SVG; what has no privacy has a slot at the end of the axis.
+    """Utility and probabilities of success as SVG; no privacy is a slot at the end of the axis.
 
     Args:
         stored: Content of ``ladder.json``, with at least one private budget.
@@ -99,7 +99,7 @@ def _corridor(top: Axes, bottom: Axes, stored: Stored, names: Sequence[str]) -> 
     bottom.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
     small, full = sorted(map(int, between["scratch"]))
     entries = _theory(bottom, between, small, full)
-    keys = chances(budgets, small)
+    keys = probabilities(budgets, small)
     for number, key in enumerate(keys):
         colour, marker = _COLOURS.get(key[0], INK), MARKERS[(number + 1) % len(MARKERS)]
         words = f"attack, rung {key[0]}: {key[1]}, {key[2]}"

@@ -1,32 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """``attack membership``: every black-box membership attack that a released classifier allows.
 
-Each attack states its threat model where it is computed: the loss threshold in ``query``, the
-likelihood ratios in ``lira`` and ``rmia``. Signals are saved, so that scoring runs no model.
+Each attack states its threat model where it is computed, in ``scores``. Signals are saved, so that
+scoring runs no model.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.manifest import CropsManifest, Split
-from mammo_dp.attacks.groups import require_patients, require_two_groups, statement_about
-from mammo_dp.attacks.membership.observed import Observed, read_observed, write_observed
-from mammo_dp.attacks.membership.query import query
-from mammo_dp.attacks.membership.ratios import ATTACKS, controls, with_ratios
+from mammo_dp.attacks import AttackError
+from mammo_dp.attacks.membership.results import Result, bounds_of, score, write_result
+from mammo_dp.attacks.membership.scores import (
+    ATTACKS,
+    Observed,
+    controls,
+    read_observed,
+    with_ratios,
+    write_observed,
+)
 from mammo_dp.attacks.membership.shadows import (
-    CHECKPOINT,
     TrainedRun,
+    query,
     reference_runs,
     shadow_heads,
 )
-from mammo_dp.attacks.scoring import (
-    Result,
-    bounds_of,
-    score,
-    write_result,
+from mammo_dp.attacks.membership.signals import (
+    Signals,
+    read_signals,
+    require_patients,
+    require_two_groups,
+    statement_about,
+    write_signals,
 )
-from mammo_dp.attacks.signals import AttackError, Signals, read_signals, write_signals
-from mammo_dp.runs import close_run, open_run
+from mammo_dp.runs import RELEASED, run_folder
 
 SHADOWS = 64
 SCORES, MODELS, ATTACK = "scores.csv", "models.npz", "attack.json"
@@ -52,7 +59,7 @@ def membership(
     reference runs.
 
     Writes ``scores.csv`` and ``models.npz`` (signals, private data) and ``attack.json``
-    (aggregates). An interrupted attack goes on from what was saved.
+    (aggregates). An interrupted attack resumes from what was saved.
 
     Args:
         run: Folder of a classifier run; its ``checkpoints/last.ckpt`` is attacked.
@@ -123,7 +130,7 @@ def attack_membership(
     statement = statement_about(run / "privacy.json", manifest, *splits)
     trained = TrainedRun.read(run, statement)
     count, why_not = how_many(trained, shadows, references)
-    record = open_run(
+    with run_folder(
         out or run / "attack_membership",
         command="attack membership",
         config={
@@ -135,47 +142,46 @@ def attack_membership(
             "references": [str(folder) for folder in references] or None,
             "resamples": resamples,
         },
-        inputs={"checkpoint": run / CHECKPOINT, "data": crops, "privacy": run / "privacy.json"}
-        | {f"reference {place}": folder / CHECKPOINT for place, folder in enumerate(references)},
+        inputs={"checkpoint": run / RELEASED, "data": crops, "privacy": run / "privacy.json"}
+        | {f"reference {place}": folder / RELEASED for place, folder in enumerate(references)},
         seed=seed,
-    )
-    saved, models = record.folder / SCORES, record.folder / MODELS
-    if saved.exists():
-        signals = read_signals(saved)
-    else:
-        signals = query(trained.released, manifest, *splits)
-        if count or references:
-            observed = _observed(
-                trained,
-                manifest,
-                signals,
-                references,
-                splits,
-                saved=models,
-                count=count,
-                cache=cache or run / "features",
-                seed=seed,
-                progress=progress,
-            )
-            signals = with_ratios(signals, observed)
-        write_signals(saved, signals)
-    result = score(
-        signals,
-        [ATTACKS[name] for name in signals.columns],
-        unit=statement.unit,
-        bounds=bounds_of(statement),
-        models=count or len(references),
-        control=controls(signals, read_observed(models), statement.unit)
-        if count and models.is_file()
-        else {},
-        not_tried={name: why_not for name in ATTACKS if name not in signals.columns},
-        resamples=resamples,
-        seed=seed,
-    )
-    if not record.is_finished:
-        write_result(record.folder / ATTACK, result, manifest, member_split, nonmember_split)
-        close_run(record)
-    return result
+    ) as record:
+        saved, models = record.folder / SCORES, record.folder / MODELS
+        if saved.exists():
+            signals = read_signals(saved)
+        else:
+            signals = query(trained.released, manifest, *splits)
+            if count or references:
+                observed = _observed(
+                    trained,
+                    manifest,
+                    signals,
+                    references,
+                    splits,
+                    saved=models,
+                    count=count,
+                    cache=cache or run / "features",
+                    seed=seed,
+                    progress=progress,
+                )
+                signals = with_ratios(signals, observed)
+            write_signals(saved, signals)
+        result = score(
+            signals,
+            [ATTACKS[name] for name in signals.columns],
+            unit=statement.unit,
+            bounds=bounds_of(statement),
+            models=count or len(references),
+            control=controls(signals, read_observed(models), statement.unit)
+            if count and models.is_file()
+            else {},
+            not_tried={name: why_not for name in ATTACKS if name not in signals.columns},
+            resamples=resamples,
+            seed=seed,
+        )
+        if not record.is_finished:
+            write_result(record.folder / ATTACK, result, manifest, member_split, nonmember_split)
+        return result
 
 
 def how_many(run: TrainedRun, asked: int | None, references: Sequence[Path]) -> tuple[int, str]:

@@ -23,7 +23,7 @@ from mammo_dp.privacy.training.gradients.units import Clip
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
-    """Crops as a head sees them.
+    """Features of crops, the input of a head.
 
     Attributes:
         features: Of a frozen body, shape ``(crops, views, d)``, float32.
@@ -43,12 +43,12 @@ class Examples:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoisySteps:
-    """Private steps: a Poisson draw of units, their clipped mean gradients, noise.
+    """Private steps: a Poisson sample of units, their clipped mean gradients, noise.
 
     Attributes:
-        unit: What is drawn and clipped.
+        unit: What is sampled and clipped.
         noise_multiplier: Standard deviation of the noise over the clipping norm, >= 0.
-        sampling_rate: Chance that a unit joins a step, in ``(0, 1]``.
+        sampling_rate: Probability that a unit joins a step, in ``(0, 1]``.
         clip: Scale of each unit's gradient.
     """
 
@@ -64,7 +64,7 @@ class PlainSteps:
 
     Attributes:
         batch_size: Crops per step, > 0.
-        gradient_clip: Largest norm of a step's gradient; none clips nothing.
+        gradient_clip: Largest norm of a step's gradient; None clips nothing.
     """
 
     batch_size: int
@@ -83,7 +83,7 @@ class Recipe:
         weight_decay: Decay of the weights; the bias has none.
         optimizer: ``adamw``, ``sgd`` with momentum .9, or ``descent``: plain steps at one
             rate.
-        ema_decay: Largest decay of the average that is released; none releases the last weights.
+        ema_decay: Largest decay of the average that is released; None releases the last weights.
     """
 
     steps: int
@@ -111,7 +111,7 @@ def train_heads(
         inside: Patients that each head is trained on, shape ``(heads, patients)``.
         recipe: How to train.
         start: Weights before the first step, bias last, shape ``(d + 1,)``.
-        seed: Of draws and noise; nobody is protected here.
+        seed: Of samples and noise; these fits protect nobody.
         progress: Whether to show a bar.
 
     Returns:

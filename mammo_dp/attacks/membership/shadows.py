@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models of the adversary's own: shadow heads on cached features, or runs given as references."""
+"""The models that membership attacks query: the attacked one, shadow heads, and reference runs."""
 
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from classifier.backbones import head
 from classifier.features import cached_features
 from classifier.released import ReleasedClassifier, ReleasedError, load_classifier
+from data_prep.datamodule import CropsDataset, collate_crops
 from data_prep.manifest import CropsManifest, Split
+from mammo_dp.attacks import AttackError
 from mammo_dp.attacks.membership.heads import (
     Examples,
     NoisySteps,
@@ -26,17 +30,56 @@ from mammo_dp.attacks.membership.heads import (
     logits_of,
     train_heads,
 )
-from mammo_dp.attacks.membership.observed import Observed
-from mammo_dp.attacks.membership.query import query
-from mammo_dp.attacks.signals import AttackError, Signals
+from mammo_dp.attacks.membership.scores import LOSS_THRESHOLD, Observed
+from mammo_dp.attacks.membership.signals import Signals
 from mammo_dp.privacy.accounting.account import fits_of
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.privacy.statement.seals import SealedFeatures
 from mammo_dp.privacy.training.descent import plan_descent
 from mammo_dp.privacy.training.gradients.units import Clip
-from mammo_dp.runs import RunRecord, read_run
+from mammo_dp.runs import RELEASED, RunRecord, read_run
 
-CHECKPOINT = Path("checkpoints") / "last.ckpt"
+
+def query(
+    released: ReleasedClassifier,
+    manifest: CropsManifest,
+    member_split: Split,
+    nonmember_split: Split,
+) -> Signals:
+    """Asks the model about each crop of two splits, without augmentation.
+
+    Raises:
+        AttackError: If a logit is not finite.
+    """
+    model, calibration = released.model, released.calibration
+    columns: dict[str, list[NDArray[Any]]] = {
+        name: [] for name in ("row", "patient", "member", "malignant", "signal")
+    }
+    for split in (member_split, nonmember_split):
+        rows = manifest.rows(split)
+        dataset = CropsDataset(manifest, rows, image_size=model.hparams["image_size"])
+        collate = partial(collate_crops, image_size=dataset.image_size)
+        with torch.inference_mode():
+            for batch in DataLoader(dataset, 64, collate_fn=collate):
+                logit = model(batch.image).double().numpy()
+                if not np.isfinite(logit).all():
+                    raise AttackError(
+                        f"{type(model).__name__}: logits of split {split!r} are not finite. The "
+                        "model has diverged; train it again."
+                    )
+                if calibration is not None:
+                    logit = calibration(logit)
+                malignant = batch.malignant.numpy()
+                columns["row"].append(batch.row.numpy())
+                columns["patient"].append(batch.unit.numpy())
+                columns["member"].append(np.full(len(logit), split == member_split))
+                columns["malignant"].append(malignant)
+                # log(p_y / (1 - p_y)) of a sigmoid is the logit with the label's sign
+                columns["signal"].append(np.where(malignant == 1, logit, -logit))
+    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+    return Signals(columns={LOSS_THRESHOLD.name: joined.pop("signal")}, **joined)
+
+
 VIEWS = 4  # of a model that was trained on ever fresh views
 _KNOWN = ("CropClassifier", "DPCropClassifier")
 
@@ -64,8 +107,8 @@ class TrainedRun:
         Raises:
             ReleasedError: If the run released no classifier.
         """
-        released = ReleasedClassifier.read(folder / CHECKPOINT)
-        stored = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+        released = ReleasedClassifier.read(folder / RELEASED)
+        stored = torch.load(folder / RELEASED, map_location="cpu", weights_only=True)
         return cls(
             record=read_run(folder),
             released=released,
@@ -244,7 +287,7 @@ def reference_runs(
     models, inside = [], []
     for folder in runs:
         known = _trained_on(folder)
-        reference = ReleasedClassifier.read(folder / CHECKPOINT)
+        reference = ReleasedClassifier.read(folder / RELEASED)
         asked = query(reference, manifest, member_split, nonmember_split)
         models.append(asked)
         own = np.array([manifest.crops[row].sha256 in known for row in signals.row])

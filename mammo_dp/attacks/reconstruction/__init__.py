@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images of patients read out of updates: by a server that chose the model, and by name.
+"""Attacks on noisy updates: images that a malicious server reads, and patients named from a list.
 
-The client's engine is the real one: gradients of each patient are averaged, clipped and summed,
-noise is added and each step is booked by the code that trains. What the adversary chooses, sees and
+The clients are real: gradients of each patient are averaged, clipped and summed, noise is added and
+each step is accounted for by the code that trains. What the adversary chooses, sees and
 knows stands at the top of each module.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs every attack at one budget and keeps what it saw; what is there is not run again."""
+"""Runs every attack at one budget and saves its signals; what is saved is not run again."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,35 +8,31 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from data_prep.copies import shared_rows
 from data_prep.datamodule import FULL_SCALE
 from data_prep.manifest import CropsManifest, Split
+from mammo_dp.attacks import AttackError
+from mammo_dp.attacks.arrays import Arrays, write_arrays
 from mammo_dp.attacks.bounds.schedules import Schedule
-from mammo_dp.attacks.reconstruction.batches import cross_entropy, spring
-from mammo_dp.attacks.reconstruction.canary_lists import canary_lists
-from mammo_dp.attacks.reconstruction.engine import mean_update
-from mammo_dp.attacks.reconstruction.files import (
-    Arrays,
-    write_arrays,
-    write_candidates,
-    write_observations,
-)
-from mammo_dp.attacks.reconstruction.inversion import invert
-from mammo_dp.attacks.reconstruction.isolated import observe, one_crop_each, pooled
+from mammo_dp.attacks.reconstruction.isolated import observe, read_rows, write_observations
+from mammo_dp.attacks.reconstruction.lists import canary_lists, write_candidates
 from mammo_dp.attacks.reconstruction.prior import GaussianPrior
 from mammo_dp.attacks.reconstruction.quality import Images
-from mammo_dp.attacks.reconstruction.read_outs import read_rows
-from mammo_dp.attacks.reconstruction.server import FirstLayer, Trap
-from mammo_dp.attacks.signals import AttackError
+from mammo_dp.attacks.reconstruction.search import SEARCH_PX, SEARCH_STEPS, invert, search_net
+from mammo_dp.attacks.reconstruction.traps import Trap, spring
+from mammo_dp.attacks.reconstruction.updates import (
+    cross_entropy,
+    mean_update,
+    one_crop_each,
+    pooled,
+)
 from mammo_dp.privacy.training.sampling import new_key
 
 TRAPS: tuple[Trap, ...] = ("imprint", "trap_weights")
 ROWS = (1, 64)  # active rows whose read-outs are compared
 FEW = 16  # images in a batch, and images read from rows
 SEARCHED = 3  # images that are searched for; seconds each
-SEARCH_PX, SEARCH_STEPS = 16, 150
 CANARIES, LIST = 400, 100
 
 
@@ -47,8 +43,8 @@ class Targets:
     Attributes:
         images: One crop per patient, shape ``(targets, edge, edge)``, in ``[0, 1]``.
         malignant: Labels, shape ``(targets,)``.
-        reference: Crops of others at the same size; none for no prior.
-        real: Whether crops under attack or of others show patients: a sheet shows both.
+        reference: Crops of others at the same size; None for no prior.
+        real: Whether crops under attack or of others show patients; the sheet of images has both.
     """
 
     images: Images
@@ -89,7 +85,7 @@ def known_at(targets: Targets, resolutions: Sequence[int]) -> dict[int, Known]:
 def targets_of(
     manifest: CropsManifest, split: Split, prior: CropsManifest | None, most: int
 ) -> Targets:
-    """The first crop of patients at equal distances in the manifest, so that no eye has chosen.
+    """The first crop of patients at equal distances in the manifest: no choice by eye.
 
     Args:
         manifest: Crops of the cohort.
@@ -196,19 +192,6 @@ def noise_of(schedule: Schedule) -> tuple[float, int]:
             f"{mechanism.crops_of_unit}. These attacks are per patient; `attack bounds` converts."
         )
     return mechanism.noise_multiplier, max(1, round(mechanism.sampling_rate * mechanism.steps))
-
-
-def search_net() -> nn.Sequential:
-    """A small smooth classifier that was not tampered with, the same each time."""
-    drawn = torch.Generator().manual_seed(0)
-    pixels, hidden = SEARCH_PX**2, 64
-    net = nn.Sequential(
-        FirstLayer(SEARCH_PX), nn.Linear(pixels, hidden), nn.Sigmoid(), nn.Linear(hidden, 1)
-    )
-    with torch.no_grad():
-        for p in net.parameters():
-            p.copy_(torch.randn(p.shape, generator=drawn) / p.shape[-1] ** 0.5)
-    return net
 
 
 def _rows(targets: Targets, noise: float) -> Arrays:

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from data_prep.crop_set import watched
 from data_prep.manifest import CropsManifest, Split
-from mammo_dp.attacks.audit import LEVEL
+from mammo_dp.attacks import AttackError
 from mammo_dp.attacks.bounds.command import BUDGETS
 from mammo_dp.attacks.bounds.corridor import RESOLUTIONS
+from mammo_dp.attacks.bounds.identification import require_probability
 from mammo_dp.attacks.bounds.schedules import Schedule, of_budgets, of_run
 from mammo_dp.attacks.reconstruction.collect import (
     Targets,
@@ -21,13 +22,12 @@ from mammo_dp.attacks.reconstruction.collect import (
     noise_of,
     targets_of,
 )
-from mammo_dp.attacks.reconstruction.isolated import ATTACKERS, BLIND, LEAST_PX
-from mammo_dp.attacks.reconstruction.judge import Judged, judge
-from mammo_dp.attacks.reconstruction.lines import lines_of
-from mammo_dp.attacks.reconstruction.sheet import draw_sheet
-from mammo_dp.attacks.signals import AttackError
+from mammo_dp.attacks.reconstruction.isolated import ATTACKERS, BLIND
+from mammo_dp.attacks.reconstruction.results import Scored, draw_sheet, lines_of, score_signals
+from mammo_dp.attacks.reconstruction.updates import LEAST_PX
+from mammo_dp.attacks.statistics import LEVEL
 from mammo_dp.privacy.accounting.account import compose
-from mammo_dp.runs import RunRecord, close_run, open_run, write_text_atomically
+from mammo_dp.runs import RunRecord, run_folder, write_text_atomically
 
 RESULT, SHEET, SIGNALS = "reconstruction.json", "sheet.png", "signals"
 THREATS = {
@@ -65,7 +65,7 @@ CAVEATS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What the attacked steps cost a patient, as executed.
+    """Epsilon of the attacked steps for a patient, as executed.
 
     Attributes:
         epsilon: At the delta of the command; ``"infinity"`` without privacy.
@@ -114,17 +114,18 @@ def reconstruction(
         crops: Folder of the crops under attack.
         out: Folder of the result.
         prior: Folder of crops that the adversary holds, such as phantoms, another cohort, or
-            released synthetic crops; none for an adversary who knows nothing, without traps.
+            released synthetic crops; not given for an adversary who knows nothing, without traps.
         run: Folder of a private run whose noise, rate and steps are taken instead of budgets.
-        budgets: Epsilons per patient at delta, zero-out; none for no privacy. Results say what
+        budgets: Epsilons per patient at delta, zero-out; "none" for no privacy. Results say what
             was executed: beyond about 1e7 the smallest noise multiplier, .001, may fall short.
-        sampling_rate: Chance that a patient joins a step, above 0 and at most 1.
+        sampling_rate: Probability that a patient joins a step, above 0 and at most 1.
         steps: Number of steps.
-        delta: Chance that the bound of epsilon fails; below 1 / patients. Of the statement, for a
-            run.
+        delta: Probability that the bound of epsilon fails; below 1 / patients. Of the statement,
+            for a run.
         resolutions: Edges that the server averages images down to before it reads them, in pixels;
             those that do not divide the edge of the crops are left out.
-        kappa: Chance, or chances, of naming the patient without the release, each above 0 and
+        kappa: Probability, or probabilities, of naming the patient without the release, each above
+        0 and
             below 1.
         patients: Patients attacked, one crop each, at least 2.
         split: Split that is attacked.
@@ -136,7 +137,7 @@ def reconstruction(
     """
     kappas = kappa if isinstance(kappa, list) else [kappa]
     _check(kappas, patients, resamples)
-    record = open_run(
+    with run_folder(
         out,
         command="attack reconstruction",
         config={
@@ -157,62 +158,57 @@ def reconstruction(
         | ({} if prior is None else {"prior": Path(prior)})
         | ({} if run is None else {"privacy": Path(run) / "privacy.json"}),
         seed=seed,
-    )
-    if record.is_finished:
-        print(f"{record.folder}: already finished; nothing to do.")
-        return
-    schedules = (
-        of_run(run)
-        if run is not None
-        else of_budgets(budgets, sampling_rate=sampling_rate, steps=steps, delta=delta)
-    )
-    for schedule in schedules:
-        noise_of(schedule)  # refuses before anything runs
-    delta = next((schedule.delta for schedule in schedules if schedule.delta), delta)
-    manifest = CropsManifest.read(crops)
-    others = None if prior is None else CropsManifest.read(prior)
-    targets = targets_of(manifest, split, others, patients)
-    edges = _dividing(resolutions, targets.images.shape[-1])
-    known = known_at(targets, edges)
-    folders = [
-        record.folder / SIGNALS / f"{place}_{schedule.name}"
-        for place, schedule in enumerate(schedules)
-    ]
-    for schedule, folder in watched(list(zip(schedules, folders, strict=True)), "attacks"):
-        collect(schedule, targets, known, edges, folder)
-    level = 1 - (1 - LEVEL) / max(1, len(schedules) * (1 + len(kappas)))  # Bonferroni
-    judged = [
-        judge(
-            schedule,
-            targets,
-            known,
-            edges,
-            kappas,
-            folder,
-            level=level,
-            resamples=resamples,
-            seed=seed,
+    ) as record:
+        if record.is_finished_as_said():
+            return
+        schedules = (
+            of_run(run)
+            if run is not None
+            else of_budgets(budgets, sampling_rate=sampling_rate, steps=steps, delta=delta)
         )
-        for schedule, folder in zip(schedules, folders, strict=True)
-    ]
-    costs = [_cost(schedule, delta) for schedule in schedules]
-    _write(record, judged, costs, targets, manifest, others, level=level, delta=delta)
-    if broken := [one.schedule.name for one in judged if one.exceeds_bound]:
-        raise AttackError(
-            f"{record.folder / RESULT}: at {', '.join(broken)} a list was read better than the "
-            "guarantee allows. Sampling, clip or noise are not what is accounted: release nothing."
-        )
-    close_run(record)
-    _show(judged, costs, delta)
+        for schedule in schedules:
+            noise_of(schedule)  # refuses before anything runs
+        delta = next((schedule.delta for schedule in schedules if schedule.delta), delta)
+        manifest = CropsManifest.read(crops)
+        others = None if prior is None else CropsManifest.read(prior)
+        targets = targets_of(manifest, split, others, patients)
+        edges = _dividing(resolutions, targets.images.shape[-1])
+        known = known_at(targets, edges)
+        folders = [
+            record.folder / SIGNALS / f"{place}_{schedule.name}"
+            for place, schedule in enumerate(schedules)
+        ]
+        for schedule, folder in watched(list(zip(schedules, folders, strict=True)), "attacks"):
+            collect(schedule, targets, known, edges, folder)
+        level = 1 - (1 - LEVEL) / max(1, len(schedules) * (1 + len(kappas)))  # Bonferroni
+        scored = [
+            score_signals(
+                schedule,
+                targets,
+                known,
+                edges,
+                kappas,
+                folder,
+                level=level,
+                resamples=resamples,
+                seed=seed,
+            )
+            for schedule, folder in zip(schedules, folders, strict=True)
+        ]
+        costs = [_cost(schedule, delta) for schedule in schedules]
+        _write(record, scored, costs, targets, manifest, others, level=level, delta=delta)
+        if broken := [one.schedule.name for one in scored if one.exceeds_bound]:
+            raise AttackError(
+                f"{record.folder / RESULT}: at {', '.join(broken)} a list was read better than the "
+                "guarantee allows. Sampling, clip or noise are not what is accounted: release "
+                "nothing."
+            )
+        _show(scored, costs, delta)
 
 
 def _check(kappas: Sequence[float], patients: int, resamples: int) -> None:
     for one in kappas:
-        if not 0 < one < 1:
-            raise AttackError(
-                f"kappa={one} is no chance of guessing right. Give a value between 0 and 1, such "
-                "as one over the number of candidates."
-            )
+        require_probability("kappa", one)
     if patients < 2 or resamples < 100:
         raise AttackError(
             f"{patients=}, {resamples=}. Give at least 2 patients and 100 resamples, or intervals "
@@ -234,7 +230,7 @@ def _dividing(resolutions: Sequence[int], edge: int) -> list[int]:
 
 def _write(
     record: RunRecord,
-    judged: Sequence[Judged],
+    scored: Sequence[Scored],
     costs: Sequence[Cost],
     targets: Targets,
     manifest: CropsManifest,
@@ -260,12 +256,12 @@ def _write(
         "level_of_lists": level,
         "budgets": [
             one.as_json() | {"epsilon": cost.epsilon, "accountant": cost.accountant}
-            for one, cost in zip(judged, costs, strict=True)
+            for one, cost in zip(scored, costs, strict=True)
         ],
     }
     draw_sheet(
         record.folder / SHEET,
-        lines_of(judged, [cost.title for cost in costs]),
+        lines_of(scored, [cost.title for cost in costs]),
         title=textwrap.fill(
             f"Crops read from updates. {_conditions(costs, delta)}", 60 + 15 * len(costs)
         ),
@@ -293,10 +289,10 @@ def _conditions(costs: Sequence[Cost], delta: float) -> str:
     )
 
 
-def _show(judged: Sequence[Judged], costs: Sequence[Cost], delta: float) -> None:
-    """One line per budget: what was read at each resolution; then what lists gave away."""
+def _show(scored: Sequence[Scored], costs: Sequence[Cost], delta: float) -> None:
+    """One line per budget: correlation at each resolution; then the success of lists."""
     print(_conditions(costs, delta))
-    for one, cost in zip(judged, costs, strict=True):
+    for one, cost in zip(scored, costs, strict=True):
         parts = []
         for resolution, found in one.reconstructions.items():
             best = found.attacks.get("prior", found.attacks["centred"]).quality.ncc

@@ -15,18 +15,23 @@ derived in this project.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_prep.datamodule import CropBatch
-from mammo_dp.attacks.reconstruction.engine import mean_update
+from mammo_dp.attacks.arrays import read_arrays, write_arrays
 from mammo_dp.attacks.reconstruction.prior import GaussianPrior, Vectors
 from mammo_dp.attacks.reconstruction.quality import Images, Quality
-from mammo_dp.attacks.reconstruction.server import FirstLayer, IsolatingNet
-from mammo_dp.attacks.signals import AttackError
+from mammo_dp.attacks.reconstruction.updates import (
+    FirstLayer,
+    IsolatingNet,
+    mean_update,
+    one_crop_each,
+    pooled,
+)
 from mammo_dp.privacy.training.sampling import draw
 
 Attacker = Literal["from_scratch", "centred", "prior"]
@@ -41,7 +46,7 @@ BLIND: Mapping[Blind, str] = {
     "mean": "mean of the reference images, the best guess of the prior before any update",
     "nearest": "reference image that correlates most with the original, chosen with the original",
 }
-LEAST_PX = 3  # edge of the smallest images that have a structure to compare
+_SERVERS = ("plain", "centred", "offset")
 _LOUD = 1e3  # scale of the first layer: every gradient is far above the clipping norm
 
 
@@ -111,23 +116,6 @@ class Reconstruction:
     originals: Images
     attacks: Mapping[Attacker, Guess]
     blind: Mapping[Blind, Guess]
-
-
-def pooled(images: NDArray[np.float64], resolution: int) -> Images:
-    """Images averaged down to a resolution, as the server's first layer does.
-
-    Raises:
-        AttackError: If the resolution does not divide the edge.
-    """
-    edge = images.shape[-1]
-    if resolution < LEAST_PX or edge % resolution:
-        raise AttackError(
-            f"resolution={resolution}: images of {edge} px cannot be averaged to it. Give a "
-            f"divisor of {edge}, at least {LEAST_PX}."
-        )
-    side = edge // resolution
-    blocks = images.reshape(len(images), resolution, side, resolution, side)
-    return np.asarray(blocks.mean(axis=(2, 4)), np.float64)
 
 
 def observe(
@@ -240,13 +228,6 @@ def score(
     )
 
 
-def one_crop_each(images: Images) -> CropBatch:
-    """A batch of as many patients as images, in order."""
-    rows = torch.arange(len(images))
-    pixels = torch.from_numpy(images).float()[:, None] * 2 - 1
-    return CropBatch(pixels, torch.zeros_like(rows), rows, rows)
-
-
 def _subkey(key: int, name: str, resolution: int) -> int:
     """A key of its own for each server and resolution."""
     stream = draw(key, resolution, *name.encode())
@@ -259,3 +240,85 @@ def _nearest(originals: Images, reference: Images) -> NDArray[np.int64]:
     patterns = known - known.mean(axis=1, keepdims=True)
     patterns /= np.maximum(np.linalg.norm(patterns, axis=1, keepdims=True), 1e-12)
     return np.asarray((originals.reshape(len(originals), -1) @ patterns.T).argmax(axis=1))
+
+
+How = Literal["division", "mean_of_rows"]
+
+
+def read_rows(
+    images: Images, *, noise_multiplier: float, rows: int, resolution: int, key: int
+) -> dict[How, Images]:
+    """Reads one noisy update for each image in two ways: one row divided, or the mean of all rows.
+
+    Threat model: as that of the isolating server, in one round. Traps in the literature divide the
+    gradient of one row by that of its bias; the clip has spread the image over all ``M`` active
+    rows, so the noise of one has variance ``M sigma^2 (||x||^2 + 1)`` per pixel. Their mean leaves
+    ``sigma^2 (||x||^2 + 1)``, whatever ``M``: a division that fails under noise is no evidence that
+    reconstruction does.
+
+    Args:
+        images: One image per patient, shape ``(targets, edge, edge)``, in ``[0, 1]``.
+        noise_multiplier: Standard deviation of the noise / clipping norm, >= 0.
+        rows: Rows that an image fires, ``M``, > 0.
+        resolution: Edge that the server averages images down to, in pixels.
+        key: 256 bits of the clients' noise.
+
+    Returns:
+        By way, shape ``(targets, resolution, resolution)``, unbiased up to the error of a divisor.
+
+    Source: division, Boenisch et al. 2021, arXiv 2112.02918; variances derived in this project.
+    """
+    shape = (resolution, resolution)
+    small = pooled(images, resolution)
+    net = IsolatingNet(FirstLayer(resolution), targets=1, rows=rows, bias=True)
+    found: dict[How, list[Images]] = {"division": [], "mean_of_rows": []}
+    for target, image in enumerate(images):
+        stream = draw(key, target, rows)
+        update = mean_update(
+            net,
+            net.losses,
+            one_crop_each(image[None]),
+            noise_multiplier=noise_multiplier,
+            key=int.from_bytes(stream.bytes(32), "little"),
+        )
+        weight, bias = (update[f"rows.{name}"].double().numpy() for name in ("weight", "bias"))
+        found["division"].append((weight[0] / bias[0]).reshape(shape))
+        # The norm is granted, as everywhere: a divisor of one number would be as noisy as one row.
+        norm = np.sqrt(rows * ((small[target] ** 2).sum() + 1))
+        found["mean_of_rows"].append((weight.mean(axis=0) * max(1.0, norm)).reshape(shape))
+    return {how: np.stack(seen) for how, seen in found.items()}
+
+
+def write_observations(path: Path, seen: Observations) -> None:
+    """Writes the read-outs of one resolution and one noise; images as float32."""
+    arrays: dict[str, NDArray[Any]] = {
+        name: np.array(getattr(seen, name)) for name in ("resolution", "noise_multiplier", "rounds")
+    }
+    for server in _SERVERS:
+        if (read_out := getattr(seen, server)) is not None:
+            arrays[f"{server}_seen"] = read_out.seen.astype(np.float32)
+            arrays[f"{server}_noise"] = read_out.noise
+    write_arrays(path, arrays)
+
+
+def read_observations(path: Path) -> Observations:
+    """Reads what :func:`write_observations` wrote.
+
+    Raises:
+        AttackError: If the file is none of these.
+    """
+    needed = [f"{server}_{part}" for server in _SERVERS[:2] for part in ("seen", "noise")]
+    stored = read_arrays(path, "resolution", "noise_multiplier", "rounds", *needed)
+    return Observations(
+        resolution=int(stored["resolution"]),
+        noise_multiplier=float(stored["noise_multiplier"]),
+        rounds=int(stored["rounds"]),
+        **{
+            server: ReadOut(
+                seen=stored[f"{server}_seen"].astype(np.float64),
+                noise=stored[f"{server}_noise"],
+            )
+            for server in _SERVERS
+            if server != "offset" or "offset_seen" in stored
+        },
+    )

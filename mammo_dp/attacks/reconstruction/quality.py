@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
-from classifier.evaluate import Estimate
+from classifier.evaluate import Estimate, resampled_counts
 
 Images = NDArray[np.float64]  # shape (images, edge, edge); originals lie in [0, 1]
 PerImage = NDArray[np.float64]  # shape (images,)
@@ -96,8 +96,7 @@ class Quality:
             level: Coverage of the intervals.
         """
         count = len(originals)
-        rng = np.random.default_rng(seed)
-        weights = rng.multinomial(count, np.full(count, 1 / count), size=resamples) / count
+        weights = resampled_counts(count, resamples, np.random.default_rng(seed)) / count
 
         def estimate(values: PerImage) -> Estimate:
             low, high = np.quantile(weights @ values, [(1 - level) / 2, (1 + level) / 2])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Selection of the best of a random number of fits: how the number is drawn, and the score."""
+"""Selection of the best of a random number of fits: the law of the number, and the score."""
 
 import math
 import secrets
@@ -78,35 +78,13 @@ class SelectionPlan:
             score_noise_multiplier=self.score_noise_multiplier,
         )
 
-    def refuse(self, module: object, data: object) -> None:
-        """Checks a fit that shall take part, before compute is spent.
-
-        Args:
-            module: That will be trained.
-            data: Data module of the fit.
-
-        Raises:
-            PrivacyError: If no account of the selection would hold.
-        """
-        kinds = {kind.__name__ for kind in type(module).__mro__}
-        if not kinds.issuperset({"DPTraining", "CropClassifier"}):
-            raise PrivacyError(
-                f"selection: {type(module).__name__} is no private classifier. Choose among fits "
-                "of mammo_dp.DPCropClassifier."
-            )
-        self.refuse_data(
-            unit=getattr(data, "unit", None),
-            train_split=getattr(data, "train_split", None),
-            public_size=getattr(data, "public_size", None),
-        )
-
     def refuse_data(
         self, *, unit: str | None, train_split: str | None, public_size: int | None
     ) -> None:
         """Checks the settings of the data that the fits shall have.
 
         Args:
-            unit: What is drawn and protected.
+            unit: What is sampled and protected.
             train_split: Split that trains.
             public_size: Declared number of patients; ``None`` if their true number is public.
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from data_prep.crop_image import save_crop_image
 from data_prep.crop_set import watched
+from data_prep.descriptors.voting import describe
 from data_prep.fingerprints import fingerprint
 from data_prep.manifest import Crop, CropsManifest, Split
 from mammo_dp.privacy.accounting.account import Mechanism
 from mammo_dp.privacy.accounting.budget import PrivacyBudget
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.evolution.descriptor import describe
 from mammo_dp.privacy.evolution.population import (
     CLASSES,
     Candidates,

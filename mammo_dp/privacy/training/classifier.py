@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The private classifier: ``DPCropClassifier``."""
 
+import math
 from typing import Any, Literal
 
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import SGD, AdamW
 
 from classifier.backbones import head
+from classifier.fixed_features import FixedFeatures
 from classifier.module import CropClassifier, warmup_cosine
 from data_prep.datamodule import CropsDataModule
 from mammo_dp.privacy.accounting.budget import PrivacyBudget
+from mammo_dp.privacy.accounting.selection import SelectionPlan
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.seals import SealedFeatures
+from mammo_dp.privacy.training.datamodule import DPCropsDataModule, DPDataModule
 from mammo_dp.privacy.training.descent import plan_descent
 from mammo_dp.privacy.training.gradients.methods import GradientMethod
 from mammo_dp.privacy.training.gradients.units import Clipping
@@ -43,7 +48,9 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         kappa: Chance of the guess that ``target_reconstruction`` refers to, in ``(0, 1)``, such
             as 1 / units.
         delta: Chance that the bound of epsilon fails, below 1 / units; attacks are bounded without.
-        clipping_norm: Largest L2 norm of one unit's gradient, > 0.
+        clipping_norm: Largest L2 norm of one unit's gradient, > 0; none follows from features of
+            one length, as those of ``crop_features`` and ``crop_measurements``: half of it, the
+            gradient of a crop that is scored undecided.
         clipping: ``flat`` shortens gradients that are longer, ``automatic`` scales every gradient
             to about this length.
         views: 1 trains on the crops as they are, K > 1 on the mean over K augmented views of each,
@@ -77,7 +84,7 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         target_reconstruction: float | None = None,
         kappa: float | None = None,
         delta: float = 1e-4,
-        clipping_norm: float = 1.0,
+        clipping_norm: float | None = 1.0,
         clipping: Clipping = "flat",
         views: int = 4,
         learning_rate: float | None = 0.01,
@@ -108,6 +115,8 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         self.rate_follows = learning_rate is None
         self.optimizer_name = optimizer
         self.cache_features = cache_features
+        if clipping_norm is None:
+            clipping_norm = self._norm_of_undecided()
         self.configure_privacy(
             PrivacyBudget(
                 delta=delta,
@@ -158,6 +167,19 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         schedule = warmup_cosine(private, self.warmup_steps, self.trainer.max_steps)
         return {"optimizer": private, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def _norm_of_undecided(self) -> float:
+        """Length of the gradient in the head of a crop whose residual is a half.
+
+        Raises:
+            PrivacyError: If features have no fixed length, or more than the head trains.
+        """
+        if not isinstance(self.net, FixedFeatures) or not self.trains_head_only:
+            raise PrivacyError(
+                "clipping_norm=None: follows only for crop_features and crop_measurements with "
+                "trainable: head. Give a norm."
+            )
+        return math.sqrt(head(self.net).in_features + 1) / 2  # one more for the bias
+
     def _planned_rate(self) -> float:
         """The rate of the signal-to-noise rule, which is printed.
 
@@ -178,3 +200,29 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         )
         self.print(str(plan))  # from one rank
         return plan.rate
+
+
+def refuse_selection(
+    plan: SelectionPlan, module: LightningModule, data: LightningDataModule
+) -> None:
+    """Checks a fit that shall take part in a selection, before compute is spent.
+
+    Args:
+        plan: The selection.
+        module: Model of the fit.
+        data: Data module of the fit.
+
+    Raises:
+        PrivacyError: If no account of the selection would hold.
+    """
+    if not (isinstance(module, DPTraining) and isinstance(module, CropClassifier)):
+        raise PrivacyError(
+            f"selection: {type(module).__name__} is no private classifier. Choose among fits "
+            "of mammo_dp.DPCropClassifier."
+        )
+    private = isinstance(data, DPCropsDataModule | DPDataModule)
+    plan.refuse_data(
+        unit=data.unit if private else None,
+        train_split=data.train_split if isinstance(data, CropsDataModule) else None,
+        public_size=data.public_size if private else None,
+    )

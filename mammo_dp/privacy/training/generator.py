@@ -13,12 +13,11 @@ from torch.optim import Adam, Optimizer
 
 from data_prep.datamodule import CropBatch
 from gan.augment import augment, parse_policy
-from gan.averaging import averaged
 from gan.checkpoint import Checkpoint
 from gan.conditions import Conditions
 from gan.discriminator import Discriminator, Normalisation
-from gan.generator import Generator
-from gan.losses import Loss, generator_loss, mode_seeking, surprise
+from gan.generator import Generator, averaged
+from gan.losses import Loss, adversarial_loss, generator_loss, mode_seeking
 from gan.module import SAMPLE_COLUMNS
 from gan.samples import write_sheet
 from mammo_dp.privacy.accounting.budget import PrivacyBudget
@@ -183,11 +182,11 @@ class DPMCGAN(DPTraining):
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Adam behind noise for the discriminator, then Adam for the generator."""
-        judge, maker = (
+        discriminator, generator = (
             Adam([p for p in net.parameters() if p.requires_grad], lr, betas=(self.momentum, 0.99))
             for net, lr in zip((self.discriminator, self.generator), self.rates, strict=True)
         )
-        return [self.privatise(judge), maker]
+        return [self.privatise(discriminator), generator]
 
     def losses(self, batch: CropBatch) -> Tensor:
         """Loss of the discriminator on real crops, each distorted by its own secret draw.
@@ -202,7 +201,7 @@ class DPMCGAN(DPTraining):
             rng = torch.Generator(device).manual_seed(seed)
             seen.append(augment(crop, self.augmentations, rng))
         logits = self.discriminator(torch.cat(seen), CLASSES.of_classes(batch.malignant))
-        return surprise(logits, self.loss)
+        return adversarial_loss(logits, self.loss)
 
     def public_gradients(self) -> Mapping[nn.Parameter, Tensor]:
         """Mean gradient of the discriminator's loss on generated crops."""
@@ -210,7 +209,7 @@ class DPMCGAN(DPTraining):
         with torch.no_grad():
             _, condition, fakes = self._fakes(rng)
             seen = augment(fakes, self.augmentations, rng)
-        loss = surprise(-self.discriminator(seen, condition), self.loss).mean()
+        loss = adversarial_loss(-self.discriminator(seen, condition), self.loss).mean()
         trained = [p for p in self.discriminator.parameters() if p.requires_grad]
         return dict(zip(trained, torch.autograd.grad(loss, trained), strict=True))
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # lightning and torch take seconds to import
 
 _POSITION = frozenset({"epoch", "step"})  # may be monitored, and hold no data
 _TRIALS = "the loops that it runs on trial"
-_TUNERS = ("LearningRateFinder", "BatchSizeFinder")  # run training and validation to choose
+# Run training and validation to choose. Names, since verify reads configurations without lightning.
+_TUNERS = ("LearningRateFinder", "BatchSizeFinder")
 _SUFFIXES = ("_step", "_epoch")  # of one metric, logged twice by Lightning
 _OURS = ("gan", "classifier", "mammo_dp")
 
@@ -51,17 +52,18 @@ def monitors_of(trainer: "Trainer") -> list[Monitor]:
     Args:
         trainer: With its callbacks; with its schedules, once the fit has started.
     """
+    from torch.optim.lr_scheduler import ReduceLROnPlateau
+
     found = [
         Monitor(name=type(callback).__name__, metrics=metrics)
         for callback in trainer.callbacks  # type: ignore[attr-defined]
         if (metrics := _watched(callback))
     ]
     for schedule in getattr(trainer, "lr_scheduler_configs", ()):
-        kinds = [kind.__name__ for kind in type(schedule.scheduler).__mro__]
         # In manual optimization Lightning drops the name, and the module hands over the number.
-        if schedule.monitor is not None or "ReduceLROnPlateau" in kinds:
+        if schedule.monitor is not None or isinstance(schedule.scheduler, ReduceLROnPlateau):
             metrics = (schedule.monitor or "a metric of its module",)
-            found.append(Monitor(name=kinds[0], metrics=metrics))
+            found.append(Monitor(name=type(schedule.scheduler).__name__, metrics=metrics))
     return found
 
 
@@ -154,8 +156,9 @@ def training_metrics_of(class_path: str) -> frozenset[str]:
 
 def _watched(callback: object) -> tuple[str, ...]:
     """Metrics by which a callback chooses."""
-    kinds = {kind.__name__ for kind in type(callback).__mro__}
-    trials = () if kinds.isdisjoint(_TUNERS) else (_TRIALS,)
+    from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+
+    trials = (_TRIALS,) if isinstance(callback, BatchSizeFinder | LearningRateFinder) else ()
     held = {"monitor": getattr(callback, "monitor", None), **getattr(callback, "__dict__", {})}
     return (*_names(held), *trials)
 

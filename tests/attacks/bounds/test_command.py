@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from data_prep.manifest import CropsManifest, Unit
-from mammo_dp.attacks.bounds.blind import blind
+from mammo_dp.attacks import AttackError
+from mammo_dp.attacks.bounds.command import blind
 from mammo_dp.attacks.bounds.corridor import CURVE_FPRS, Questions, corridor
 from mammo_dp.attacks.bounds.schedules import of_run
-from mammo_dp.attacks.signals import AttackError
 from mammo_dp.main import main
 from mammo_dp.privacy.accounting.account import Mechanism
 from mammo_dp.privacy.statement.document import write_statement
@@ -191,8 +191,8 @@ def test_the_trade_off_is_concave_and_above_chance() -> None:
         ([], "Give both, or --run"),
         (["--run", "nowhere", "--steps", "3"], "Give a run, or sampling_rate and steps"),
         (["--run", "nowhere"], "no readable privacy statement"),
-        ([*SHORT, "--kappa", "[1.0]"], "kappa=1.0 is no chance"),
-        ([*SHORT, "--correlation", "1"], "correlation=1.0 is no chance"),
+        ([*SHORT, "--kappa", "[1.0]"], "kappa=1.0 is no probability"),
+        ([*SHORT, "--correlation", "1"], "correlation=1.0 is no probability"),
         ([*SHORT, "--budgets", "[]"], "budgets: is empty"),
         ([*SHORT, "--budgets", "[-1]"], "epsilon=-1"),
         ([*SHORT, "--budgets", "[6]", "--resolutions", "[1]"], "pixels=1"),

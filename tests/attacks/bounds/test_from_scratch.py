@@ -5,6 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import gamma, kstest
 
+from mammo_dp.attacks import AttackError
 from mammo_dp.attacks.bounds.from_scratch import (
     FromScratch,
     clipped_observations,
@@ -13,8 +14,7 @@ from mammo_dp.attacks.bounds.from_scratch import (
     noise_for,
     observations_in_weights,
 )
-from mammo_dp.attacks.bounds.gaussian_prior import expected_mse
-from mammo_dp.attacks.signals import AttackError
+from mammo_dp.attacks.reconstruction.prior import expected_mse
 from mammo_dp.privacy.accounting.account import Mechanism
 
 Array = NDArray[np.float64]
@@ -123,7 +123,7 @@ def test_a_target_drawn_at_random_is_a_mixture() -> None:
 
 def test_noise_is_calibrated_to_a_chance_of_success() -> None:
     view = FromScratch(pixels=64, noise_multiplier=1.0, mean_square=20 / 64)
-    noise = noise_for(view, error=0.1, chance=0.05)
+    noise = noise_for(view, error=0.1, probability=0.05)
     assert noise == pytest.approx(0.08287, abs=1e-5)
     kept = FromScratch(pixels=64, noise_multiplier=noise, mean_square=20 / 64)
     assert kept.mse_at_most(0.1) == pytest.approx(0.05)
@@ -231,10 +231,10 @@ def test_what_is_no_image_is_refused(changes: dict[str, float], offender: str) -
 
 
 def test_impossible_targets_are_refused() -> None:
-    with pytest.raises(AttackError, match="chance=1"):
-        noise_for(one(), error=0.1, chance=1.0)
+    with pytest.raises(AttackError, match="probability=1"):
+        noise_for(one(), error=0.1, probability=1.0)
     with pytest.raises(AttackError, match="error=0"):
-        noise_for(one(), error=0.0, chance=0.5)
+        noise_for(one(), error=0.0, probability=0.5)
     with pytest.raises(AttackError, match="correlation=1"):
         one().ncc_at_least(1.0)
     with pytest.raises(AttackError, match="eigenvalues"):

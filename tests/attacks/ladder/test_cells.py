@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from classifier.evaluate import Estimate
-from mammo_dp.attacks.ladder.cells import Cell, Rung, findings, membership_cells
-from mammo_dp.attacks.scoring import SCHEMA
-from mammo_dp.attacks.signals import AttackError
+from mammo_dp.attacks import AttackError
+from mammo_dp.attacks.ladder.cells import Cell, Rung, findings
+from mammo_dp.attacks.ladder.measurements import membership_cells
+from mammo_dp.attacks.membership.results import SCHEMA
 
 
 def rung(*cells: Cell) -> Rung:

@@ -4,14 +4,15 @@ from typing import Any
 import pytest
 import yaml
 
-from mammo_dp.attacks.ladder.configs import (
-    at,
-    private,
+from classifier.features import SharedFeatures
+from mammo_dp.attacks import AttackError
+from mammo_dp.attacks.ladder.command import (
+    at_budget,
+    on_crops,
     read_open,
     read_private,
     with_callbacks,
 )
-from mammo_dp.attacks.signals import AttackError
 
 SHIPPED = Path(__file__).parents[3] / "configs/classifier/dp_finetune.yaml"
 
@@ -26,7 +27,7 @@ def changed(tmp_path: Path, part: str, **arguments: Any) -> Path:
 
 def test_a_budget_replaces_every_target(tmp_path: Path) -> None:
     path = changed(tmp_path, "model", target_epsilon=None, target_tpr=0.05, target_fpr=0.01)
-    found = private(read_private(path), 20, crops="here", weights="w.ckpt")
+    found = at_budget(read_private(path), 20, crops="here", weights="w.ckpt")
     arguments = found["model"]["init_args"]
     assert arguments["target_epsilon"] == 20.0
     assert not [name for name in arguments if name.startswith("target_") and "epsilon" not in name]
@@ -38,12 +39,12 @@ def test_a_delta_that_is_left_open_is_written_out(tmp_path: Path) -> None:
     content = yaml.safe_load(changed(tmp_path, "model").read_text())
     del content["model"]["init_args"]["delta"]
     (tmp_path / "open.yaml").write_text(yaml.safe_dump(content))
-    found = private(read_private(tmp_path / "open.yaml"), 6, crops="here", weights=None)
+    found = at_budget(read_private(tmp_path / "open.yaml"), 6, crops="here", weights=None)
     assert found["model"]["init_args"]["delta"] == 1e-4
 
 
 def test_the_budget_none_takes_its_own_configuration() -> None:
-    found = at(read_open(SHIPPED.with_name("baseline.yaml")), crops="here", weights="w.ckpt")
+    found = on_crops(read_open(SHIPPED.with_name("baseline.yaml")), crops="here", weights="w.ckpt")
     assert found["data"]["init_args"]["crops"] == "here"
     assert found["model"]["init_args"]["weights"] == "w.ckpt"
     with pytest.raises(AttackError, match="The budget none is for CropClassifier"):
@@ -53,10 +54,10 @@ def test_the_budget_none_takes_its_own_configuration() -> None:
 def test_callbacks_are_added_to_those_that_are_there() -> None:
     config = read_private(SHIPPED)
     config["trainer"]["callbacks"] = [{"class_path": "own"}]
-    found = with_callbacks(config, {"a.B": {"folder": "x"}})
+    found = with_callbacks(config, {SharedFeatures: {"folder": "x"}})
     assert found["trainer"]["callbacks"] == [
         {"class_path": "own"},
-        {"class_path": "a.B", "init_args": {"folder": "x"}},
+        {"class_path": "classifier.features.SharedFeatures", "init_args": {"folder": "x"}},
     ]
     assert config["trainer"]["callbacks"] == [{"class_path": "own"}]
 

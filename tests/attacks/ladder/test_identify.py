@@ -3,11 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from mammo_dp.attacks.ladder import identify
+from mammo_dp.attacks import AttackError
 from mammo_dp.attacks.ladder.cells import Cell
-from mammo_dp.attacks.reconstruction.canary_lists import canary_lists
-from mammo_dp.attacks.reconstruction.files import write_candidates
-from mammo_dp.attacks.signals import AttackError
+from mammo_dp.attacks.ladder.measurements import list_cells
+from mammo_dp.attacks.reconstruction.lists import canary_lists, write_candidates
 from mammo_dp.privacy.accounting.account import Mechanism, compose
 
 STATED = Mechanism(noise_multiplier=3.0, sampling_rate=0.5, steps=30)
@@ -19,7 +18,7 @@ def cells_of(folder: Path, ran: Mechanism, canaries: int = 400) -> list[Cell]:
     for name, seed in (("heads", 1), ("canaries", 2)):
         found = canary_lists(ran, targets=canaries, candidates=3, key=seed)
         write_candidates(folder / f"{name}.npz", found)
-    return identify.cells(
+    return list_cells(
         STATED,
         epsilon=EPSILON,
         delta=DELTA,
@@ -49,7 +48,7 @@ def test_a_third_of_the_noise_is_found_by_the_same_scoring(tmp_path: Path) -> No
 
 def test_a_run_without_signals_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AttackError, match="holds no signals"):
-        identify.cells(
+        list_cells(
             STATED,
             epsilon=EPSILON,
             delta=DELTA,

@@ -5,13 +5,12 @@ import pytest
 
 from mammo_dp.attacks.bounds.schedules import Schedule
 from mammo_dp.attacks.ladder.cells import NO_PRIOR, PRIOR, Cell
-from mammo_dp.attacks.ladder.curve import curve
-from mammo_dp.attacks.ladder.images import image_cells
-from mammo_dp.attacks.ladder.predicted import best_hit, predicted, prior_draws
+from mammo_dp.attacks.ladder.measurements import image_cells
+from mammo_dp.attacks.ladder.results import curve
 from mammo_dp.attacks.reconstruction.collect import Targets, collect, known_at
-from mammo_dp.attacks.reconstruction.judge import judge
-from mammo_dp.attacks.reconstruction.prior import GaussianPrior
+from mammo_dp.attacks.reconstruction.prior import GaussianPrior, best_hit, predicted, prior_draws
 from mammo_dp.attacks.reconstruction.quality import Images
+from mammo_dp.attacks.reconstruction.results import score_signals
 from mammo_dp.privacy.accounting.account import Mechanism
 
 NOISY = Mechanism(noise_multiplier=0.6, sampling_rate=1, steps=20)
@@ -34,10 +33,10 @@ KNOWN = known_at(TARGETS, [16, 8])
 def cells_at(folder: Path, mechanism: Mechanism | None) -> dict[tuple[str, str], Cell]:
     schedule = Schedule(name="here", mechanism=mechanism)
     collect(schedule, TARGETS, KNOWN, [16, 8], folder)
-    judged = judge(
+    scored = score_signals(
         schedule, TARGETS, KNOWN, [16, 8], (0.1,), folder, level=0.95, resamples=200, seed=0
     )
-    return {(cell.attack, cell.metric): cell for cell in image_cells(judged, KNOWN, 0.7)}
+    return {(cell.attack, cell.metric): cell for cell in image_cells(scored, KNOWN, 0.7)}
 
 
 def test_cells_lie_on_the_closed_form_and_a_prior_helps(tmp_path: Path) -> None:

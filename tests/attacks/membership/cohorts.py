@@ -15,7 +15,7 @@ from mammo_dp.attacks.membership.heads import (
     logits_of,
     train_heads,
 )
-from mammo_dp.attacks.membership.observed import Observed
+from mammo_dp.attacks.membership.scores import Observed
 
 OVERFITTING = Recipe(steps=100, kind=PlainSteps(batch_size=16), learning_rate=0.05)
 

@@ -12,11 +12,13 @@ import torch
 from classifier.module import CropClassifier
 from classifier.released import Calibration, ReleasedError
 from data_prep.manifest import CropsManifest
-from mammo_dp.attacks.audit import Bounds
+from mammo_dp.attacks import AttackError
 from mammo_dp.attacks.membership.command import attack_membership, membership
-from mammo_dp.attacks.membership.query import LOSS_THRESHOLD, query
-from mammo_dp.attacks.scoring import Result, read_result, score
-from mammo_dp.attacks.signals import AttackError, Signals, read_signals, write_signals
+from mammo_dp.attacks.membership.results import Result, read_result, score
+from mammo_dp.attacks.membership.scores import LOSS_THRESHOLD
+from mammo_dp.attacks.membership.shadows import query
+from mammo_dp.attacks.membership.signals import Signals, read_signals, write_signals
+from mammo_dp.attacks.statistics import Bounds
 from mammo_dp.main import main
 from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.runs import read_run

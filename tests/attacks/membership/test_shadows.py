@@ -17,13 +17,12 @@ from classifier.features import body_features
 from classifier.module import CropClassifier
 from data_prep.datamodule import CropsDataset, collate_crops
 from data_prep.manifest import CropsManifest
+from mammo_dp.attacks import AttackError
 from mammo_dp.attacks.membership.command import attack_membership
-from mammo_dp.attacks.membership.observed import read_observed
-from mammo_dp.attacks.membership.query import LOSS_THRESHOLD
-from mammo_dp.attacks.membership.ratios import ATTACKS, with_ratios
+from mammo_dp.attacks.membership.results import Result, read_result
+from mammo_dp.attacks.membership.scores import ATTACKS, LOSS_THRESHOLD, read_observed, with_ratios
 from mammo_dp.attacks.membership.shadows import TrainedRun
-from mammo_dp.attacks.scoring import Result, read_result
-from mammo_dp.attacks.signals import AttackError, read_signals
+from mammo_dp.attacks.membership.signals import read_signals
 from mammo_dp.privacy.statement.document import read_statements
 from tests.attacks.membership.targets import model, write_run
 

@@ -9,19 +9,13 @@ import numpy as np
 import pytest
 
 from data_prep.manifest import CropsManifest
+from mammo_dp.attacks import AttackError
+from mammo_dp.attacks.arrays import write_arrays
 from mammo_dp.attacks.reconstruction import collect as collecting
 from mammo_dp.attacks.reconstruction import command
-from mammo_dp.attacks.reconstruction.canary_lists import canary_lists
-from mammo_dp.attacks.reconstruction.candidates import CandidateScores
 from mammo_dp.attacks.reconstruction.command import reconstruction
-from mammo_dp.attacks.reconstruction.files import (
-    read_candidates,
-    read_observations,
-    write_arrays,
-    write_observations,
-)
-from mammo_dp.attacks.reconstruction.isolated import observe
-from mammo_dp.attacks.signals import AttackError
+from mammo_dp.attacks.reconstruction.isolated import observe, read_observations, write_observations
+from mammo_dp.attacks.reconstruction.lists import CandidateScores, canary_lists, read_candidates
 from mammo_dp.main import main
 from mammo_dp.privacy.accounting.account import Mechanism
 from mammo_dp.runs import read_run
@@ -132,8 +126,8 @@ def test_a_guarantee_that_is_read_better_than_it_allows_fails_the_command(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kappa": [0.0]}, "is no chance of guessing right"),
-        ({"kappa": [0.1, 1.0]}, "is no chance of guessing right"),
+        ({"kappa": [0.0]}, "is no probability"),
+        ({"kappa": [0.1, 1.0]}, "is no probability"),
         ({"patients": 1}, "at least 2 patients"),
         ({"resamples": 9}, "100 resamples"),
         ({"resolutions": [5]}, "none divides the 32 px"),
@@ -199,9 +193,9 @@ def test_files_without_signals_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no")
     (tmp_path / "empty.npz").write_bytes(b"")
     (tmp_path / "half.npz").write_bytes((tmp_path / "seen.npz").read_bytes()[:-99])
-    with pytest.raises(AttackError, match="holds no read-outs"):
+    with pytest.raises(AttackError, match="holds no signals"):
         read_observations(tmp_path / "odd.npz")
-    with pytest.raises(AttackError, match="holds no scores of candidates"):
+    with pytest.raises(AttackError, match="holds no signals"):
         read_candidates(tmp_path / "odd.npz")
     for missing in ("text.npz", "none.npz", "empty.npz", "half.npz"):
         with pytest.raises(AttackError, match="holds no signals"):

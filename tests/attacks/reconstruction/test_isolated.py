@@ -6,19 +6,17 @@ from numpy.typing import NDArray
 from scipy.stats import gamma, kstest, nct
 from torch import nn
 
-from mammo_dp.attacks.reconstruction.engine import mean_update
+from mammo_dp.attacks import AttackError
 from mammo_dp.attacks.reconstruction.isolated import (
     Observations,
     Reconstruction,
     observe,
-    one_crop_each,
-    pooled,
+    read_rows,
     score,
 )
 from mammo_dp.attacks.reconstruction.prior import GaussianPrior
 from mammo_dp.attacks.reconstruction.quality import mse, ncc
-from mammo_dp.attacks.reconstruction.read_outs import read_rows
-from mammo_dp.attacks.signals import AttackError
+from mammo_dp.attacks.reconstruction.updates import mean_update, one_crop_each, pooled
 from mammo_dp.privacy.errors import PrivacyError
 
 Array = NDArray[np.float64]

@@ -5,13 +5,16 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from mammo_dp.attacks.reconstruction.batches import cross_entropy, match, spring
-from mammo_dp.attacks.reconstruction.engine import mean_update
-from mammo_dp.attacks.reconstruction.inversion import invert
-from mammo_dp.attacks.reconstruction.isolated import one_crop_each
+from mammo_dp.attacks import AttackError
 from mammo_dp.attacks.reconstruction.quality import ncc
-from mammo_dp.attacks.reconstruction.server import FirstLayer, Trap, plant, small_classifier
-from mammo_dp.attacks.signals import AttackError
+from mammo_dp.attacks.reconstruction.search import invert
+from mammo_dp.attacks.reconstruction.traps import Trap, match, plant, small_classifier, spring
+from mammo_dp.attacks.reconstruction.updates import (
+    FirstLayer,
+    cross_entropy,
+    mean_update,
+    one_crop_each,
+)
 
 Array = NDArray[np.float64]
 EDGE, BATCH = 16, 6

@@ -6,13 +6,12 @@ import pytest
 
 from data_prep.manifest import CropsManifest
 from data_prep.symmetries import symmetric
-from mammo_dp.attacks.scoring import read_result
-from mammo_dp.attacks.signals import AttackError, read_signals
+from mammo_dp.attacks import AttackError
+from mammo_dp.attacks.membership.results import read_result
+from mammo_dp.attacks.membership.signals import read_signals
 from mammo_dp.attacks.synthetic import command
-from mammo_dp.attacks.synthetic.command import synthetic
-from mammo_dp.attacks.synthetic.look import look, require_independent
-from mammo_dp.attacks.synthetic.methods import METHODS
-from mammo_dp.attacks.synthetic.spaces import SPACES
+from mammo_dp.attacks.synthetic.command import require_independent, signals_of, synthetic
+from mammo_dp.attacks.synthetic.methods import METHODS, SPACES
 from mammo_dp.main import main
 from mammo_dp.runs import read_run
 from tests.attacks.synthetic.sets import drawn, write
@@ -126,7 +125,7 @@ def test_an_interrupted_attack_scores_its_signals_and_measures_nothing_again(
                 synthetic=folders[0], crops=folders[1], out=str(tmp_path / "a"), resamples=200
             )
     with monkeypatch.context() as patch:
-        patch.setattr(command, "look", killed)
+        patch.setattr(command, "signals_of", killed)
         result = attacked(tmp_path / "a", fresh, cohort)
     saved = read_signals(tmp_path / "a" / "scores.csv")
     assert set(result["attacks"]) == set(saved.columns)
@@ -150,12 +149,12 @@ def test_what_would_measure_nothing_is_refused(
     require_independent(cohort, fresh, others)
     benign = write(tmp_path / "benign", drawn(4, 4)[0], [False] * 4)
     with pytest.raises(AttackError, match="reference: no malignant crop"):
-        look(cohort, fresh, benign, "train", "val")
+        signals_of(cohort, fresh, benign, "train", "val")
     with pytest.raises(AttackError, match="split 'test' holds no crop"):
-        look(cohort, fresh, None, "train", "test")
+        signals_of(cohort, fresh, None, "train", "test")
     alone = write(tmp_path / "alone", *drawn(5, 5), patients="R", members=4)
     with pytest.raises(AttackError, match="malignant crops belong to one patient"):
-        look(alone, fresh, None, "train", "val")
+        signals_of(alone, fresh, None, "train", "val")
 
     def attack(**settings: Any) -> None:
         folders = str(fresh.folder), str(cohort.folder)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mammo_dp.attacks.audit import auc
+from mammo_dp.attacks.statistics import auc
 from mammo_dp.attacks.synthetic.methods import (
     METHODS,
+    Distances,
     Method,
     Seen,
     authenticity,
@@ -16,7 +17,6 @@ from mammo_dp.attacks.synthetic.methods import (
     monte_carlo,
     nearest,
 )
-from mammo_dp.attacks.synthetic.spaces import Distances
 
 
 def between(one: NDArray[np.float64], other: NDArray[np.float64]) -> Distances:

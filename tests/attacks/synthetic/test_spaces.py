@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_prep.symmetries import SYMMETRIES, symmetric
-from mammo_dp.attacks.synthetic.spaces import SPACES, Points, Space, distances
+from mammo_dp.attacks.synthetic.methods import SPACES, Points, Space, distances
 from tests.attacks.synthetic.sets import drawn, write
 
 

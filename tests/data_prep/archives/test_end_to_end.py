@@ -10,7 +10,7 @@ import pytest
 from data_prep import prepare
 from data_prep.errors import LicenceError
 from data_prep.manifest import CropsManifest
-from mammo_dp.exchange.terms import require_terms
+from mammo_dp.export.lineage import require_terms
 from mammo_dp.main import main
 from mammo_dp.privacy.statement.cohort import Cohort
 from tests.data_prep.archives import miniature

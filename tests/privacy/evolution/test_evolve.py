@@ -10,12 +10,12 @@ import pytest
 import torch
 import yaml
 
+from data_prep.descriptors.voting import describe
 from data_prep.manifest import CropsManifest
 from gan.module import MCGAN
 from mammo_dp.main import main
 from mammo_dp.privacy.accounting.account import Mechanism, compose
 from mammo_dp.privacy.evolution import evolve
-from mammo_dp.privacy.evolution.descriptor import describe
 from mammo_dp.privacy.evolution.population import Electorate
 from mammo_dp.privacy.evolution.rounds import Round, RoundsAccount
 from mammo_dp.privacy.evolution.simulators import GanSimulator, Genome, PhantomSimulator, Simulator

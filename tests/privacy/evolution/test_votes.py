@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import kstest
 
+from data_prep.descriptors.voting import describe
 from data_prep.errors import LabelError
 from data_prep.manifest import CropsManifest
 from mammo_dp.attacks.lower_bounds import gaussian_epsilon, many_run_gaussian
 from mammo_dp.privacy.accounting.account import Mechanism, compose
 from mammo_dp.privacy.accounting.budget import PrivacyBudget, calibrate
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.evolution.descriptor import describe
 from mammo_dp.privacy.evolution.population import Electorate, with_noise
 from mammo_dp.privacy.training.sampling import PoissonSampling
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from data_prep.datamodule import CropBatch, CropsDataModule, collate_crops
 from data_prep.manifest import CropsManifest
 from gan.checkpoint import Checkpoint, CheckpointError
-from gan.losses import Loss, discriminator_loss, surprise
+from gan.losses import Loss, adversarial_loss, discriminator_loss
 from gan.module import MCGAN
 from mammo_dp.privacy.training import optimizer as noise
 from mammo_dp.privacy.training.datamodule import DPCropsDataModule
@@ -150,7 +150,7 @@ def test_how_a_crop_is_distorted_depends_on_key_step_and_itself_only(
 @pytest.mark.parametrize("loss", ["hinge", "non-saturating"])
 def test_terms_are_those_of_the_plain_discriminator(loss: Loss) -> None:
     real, fake = torch.randn(5), torch.randn(4)
-    terms = surprise(real, loss).mean() + surprise(-fake, loss).mean()
+    terms = adversarial_loss(real, loss).mean() + adversarial_loss(-fake, loss).mean()
     assert torch.allclose(terms, discriminator_loss(real, fake, loss))
     plain = torch.relu if loss == "hinge" else torch.nn.functional.softplus
     shift = 1 if loss == "hinge" else 0

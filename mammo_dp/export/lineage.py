@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an export takes along: the privacy statement, and the terms of the data sets it rests on."""
+
+import math
+import re
+import shutil
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from data_prep.errors import LicenceError
+from data_prep.identity import normalised
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.statement.cohort import Cohort, one_spelling
+from mammo_dp.privacy.statement.document import (
+    FILE_NAME,
+    TEXT_NAME,
+    require_ledger,
+    write_files_list,
+)
+from mammo_dp.privacy.statement.guarantee import PrivacyStatement
+from mammo_dp.privacy.statement.ledger import PrivacyLedger
+from mammo_dp.privacy.statement.recompute import Findings, recompute
+from mammo_dp.runs import file_sha256, input_sha256, run_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """Data sets and privacy statement of what is exported.
+
+    Attributes:
+        folder: Where the sealed statement lies.
+        stored: Its content.
+        ledger: Every use of patient data.
+    """
+
+    folder: Path
+    stored: Mapping[str, Any]
+    ledger: PrivacyLedger
+
+    @classmethod
+    def of(cls, source: str | Path) -> "Lineage":
+        """Finds the statement of a checkpoint or of a folder of crops.
+
+        Args:
+            source: Released checkpoint in its run folder, or folder of ``crops.csv``.
+
+        Raises:
+            PrivacyError: If there is none, it is about another file, or does not say what follows
+                from it.
+        """
+        source = Path(source)
+        folder = source if source.is_dir() else run_of(source)
+        if folder is None or not (folder / FILE_NAME).is_file():
+            raise PrivacyError(
+                f"{source}: comes without {FILE_NAME}, so nobody knows whose data it saw. Export "
+                "what a command of mammo-dp made, in the folder where it was made."
+            )
+        ledger = require_ledger(folder, input_sha256(source))
+        findings = Findings()
+        statement = recompute(folder, findings)
+        if findings.found:
+            raise PrivacyError(
+                f"{findings.found[0]} Nothing is exported under a statement that does not hold."
+            )
+        return cls(folder=folder, stored=statement.stored, ledger=ledger)
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the data sets that were seen; unknown ones are empty."""
+        names = {n for access in self.ledger.accesses for n in access.cohort.dataset.split("+")}
+        return sorted(names)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the sealed statement."""
+        return file_sha256(self.folder / FILE_NAME)
+
+    @property
+    def protects(self) -> bool:
+        """Whether each patient has a finite epsilon; a patient's number counts, not a crop's."""
+        return all(math.isfinite(one.patient_epsilon) for one in self.statements)
+
+    @property
+    def statements(self) -> tuple[PrivacyStatement, ...]:
+        """One per cohort of patients."""
+        return tuple(map(PrivacyStatement.from_json, self.stored["statements"]))
+
+    @property
+    def sentence(self) -> str:
+        """What protects the patients, for a field that has room for a few sentences.
+
+        It begins with ``none`` if some patients have no guarantee, with ``no private data`` if
+        there are none, and with ``differential privacy`` otherwise.
+        """
+        statements, summary = self.statements, str(self.stored["summary"])
+        if not statements:
+            return " ".join(["no private data.", *self.stored["lineage_exclusions"]])
+        if not self.protects:
+            return f"none: {summary}"
+        how = " ".join(one.guarantees[-1].because for one in statements)
+        return f"differential privacy: {summary} {how}"
+
+    def copy_to(self, folder: Path) -> None:
+        """Copies the sealed statement and its words, byte by byte, and what it rests on."""
+        names = [FILE_NAME, TEXT_NAME, *(path.name for path in self.folder.glob("provenance.*"))]
+        for name in names:
+            shutil.copyfile(self.folder / name, folder / name)
+
+    def seal_files(self, folder: Path, *names: str) -> None:
+        """Ties files of an export to the statement that was copied beside them.
+
+        Args:
+            folder: The export, with the copied statement.
+            names: Files below it, such as the weights.
+        """
+        write_files_list(folder, (FILE_NAME, TEXT_NAME, *names))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """Terms of a data set, as its publisher states them.
+
+    Attributes:
+        licence: Name of the licence or agreement.
+        credit: Whom to name.
+        allowed: Whether trained weights and generated images may be passed on.
+    """
+
+    licence: str
+    credit: str
+    allowed: bool
+
+
+# By origin, the name that crops of the data set carry. Of others, whoever exports says the terms.
+KNOWN: Mapping[str, Terms] = MappingProxyType(
+    {
+        "cbis-ddsm": Terms(
+            licence="CC BY 3.0",
+            credit="Lee et al. 2017, Scientific Data 4:170177, The Cancer Imaging Archive",
+            allowed=True,
+        ),
+        "embed": Terms(
+            licence="the EMBED data use agreement",
+            credit="Jeong et al. 2023, Radiology: Artificial Intelligence 5(1)",
+            allowed=False,
+        ),
+        "phantom-archive": Terms(
+            licence="Apache-2.0", credit="mammo_dp; procedural, no patients", allowed=True
+        ),
+    }
+)
+
+
+def require_terms(cohorts: Iterable[Cohort], stated: str | None) -> list[str]:
+    """Checks each data set in a lineage.
+
+    Args:
+        cohorts: All in the lineage.
+        stated: Terms of data sets that are not in ``KNOWN``, as whoever exports states them.
+
+    Returns:
+        A line for each data set: name, licence, credit.
+
+    Raises:
+        LicenceError: If terms forbid the export, or are unknown.
+    """
+    lines = []
+    for name in one_spelling(name for cohort in cohorts for name in cohort.dataset.split("+")):
+        terms = _known(name)
+        if terms is None and not stated:
+            raise LicenceError(
+                f"{name or 'unknown data'}: nobody knows here under which terms what was trained "
+                "on it may be passed on. Look it up and say so with --licence_of_cohort, such as "
+                '"CC BY 4.0"; if it may not, do not export.'
+            )
+        if terms is not None and not terms.allowed:
+            raise LicenceError(
+                f"{name}: {terms.licence} forbids passing on data, derivatives and trained "
+                "weights. Train on another cohort."
+            )
+        lines.append(
+            f"{name or 'unknown data'}: {stated}, as stated by whoever exported"
+            if terms is None
+            else f"{name}: {terms.licence} ({terms.credit})"
+        )
+    return lines
+
+
+def _known(name: str) -> Terms | None:
+    """Terms by origin, whatever the spelling; a forbidding data set is recognised in longer names.
+
+    >>> [_known(name) == KNOWN["embed"] for name in ("EM-BED 2D", "my embed2d", "embedded")]
+    [True, True, False]
+    >>> _known("CBIS_DDSM") == KNOWN["cbis-ddsm"], _known("cbis-ddsm-2")
+    (True, None)
+    """
+    known = {normalised(origin): terms for origin, terms in KNOWN.items()}
+    words = re.findall(r"[^\W\d_]+|\d+", unicodedata.normalize("NFKC", name).casefold())
+    parts = {"".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
+    forbidding = (known[part] for part in sorted(parts & set(known)) if not known[part].allowed)
+    return known.get(normalised(name)) or next(forbidding, None)

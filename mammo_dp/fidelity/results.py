@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Table on screen, figure, and sheets of a comparison."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from data_prep.symmetries import symmetric
+from mammo_dp import drawing
+from mammo_dp.drawing import MUTED, SERIES, VEIL, save_png
+from mammo_dp.fidelity.copying import Gallery, nearest_training_crop
+from mammo_dp.fidelity.samples import Images, Samples
+
+NAMES = {
+    "frechet": "Fréchet distance",
+    "kernel": "kernel distance",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "ms_ssim": "MS-SSIM of pairs",
+    "grid": "grid index",
+    "slope": "spectral slope",
+    "tstr_machine": "AUROC, synthetic → real, kernel machine",
+    "trts_machine": "AUROC, real → synthetic, kernel machine",
+    "tstr_descent": "AUROC, synthetic → real, default classifier",
+    "trts_descent": "AUROC, real → synthetic, default classifier",
+}
+
+
+def print_table(result: Mapping[str, Any], folder: Path) -> None:
+    """Prints the numbers, what they are taken in, and what no epsilon covers.
+
+    Args:
+        result: Content of ``fidelity.json``.
+        folder: Where it lies.
+    """
+    sources: Mapping[str, Any] = result["sources"]
+    table = Table("", "real, other patients", *sources, box=SIMPLE_HEAD)
+    for measure, name in NAMES.items():
+        scores = [source["scores"][measure] for source in sources.values()]
+        table.add_row(name, shown(scores[0]["bound"]), *(shown(s["found"]) for s in scores))
+    everyone = [result["real"], *sources.values()]
+    for space in ("features", "pixels"):
+        found = [one["copying"][space]["all"] for one in everyone]
+        table.add_row(f"copying ratio, {space}", *(shown(one["ratio"]) for one in found))
+        table.add_row("  at the 1 % nearest", *(shown(one["low_ratio"]) for one in found))
+        table.add_row("  probability if not copying", *(f"{one['p_value']:.2g}" for one in found))
+    flags = ["yes" if one["copying"]["copies"] else "no" for one in everyone]
+    table.add_row("copies", *flags)
+    half, agreement = result["crops_of_a_half"], result["agreement_crops"]
+    console = Console()
+    console.print(table)
+    console.print(
+        f"Features: {result['extractor']['name']}, d = {result['extractor']['dimension']}, sha256 "
+        f"{result['extractor']['sha256'][:12]}. Each side {sum(half.values())} crops "
+        f"({half['malignant']} malignant); agreement trained on {agreement['train']}, tested on "
+        f"{agreement['test']} real crops of {agreement['patients of test']} patients. "
+        f"{result['level']:.0%} intervals over patients and crops, {result['draws']} draws.",
+        *(
+            f"{NAMES[f'tstr_{student}']}, {pair}: {shown(value)}."
+            for student, pairs in result["tstr_differences"].items()
+            for pair, value in pairs.items()
+        ),
+        result["notice"],
+        f"Result: {folder}",
+        sep="\n",
+        highlight=False,
+        markup=False,
+    )
+
+
+def shown(value: Mapping[str, float | None]) -> str:
+    """A value with its interval, three significant digits."""
+    if value["value"] is None:
+        return "—"
+    return f"{value['value']:.3g} [{value['low']:.3g}, {value['high']:.3g}]"
+
+
+_BETTER = {
+    "frechet": "lower",
+    "kernel": "lower",
+    "precision": "higher",
+    "recall": "higher",
+    "density": "higher",
+    "coverage": "higher",
+    "ms_ssim": "as real",
+    "grid": "lower",
+    "slope": "as real",
+    "tstr_machine": "higher",
+    "trts_machine": "as real",
+    "tstr_descent": "higher",
+    "trts_descent": "as real",
+}
+
+
+def draw_figure(result: Mapping[str, Any], path: Path) -> None:
+    """Draws all measures of a comparison as PNG, in one move.
+
+    Args:
+        result: Content of ``fidelity.json``.
+        path: Target.
+    """
+    sources: Mapping[str, Any] = result["sources"]
+    with drawing.style():
+        figure = drawing.new_figure(1200, 150 + 3 * (90 + 19 * len(sources)))
+        axes = list(figure.subplots(3, 5, sharey=True).flat)
+        while len(axes) > len(NAMES) + 1:
+            axes.pop().set_visible(False)
+        for panel, (measure, name) in zip(axes, NAMES.items(), strict=False):
+            scores = [source["scores"][measure] for source in sources.values()]
+            _panel(panel, [score["found"] for score in scores], scores[0]["bound"])
+            panel.set_title(f"{fill(name, 26)}\n{_BETTER[measure]} is better", fontsize=10)
+            if measure == "grid" and max(score["found"]["value"] for score in scores) > 10:
+                panel.set_xscale("log")
+        ratios = [source["copying"]["features"]["all"]["ratio"] for source in sources.values()]
+        _panel(axes[-1], ratios, result["real"]["copying"]["features"]["all"]["ratio"])
+        axes[-1].set_title("copying ratio in features\nbelow 1: nearer to training", fontsize=10)
+        axes[0].set_yticks(range(len(sources)), list(sources))
+        axes[0].set_ylim(len(sources) - 0.5, -0.5)
+        half = sum(result["crops_of_a_half"].values())
+        figure.supxlabel(
+            f"Band: real against real crops of other patients. {half} crops on each side; bars are "
+            f"{result['level']:.0%} intervals.\n{result['extractor']['name']}, sha256 "
+            f"{result['extractor']['sha256'][:12]}.\nComputed from private crops; no epsilon "
+            "covers this figure.",
+            fontsize=10,
+            color=MUTED,
+        )
+        drawing.save_png(figure, path, dpi=120)
+
+
+def _panel(
+    axes: Axes, found: Sequence[Mapping[str, float | None]], bound: Mapping[str, float | None]
+) -> None:
+    if bound["value"] is not None and bound["low"] is not None and bound["high"] is not None:
+        axes.axvspan(bound["low"], bound["high"], color=MUTED, alpha=VEIL, linewidth=0)
+        axes.axvline(bound["value"], color=MUTED, linewidth=1.4)
+    for place, value in enumerate(found):
+        if value["value"] is None or value["low"] is None or value["high"] is None:
+            continue
+        colour = SERIES[place % len(SERIES)]
+        axes.plot([value["low"], value["high"]], [place, place], color=colour)
+        axes.plot(value["value"], place, "o", color=colour, markersize=7)
+
+
+PAIRS = 8  # in a line
+_GAP = 4  # pixels
+
+
+def draw_sheet(
+    path: Path,
+    synthetic: Samples,
+    features: NDArray[np.float64],
+    real_images: Images,
+    real: Gallery,
+    *,
+    title: str,
+) -> None:
+    """Draws pairs in one move: synthetic left, its nearest training crop right, turned to match.
+
+    For each class one line holds the pairs that are nearest of all, where copies would show, and
+    one holds pairs spread evenly over the order of distances, which no eye has chosen.
+
+    Args:
+        path: Target, PNG.
+        synthetic: Synthetic crops.
+        features: They in the feature space of the gallery.
+        real_images: Images of the gallery's crops, shape ``(m, size, size)``.
+        real: Training and held-out crops.
+        title: Name of the source.
+    """
+    lines, names = [], []
+    for label, name in enumerate(("benign", "malignant")):
+        own = np.flatnonzero(synthetic.malignant == label)
+        rows, number, distance = nearest_training_crop(features[own], label, real)
+        order = np.argsort(distance, kind="stable")
+        spread = np.linspace(0, len(order) - 1, min(PAIRS, len(order))).round().astype(int)
+        for chosen, what in ((order[:PAIRS], "nearest"), (order[spread], "evenly spread")):
+            pairs = [
+                np.hstack([synthetic.images[own[i]], symmetric(real_images[rows[i]], number[i])])
+                for i in chosen
+            ]
+            lines.append(np.hstack([np.pad(pair, _GAP, constant_values=1.0) for pair in pairs]))
+            names.append(f"{name}\n{what}")
+    width = max(line.shape[1] for line in lines)
+    sheet = np.vstack(
+        [np.pad(o, ((0, 0), (0, width - o.shape[1])), constant_values=1.0) for o in lines]
+    )
+    height = len(sheet)
+    figure = Figure(figsize=(14, 14 * height / width + 0.9), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    step = height / len(names)
+    axes.set_yticks([step * (i + 0.5) for i in range(len(names))], names)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_title(
+        f"{title}: each synthetic crop (left) beside its nearest training crop (right)\n"
+        "PRIVATE: shows images of patients. No epsilon covers this picture.",
+        fontsize=11,
+    )
+    save_png(figure, path, dpi=130)

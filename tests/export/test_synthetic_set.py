@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+from pydicom import dcmread
+
+from data_prep.errors import LicenceError
+from data_prep.manifest import CropsManifest
+from mammo_dp.export import ExportError
+from mammo_dp.export.synthetic_set import synthetic_set
+from mammo_dp.main import main
+from mammo_dp.privacy.commands import verify
+from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.statement.ledger import PrivacyLedger
+from mammo_dp.privacy.statement.lineage import collect_parents
+from mammo_dp.runs import RunError
+from tests.conftest import write_cohort
+from tests.export.classifiers import run_of_classifier
+
+
+@pytest.fixture(scope="module")
+def generated(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("set") / "crops"
+    words = ["--checkpoint", str(checkpoint), "--out", str(out), "--per_class", "3"]
+    asked = ["--attributes.margin", "SPICULATED", "--guidance", "1.5", "--seed", "4"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MAMMO_DP_COHORT_KEY", "00" * 32)
+        assert main(["generate", *words, *asked]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def exported(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "out"
+    words = ["export", "set", "--crops", str(generated), "--out", str(out), "--dicom", "true"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MAMMO_DP_COHORT_KEY", "00" * 32)
+        assert main(words) == 0
+        assert main(words) == 0  # finished: nothing to do
+    return out / "synthetic_set"
+
+
+def test_the_folder_holds_the_set_and_nothing_else(exported: Path, generated: Path) -> None:
+    assert sorted(path.name for path in exported.iterdir()) == [
+        *("DATA_CARD.md", "PRIVACY.md", "crops.csv", "dicom", "images"),
+        *("privacy.json", "privacy_files.json"),
+    ]
+    manifest, source = CropsManifest.read(exported), CropsManifest.read(generated)
+    assert manifest.sha256 == source.sha256
+    assert len(list((exported / "images").iterdir())) == len(manifest.crops) == 6
+    rows = manifest.rows()
+    assert np.array_equal(manifest.images(rows), source.images(rows))
+    assert (exported.parent / "run.json").is_file()
+
+
+def test_the_statement_goes_along_and_can_be_verified_elsewhere(
+    exported: Path, generated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sealed = (generated / "privacy.json").read_bytes()
+    assert (exported / "privacy.json").read_bytes() == sealed
+    received = shutil.copytree(exported, tmp_path / "received")
+    verify(str(received))
+    assert "all that was checked agrees" in capsys.readouterr().out
+    ledger = collect_parents([received])
+    assert ledger == collect_parents([generated]) != PrivacyLedger()
+    (received / "images" / "000000_benign.png").unlink()
+    with pytest.raises(PrivacyError, match="is not the crop of row 2"):
+        verify(str(received))
+
+
+def test_the_run_of_an_export_can_be_verified(
+    exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verify(str(exported.parent))
+    assert "all that was checked agrees" in capsys.readouterr().out
+
+
+def test_the_card_says_what_how_from_whom_and_what_not(exported: Path, generated: Path) -> None:
+    card = (exported / "DATA_CARD.md").read_text()
+    for part in (
+        "# 6 synthetic breast mass crops",
+        "3 benign and 3 malignant crops, 16 x 16 pixels",
+        "As asked for, margin: SPICULATED 6.",
+        "`mammo-dp generate` with",
+        "`guidance=1.5`",
+        "`per_class=3`",
+        "`seed=4`",
+        "cbis-ddsm: CC BY 3.0",
+        "No guarantee, epsilon = infinity, for each patient of cbis-ddsm/train",
+        "## Intended use",
+        "Not for diagnosis",
+        "## Limits",
+        "a crop may resemble theirs",
+        "`dicom/`",
+        json.loads((generated / "privacy.json").read_text())["artefact"]["sha256"],
+    ):
+        assert part in card, part
+    assert "/" not in card.replace("`dicom/`", "").replace("cbis-ddsm/train", "")
+
+
+def test_dicom_files_hold_the_same_pixels_and_classes(exported: Path) -> None:
+    manifest = CropsManifest.read(exported)
+    files = [dcmread(path) for path in sorted((exported / "dicom").iterdir())]
+    assert len(files) == 6
+    for row, (crop, file) in enumerate(zip(manifest.crops, files, strict=True)):
+        assert np.array_equal(file.pixel_array, manifest.image(row))
+        assert f"malignant={int(crop.malignant)}; margin=SPICULATED" in file.ImageComments
+        assert file.PatientID == "SYNTHETIC"
+    assert len({file.SOPInstanceUID for file in files}) == 6
+    assert len({file.StudyInstanceUID for file in files}) == 1
+
+
+def test_without_asking_there_is_no_dicom(generated: Path, tmp_path: Path) -> None:
+    synthetic_set(crops=str(generated), out=str(tmp_path))
+    assert not (tmp_path / "synthetic_set" / "dicom").exists()
+    assert "dicom" not in (tmp_path / "synthetic_set" / "DATA_CARD.md").read_text()
+
+
+def test_what_a_file_says_beside_its_pixels_stays_at_home(generated: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(generated, tmp_path / "source")
+    path = source / "images" / "000000_benign.png"
+    noted = PngImagePlugin.PngInfo()
+    noted.add_text("Comment", "made by somebody")
+    with Image.open(path) as image:
+        image.save(path, pnginfo=noted)
+    synthetic_set(crops=str(source), out=str(tmp_path / "out"))
+    copied = tmp_path / "out" / "synthetic_set" / "images" / "000000_benign.png"
+    assert b"somebody" in path.read_bytes()
+    assert b"somebody" not in copied.read_bytes()
+
+
+def test_crops_of_patients_are_refused_with_and_without_dicom(
+    cohort: CropsManifest, tmp_path: Path
+) -> None:
+    for dicom in (False, True):
+        with pytest.raises(ExportError, match="crops of phantom-archive are those of patients"):
+            synthetic_set(crops=str(cohort.folder), out=str(tmp_path), dicom=dicom)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_patient_among_many_is_enough_to_refuse(tmp_path: Path, generated: Path) -> None:
+    source = shutil.copytree(generated, tmp_path / "source")
+    patient = write_cohort(tmp_path / "real", crops=1, size=16).crops[0]
+    crops = CropsManifest.read(source).crops
+    (tmp_path / "mixed").mkdir()
+    rows = [*crops[:2], replace(patient, crop_rule="centred")]
+    CropsManifest.write(tmp_path / "mixed", rows)
+    with pytest.raises(ExportError, match="are those of patients"):
+        synthetic_set(crops=str(tmp_path / "mixed"), out=str(tmp_path / "out"))
+
+
+def test_phantoms_are_exported_with_what_their_statement_leaves_open(tmp_path: Path) -> None:
+    phantoms = tmp_path / "phantoms"
+    words = ["--out", str(phantoms), "--per_class", "2", "--size", "32"]
+    assert main(["prepare", "phantoms", *words]) == 0
+    synthetic_set(crops=str(phantoms), out=str(tmp_path / "out"))
+    card = (tmp_path / "out" / "synthetic_set" / "DATA_CARD.md").read_text()
+    assert "No patient data was used." in card
+    assert "may resemble" not in card
+    assert "Phantom crops hold no patient, but" in card
+    assert "The label is what the procedure drew." in card
+
+
+def test_the_card_says_that_a_classifier_gave_the_labels(
+    tmp_path: Path, cohort: CropsManifest
+) -> None:
+    judge = run_of_classifier(tmp_path / "judge", cohort) / "checkpoints" / "last.ckpt"
+    phantoms, judged = str(tmp_path / "phantoms"), str(tmp_path / "judged")
+    words = ["--out", phantoms, "--per_class", "2", "--size", "32"]
+    assert main(["prepare", "phantoms", *words]) == 0
+    words = ["--crops", phantoms, "--checkpoint", str(judge), "--out", judged]
+    assert main(["relabel", *words]) == 0
+    synthetic_set(crops=judged, out=str(tmp_path / "out"))
+    card = (tmp_path / "out" / "synthetic_set" / "DATA_CARD.md").read_text()
+    assert "The label is what a classifier said of the crop." in card
+
+
+def test_an_export_is_not_exported_again(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is no readable run record"):
+        synthetic_set(crops=str(exported), out=str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_imported_set_takes_its_provenance_and_needs_known_terms(
+    tmp_path: Path, generated: Path
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("1_benign", "2_malignant"):
+        Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8)).save(root / f"{name}.png")
+    (tmp_path / "from.yaml").write_text("generator: medigan 00008\ntrained_on: cbis-ddsm\n")
+    words = ["prepare", "synthetic_folder", "--root", str(root), "--name", "m"]
+    known = [*words, "--out", str(tmp_path / "a"), "--provenance", str(tmp_path / "from.yaml")]
+    assert main(known) == 0
+    synthetic_set(crops=str(tmp_path / "a"), out=str(tmp_path / "known"))
+    folder = tmp_path / "known" / "synthetic_set"
+    assert "medigan 00008" in (folder / "provenance.yaml").read_text()
+    assert main([*words, "--out", str(tmp_path / "b")]) == 0
+    with pytest.raises(LicenceError, match="unknown data: nobody knows here"):
+        synthetic_set(crops=str(tmp_path / "b"), out=str(tmp_path / "unknown"))
+    assert not (tmp_path / "unknown").exists()
+
+
+def test_a_damaged_crop_stops_the_export(generated: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(generated, tmp_path / "source")
+    Image.fromarray(np.zeros((16, 16), np.uint16)).save(source / "images" / "000003_malignant.png")
+    with pytest.raises(ValueError, match="pixels differ from the recorded hash"):
+        synthetic_set(crops=str(source), out=str(tmp_path / "out"))
+    assert not (tmp_path / "out" / "synthetic_set" / "crops.csv").exists()

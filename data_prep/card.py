@@ -135,15 +135,15 @@ def render(
 
     crops = outcome.crops
     facts = None if table is None else table.facts
-    named = table is None or table.lesions_named
+    joined = table is None or table.lesions_joined
     said = {
         "title": name if facts is None else facts.title,
         "notice": _notice(crops),
         "facts": facts,
         "origin": name,
-        "tiles": _tiles(outcome, lesions, named=named),
+        "tiles": _tiles(outcome, lesions, joined=joined),
         "about": _about(crops, cutting),
-        "splits": _splits(crops, named=named),
+        "splits": _splits(crops, joined=joined),
         "per_patient": _per_patient(crops),
         "views": _counted(
             f"{crop.view or 'view unknown'}, {crop.laterality or 'side unknown'}" for crop in crops
@@ -153,7 +153,7 @@ def render(
         "crop_mm": _range([c.pixel_spacing_mm for c in crops if c.pixel_spacing_mm], "mm"),
         "balance": str(outcome.balance),
         "reasons": _reasons(outcome),
-        "copies": _copies(outcome, named=named),
+        "copies": _copies(outcome, joined=joined),
         "attributes": _counted(name for crop in crops for name in crop.attributes),
         "crops": len(crops),
         "notes": () if table is None else table.notes,
@@ -175,7 +175,7 @@ def _notice(crops: Sequence[Crop]) -> str:
 
 
 def _tiles(
-    outcome: Outcome, lesions: Sequence[TriedLesion], *, named: bool
+    outcome: Outcome, lesions: Sequence[TriedLesion], *, joined: bool
 ) -> list[tuple[str, str, str]]:
     """Name, value and a remark on each of the numbers on top."""
     crops = outcome.crops
@@ -185,9 +185,9 @@ def _tiles(
     patients = _patients(crops)
     tiles = [("Crops", f"{len(crops):,}", share)]
     if patients:
-        lesion_words = "of a patient" if named else "in each image, since no column names them"
+        lesion_words = "of a patient" if joined else "in each image; nothing joins two views"
         tiles.append(("Patients", f"{patients:,}", "each in one split"))
-        tiles.append(("Lesions", f"{_lesions(crops, named=named):,}", lesion_words))
+        tiles.append(("Lesions", f"{_lesions(crops, joined=joined):,}", lesion_words))
     if lesions:
         images = len({one.row.path for one in lesions if one.format})
         tiles.append(("Mammograms", f"{images:,}", "of which crops were cut"))
@@ -216,7 +216,7 @@ def _about(crops: Sequence[Crop], cutting: Cutting | None) -> list[tuple[str, st
     return rows
 
 
-def _splits(crops: Sequence[Crop], *, named: bool) -> list[tuple[str, ...]]:
+def _splits(crops: Sequence[Crop], *, joined: bool) -> list[tuple[str, ...]]:
     """Split, class, crops, patients, lesions, most crops of one patient; a row for each."""
     rows = []
     for split in get_args(Split):
@@ -225,7 +225,7 @@ def _splits(crops: Sequence[Crop], *, named: bool) -> list[tuple[str, ...]]:
             if not any(c.split == split for c in crops):
                 continue
             most = max(Counter(c.patient for c in some if c.patient).values(), default=0)
-            cells = (_patients(some), _lesions(some, named=named) if _patients(some) else 0, most)
+            cells = (_patients(some), _lesions(some, joined=joined) if _patients(some) else 0, most)
             rows.append((split, word, f"{len(some):,}", *(f"{n:,}" if n else "0" for n in cells)))
     return rows
 
@@ -275,7 +275,7 @@ def _reasons(outcome: Outcome) -> list[tuple[str, str, tuple[str, ...]]]:
     ]
 
 
-def _copies(outcome: Outcome, *, named: bool) -> list[tuple[str, str]]:
+def _copies(outcome: Outcome, *, joined: bool) -> list[tuple[str, str]]:
     reasons = outcome.balance.rejected
     labels: dict[tuple[str, str], set[bool]] = {}
     for crop in outcome.crops:
@@ -285,7 +285,7 @@ def _copies(outcome: Outcome, *, named: bool) -> list[tuple[str, str]]:
         ("Records removed since their labels conflict", f"{reasons.get('conflict', 0):,}"),
         ("Patients merged since they share an image", f"{outcome.merged_patients:,}"),
     ]
-    if named and _patients(outcome.crops):
+    if joined and _patients(outcome.crops):
         both = sum(len(found) > 1 for found in labels.values())
         rows.append(("Lesions whose images carry both labels", f"{both:,}"))
     return rows
@@ -295,8 +295,8 @@ def _patients(crops: Iterable[Crop]) -> int:
     return len({crop.patient for crop in crops if crop.patient})
 
 
-def _lesions(crops: Iterable[Crop], *, named: bool) -> int:
-    return len({(c.patient, c.lesion_id, "" if named else c.image_id) for c in crops})
+def _lesions(crops: Iterable[Crop], *, joined: bool) -> int:
+    return len({(c.patient, c.lesion_id, "" if joined else c.image_id) for c in crops})
 
 
 def _counted(words: Iterable[str]) -> list[tuple[str, str]]:

@@ -127,7 +127,7 @@ def read_lesion_table(
         rows=tuple(rows),
         left_out=tuple(by_key),
         notes=tuple(notes),
-        lesions_named=columns.lesion in table.columns,
+        lesions_joined=columns.lesion in table.columns,
     )
 
 

@@ -31,7 +31,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -222,7 +224,7 @@ def dicom_files() -> tuple[Whole, ...]:
 
 def _jpeg_lossless(dataset: Dataset) -> Dataset:
     """The same in JPEG Lossless, which pydicom cannot write."""
-    import gdcm  # type: ignore[import-untyped]
+    gdcm: Any = import_module("gdcm")  # untyped, and of an extra
 
     with tempfile.TemporaryDirectory() as folder:
         whole, compressed = f"{folder}/a.dcm", f"{folder}/b.dcm"
@@ -558,7 +560,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", choices=list(CASES), default=list(CASES))
     given = parser.parse_args()
     begun = time.monotonic()
-    with Path(os.devnull).open("w") as nowhere:
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), 2)  # what the decoders in C say of damaged streams
     counts = run(given.cases, seed=given.seed, kinds=given.kinds)
     for (kind, outcome), count in sorted(counts.outcomes.items()):

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well scores rank and how well they are calibrated, with intervals from resampled patients.
+"""How well scores rank and how well they are calibrated, with intervals over patients.
 
 Crops of a patient resemble each other, so intervals come from a bootstrap over patients: a patient
 that is sampled twice counts twice, as weights on crops. Every statistic takes weights of many
-resamples at once, shape ``(R, N)``.
+resamples at once, shape ``(R, N)``. That of the AUROC is computed, see
+:mod:`classifier.intervals`: a bootstrap is too sure of itself where patients are few.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from classifier.intervals import auroc_interval
 from classifier.predictions import Predictions, write_in_one_move
 from data_prep.errors import LabelError
 
@@ -166,8 +168,13 @@ def evaluate(
         )
         return Estimate(float(statistic(whole)[0]), float(low), float(high))
 
+    def area(statistic: Statistic) -> Estimate:
+        _, low, high = auroc_interval(label, score, unit, level=level)
+        return Estimate(float(statistic(whole)[0]), low, high)
+
     return Metrics(
-        **{name: estimate(statistic) for name, statistic in named.items()},
+        auroc=area(named["auroc"]),
+        **{name: estimate(one) for name, one in named.items() if name != "auroc"},
         crops=len(label),
         patients=patients,
         malignant=int(label.sum()),

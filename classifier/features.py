@@ -20,7 +20,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
-from classifier.backbones import head, state_sha256
+from classifier.backbones import head
+from classifier.weights import state_sha256
+from data_prep.crop_set import watched
 from data_prep.datamodule import model_input
 from data_prep.errors import ManifestError
 from data_prep.manifest import CropsManifest
@@ -58,7 +60,9 @@ def body_features(
     net.eval()
     try:
         found = [torch.empty(0, layer.in_features)]
-        batches = torch.split(images, batch_size) if isinstance(images, Tensor) else images
+        batches: Iterable[Tensor] = images
+        if isinstance(images, Tensor):
+            batches = torch.split(images, batch_size)
         for batch in batches:
             if len(batch):
                 tokens = net.forward_features(batch.to(layer.weight.device))  # type: ignore[operator]
@@ -130,9 +134,11 @@ def cached_features(
         return found.view(len(rows), views, -1)
 
     def images() -> Iterator[Tensor]:
-        for start in range(0, len(rows) * views, batch_size):
+        count = len(rows) * views
+        starts = range(0, count, batch_size)
+        for start in watched(starts, "Computing features"):
             batch = []
-            for item in range(start, min(start + batch_size, len(rows) * views)):
+            for item in range(start, min(start + batch_size, count)):
                 index, view = divmod(item, views)
                 if views > 1:
                     draw = hashlib.sha256(f"{seed} {view} {hashes[index]}".encode()).digest()

@@ -17,17 +17,15 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from classifier import evaluate
 from classifier.backbones import (
-    LoadedWeights,
     Trainable,
     build,
     head,
-    hub_weights,
     keep_frozen_in_eval,
-    load_weights,
     select_trainable,
 )
 from classifier.features import FeaturesSeal, cached_features, rank_zero_first
 from classifier.predictions import FILE_NAME, Predictions, write_predictions
+from classifier.weights import LoadedWeights, load_weights, model_of
 from data_prep.datamodule import CropBatch, CropsDataModule
 from data_prep.errors import DataError
 
@@ -42,14 +40,17 @@ class CropClassifier(lightning.LightningModule):
     and kept in ``features`` below the trainer's root folder; they are as private as the crops.
 
     Args:
-        backbone: timm's name of the model.
+        backbone: timm's name of the model, with a tag where ``weights`` are of another tag than
+            timm's default; null takes it, its arguments and image size from ``weights``, which then
+            are a checkpoint of ours.
         backbone_args: Further arguments of the model, such as ``{depth: 6}``.
         image_size: Edge of the images, in pixels.
         trainable: What trains; frozen parts stay in evaluation mode.
         last_blocks: Number of blocks for ``trainable: last_blocks``.
         lora_rank: Rank of the adapters for ``trainable: lora``.
-        pretrained: Whether to start from timm's weights, fetched from the hub.
-        weights: Checkpoint of ours or local timm file to start from.
+        weights: What to start from: a checkpoint of ours, a file of timm or of the model's authors,
+            ``hub`` (timm fetches them) or ``package`` (an installed package of weights, see the
+            extra ``imagenet``). Mean and deviation that they expect go into the first layer.
         optimizer: ``adamw``, or ``descent``: plain steps at one rate.
         learning_rate: Largest learning rate, > 0.
         weight_decay: Weight decay of matrices; norms, biases and embeddings have none.
@@ -58,7 +59,7 @@ class CropClassifier(lightning.LightningModule):
 
     Attributes:
         net: The timm model.
-        initial_weights: What ``weights`` or ``pretrained`` loaded; ``None`` for a random start and
+        initial_weights: What ``weights`` loaded; ``None`` for a random start and
             after ``load_from_checkpoint``.
         features_seal: Seal of kept features; ``None`` leaves them unsealed.
     """
@@ -69,13 +70,12 @@ class CropClassifier(lightning.LightningModule):
     def __init__(
         self,
         *,
-        backbone: str = "vit_tiny_patch16_224",
+        backbone: str | None = "vit_tiny_patch16_224",
         backbone_args: dict[str, Any] | None = None,
         image_size: int = 128,
         trainable: Trainable = "all",
         last_blocks: int = 1,
         lora_rank: int = 8,
-        pretrained: bool = False,
         weights: str | None = None,
         optimizer: Literal["adamw", "descent"] = "adamw",
         learning_rate: float = 5e-4,
@@ -84,9 +84,15 @@ class CropClassifier(lightning.LightningModule):
     ) -> None:
         super().__init__()
         # A checkpoint holds its weights: reloading it needs neither the file nor the hub.
-        self.save_hyperparameters(ignore=["weights", "pretrained"])
-        if pretrained and weights is not None:
-            raise ValueError(f"{pretrained=} and {weights=}. Give one start, not two.")
+        self.save_hyperparameters(ignore=["weights"])
+        if backbone is None:
+            found = model_of(weights)
+            backbone, backbone_args, image_size = (
+                found.backbone,
+                found.backbone_args,
+                found.image_size,
+            )
+            self.hparams.update(found.as_settings())
         if not learning_rate > 0 or weight_decay < 0 or warmup_steps < 0:
             raise ValueError(
                 f"{learning_rate=}, {weight_decay=}, {warmup_steps=}. "
@@ -96,14 +102,10 @@ class CropClassifier(lightning.LightningModule):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
-        self.net: nn.Module = build(
-            backbone, image_size=image_size, backbone_args=backbone_args, pretrained=pretrained
-        )
+        self.net: nn.Module = build(backbone, image_size=image_size, backbone_args=backbone_args)
         self.initial_weights: LoadedWeights | None = None
         if weights is not None:
-            self.initial_weights = load_weights(self.net, weights)
-        elif pretrained:
-            self.initial_weights = hub_weights(self.net)
+            self.initial_weights = load_weights(self.net, weights, backbone=backbone)
         select_trainable(self.net, trainable, last_blocks, lora_rank)
         self._scored: list[tuple[CropBatch, Tensor]] = []
 

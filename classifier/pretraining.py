@@ -6,6 +6,7 @@ offset or differ in scale waste its budget, so the features of the body are stan
 crops: mean 0 and deviation 1, without a change of its scores.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
@@ -16,8 +17,9 @@ from torch.nn import functional as F
 
 from classifier.backbones import head
 from classifier.features import body_features
-from classifier.measured import MeasuredCrops
+from classifier.fixed_features import FixedFeatures
 from classifier.module import CropClassifier
+from data_prep.crop_set import watched
 from data_prep.datamodule import CropBatch, CropsDataModule
 from data_prep.descriptors.targets import COUNT, describe
 
@@ -81,6 +83,11 @@ def last_norm(net: nn.Module) -> nn.LayerNorm:
     )
 
 
+_BATCH = 64  # crops in one pass
+
+log = logging.getLogger(__name__)
+
+
 class CropPretraining(CropClassifier):
     """A crop classifier whose features also measure the crop.
 
@@ -88,9 +95,9 @@ class CropPretraining(CropClassifier):
     forgets the rest of the image. So the first features learn fixed measurements of the very crop
     that the body sees, each shifted and scaled as on the training crops; the others are free.
 
-    A body of fixed measurements (``crop_measurements``) need not be taught: the fit finds their
-    principal components on the training crops as they are, then its head learns the label. It
-    takes ``measure: 0`` and ``standardise: false``.
+    A fixed body (``crop_features``, ``crop_measurements``) need not be taught: the fit finds the
+    principal components of its numbers on the training crops as they are, then its head learns the
+    label. It takes ``measure: 0``, ``standardise: false`` and ``trainable: head``.
 
     The weights have the keys of a :class:`classifier.module.CropClassifier`, which starts from them
     by ``weights``. Nothing here is private: a fit on patients costs their whole guarantee.
@@ -123,12 +130,19 @@ class CropPretraining(CropClassifier):
             last_norm(self.net)  # refuses a body without one now, not after the last step
         self.measure = measure
         self.standardise = standardise
+        if isinstance(self.net, FixedFeatures):
+            if measure or standardise or not self.trains_head_only:
+                raise ValueError(
+                    f"{measure=}, {standardise=}: this body is fixed. Give measure: 0, "
+                    "standardise: false and trainable: head."
+                )
+            log.info("Fixed body: %s.", self.net.words)
 
     def on_fit_start(self) -> None:
         """Measures the training crops as they are, or learns how their measurements vary."""
         super().on_fit_start()
-        if isinstance(self.net, MeasuredCrops):
-            self.net.whiten(self._crops())
+        if isinstance(self.net, FixedFeatures):
+            self._whiten(self.net)
         if self.measure:
             found = torch.cat([describe(image) for image in self._crops()])
             self._mean, self._deviation = found.mean(0), found.std(0).clamp_min(1e-6)
@@ -139,6 +153,8 @@ class CropPretraining(CropClassifier):
 
     def training_step(self, batch: CropBatch, batch_idx: int) -> Tensor:
         """Cross-entropy of the label, and the error of the measurements."""
+        if batch.image.ndim == 3:  # features of a fixed body
+            return super().training_step(batch, batch_idx)
         tokens = self.net.forward_features(batch.image)  # type: ignore[operator]  # of timm models
         features: Tensor = self.net.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
         logits = head(self.net)(features).squeeze(-1)
@@ -151,6 +167,17 @@ class CropPretraining(CropClassifier):
         self.log("measure_loss", error, prog_bar=True, batch_size=len(batch.row))
         return loss + self.measure * error
 
+    @torch.no_grad()
+    def _whiten(self, body: FixedFeatures) -> None:
+        """Finds the components of the training crops, and what the head then sees of each crop."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by every fit of ours
+        starts = watched(range(0, len(data.train_rows), _BATCH), "Reading crops")
+        crops = zip(starts, self._crops(), strict=True)
+        numbers = torch.cat([body.numbers(batch).cpu() for _, batch in crops])
+        body.whiten(numbers.to(self.device))
+        if data.augment == "none":
+            data.use_features(body.features(numbers.to(self.device)).cpu()[:, None])
+
     def on_fit_end(self) -> None:
         """Standardises the features; a fit that is resumed after its last step does so too."""
         super().on_fit_end()
@@ -161,6 +188,6 @@ class CropPretraining(CropClassifier):
         """The training crops as they are, batch by batch."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by every fit of ours
         crops = data.dataset(data.train_rows)
-        for start in range(0, len(crops), 64):
-            rows = range(start, min(start + 64, len(crops)))
+        for start in range(0, len(crops), _BATCH):
+            rows = range(start, min(start + _BATCH, len(crops)))
             yield torch.stack([crops[row].image for row in rows]).to(self.device)

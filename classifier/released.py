@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from classifier.backbones import PREFIX
 from classifier.module import CropClassifier
+from classifier.weights import PREFIX
 
 CALIBRATION = "calibration."  # of slope and intercept inside the net, where a fit put them
 ADVICE = "Give the run of a CropClassifier, DPCropClassifier or DPCalibration"
@@ -107,7 +107,7 @@ class ReleasedClassifier:
         # none stands for a rate that followed from noise; a model that only scores needs no rate
         known = {k: v for k, v in settings.items() if k in _parameters() and v is not None}
         try:
-            model = CropClassifier(**(known | {"pretrained": False, "weights": None}))
+            model = CropClassifier(**(known | {"weights": None}))
         except (TypeError, ValueError) as error:
             raise ReleasedError(f"{where}: its settings build no model ({error}).") from error
         own = model.net.state_dict()

@@ -605,7 +605,7 @@ def _on_worker(
 ) -> _Answers:
     """Cuts, and ends the process if an image takes too long, even in code that hears nothing."""
     begun, cuts = time.monotonic(), []
-    with Path(os.devnull).open("w") as nowhere:
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         try:
             for order in orders:
                 faulthandler.dump_traceback_later(limit_s, exit=True, file=nowhere)

@@ -37,7 +37,7 @@ from mammo_dp.runs import RELEASED, RunRecord, run_folder, write_text_atomically
 CANDIDATES, CHOSEN, DRAWS = "candidates", "released", "draws.json"
 _VARIABLE = ("model.init_args.", "data.init_args.augment")
 # They change the account, or whose data stand behind the initial weights.
-_FIXED = ("delta", "target_", "kappa", "weights", "pretrained", "backbone")
+_FIXED = ("delta", "target_", "kappa", "weights", "backbone")
 _TARGETS = ("epsilon", "advantage", "tpr", "fpr", "reconstruction")
 
 

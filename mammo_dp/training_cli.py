@@ -27,9 +27,10 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from classifier.module import CropClassifier
+from classifier.weights import HUB, PACKAGE, model_of
 from mammo_dp.crop_rule import TrainedCrops
 from mammo_dp.privacy.accounting.selection import SelectionPlan
-from mammo_dp.privacy.statement.lineage import collect_parents, hub_ledger, warn_of_unknown
+from mammo_dp.privacy.statement.lineage import collect_parents, public_ledger, warn_of_unknown
 from mammo_dp.privacy.statement.seals import RESUME, Binding, SealedFeatures
 from mammo_dp.privacy.training.classifier import refuse_selection
 from mammo_dp.privacy.training.fit_statement import write_fit_statement
@@ -129,7 +130,7 @@ class TrainingCLI(LightningCLI):
         if unbooked := unbooked.intersection(_PAST_THE_LINEAGE):
             raise RunError(
                 f"backbone_args: {', '.join(sorted(unbooked))} would load weights that no "
-                "statement counts. Give --model.init_args.weights or --model.init_args.pretrained."
+                "statement counts. Give --model.init_args.weights."
             )
         self.record = open_run(
             config.run_dir,
@@ -151,9 +152,12 @@ class TrainingCLI(LightningCLI):
             config.ckpt_path = str(resume) if resume.exists() else None
         else:
             config.ckpt_path = str(Path(config.run) / RELEASED)
-            for name, none in (("weights", None), ("pretrained", False)):
-                if name in config.model.init_args:
-                    config.model.init_args[name] = none  # the checkpoint holds the final ones
+            arguments = config.model.init_args
+            if "weights" in arguments:
+                arguments["weights"] = None  # the checkpoint holds the final ones
+            if "backbone" in arguments and arguments["backbone"] is None:
+                for name, value in model_of(config.ckpt_path).as_settings().items():
+                    arguments[name] = value
 
     def instantiate_classes(self) -> None:
         """Builds model, data and trainer.
@@ -186,7 +190,9 @@ class TrainingCLI(LightningCLI):
             inputs["data"] = Path(crops)
         if self.subcommand != "fit":
             inputs["checkpoint"] = Path(self.config[self.subcommand].run) / RELEASED
-        elif weights := config["model"].get("init_args", {}).get("weights"):
+            return inputs
+        weights = config["model"].get("init_args", {}).get("weights")
+        if weights and weights not in (HUB, PACKAGE):
             inputs["weights"] = Path(weights)
         return inputs
 
@@ -203,8 +209,8 @@ class TrainingCLI(LightningCLI):
         if self.subcommand == "fit":
             keep = _keep(folder / RESUME, self.model, chosen.max_steps)
             kwargs["callbacks"] = [*(chosen.callbacks or []), keep]
-            self.parents = self.parents.joined([hub_ledger(self.model)])
-            rank_zero_only(warn_of_unknown)(hub_ledger(self.model))
+            self.parents = self.parents.joined([public_ledger(self.model)])
+            rank_zero_only(warn_of_unknown)(public_ledger(self.model))
             state = SealedCheckpointIO(Binding.of_run(self.record))
             plugins = chosen.plugins or []
             kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), state]

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from classifier.backbones import takes_image_size
 from classifier.released import ReleasedClassifier
 from mammo_dp.export import ExportError
 from mammo_dp.export.lineage import Lineage, require_terms
@@ -253,7 +254,8 @@ def classifier(
         lineage.copy_to(folder)
         facts = shared.facts(weights)
         timm = format == "huggingface" and shared.is_plain_timm
-        config = (_timm(facts["settings"]) if timm else {}) | {OURS: facts}
+        sized = takes_image_size(shared.released.model.net)
+        config = (_timm(facts["settings"], sized=sized) if timm else {}) | {OURS: facts}
         write_text_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
         write_text_atomically(
             folder / PREPROCESSOR, json.dumps(_preprocessor(shared), indent=2) + "\n"
@@ -264,13 +266,19 @@ def classifier(
         print(f"{folder}: {weights.name}, statement {shared.statement_sha256[:12]}.")
 
 
-def _timm(settings: dict[str, Any]) -> dict[str, Any]:
-    """What timm reads of ``config.json``, so that ``local-dir:`` and hubs can build the model."""
+def _timm(settings: dict[str, Any], *, sized: bool) -> dict[str, Any]:
+    """What timm reads of ``config.json``, so that ``local-dir:`` and hubs can build the model.
+
+    Args:
+        settings: Of a ``CropClassifier``.
+        sized: Whether timm builds the model for one size of images.
+    """
     size = settings["image_size"]
+    arguments = {"in_chans": 1} | ({"img_size": size} if sized else {})
     return {
-        "architecture": settings["backbone"],
+        "architecture": settings["backbone"].partition(".")[0],  # the tag is of its weights
         "num_classes": 1,
-        "model_args": {"in_chans": 1, "img_size": size, **(settings["backbone_args"] or {})},
+        "model_args": arguments | (settings["backbone_args"] or {}),
         "pretrained_cfg": {
             "num_classes": 1,
             "input_size": [1, size, size],

@@ -18,10 +18,9 @@ from scipy.special import expit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
-from torch.nn import functional as F
 
 from classifier.evaluate import Estimate, resampled_weights
-from classifier.measured import MeasuredCrops
+from classifier.fixed_features import FixedFeatures
 from data_prep.descriptors.independent import describe
 from data_prep.phantoms.crops import phantom_stream
 from mammo_dp.fidelity.samples import LEVEL, Images, Rows
@@ -85,10 +84,9 @@ def descent_scores(train: Labelled, test: Floats) -> Floats:
 @torch.no_grad()
 def whitened_measurements(images: Images) -> Floats:
     """Features of the default classifier, whitened on phantoms, shape ``(N, components)``."""
-    edge = min(SIZE, images.shape[-1])
-    body = _body(edge)
+    body = _body()
     parts = [
-        body.forward_features(_shrunk(torch.from_numpy(images[start : start + _BATCH]), edge))
+        body.forward_features(_inputs(torch.from_numpy(images[start : start + _BATCH])))
         for start in range(0, len(images), _BATCH)
     ]
     found: Floats = torch.cat(parts).double().numpy()
@@ -96,18 +94,19 @@ def whitened_measurements(images: Images) -> Floats:
 
 
 @functools.cache
-def _body(edge: int) -> MeasuredCrops:
-    """The body on crops of ``edge`` pixels; a few seconds of drawing, once a process."""
-    body = MeasuredCrops(edge).eval()
+def _body() -> FixedFeatures:
+    """The body; a few seconds of drawing, once a process."""
+    body = FixedFeatures().eval()
     phantoms = phantom_stream(per_class=_PHANTOMS, size=SIZE, seed=_SEED)
     drawn = np.stack([phantom.image for phantom in phantoms]).astype(np.float32)
-    body.whiten(_shrunk(part, edge) for part in torch.split(torch.from_numpy(drawn), _BATCH))
+    parts = torch.split(torch.from_numpy(drawn), _BATCH)
+    body.whiten(torch.cat([body.numbers(_inputs(part)) for part in parts]))
     return body
 
 
-def _shrunk(images: torch.Tensor, edge: int) -> torch.Tensor:
-    """``(B, size, size)`` in ``[0, 1]`` to ``(B, 1, edge, edge)`` in ``[-1, 1]``."""
-    return F.adaptive_avg_pool2d(images[:, None] * 2 - 1, edge)
+def _inputs(images: torch.Tensor) -> torch.Tensor:
+    """``(B, size, size)`` in ``[0, 1]`` to ``(B, 1, size, size)`` in ``[-1, 1]``."""
+    return images[:, None] * 2 - 1
 
 
 STUDENTS: Mapping[str, Student] = {

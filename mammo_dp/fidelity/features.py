@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from classifier.backbones import build, hub_weights, load_weights, state_sha256
+from classifier.backbones import build
 from classifier.evaluate import auroc
 from classifier.features import body_features
 from classifier.released import load_classifier
+from classifier.weights import HUB, load_weights, state_sha256
 from data_prep.phantoms.crops import Phantom, phantom_stream
 from mammo_dp.fidelity.samples import FidelityError, Images
 from mammo_dp.runs import file_sha256
@@ -265,8 +266,8 @@ def choose(
         name = f"crop classifier {model.hparams['backbone']}, body, at {edge} px"
         return Extractor(name=name, sha256=file_sha256(encoder), features=_body(model.net, edge))
     if timm:
-        net = build(timm, image_size=size, pretrained=weights is None)
-        loaded = load_weights(net, weights) if weights else hub_weights(net)
+        net = build(timm, image_size=size)
+        loaded = load_weights(net, weights or HUB, backbone=timm)
         return Extractor(
             name=f"timm {timm}, body, at {size} px, weights {loaded.path}",
             sha256=loaded.sha256,

@@ -21,6 +21,7 @@ from mammo_dp.attacks.membership.results import read_result
 from mammo_dp.attacks.statistics import AUDIT_SCHEMA as AUDIT_SCHEMA
 from mammo_dp.privacy.statement.document import SCHEMA
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
+from mammo_dp.privacy.training.fit_statement import PUBLIC_STARTS
 from mammo_dp.runs import (
     FILE_NAME,
     RunInput,
@@ -255,7 +256,8 @@ def _start(model: RunRecord) -> str:
     """What the weights were before the run: the origin of the crops that they learned from."""
     weights = model.inputs.get("weights")
     if weights is None:
-        return "pretrained body" if setting(model.config, "pretrained") else "random weights"
+        given = setting(model.config, "weights")
+        return "public weights" if given in PUBLIC_STARTS else "random weights"
     source = made_by(weights)
     data = source.inputs.get("data") if source else None
     if data is None or not Path(data.path).exists():

@@ -5,8 +5,9 @@ import timm
 import torch
 from torch import nn
 
-from classifier.backbones import build, head, load_weights, select_trainable
+from classifier.backbones import build, head, select_trainable
 from classifier.lora import LoRALinear, add_adapters, merged
+from classifier.weights import load_weights
 
 VIT = {"patch_size": 8, "embed_dim": 12, "depth": 2, "num_heads": 2}
 SWIN = {"patch_size": 4, "window_size": 4, "embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2)}

@@ -12,10 +12,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from classifier.backbones import WeightsError, state_sha256
 from classifier.features import body_features
 from classifier.module import CropClassifier, parameter_groups, total_steps, warmup_cosine
 from classifier.predictions import read_predictions
+from classifier.weights import WeightsError, state_sha256
 from data_prep.datamodule import CropBatch, CropsDataModule
 from data_prep.errors import LabelError
 from data_prep.manifest import CropsManifest
@@ -169,7 +169,7 @@ def test_a_checkpoint_restores_without_its_initial_weights(
     again = CropClassifier.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     assert state_sha256(again.state_dict()) == state_sha256(net.state_dict())
     assert again.initial_weights is None
-    assert not {"weights", "pretrained"} & set(again.hparams)
+    assert "weights" not in again.hparams
     assert again.hparams["trainable"] == "last_blocks"
     assert model(weights=str(tmp_path / "last.ckpt")).initial_weights is not None
 
@@ -309,7 +309,6 @@ def test_testing_on_several_devices_is_refused(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weights": "x", "pretrained": True}, "one start, not two"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
         ({"warmup_steps": -1}, "warmup_steps=-1"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1"),
@@ -320,15 +319,10 @@ def test_arguments_that_make_no_sense_are_refused(changes: dict[str, Any], messa
         model(**changes)
 
 
-def test_hub_weights_are_recorded_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsError, match="cannot be fetched"):
-        model(pretrained=True)
-    fetched = model().net
-    monkeypatch.setattr("classifier.module.build", lambda *_, **__: fetched)
-    record = model(pretrained=True).initial_weights
-    assert record is not None
-    assert record.path.startswith("timm:vit_tiny_patch16_224")
+        model(weights="hub")
 
 
 def test_training_logs_its_loss(cohort: CropsManifest, tmp_path: Path) -> None:

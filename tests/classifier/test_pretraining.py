@@ -8,10 +8,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from classifier.backbones import head, state_sha256
+from classifier.backbones import head
 from classifier.features import body_features
 from classifier.module import CropClassifier
 from classifier.pretraining import CropPretraining
+from classifier.weights import state_sha256
 from data_prep.datamodule import CropsDataModule
 from data_prep.descriptors.targets import COUNT, describe
 from data_prep.manifest import CropsManifest
@@ -137,7 +138,7 @@ def test_a_fit_resumed_after_its_last_epoch_is_standardised_too(
         ({"backbone_args": {"depth": 1, "embed_dim": 48, "num_heads": 3}}, "48 features for"),
         (
             {"backbone": "crop_measurements", "backbone_args": {}, "measure": 0.0},
-            "MeasuredCrops has no `norm`.* standardise: false",
+            "FixedFeatures has no `norm`.* standardise: false",
         ),
     ],
 )

@@ -234,7 +234,6 @@ class RunSettings:
                 "backbone_args": {"canaries": canaries, "loudness": loudness},
                 "image_size": self.image_size,
                 "trainable": "head",
-                "pretrained": False,
                 "weights": None,
                 "optimizer": "descent",
                 "learning_rate": _SETTLED / loudness / most,

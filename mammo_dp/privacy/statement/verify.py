@@ -34,6 +34,7 @@ from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger, Use
 from mammo_dp.privacy.statement.lineage import (
     ARCHIVE,
     HUB_SOURCE,
+    PACKAGE_SOURCE,
     data_ledger,
     inputs_ledger,
     loose_delta,
@@ -407,12 +408,14 @@ class Evidence:
                 self.findings.add(self.path, what, RESTORE)
         one, other = list(recorded.exclusions), list(follows.exclusions)
         self.findings.compare(self.path, "lineage_exclusions", one, other)
-        from_hub = [one for one in recorded.public if one.source.startswith(HUB_SOURCE)]
+        fetched = [  # by no file that is a parent
+            one for one in recorded.public if one.source.startswith((HUB_SOURCE, PACKAGE_SOURCE))
+        ]
         self.findings.compare(
             self.path,
             "public_data",
             [one.as_json() for one in recorded.public],
-            [one.as_json() for one in dict.fromkeys((*follows.public, *from_hub))],
+            [one.as_json() for one in dict.fromkeys((*follows.public, *fetched))],
         )
         return follows
 

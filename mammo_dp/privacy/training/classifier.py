@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The private classifier: ``DPCropClassifier``."""
 
+import math
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.optim import SGD, AdamW
 
 from classifier.backbones import head
+from classifier.fixed_features import FixedFeatures
 from classifier.module import CropClassifier, warmup_cosine
 from data_prep.datamodule import CropsDataModule
 from mammo_dp.privacy.accounting.budget import PrivacyBudget
@@ -46,7 +48,9 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         kappa: Chance of the guess that ``target_reconstruction`` refers to, in ``(0, 1)``, such
             as 1 / units.
         delta: Chance that the bound of epsilon fails, below 1 / units; attacks are bounded without.
-        clipping_norm: Largest L2 norm of one unit's gradient, > 0.
+        clipping_norm: Largest L2 norm of one unit's gradient, > 0; none follows from features of
+            one length, as those of ``crop_features`` and ``crop_measurements``: half of it, the
+            gradient of a crop that is scored undecided.
         clipping: ``flat`` shortens gradients that are longer, ``automatic`` scales every gradient
             to about this length.
         views: 1 trains on the crops as they are, K > 1 on the mean over K augmented views of each,
@@ -80,7 +84,7 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         target_reconstruction: float | None = None,
         kappa: float | None = None,
         delta: float = 1e-4,
-        clipping_norm: float = 1.0,
+        clipping_norm: float | None = 1.0,
         clipping: Clipping = "flat",
         views: int = 4,
         learning_rate: float | None = 0.01,
@@ -111,6 +115,8 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         self.rate_follows = learning_rate is None
         self.optimizer_name = optimizer
         self.cache_features = cache_features
+        if clipping_norm is None:
+            clipping_norm = self._norm_of_undecided()
         self.configure_privacy(
             PrivacyBudget(
                 delta=delta,
@@ -160,6 +166,19 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         )
         schedule = warmup_cosine(private, self.warmup_steps, self.trainer.max_steps)
         return {"optimizer": private, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _norm_of_undecided(self) -> float:
+        """Length of the gradient in the head of a crop whose residual is a half.
+
+        Raises:
+            PrivacyError: If features have no fixed length, or more than the head trains.
+        """
+        if not isinstance(self.net, FixedFeatures) or not self.trains_head_only:
+            raise PrivacyError(
+                "clipping_norm=None: follows only for crop_features and crop_measurements with "
+                "trainable: head. Give a norm."
+            )
+        return math.sqrt(head(self.net).in_features + 1) / 2  # one more for the bias
 
     def _planned_rate(self) -> float:
         """The rate of the signal-to-noise rule, which is printed.

@@ -22,9 +22,10 @@ from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access
 from mammo_dp.privacy.statement.lineage import (
     HUB_SOURCE,
-    hub_ledger,
+    PACKAGE_SOURCE,
     inputs_ledger,
     loose_delta,
+    public_ledger,
 )
 from mammo_dp.privacy.statement.recompute import RESTORE
 from mammo_dp.privacy.statement.verify import RUN_AGAIN, Evidence, StageCheck
@@ -45,7 +46,8 @@ SEEDED = "with draws and noise of a fixed seed, for tests: whoever knows it can 
 # Settings that a statement is held against, by the names of the arguments in run.json.
 MODEL_SETTINGS = ("delta", "clipping_norm")
 DATA_SETTINGS = ("unit", "rate", "public_size", "crops_per_patient", "insecure_seed", "train_split")
-HUB_SETTINGS = ("pretrained", "weights")  # of a classifier
+START_SETTING = "weights"  # of a classifier
+PUBLIC_STARTS = ("hub", "package")  # values of it that are no file, see classifier/weights.py
 CHOSEN = (
     "This covers the release of one fit, the best. The others, their scores and how many there "
     "were stay private."
@@ -84,7 +86,7 @@ def write_fit_statement(
     mechanisms: Sequence[Noisy | None] = (None,) if private is None else private.mechanisms
     if plan is not None and private is not None:
         mechanisms = (plan.of(private.mechanisms),)
-    ledger = inputs.joined([hub_ledger(module)]).plus(
+    ledger = inputs.joined([public_ledger(module)]).plus(
         *(
             Access.of_training(
                 f"{type(module).__name__} ({record.folder.name})",
@@ -177,7 +179,7 @@ class FitSettings:
         missing: Settings that the classes of this fit do not have.
         max_steps: Of the trainer.
         plan: How the fit takes part in a selection; ``None`` if it does not.
-        takes_hub: Whether the model fetched its first weights from the hub.
+        takes_public: Whether the first weights of the model came from the hub or a package.
     """
 
     model: Mapping[str, Any]
@@ -185,7 +187,7 @@ class FitSettings:
     missing: tuple[str, ...]
     max_steps: int | None
     plan: Mapping[str, Any] | None
-    takes_hub: bool
+    takes_public: bool
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
@@ -202,7 +204,7 @@ class FitSettings:
             missing=tuple(name for given, name in wanted if name not in given),
             max_steps=(config.get("trainer") or {}).get("max_steps"),
             plan={name: selection.get(name) for name in PLANNED} if selection else None,
-            takes_hub=bool(model.get(HUB_SETTINGS[0]) and not model.get(HUB_SETTINGS[1])),
+            takes_public=model.get(START_SETTING) in PUBLIC_STARTS,
         )
 
 
@@ -264,8 +266,8 @@ def _check_settings(
     """Unit, rate, clipping norm, delta, steps and seeds, as configured."""
     path, findings, own = evidence.path, evidence.findings, evidence.own
     model, data = settings.model, settings.data
-    if settings.takes_hub:
-        _require_hub(evidence)
+    if settings.takes_public:
+        _require_public(evidence)
     if not executed:
         return
     if settings.missing:
@@ -303,9 +305,11 @@ def _check_settings(
     findings.compare(path, "randomness", evidence.stored["randomness"], drawn)
 
 
-def _require_hub(evidence: Evidence) -> None:
-    """Weights of the hub are named as public data, or leave patients without a guarantee."""
-    named = any(one.source.startswith(HUB_SOURCE) for one in evidence.ledger.public)
+def _require_public(evidence: Evidence) -> None:
+    """Public weights are named as such, or leave patients without a guarantee."""
+    named = any(
+        one.source.startswith((HUB_SOURCE, PACKAGE_SOURCE)) for one in evidence.ledger.public
+    )
     if not named and not any(access.is_unknown for access in evidence.ledger.accesses):
-        what = "does not name the weights of the hub, which were configured"
+        what = "does not name the public weights that were configured"
         evidence.findings.add(evidence.path, what, RESTORE)

@@ -4,14 +4,16 @@ import inspect
 
 import pytest
 
+from classifier import weights
 from classifier.module import CropClassifier
 from mammo_dp.privacy.training.calibration import DPCalibration
 from mammo_dp.privacy.training.classifier import DPCropClassifier
 from mammo_dp.privacy.training.datamodule import DPCropsDataModule
 from mammo_dp.privacy.training.fit_statement import (
     DATA_SETTINGS,
-    HUB_SETTINGS,
     MODEL_SETTINGS,
+    PUBLIC_STARTS,
+    START_SETTING,
     FitSettings,
 )
 from mammo_dp.privacy.training.generator import DPMCGAN
@@ -24,11 +26,15 @@ from mammo_dp.privacy.training.generator import DPMCGAN
         (DPCalibration, MODEL_SETTINGS),
         (DPMCGAN, MODEL_SETTINGS),
         (DPCropsDataModule, DATA_SETTINGS),
-        (CropClassifier, HUB_SETTINGS),
+        (CropClassifier, (START_SETTING,)),
     ],
 )
 def test_a_renamed_argument_is_noticed(kind: type, names: tuple[str, ...]) -> None:
     assert set(names) <= set(inspect.signature(kind).parameters)
+
+
+def test_starts_that_are_no_file_have_one_name() -> None:
+    assert PUBLIC_STARTS == (weights.HUB, weights.PACKAGE)
 
 
 def test_settings_that_a_class_lacks_are_named() -> None:

@@ -8,11 +8,13 @@ import timm
 import torch
 from torch import Tensor
 
-from classifier.backbones import build, head, state_sha256
+from classifier.backbones import build, head
 from classifier.features import body_features
-from classifier.measured import FAR, MeasuredCrops
+from classifier.fixed_features import FAR, FixedFeatures
 from classifier.module import CropClassifier
 from classifier.pretraining import CropPretraining
+from classifier.weights import state_sha256
+from data_prep.descriptors.measurements import COUNT
 from data_prep.manifest import CropsManifest
 from tests.classifier.test_module import data, trainer
 
@@ -30,15 +32,15 @@ def noise(count: int = 64, size: int = 32, seed: int = 0) -> Tensor:
     return torch.nn.functional.interpolate(coarse, size, mode="bilinear")
 
 
-def net(components: int = 6) -> MeasuredCrops:
+def net(components: int = 6) -> FixedFeatures:
     built = build("crop_measurements", image_size=32, backbone_args={"components": components})
-    assert isinstance(built, MeasuredCrops)
+    assert isinstance(built, FixedFeatures)
     return built
 
 
 def test_timm_knows_the_model_and_its_parts_make_the_whole() -> None:
     built = timm.create_model("crop_measurements", img_size=32)
-    assert isinstance(built, MeasuredCrops)
+    assert isinstance(built, FixedFeatures)
     image = noise(3)
     assert built.get_classifier() is built.head
     torch.nn.init.normal_(built.head.weight)
@@ -51,20 +53,20 @@ def test_timm_knows_the_model_and_its_parts_make_the_whole() -> None:
 def test_features_of_every_crop_have_one_length(trained: bool) -> None:
     body = net()
     if trained:
-        body.whiten([noise()])
+        body.whiten(body.numbers(noise()))
     found = body_features(body, torch.cat([noise(5, seed=1), torch.zeros(1, 1, 32, 32)]))
     torch.testing.assert_close(found.square().sum(1), torch.full((6,), 6.0))
 
 
 def test_whitening_equals_the_principal_components_of_standardised_measurements() -> None:
     body, image = net(), noise(80)
-    body.whiten(iter(torch.split(image, 32)))
-    measured = body.measure(image).double()
+    measured = body.numbers(image).double()
+    body.whiten(measured.float())
     standard = ((measured - measured.mean(0)) / measured.std(0).clamp_min(1e-6)).clamp(-FAR, FAR)
     centred = standard - standard.mean(0)
     _, values, vectors = torch.linalg.svd(centred, full_matrices=False)
     expected = standard @ (vectors[:6].T / (values[:6] / 79**0.5))
-    found = standard.float() @ body.projection
+    found = body._standardised(measured.float()) @ body.projection
     signs = (found * expected).sum(0).sign()
     torch.testing.assert_close(found.double() * signs, expected, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(found.var(0), torch.ones(6), atol=1e-3, rtol=1e-3)
@@ -72,9 +74,10 @@ def test_whitening_equals_the_principal_components_of_standardised_measurements(
 
 def test_no_crop_reaches_further_than_the_cut() -> None:
     body = net()
-    body.whiten([noise()])
+    body.whiten(body.numbers(noise()))
     wild = torch.sign(torch.rand(2, 1, 32, 32) - 0.5)
-    assert float(body._standardised(body.measure(wild)).abs().max()) == FAR
+    reached = body._standardised(body.numbers(wild)).abs().max() * COUNT**0.5
+    assert float(reached) == pytest.approx(FAR)
 
 
 def test_a_fresh_head_scores_every_crop_alike() -> None:
@@ -89,7 +92,7 @@ def test_arguments_that_make_no_sense_are_refused(arguments: dict[str, int]) -> 
 
 def test_few_crops_do_not_whiten_many_components() -> None:
     with pytest.raises(ValueError, match="11 crops cannot say how 6 components vary"):
-        net().whiten([noise(11)])
+        net().whiten(net().numbers(noise(11)))
 
 
 def test_constants_are_no_part_of_the_weights() -> None:
@@ -112,8 +115,8 @@ def test_pre_training_whitens_and_starts_a_classifier(
         [some.dataset(some.train_rows)[i].image for i in range(len(some.train_rows))]
     )
     expected = net()
-    expected.whiten([images])
-    assert isinstance(own.net, MeasuredCrops)
+    expected.whiten(expected.numbers(images))
+    assert isinstance(own.net, FixedFeatures)
     torch.testing.assert_close(own.net.mean, expected.mean)
     assert float(head(own.net).weight.detach().abs().max()) > 0
     run.save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
@@ -121,3 +124,81 @@ def test_pre_training_whitens_and_starts_a_classifier(
     again = CropPretraining.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     hashes = {state_sha256(one.net.state_dict()) for one in (own, started, again)}
     assert len(hashes) == 1
+
+
+PUBLIC: dict[str, Any] = {
+    "components": 6,
+    "public": "test_byobnet",
+    "stages": (1, 2),
+    "public_size": 64,
+}
+
+
+def hybrid(**changes: Any) -> FixedFeatures:
+    torch.manual_seed(0)
+    built = build("crop_features", image_size=32, backbone_args=PUBLIC | changes)
+    assert isinstance(built, FixedFeatures)
+    return built.eval()
+
+
+def test_numbers_are_the_measurements_and_mean_and_spread_of_each_stage() -> None:
+    body, image = hybrid(), noise(3)
+    assert body.public is not None
+    numbers = body.numbers(image)
+    one, two = body.public.channels
+    assert numbers.shape == (3, COUNT + 2 * one + 2 * two)
+    torch.testing.assert_close(numbers[:, :COUNT], body.measure(wide(image, 64)))
+    flips: list[list[int]] = [[], [-1], [-2], [-1, -2]]
+    maps = [body.public(wide(image.flip(axes), 64)) for axes in flips]
+    naive = torch.stack([stage[0].mean((2, 3)) for stage in maps]).mean(0)
+    torch.testing.assert_close(numbers[:, COUNT : COUNT + one], naive)
+    spread = torch.stack([stage[1].flatten(2).std(2) for stage in maps]).mean(0)
+    torch.testing.assert_close(numbers[:, -two:], spread)
+
+
+def wide(image: Tensor, size: int) -> Tensor:
+    return torch.nn.functional.interpolate(image, size, mode="bilinear")
+
+
+def test_a_mirrored_crop_has_the_same_numbers() -> None:
+    body, image = hybrid(), noise(4)
+    for axis in (-1, -2):
+        torch.testing.assert_close(
+            body.numbers(image), body.numbers(image.flip(axis)), atol=1e-4, rtol=0
+        )
+    whole = hybrid(symmetries=8)
+    turned = whole.numbers(image.rot90(1, (-2, -1)))
+    torch.testing.assert_close(whole.numbers(image), turned, atol=1e-4, rtol=0)
+
+
+def test_each_block_has_the_same_variance_however_many_numbers_it_has() -> None:
+    body = hybrid()
+    numbers = body.numbers(noise(200))
+    body.whiten(numbers)
+    variance = body._standardised(numbers).var(0)
+    assert body.public is not None
+    one, two = body.public.channels
+    sizes = [COUNT, one, one, two, two]
+    totals = [float(part.sum()) for part in torch.split(variance, sizes)]
+    assert max(totals) < 1.3 * min(totals)  # but for what is cut off
+
+
+def test_the_network_reads_as_the_whole_one_and_ends_after_its_last_stage() -> None:
+    body = hybrid(stages=(0,))
+    assert body.public is not None
+    whole = body.public.whole()
+    whole.load_state_dict(body.public.net.state_dict(), strict=False)
+    kept = sum(p.numel() for p in body.public.parameters())
+    assert 0 < kept < sum(p.numel() for p in whole.parameters())
+    assert not any(p.requires_grad for p in body.public.parameters())
+
+
+def test_stages_that_are_not_there_are_named() -> None:
+    with pytest.raises(ValueError, match=r"stages=\[99\].*Choose other stages"):
+        hybrid(stages=(99,))
+
+
+@pytest.mark.parametrize("size", [32, 64, 128, 96])
+def test_crops_of_any_size_are_brought_to_the_sizes_in_use(size: int) -> None:
+    body = build("crop_features", image_size=size, backbone_args=PUBLIC).eval()
+    assert body(noise(2, size)).shape == (2, 1)

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``crop_measurements`` and ``crop_features``: timm models with a body that no patient trains.
+
+A private head pays for each direction of its features. These bodies give it few: principal
+components, as public crops vary, of fixed measurements (``crop_measurements``), or of these beside
+what a network trained on public images sees in its middle (``crop_features``).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from classifier.public import PublicNet
+from data_prep.descriptors.measurements import COUNT, Measurements
+from data_prep.errors import DataError
+from data_prep.symmetries import symmetric
+
+FAR = 3.0  # standardised numbers are cut here: an odd crop shall not rule its features
+MEASURED_SIZE = 64  # edge that measurements are made at
+
+_CFG = {
+    "classifier": "head",
+    "input_size": (1, 128, 128),
+    "mean": (0.5,),
+    "std": (0.5,),
+    "num_classes": 1,
+}
+default_cfgs = generate_default_cfgs(
+    {"crop_measurements.untrained": _CFG, "crop_features.untrained": _CFG}
+)
+
+
+class FixedFeatures(nn.Module):
+    """Scores crops by one linear layer on whitened numbers.
+
+    The numbers come in blocks: the measurements, and the mean and the spread over positions of each
+    stage of the public network that is read. Each block has the same total variance, however many
+    numbers it has. Features have length ``sqrt(components)`` exactly, so the gradient of a crop in
+    the head is bounded by its residual: clipping needs no tuning.
+
+    Args:
+        img_size: Edge of the crops in pixels, >= 16; inside they are brought to the sizes that
+            measurements and network take.
+        in_chans: Channels, 1.
+        num_classes: Logits, > 0.
+        components: Principal components that are features, between 1 and the numbers.
+        public: timm's name of the network; none measures only.
+        stages: Stages of it that are read, see :class:`classifier.public.PublicNet`.
+        public_size: Edge of what it sees, in pixels.
+        symmetries: Turned and mirrored copies that its numbers are averaged over, from 1 to 8; 4
+            are the mirror images, 8 the quarter turns too. Each takes one pass.
+
+    Attributes:
+        public: The network, or none.
+
+    Raises:
+        ValueError: For a value outside its range.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    projection: Tensor
+    public: PublicNet | None
+
+    def __init__(
+        self,
+        img_size: int = 128,
+        in_chans: int = 1,
+        num_classes: int = 1,
+        components: int = 48,
+        public: str | None = None,
+        stages: Sequence[int] = (),
+        public_size: int = 224,
+        symmetries: int = 4,
+    ) -> None:
+        super().__init__()
+        self.measure = Measurements(MEASURED_SIZE)
+        self.public = None
+        blocks = [COUNT]
+        if public is not None:
+            self.public = PublicNet(public, size=public_size, stages=stages)
+            blocks += [n for n in self.public.channels for _ in ("mean", "spread")]
+        count = sum(blocks)
+        if (
+            in_chans != 1
+            or not 1 <= components <= count
+            or img_size < 16
+            or not 1 <= symmetries <= 8
+        ):
+            raise ValueError(
+                f"{in_chans=}, {components=}, {img_size=}, {symmetries=}. Give 1 channel, 1 to "
+                f"{count} components, crops of at least 16 px and 1 to 8 symmetries."
+            )
+        self.num_classes, self.symmetries = num_classes, symmetries
+        self.num_features = self.head_hidden_size = components
+        self.register_buffer("mean", torch.zeros(count))
+        self.register_buffer("deviation", torch.ones(count))
+        self.register_buffer("projection", nn.init.orthogonal_(torch.empty(count, components)))
+        share = torch.cat([torch.full((n,), n**-0.5) for n in blocks])
+        self.register_buffer("share", share, persistent=False)
+        self.head = nn.Linear(components, num_classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def words(self) -> str:
+        """What the features are made of, for people."""
+        parts = [f"{COUNT} measurements"]
+        if self.public is not None:
+            stages = " and ".join(map(str, self.public.stages))
+            parts.append(f"mean and spread of stages {stages} of {self.public.backbone}")
+        return f"{self.num_features} components of {' and '.join(parts)}"
+
+    @torch.no_grad()
+    def whiten(self, numbers: Tensor) -> None:
+        """Learns mean, deviation and principal components of the numbers of some crops.
+
+        These are statistics without noise: of phantoms or synthetic crops they cost what those
+        cost, of patients the whole guarantee.
+
+        Args:
+            numbers: Of :meth:`numbers`, shape ``(crops, numbers)``.
+
+        Raises:
+            DataError: If there are fewer crops than two per component.
+        """
+        components = self.num_features
+        if len(numbers) < 2 * components:
+            raise DataError(
+                f"{len(numbers)} crops cannot say how {components} components vary. Give at least "
+                f"{2 * components}, or backbone_args: {{components: {max(1, len(numbers) // 2)}}}."
+            )
+        found = numbers.double()
+        self.mean.copy_(found.mean(0))
+        self.deviation.copy_(found.std(0).clamp_min(1e-6))
+        covariance = torch.cov(self._standardised(found.float()).double().T)
+        values, vectors = torch.linalg.eigh(covariance)
+        values, vectors = values[-components:].flip(0), vectors[:, -components:].flip(1)
+        self.projection.copy_(vectors / values.clamp_min(1e-9).sqrt())
+
+    def numbers(self, image: Tensor) -> Tensor:
+        """All that is known of crops before whitening.
+
+        Args:
+            image: Shape ``(B, 1, size, size)``, in ``[-1, 1]``.
+
+        Returns:
+            Shape ``(B, numbers)``.
+        """
+        measured = [self.measure(_resized(image, MEASURED_SIZE))]
+        if self.public is not None:
+            wide = _resized(image, self.public.size)
+            if image.is_cuda or torch.compiler.is_compiling():
+                measured.append(self._seen(wide))
+            else:  # with more in one pass, a CPU spends its time on memory for the maps
+                measured.append(torch.cat([self._seen(one) for one in torch.split(wide, 1)]))
+        return torch.cat(measured, 1)
+
+    def _seen(self, image: Tensor) -> Tensor:
+        """Mean and spread over positions of each stage, averaged over symmetries of the square."""
+        assert self.public is not None
+        views = [self.public(symmetric(image, number)) for number in range(self.symmetries)]
+        found = []
+        for maps in zip(*views, strict=True):
+            flat = [one.float().flatten(2) for one in maps]
+            found.append(torch.stack([one.mean(2) for one in flat]).mean(0))
+            found.append(torch.stack([one.std(2) for one in flat]).mean(0))
+        return torch.cat(found, 1)
+
+    def features(self, numbers: Tensor) -> Tensor:
+        """Whitened numbers of length ``sqrt(components)``, shape ``(B, components)``."""
+        whitened = self._standardised(numbers) @ self.projection
+        length = whitened.square().mean(1, keepdim=True).clamp_min(1e-12).sqrt()
+        return whitened / length
+
+    def forward_features(self, image: Tensor) -> Tensor:
+        """Features of crops, shape ``(B, components)``."""
+        return self.features(self.numbers(image))
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits of features, or the features themselves."""
+        if pre_logits:
+            return features
+        logits: Tensor = self.head(features)
+        return logits
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of crops.
+
+        Args:
+            image: Shape ``(B, 1, size, size)``, in ``[-1, 1]``.
+
+        Returns:
+            Shape ``(B, num_classes)``.
+        """
+        return self.forward_head(self.forward_features(image))
+
+    def get_classifier(self) -> nn.Linear:
+        """The linear layer, as of every timm model."""
+        return self.head
+
+    def _standardised(self, numbers: Tensor) -> Tensor:
+        cut = ((numbers - self.mean) / self.deviation).clamp(-FAR, FAR)
+        return cut * self.get_buffer("share")
+
+
+def _resized(image: Tensor, size: int) -> Tensor:
+    """Crops with another edge: averaged over areas to shrink, interpolated to enlarge."""
+    if (edge := image.shape[-1]) == size:
+        return image
+    if edge > size:
+        if edge % size == 0:
+            return F.avg_pool2d(image, edge // size)
+        return F.interpolate(image, size=(size, size), mode="area")
+    return F.interpolate(image, size=(size, size), mode="bilinear", align_corners=False)
+
+
+@register_model
+def crop_measurements(pretrained: bool = False, **arguments: Any) -> FixedFeatures:
+    """Measurements alone; see :class:`FixedFeatures` for the arguments."""
+    net: FixedFeatures = build_model_with_cfg(
+        FixedFeatures, "crop_measurements", pretrained, **arguments
+    )
+    return net
+
+
+@register_model
+def crop_features(pretrained: bool = False, **arguments: Any) -> FixedFeatures:
+    """Measurements and EfficientNet-Lite0 at its stages 4 and 5, unless told otherwise."""
+    defaults: dict[str, Any] = {
+        "public": "tf_efficientnet_lite0",
+        "stages": (4, 5),
+        "components": 64,
+    }
+    net: FixedFeatures = build_model_with_cfg(
+        FixedFeatures, "crop_features", pretrained, **(defaults | arguments)
+    )
+    return net

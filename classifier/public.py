@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network that somebody else trained on public images, frozen and read at some of its stages."""
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from classifier.backbones import build
+
+
+class PublicNet(nn.Module):
+    """The first stages of a timm model; what comes after the last one that is read is left out.
+
+    The middle of such a network, where it sees texture and edges, tells more about other kinds of
+    images than its end.
+
+    Args:
+        backbone: timm's name of the model.
+        size: Edge of the images that it sees, in pixels.
+        stages: Stages that are read, counted from 0: those of ``blocks`` in an EfficientNet, blocks
+            of a ViT, and otherwise as timm's ``forward_intermediates`` counts.
+
+    Attributes:
+        channels: Channels of each stage that is read.
+
+    Raises:
+        ValueError: If timm does not know the model, or it has no such stages.
+    """
+
+    def __init__(self, backbone: str, *, size: int, stages: Sequence[int]) -> None:
+        super().__init__()
+        self.backbone, self.size, self.stages = backbone, size, tuple(stages)
+        self.net = self.whole()
+        # EfficientNets number their outputs by stride unless asked for each stage; 0 is the stem.
+        known = inspect.signature(self.net.forward_intermediates).parameters  # type: ignore[arg-type]
+        self._every = {"extra_blocks": True} if "extra_blocks" in known else {}
+        self._indices = [stage + len(self._every) for stage in self.stages]
+        try:
+            self.net.prune_intermediate_layers(  # type: ignore[operator]  # of timm models
+                self._indices, prune_head=True, **self._every
+            )
+            with torch.inference_mode():
+                maps = self.eval()(torch.zeros(1, 1, size, size))
+        except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"public={backbone!r}, stages={list(self.stages)}, {size=}: cannot be read there "
+                f"({type(error).__name__}: {error}). Choose other stages."
+            ) from error
+        self.channels = tuple(int(found.shape[1]) for found in maps)
+        self.requires_grad_(False)
+
+    def whole(self) -> nn.Module:
+        """The model with all its layers, as files of weights have them."""
+        return build(self.backbone, image_size=self.size)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Maps of the stages.
+
+        Args:
+            image: Shape ``(B, 1, size, size)``, in ``[-1, 1]``.
+
+        Returns:
+            One tensor ``(B, channels, rows, columns)`` per stage.
+        """
+        found: list[Tensor] = self.net.forward_intermediates(  # type: ignore[operator]
+            image,
+            indices=self._indices,
+            stop_early=True,
+            intermediates_only=True,
+            **self._every,
+        )
+        return found

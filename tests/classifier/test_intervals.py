@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.special import ndtri
+from scipy.stats import t
+
+from classifier.evaluate import auroc
+from classifier.intervals import auroc_interval, from_numbers
+
+Sample = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]
+
+
+def sample(rng: np.random.Generator, patients: int, area: float, alike: float = 0.5) -> Sample:
+    """Crops of patients, most of one class each, whose scores are alike within a patient."""
+    while True:
+        count = 1 + rng.poisson(1.0, patients)
+        unit = np.repeat(np.arange(patients), count)
+        label = np.where(rng.random(len(unit)) < 0.1, 1, 0) ^ (rng.random(patients) < 0.5)[unit]
+        if 0 < label.sum() < len(label):
+            break
+    own, shared = rng.standard_normal(len(unit)), rng.standard_normal(patients)[unit]
+    score = 2**0.5 * ndtri(area) * label + alike**0.5 * shared + (1 - alike) ** 0.5 * own
+    return label.astype(np.int64), score, unit
+
+
+def naive(label: NDArray[np.int64], score: NDArray[np.float64], unit: NDArray[np.int64]) -> float:
+    """Obuchowski's variance, pair by pair."""
+    ill, well = np.flatnonzero(label == 1), np.flatnonzero(label == 0)
+    pairs = np.array(
+        [[(score[i] > score[j]) + (score[i] == score[j]) / 2 for j in well] for i in ill]
+    )
+    area = pairs.mean()
+    sums: dict[int, list[float]] = {}
+    for number, (rows, values) in enumerate(((ill, pairs.mean(1)), (well, pairs.mean(0)))):
+        for row, value in zip(rows, values, strict=True):
+            sums.setdefault(int(unit[row]), [0.0, 0.0])[number] += value - area
+    m, n, clusters = len(ill), len(well), len(sums)
+    i10, i01 = len(set(unit[ill])), len(set(unit[well]))
+    s10 = i10 / ((i10 - 1) * m) * sum(a**2 for a, _ in sums.values())
+    s01 = i01 / ((i01 - 1) * n) * sum(b**2 for _, b in sums.values())
+    s11 = clusters / (clusters - 1) * sum(a * b for a, b in sums.values())
+    return float(s10 / m + s01 / n + 2 * s11 / (m * n))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_variance_is_obuchowskis(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    label, score, unit = sample(rng, 12, 0.8)
+    score = np.round(score, 1)  # with ties
+    value, low, high = auroc_interval(label, score, unit)
+    assert value == pytest.approx(auroc(label, score))
+    odds = [np.log(v / (1 - v)) for v in (low, value, high)]
+    assert odds[2] - odds[1] == pytest.approx(odds[1] - odds[0])
+    ill, well = (len(set(unit[label == c])) for c in (1, 0))
+    spread = naive(label, score, unit) ** 0.5 / (value * (1 - value))
+    assert odds[2] - odds[1] == pytest.approx(t.ppf(0.975, ill + well - 2) * spread)
+
+
+@pytest.mark.parametrize("value", [0.6, 0.75, 0.95])
+def test_the_variance_from_numbers_is_that_of_exponential_scores(value: float) -> None:
+    rng = np.random.default_rng(0)
+    ratio = value / (1 - value)  # of the means of two exponential distributions
+    ill, well = ratio * rng.exponential(size=(4000, 9)), rng.exponential(size=(4000, 7))
+    areas = (ill[:, :, None] > well[:, None]).mean((1, 2))
+    assert areas.mean() == pytest.approx(value, abs=0.01)
+    assert areas.var() == pytest.approx(from_numbers(value, 9, 7), rel=0.1)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_separated_classes_leave_doubt_that_falls_with_the_patients(turned: bool) -> None:
+    lengths = []
+    for patients in (8, 40, 200):
+        unit = np.arange(patients)
+        label = unit % 2
+        score = label.astype(float) * (1 - 2 * turned)
+        value, low, high = auroc_interval(label, score, unit)
+        assert value == 1 - turned
+        assert 0 <= low <= value <= high <= 1
+        lengths.append(high - low)
+    assert lengths[0] > 0.3
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[2] < 0.06
+
+
+@pytest.mark.parametrize(("patients", "area"), [(8, 0.96), (10, 0.96), (20, 0.75), (40, 0.9)])
+def test_the_interval_covers_what_it_promises(patients: int, area: float) -> None:
+    rng = np.random.default_rng(patients)
+    covered = 0
+    for _ in range(400):
+        _, low, high = auroc_interval(*sample(rng, patients, area))
+        covered += low <= area <= high
+    assert 0.92 <= covered / 400 <= 0.995

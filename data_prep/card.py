@@ -348,7 +348,7 @@ def _class_pictures(
             (Path(crop.file).stem, crop.split, crop.laterality or "", crop.view or "")
         )
         crop_png = _png(_read_crop(outcome.folder / crop.file))
-        known = {"beside": crop_png, "beside_is": "crop"}
+        known: dict[str, Any] = {"beside": crop_png, "beside_is": "crop"}
         caption = caption.rstrip(", ").replace(", ,", ",")
         one = by_file.get(crop.file)
         if one is None or cutting is None:
@@ -459,7 +459,9 @@ def _whole(mammogram: Mammogram, boxes: Sequence[Box]) -> dict[str, Any]:
     height, width = mammogram.shape
     grey = grey_range(mammogram)
     step = max(1, max(height, width) // _SAMPLED)
-    small = _reduced(to_16_bit(mammogram[::step, ::step], grey).astype(np.float32) / 65535)
+    small = _reduced(
+        to_16_bit(mammogram[::step, ::step], grey).astype(np.float32) / np.float32(65535)
+    )
     across, down = round(_BEYOND * width), round(_BEYOND * height)
     x0 = max(min([0, *(b.x0 for b in boxes)]), -across)
     y0 = max(min([0, *(b.y0 for b in boxes)]), -down)
@@ -485,7 +487,7 @@ def _reduced(grey: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def _read_crop(path: Path) -> NDArray[np.uint8]:
     with Image.open(path) as image:
-        return _reduced(np.array(image).astype(np.float32) / 65535)
+        return _reduced(np.array(image).astype(np.float32) / np.float32(65535))
 
 
 def _png(pixels: NDArray[np.uint8]) -> str:

@@ -182,7 +182,7 @@ def test_what_is_done_is_not_read_again(tmp_path: Path, monkeypatch: pytest.Monk
     folder_of(tmp_path, [f"{i}.png" for i in range(4)])
     whole = content(cut(tmp_path, "whole").folder)
     finish = CropSet.finish
-    monkeypatch.setattr(CropSet, "finish", lambda self: 1 / 0)
+    monkeypatch.setattr(CropSet, "finish", lambda self, card: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cut(tmp_path)
     monkeypatch.setattr(CropSet, "finish", finish)

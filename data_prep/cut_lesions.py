@@ -510,7 +510,7 @@ class _Reading:
 
     @contextmanager
     def _workers(self, scheduler: str | None, count: int) -> Iterator[Client]:
-        with cluster.workers(scheduler, count=count, deaths_allowed=0) as client:
+        with cluster.workers(scheduler, count=count, deaths_allowed=0, keep_memory=True) as client:
             folders = {order.path.parent for order in self.work.orders[:1]} | {self.work.out}
             cluster.prepare(client, FixedThreads(1, _IMPORTED), sorted(folders))
             yield client

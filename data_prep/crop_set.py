@@ -6,7 +6,7 @@ import io
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, get_args
@@ -29,6 +29,25 @@ REJECTED_FILE = "rejected.csv"
 CROP_KINDS: tuple[Kind, ...] = ("PNG",)
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a folder will hold, known before its table is written.
+
+    Attributes:
+        folder: The folder; the images of all crops are there.
+        crops: Rows of the table.
+        rejected: Record, reason and sentence, as in ``rejected.csv``.
+        balance: What became of everything that was found.
+        merged_patients: Patients that went into another one because they share an image.
+    """
+
+    folder: Path
+    crops: tuple[Crop, ...]
+    rejected: tuple[tuple[str, str, str], ...]
+    balance: Balance
+    merged_patients: int
 
 
 @dataclass
@@ -80,8 +99,11 @@ class CropSet:
             raise error
         self.rejected.append((key, error.reason, str(error)))
 
-    def finish(self) -> CropsManifest:
+    def finish(self, card: Callable[[Outcome], None] | None = None) -> CropsManifest:
         """Removes copies, writes ``rejected.csv`` and, last, ``crops.csv``; prints counts.
+
+        Args:
+            card: Writes a page about the outcome, also where no crop is left.
 
         Raises:
             ArchiveError: If no crop is left, or as many have one size as another.
@@ -95,6 +117,23 @@ class CropSet:
             removed.append(file)
         reasons = Counter(reason for _, reason, _ in self.rejected)
         self._write_rejected()
+        listed = len(cleared.crops) + len(self.rejected) + sum(self.skipped.values())
+        balance = Balance(
+            found=listed if self.found is None else self.found,
+            read=len(cleared.crops),
+            rejected=reasons,
+            skipped=self.skipped,
+        )
+        if card is not None:
+            card(
+                Outcome(
+                    folder=self.folder,
+                    crops=cleared.crops,
+                    rejected=tuple(self.rejected),
+                    balance=balance,
+                    merged_patients=cleared.merged_patients,
+                )
+            )
         if not cleared.crops:
             raise ArchiveError(
                 f"{self.folder}: no record became a crop ({_listed(reasons)}). "
@@ -104,13 +143,6 @@ class CropSet:
         for file in removed:  # only now: until the table stands, all may be asked again
             (self.folder / file).unlink(missing_ok=True)
         print_counts(manifest, reasons, merged=cleared.merged_patients)
-        listed = len(manifest.crops) + len(self.rejected) + sum(self.skipped.values())
-        balance = Balance(
-            found=listed if self.found is None else self.found,
-            read=len(manifest.crops),
-            rejected=reasons,
-            skipped=self.skipped,
-        )
         print(balance)
         return manifest
 

@@ -133,6 +133,27 @@ def crop_side(
     return max(max(box.width, box.height) + 2 * round(margin), round(minimum), 1)
 
 
+def crop_window(
+    box: Box,
+    *,
+    margin_mm: float = 3.0,
+    minimum_mm: float = 6.4,
+    mm_per_px: float | None = None,
+) -> Box:
+    """The square around a box that is cut out, which may reach beyond the image.
+
+    Args:
+        box: Bounding box of the mass.
+        margin_mm: As for :func:`crop_side`.
+        minimum_mm: As for :func:`crop_side`.
+        mm_per_px: As for :func:`crop_side`.
+    """
+    side = crop_side(box, margin_mm=margin_mm, minimum_mm=minimum_mm, mm_per_px=mm_per_px)
+    left = (box.x0 + box.x1 - side) // 2
+    top = (box.y0 + box.y1 - side) // 2
+    return Box(left, top, left + side, top + side)
+
+
 def crop_square(
     image: GreyImage,
     box: Box,
@@ -177,9 +198,8 @@ def crop_square(
             f"the lesion has {inside.width} x {inside.height} px; at least {SMALLEST_BOX} are "
             "needed on each edge",
         )
-    side = crop_side(inside, margin_mm=margin_mm, minimum_mm=minimum_mm, mm_per_px=mm_per_px)
-    left = (inside.x0 + inside.x1 - side) // 2
-    top = (inside.y0 + inside.y1 - side) // 2
+    cut = crop_window(inside, margin_mm=margin_mm, minimum_mm=minimum_mm, mm_per_px=mm_per_px)
+    left, top, side = cut.x0, cut.y0, cut.width
     x0, x1 = max(left, 0), min(left + side, width)
     y0, y1 = max(top, 0), min(top + side, height)
     if 2 * (x1 - x0) * (y1 - y0) < side * side:

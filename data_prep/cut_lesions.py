@@ -19,6 +19,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,10 +29,12 @@ from distributed.comm.core import CommClosedError
 from numpy.typing import NDArray
 
 from data_prep import cluster
+from data_prep.card import TriedLesion, write_card
 from data_prep.cluster import ClusterError, FixedThreads, usable_cores
 from data_prep.crop_image import save_crop_image
 from data_prep.crop_set import REJECTED_FILE, CropSet, print_counts, watched
 from data_prep.cutting import Cutting, cut_box, range_of
+from data_prep.dicom import Format, SpacingSource
 from data_prep.duplicates import AcrossPatients
 from data_prep.errors import ManifestError, RecordRejected
 from data_prep.fingerprints import fingerprint
@@ -93,12 +96,18 @@ class CutOut:
         spacing_mm: Millimetres per pixel of the crop; none where the image does not say.
         view: According to the header.
         laterality: According to the header.
+        format: Of the image.
+        image_mm: Millimetres per pixel of the image, if known.
+        spacing_source: Where that comes from.
     """
 
     pixels: NDArray[np.uint16]
     spacing_mm: float | None
     view: View | None
     laterality: Laterality | None
+    format: Format
+    image_mm: float | None
+    spacing_source: SpacingSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +120,9 @@ class Cut:
         spacing_mm: As in :class:`CutOut`.
         view: As in :class:`CutOut`.
         laterality: As in :class:`CutOut`.
+        format: As in :class:`CutOut`; none if there is no crop.
+        image_mm: As in :class:`CutOut`.
+        spacing_source: As in :class:`CutOut`.
         reason: Code; empty for a crop.
         message: Sentence; empty for a crop.
     """
@@ -120,6 +132,9 @@ class Cut:
     spacing_mm: float | None = None
     view: View | None = None
     laterality: Laterality | None = None
+    format: Format | None = None
+    image_mm: float | None = None
+    spacing_source: SpacingSource = "none"
     reason: str = ""
     message: str = ""
 
@@ -138,6 +153,7 @@ def cut_lesions(
     test_fraction: float = 0.2,
     scanned_film: bool = False,
     limit_s: float = LIMIT_S,
+    card: bool = True,
 ) -> CropsManifest:
     """Cuts the lesions of a table out of their images and fills a folder of crops.
 
@@ -159,6 +175,7 @@ def cut_lesions(
         test_fraction: Expected share of patients in ``test``, of those without a split.
         scanned_film: Whether secondary capture is accepted; always for an archive that says so.
         limit_s: Seconds after which an image is given up.
+        card: Whether the private page :data:`data_prep.card.FILE_NAME` is written, too.
 
     Raises:
         ArchiveError: If no crop is left.
@@ -199,7 +216,11 @@ def cut_lesions(
     for row, error in zip(table.left_out, rejected, strict=True):
         crops.reject(row.key, error)
     unused = _collect(crops, table.rows, work, done, splits, origin)
-    manifest = crops.finish()
+    page = None
+    if card:
+        tried = _tried(table.rows, work, done, origin)
+        page = partial(write_card, name=origin, table=table, lesions=tried, cutting=cutting)
+    manifest = crops.finish(page)
     for file in unused:
         (out / file).unlink(missing_ok=True)
     journal.remove()
@@ -276,7 +297,13 @@ def crops_of(order: ImageOrder, cutting: Cutting) -> Iterator[CutOut | RecordRej
             yield _rejected(error, lesion.where, "mask or outline")
             continue
         yield CutOut(
-            pixels=pixels, spacing_mm=mm, view=mammogram.view, laterality=mammogram.laterality
+            pixels=pixels,
+            spacing_mm=mm,
+            view=mammogram.view,
+            laterality=mammogram.laterality,
+            format=mammogram.format,
+            image_mm=mammogram.spacing_mm,
+            spacing_source=mammogram.spacing_source,
         )
 
 
@@ -310,6 +337,9 @@ def cut_image(order: ImageOrder, cutting: Cutting, out: Path) -> list[Cut]:
                 spacing_mm=one.spacing_mm,
                 view=one.view,
                 laterality=one.laterality,
+                format=one.format,
+                image_mm=one.image_mm,
+                spacing_source=one.spacing_source,
             )
         )
     return cuts
@@ -682,6 +712,33 @@ def _collect(
             work.cutting.size,
         )
     return unused
+
+
+def _tried(
+    rows: Sequence[LesionRow], work: _Work, done: Mapping[int, Sequence[Cut]], origin: str
+) -> list[TriedLesion]:
+    """What the card says and shows of each lesion, in the order of the table."""
+    known = {
+        lesion.file: (order, cut)
+        for number, order in enumerate(work.orders)
+        for lesion, cut in zip(order.lesions, done[number], strict=True)
+    }
+    tried = []
+    for row in rows:
+        file = _file(row, origin)
+        order, cut = known[file]
+        tried.append(
+            TriedLesion(
+                row=row,
+                file=file,
+                scanned_film=order.scanned_film,
+                reason=cut.reason,
+                format=cut.format,
+                image_mm=cut.image_mm,
+                spacing_source=cut.spacing_source,
+            )
+        )
+    return tried
 
 
 def _unit(cuts: Iterable[Cut]) -> bool:

@@ -48,6 +48,7 @@ from data_prep.errors import DicomRejected
 from data_prep.manifest import Laterality, View
 
 Voi = Literal["lut", "window", "none"]
+Format = Literal["DICOM", "PNG", "JPEG", "TIFF"]
 SpacingSource = Literal[
     "calibrated", "detector", "detector / magnification", "image", "scanner", "user", "none"
 ]
@@ -100,6 +101,7 @@ class Mammogram:
         laterality: Side according to the header, if it says so.
         view: View according to the header, if it says so.
         voi: Which branch mapped stored values to shown ones: look-up table, window, or neither.
+        format: Of the file.
     """
 
     codes: NDArray[Any]
@@ -111,6 +113,7 @@ class Mammogram:
     laterality: Laterality | None
     view: View | None
     voi: Voi
+    format: Format = "DICOM"
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -40,11 +40,13 @@ class Picture:
     """A PNG, JPEG or TIFF as it is stored.
 
     Attributes:
+        kind: Format of the file.
         mode: Pillow's name of the pixel format, such as ``L`` for 8-bit grey.
         pixels: Shape ``(H, W)`` or ``(H, W, channels)``.
         bits: Bits of a grey value.
     """
 
+    kind: Kind
     mode: str
     pixels: NDArray[Any]
     bits: int
@@ -85,6 +87,7 @@ def read_image(
         laterality=None,
         view=None,
         voi="none",
+        format=picture.kind,
     )
 
 
@@ -141,8 +144,8 @@ def read_picture(path: Path, *, where: str, kinds: Collection[Kind] = KINDS) -> 
             if kind == "TIFF" and bits > 8 and _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO:
                 pixels = np.asarray((1 << bits) - 1 - pixels.astype(np.int32), np.uint16)
             if image.mode == "P":
-                return Picture("RGB", np.array(image.convert("RGB")), 8)
-            return Picture(image.mode, pixels, bits)
+                return Picture(kind, "RGB", np.array(image.convert("RGB")), 8)
+            return Picture(kind, image.mode, pixels, bits)
 
 
 def grey_pixels(picture: Picture, where: str) -> NDArray[np.uint8] | NDArray[np.uint16]:

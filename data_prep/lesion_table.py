@@ -123,7 +123,12 @@ def read_lesion_table(
         check_patients([(r.patient_id, r.split, r.where) for r in rows if r.split is not None])
     notes = [*_notes(rows, source), *_dropped(table, path)]
     by_key = sorted([*left_out, *repeated], key=lambda one: one.key)
-    return LesionTable(rows=tuple(rows), left_out=tuple(by_key), notes=tuple(notes))
+    return LesionTable(
+        rows=tuple(rows),
+        left_out=tuple(by_key),
+        notes=tuple(notes),
+        lesions_joined=columns.lesion in table.columns,
+    )
 
 
 def described(

@@ -141,6 +141,8 @@ class LesionTable:
         facts: Of the archive; none for a table of the user's own.
         notes: Sentences about the whole table that are printed and go to the data card, such as
             how many lesions carry two labels.
+        lesions_joined: Whether ``lesion_id`` joins the images of one lesion; otherwise a lesion in
+            two views counts twice.
     """
 
     rows: tuple[LesionRow, ...]
@@ -148,3 +150,4 @@ class LesionTable:
     skipped: Mapping[str, int] = field(default_factory=Counter)
     facts: ArchiveFacts | None = None
     notes: tuple[str, ...] = ()
+    lesions_joined: bool = True

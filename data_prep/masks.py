@@ -77,6 +77,41 @@ def locate(region: Region, mammogram: Mammogram, *, where: str) -> Box:
     return placed
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Claim:
+    """What a region says of where its lesion lies, true or not.
+
+    Attributes:
+        box: In pixels of ``mammogram.pixels``, perhaps outside the image; none if it says nothing.
+        mask: Of a mask: the pixels that it marks, in a shape of its own.
+    """
+
+    box: Box | None
+    mask: NDArray[np.bool_] | None = None
+
+
+def claim(region: Region, mammogram: Mammogram, *, where: str) -> Claim:
+    """What a region says, unverified, to be shown beside the reason why it was refused.
+
+    Args:
+        region: As for :func:`locate`.
+        mammogram: As for :func:`locate`.
+        where: As for :func:`locate`.
+
+    Raises:
+        RecordRejected: If it cannot be read at all.
+    """
+    if isinstance(region, Mask):
+        for path in region.path:
+            mask = _inside(read_mask_values(path, where=where), region.threshold)
+            if mask is not None:
+                shape = (mask.shape[0], mask.shape[1])
+                return Claim(_to_pixels(lesion_box(mask), shape, mammogram), mask)
+        return Claim(None)
+    box = _outline_box(region, where) if isinstance(region, Outline) else region
+    return Claim(_to_pixels(box, mammogram.stored_shape, mammogram))
+
+
 def _outline_box(outline: Outline, where: str) -> Box:
     """Box of all pixels that hold a vertex."""
     if len(outline.points) < 3:

@@ -6,6 +6,7 @@ Every function gives the same files when it runs again, so an interrupted one is
 """
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from data_prep.archives.commands import (
     rsna,
     vindr,
 )
+from data_prep.card import write_card
 from data_prep.crop_set import CropSet, print_counts, read_grey, watched
 from data_prep.cut_lesions import cut_lesions, patient_splits
 from data_prep.cutting import Cutting
@@ -76,6 +78,7 @@ def lesions(
     strict: bool = False,
     workers: int | None = None,
     scheduler: str | None = None,
+    card: bool = True,
     dry_run: bool = False,
 ) -> CropsManifest | None:
     """Cuts lesions out of your own mammograms: DICOM, PNG, JPEG or TIFF, by a table of lesions.
@@ -113,6 +116,8 @@ def lesions(
         workers: Processes on this machine; all usable cores if not given.
         scheduler: Address of a dask scheduler, such as tcp://host:8786, whose workers are used
             instead.
+        card: Write card.html, a private page of counts and pictures: what was cut and what was
+            refused.
         dry_run: Only print what would be read, counted and left out.
     """
     cutting = Cutting(size=size, margin_mm=margin_mm, minimum_mm=minimum_mm, spacing_mm=spacing_mm)
@@ -145,6 +150,7 @@ def lesions(
         val_fraction=val_fraction,
         test_fraction=test_fraction,
         scanned_film=scanned_film,
+        card=card,
     )
 
 
@@ -155,6 +161,7 @@ def crop_folder(
     size: int | None = None,
     across_patients: AcrossPatients = "refuse",
     strict: bool = False,
+    card: bool = True,
 ) -> CropsManifest:
     """Imports published crops: {dataset}/{train,val,test}/is_benign_{true,false}/*.png.
 
@@ -168,6 +175,7 @@ def crop_folder(
             them one patient, and the statement of each fit on the crops says that what this
             reveals is left out.
         strict: Stop at the first file that cannot become a crop, instead of listing it.
+        card: Write card.html, a private page of counts and crops.
     """
     folder = read_crop_folder(Path(root))
     skipped = folder.files.skipped
@@ -197,7 +205,8 @@ def crop_folder(
             label_source="pathology",
             crop_rule="reference-2024",
         )
-    return crops.finish()
+    name = folder.crops[0].dataset
+    return crops.finish(partial(write_card, name=name) if card else None)
 
 
 def synthetic_folder(
@@ -212,6 +221,7 @@ def synthetic_folder(
     provenance: str | None = None,
     size: int | None = None,
     strict: bool = False,
+    card: bool = True,
 ) -> CropsManifest:
     """Imports generated crops: [batch_<b>_]<i>_<word>.png, where the word says the class.
 
@@ -229,6 +239,7 @@ def synthetic_folder(
             no finite epsilon can be stated for what is trained on the set.
         size: Edge of the crops, in pixels; others are rejected. That of most files if not given.
         strict: Stop at the first file that cannot become a crop, instead of listing it.
+        card: Write card.html, a private page of counts and crops.
     """
     _check_name("name", name)
     rule = LabelRule(malignant=malignant_word, benign=benign_word)
@@ -263,7 +274,7 @@ def synthetic_folder(
             label_source="generator",
             crop_rule=crop_rule,
         )
-    return crops.finish()
+    return crops.finish(partial(write_card, name=name) if card else None)
 
 
 def phantoms(

@@ -63,4 +63,8 @@ def test_wheel_holds_the_four_packages_and_their_data(tmp_path: Path) -> None:
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"data_prep", "gan", "classifier", "mammo_dp"}
     assert {f"{top}/py.typed" for top in tops} <= names
-    assert {"mammo_dp/demo.yaml", "mammo_dp/report/page.html.jinja"} <= names
+    assert {
+        "mammo_dp/demo.yaml",
+        "mammo_dp/report/page.html.jinja",
+        "data_prep/card.html.jinja",
+    } <= names

@@ -49,6 +49,7 @@ class Options(TypedDict, total=False):
     strict: bool
     workers: int | None
     scheduler: str | None
+    card: bool
 
 
 def cut(
@@ -66,6 +67,7 @@ def cut(
     strict: bool = False,
     workers: int | None = None,
     scheduler: str | None = None,
+    card: bool = True,
 ) -> CropsManifest:
     """Says what is known of an archive and what it holds, and cuts its lesions.
 
@@ -88,6 +90,8 @@ def cut(
         workers: Processes on this machine; all usable cores if not given.
         scheduler: Address of a dask scheduler whose workers see the same folders; this machine
             without it.
+        card: Write card.html, a private page of counts and pictures: what was cut and what was
+            refused.
     """
     if (facts := table.facts) is None:
         raise ArchiveError("The table has no facts. Cut a table of your own by prepare lesions.")
@@ -106,6 +110,7 @@ def cut(
         across_patients=across_patients,
         val_fraction=val_fraction,
         test_fraction=test_fraction,
+        card=card,
     )
 
 

@@ -130,7 +130,13 @@ def read(root: Path, *, findings: Findings = "masses") -> LesionTable:
             left_out += read_left_out
             if reason:
                 skipped[reason] += 1
-    return LesionTable(rows=tuple(rows), left_out=tuple(left_out), skipped=skipped, facts=FACTS)
+    return LesionTable(
+        rows=tuple(rows),
+        left_out=tuple(left_out),
+        skipped=skipped,
+        facts=FACTS,
+        lesions_joined=False,
+    )
 
 
 def _read(root: Path, names: Sequence[str], columns: Sequence[str]) -> Table:

@@ -111,7 +111,13 @@ def read(root: Path, *, label_source: LabelRequest = "pathology") -> LesionTable
         skipped[OTHER_FINDING] += others
     if unknown := len(set(outlines) - set(seen)):
         skipped["annotation of a file that the table does not name"] = unknown
-    return LesionTable(rows=tuple(rows), left_out=tuple(left_out), skipped=+skipped, facts=FACTS)
+    return LesionTable(
+        rows=tuple(rows),
+        left_out=tuple(left_out),
+        skipped=+skipped,
+        facts=FACTS,
+        lesions_joined=False,
+    )
 
 
 def _table(root: Path) -> Table:

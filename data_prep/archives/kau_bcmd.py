@@ -67,6 +67,7 @@ def read(
         rows=tuple(_labelled(root, row) for row in lesions.rows),
         skipped=skipped,
         facts=FACTS,
+        lesions_joined=False,
     )
 
 

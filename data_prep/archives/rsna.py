@@ -72,6 +72,7 @@ def read(root: Path, *, boxes: Path | None) -> LesionTable:
         rows=tuple(_labelled(table, images, row) for row in lesions.rows),
         skipped={"image without a box": len(images) - len({row.path for row in lesions.rows})},
         facts=FACTS,
+        lesions_joined=False,
     )
 
 

@@ -133,7 +133,11 @@ def read(
             )
     stays, repeated = without_repeats(rows)
     return LesionTable(
-        rows=tuple(stays), left_out=(*left_out, *repeated), skipped=skipped, facts=FACTS
+        rows=tuple(stays),
+        left_out=(*left_out, *repeated),
+        skipped=skipped,
+        facts=FACTS,
+        lesions_joined=False,
     )
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from classifier.predictions import FILE_NAME as PREDICTIONS
 from classifier.predictions import Predictions, read_predictions
+from data_prep.page_style import stylesheet
 from mammo_dp.report import results, sentences, tables
 from mammo_dp.report.checklist import answers, nist, tripod
 from mammo_dp.report.collect import (
@@ -235,8 +236,7 @@ def render(
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.filters |= {"marked": marked, "breakable": breakable}
     template = environment.from_string((files(__package__) / "page.html.jinja").read_text("utf-8"))
-    style = Markup((files(__package__) / "page.css").read_text("utf-8"))
-    return template.render(title=title, style=style, **said)
+    return template.render(title=title, style=Markup(stylesheet()), **said)
 
 
 def figures(rows: Sequence[Row], chosen: Row, ladders: Sequence[Result] = ()) -> dict[str, str]:

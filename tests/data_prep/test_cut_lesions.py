@@ -92,6 +92,7 @@ def test_crops_are_those_of_the_rule_in_order_of_the_table(tmp_path: Path) -> No
         split = assign_split(one.patient_id, val_fraction=0.3, test_fraction=0.3)
         assert one.split == split
     assert sorted(content(tmp_path / "out")) == [
+        "card.html",
         "crops.csv",
         *(f"images/own_row_000{i}.png" for i in (2, 3, 4)),
         "rejected.csv",
@@ -181,7 +182,7 @@ def test_what_is_done_is_not_read_again(tmp_path: Path, monkeypatch: pytest.Monk
     folder_of(tmp_path, [f"{i}.png" for i in range(4)])
     whole = content(cut(tmp_path, "whole").folder)
     finish = CropSet.finish
-    monkeypatch.setattr(CropSet, "finish", lambda self: 1 / 0)
+    monkeypatch.setattr(CropSet, "finish", lambda self, card: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cut(tmp_path)
     monkeypatch.setattr(CropSet, "finish", finish)
@@ -400,3 +401,4 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(tmp_path
         if name == "killed":
             assert "of 24 images are read; resuming" in said
     assert content(out) == content(tmp_path / "whole")
+    assert "card.html" in content(out)

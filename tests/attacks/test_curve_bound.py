@@ -92,6 +92,7 @@ def test_a_curve_that_holds_is_refuted_in_at_most_one_of_twenty_audits_others_in
     assert 0.02 < share(replace(stated, noise_multiplier=1.5)) < 1  # not for any number of guesses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.4, 1.0])
 def test_bound_is_above_the_stated_epsilon_only_if_the_stated_curve_is_refuted(rate: float) -> None:
     stated = replace(SAMPLED, noise_multiplier=3.0, sampling_rate=rate)

@@ -199,6 +199,7 @@ def test_gaussian_bound_accuses_a_mechanism_with_another_curve() -> None:
     )
 
 
+@pytest.mark.slow
 def test_one_run_bound_exceeds_the_truth_in_about_one_of_twenty() -> None:
     epsilon, canaries, guesses = 1.0, 400, 80
 

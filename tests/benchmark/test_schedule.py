@@ -67,6 +67,7 @@ def test_what_needs_a_job_that_was_done_before_starts_at_once(here: Client, tmp_
     assert sorted(numbers(tmp_path)) == ["measured", "model"]
 
 
+@pytest.mark.slow
 def test_killed_workers_and_schedulers_cost_only_what_ran(
     here: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

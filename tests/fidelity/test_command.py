@@ -103,6 +103,7 @@ def result(done: Path) -> dict[str, Any]:
     return json.loads((done / "fidelity.json").read_text())  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_each_number_has_interval_bound_and_crops_the_same_for_all_sources(
     result: dict[str, Any],
 ) -> None:
@@ -120,6 +121,7 @@ def test_each_number_has_interval_bound_and_crops_the_same_for_all_sources(
     assert set(result["classifiers"]) == set(STUDENTS)
 
 
+@pytest.mark.slow
 def test_copies_of_training_crops_are_flagged_and_fresh_ones_are_not(
     result: dict[str, Any],
 ) -> None:
@@ -128,6 +130,7 @@ def test_copies_of_training_crops_are_flagged_and_fresh_ones_are_not(
     assert result["sources"]["copied"]["copying"]["copies"]
 
 
+@pytest.mark.slow
 def test_figure_and_sheets_are_drawn_and_no_patient_is_named(done: Path) -> None:
     for picture in ("fidelity.png", "nearest_good.png", "nearest_copied.png"):
         with Image.open(done / picture) as image:
@@ -135,6 +138,7 @@ def test_figure_and_sheets_are_drawn_and_no_patient_is_named(done: Path) -> None
     assert '"P' not in (done / "fidelity.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_shown_again_and_not_computed(
     done: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib.machinery import PathFinder
 from importlib.metadata import version
 from importlib.util import module_from_spec, spec_from_file_location
@@ -352,9 +352,14 @@ def compose(mechanisms: Sequence[Noisy]) -> PrivacyCurve:
 
     Source: connect-the-dots, Doroshenko et al. 2022, arXiv 2207.04380.
     """
+    return _composed(tuple(mechanisms))
+
+
+@lru_cache(maxsize=128)  # statement, risks and check of one run ask for the same curves
+def _composed(mechanisms: tuple[Noisy, ...]) -> PrivacyCurve:
     plain = tuple(each for each in mechanisms if isinstance(each, Mechanism))
     if len(plain) < len(mechanisms):
-        return _curve_of_selection(tuple(mechanisms))
+        return _curve_of_selection(mechanisms)
     rough = rdp_epsilon(plain, 1e-4, _ROUGH_ORDERS)
     if rough > _HOPELESS:
         return _rdp_curve(plain)

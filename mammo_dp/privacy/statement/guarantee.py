@@ -4,7 +4,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Self
 
 from data_prep.manifest import Unit
@@ -12,7 +11,6 @@ from mammo_dp.privacy.accounting.account import (
     Adjacency,
     Mechanism,
     Noisy,
-    PrivacyCurve,
     Selection,
     common,
     compose,
@@ -71,7 +69,7 @@ class Guarantee:
             units: How many there are, if known; one of them is guessed with chance 1 / units.
             because: Why epsilon is what it is, in sentences.
         """
-        curve = _composed(tuple(mechanisms))
+        curve = compose(mechanisms)
         because = f"{because} {curve.too_small(delta)}".rstrip()
         return cls(
             unit=unit,
@@ -206,7 +204,7 @@ class PrivacyStatement:
         """
         if self.guarantee.accountant or self.own is None:
             return self.guarantee.accountant
-        return _composed((self.own,)).source
+        return compose([self.own]).source
 
     @property
     def conditions(self) -> str:
@@ -387,15 +385,9 @@ def _counted(guarantee: Guarantee, adjacency: Adjacency) -> str:
     return f"{guarantee.units} {guarantee.unit}s{declared}"
 
 
-@lru_cache(maxsize=128)
-def _composed(mechanisms: tuple[Noisy, ...]) -> PrivacyCurve:
-    """Statements of one lineage ask for the same accounts, which take seconds."""
-    return compose(mechanisms)
-
-
 def epsilon_of(mechanisms: Sequence[Noisy], delta: float) -> float:
     """Epsilon of what was applied to one unit."""
-    return _composed(tuple(mechanisms)).epsilon(delta)
+    return compose(mechanisms).epsilon(delta)
 
 
 def _guess(units: int | None) -> tuple[float, ...]:

@@ -149,6 +149,7 @@ def test_more_privacy_than_stated_is_no_finding() -> None:
         assert audited(STAGE, seen(more)).findings == ()
 
 
+@pytest.mark.slow
 def test_a_claim_of_ten_times_the_noise_is_refuted_by_bounds_alone() -> None:
     found = audited(claim(replace(SAMPLED, noise_multiplier=20.0)), seen(SAMPLED))
     assert found.exceeds_curve
@@ -203,6 +204,7 @@ def audit_of(run: Path, *more: str) -> int:
     return main(["attack", "audit", "--run", str(run), *more])
 
 
+@pytest.mark.slow
 def test_command_repeats_the_fit_and_scores_saved_canaries_again(
     cohort: CropsManifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -109,6 +109,7 @@ def noise_of_the_first_step(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -131,6 +132,7 @@ def test_audit_exits_1_and_names_the_fault(
     assert any(message in finding for finding in findings)
 
 
+@pytest.mark.slow
 def test_audit_resumes_and_so_meets_the_refusal_of_a_used_key(
     run: Path,
     tmp_path: Path,
@@ -153,6 +155,7 @@ def first_epoch_not_accounted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(DPTraining, "_account_step", account)
 
 
+@pytest.mark.slow
 def test_an_epoch_that_is_not_accounted_is_found(
     cohort: CropsManifest,
     tmp_path: Path,
@@ -186,6 +189,7 @@ def test_a_fit_stops_at_a_data_module_that_returns_something_else(
     assert "is not what was drawn" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_mechanism_as_stated_is_what_the_audit_repeats(run: Path, tmp_path: Path) -> None:
     status, findings = audit(run, tmp_path / "audit")
     assert (status, findings) == (0, [])

@@ -65,6 +65,7 @@ def climb(tmp_path: Path, make_cohort: MakeCohort, *more: str) -> tuple[int, Pat
     return main([*words, "--patients", "6", *more]), tmp_path / "out"
 
 
+@pytest.mark.slow
 def test_a_ladder_writes_everything_resumes_and_blocks_what_is_refuted(
     tmp_path: Path, make_cohort: MakeCohort, capsys: pytest.CaptureFixture[str]
 ) -> None:

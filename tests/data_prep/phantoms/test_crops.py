@@ -218,6 +218,7 @@ def test_a_pinned_or_daemonic_process_starts_no_more_workers_than_it_may(
     assert crops_module._processors() == 1
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "many.py"
     script.write_text(

@@ -124,6 +124,7 @@ def of_crops(mechanism: Mechanism, crops: int) -> Mechanism:
     return replace(mechanism, crops_of_unit=crops)
 
 
+@pytest.mark.slow
 def test_crops_get_their_number_and_patients_theirs_beside_it() -> None:
     cohort = cohort_of("p", "q", "r", crops=9)
     ledger = PrivacyLedger().plus(access("fit", cohort, OTHER, unit="crop", crops_per_patient=6))
@@ -193,6 +194,7 @@ def test_over_disjoint_cohorts_the_largest_epsilon_holds() -> None:
     assert "some patients of these 3 cohorts have no guarantee" in taken_together(statements)
 
 
+@pytest.mark.slow
 def test_patients_shared_with_another_cohort_may_have_its_most_crops() -> None:
     mine, others = cohort_of("p", "q"), cohort_of("q", "r", dataset="b")
     ledger = PrivacyLedger().plus(

@@ -1,8 +1,10 @@
-"""Fits on two processes, run as ``python -m tests.privacy.training.ranks COHORT OUT ACCELERATOR``.
+"""Fits on two processes: first the one that the words ask for, then those below.
 
-Lightning runs the same words again for the second process; both go through all fits in step.
+Run as ``python ranks.py fit ...``, like the script ``mammo-dp``. Lightning runs the same words
+again for the second process; both go through all fits in step.
 """
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -17,6 +19,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.nn.utils import parameters_to_vector
 
+import mammo_dp.main
 from classifier.features import rank_zero_first
 from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.errors import PrivacyError
@@ -26,6 +29,9 @@ from mammo_dp.privacy.training.sampling import new_key
 from tests.privacy.training.fits import data, model, trainer
 
 STEPS = 8
+# Environment variable with cohort, folder for what was found, and accelerator, as JSON.
+SETTINGS = "MAMMO_DP_TEST_RANKS"
+DONE = "the fit through the front door is done"
 # Settings of model and data; so few patients that a share is often empty, and nobody within the
 # steps of the last. One rate for most: each takes a second to calibrate.
 FITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -130,4 +136,7 @@ def main(cohort: CropsManifest, out: Path, accelerator: str) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(CropsManifest.read(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3])
+    assert mammo_dp.main.main() == 0
+    print(DONE, file=sys.stderr, flush=True)
+    crops, found_in, device = json.loads(os.environ[SETTINGS])
+    main(CropsManifest.read(Path(crops)), Path(found_in), device)

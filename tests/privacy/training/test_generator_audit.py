@@ -122,6 +122,7 @@ def bounds(found: Trials, without_noise: Trials) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 def test_what_is_released_stays_below_the_stated_epsilon_and_betrays_missing_noise(
     trials: Callable[[float], Trials],
 ) -> None:

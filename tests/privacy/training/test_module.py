@@ -196,6 +196,7 @@ class Cut(Callback):
             raise PowerCutError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", ["all", "head"])
 def test_resume_continues_the_account_with_fresh_noise(
     cohort: CropsManifest, tmp_path: Path, trainable: str
@@ -330,6 +331,7 @@ def test_automatic_clipping_trains_and_says_so(cohort: CropsManifest, tmp_path: 
     assert not torch.equal(weights(flat.net), weights(automatic.net))
 
 
+@pytest.mark.slow
 def test_mixed_precision_accounts_the_same_and_keeps_weights_whole(
     cohort: CropsManifest, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -34,21 +34,42 @@ pytestmark = [
 ]
 
 
-def start(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end; Lightning starts the second process."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
-    ran = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+class Pair(NamedTuple):
+    """What two processes found, and what they wrote to stderr."""
+
+    first: Found
+    second: Found
+    stderr: str
+
+
+def on_two(cohort: CropsManifest, folder: Path, accelerator: str) -> Pair:
+    """A fit through the front door, into ``run``, then every other one; on two processes."""
+    chosen = {"max_steps": ranks.STEPS, "accelerator": accelerator, "limit_val_batches": 0}
+    config = {
+        "model": {"class_path": "mammo_dp.DPCropClassifier", "init_args": MODEL},
+        "data": {"class_path": "mammo_dp.DPCropsDataModule", "init_args": {"rate": 0.4}},
+        "trainer": chosen,
+    }
+    folder.mkdir()
+    (folder / "dp.yaml").write_text(yaml.safe_dump(config))
+    settings = json.dumps([str(cohort.folder), str(folder), accelerator])
+    environment = {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE", ranks.SETTINGS: settings}
+    ran = subprocess.run(  # Lightning starts the second process
+        [sys.executable, str(ranks.__file__), *fit_words(cohort)],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    return ran
-
-
-def on_two(cohort: CropsManifest, folder: Path, accelerator: str) -> tuple[Found, Found]:
-    words = ["-m", "tests.privacy.training.ranks", str(cohort.folder), str(folder), accelerator]
-    start([sys.executable, *words], ROOT)
     first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-    return first, second
+    return Pair(first, second, ran.stderr)
+
+
+def fit_words(cohort: CropsManifest) -> list[str]:
+    words = ["fit", "--config", "dp.yaml", "--data.init_args.crops", str(cohort.folder)]
+    return [*words, "--run_dir", "run", "--trainer.devices", "2", "--trainer.strategy", "dp_ddp"]
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +88,15 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(cohort: CropsManifest, shared: Path) -> tuple[Found, Found]:
+def pair(cohort: CropsManifest, shared: Path) -> Pair:
     """The same fits on two processes."""
-    return on_two(cohort, shared, "cpu")
+    return on_two(cohort, shared / "pair", "cpu")
+
+
+@pytest.fixture(scope="module")
+def two(pair: Pair) -> tuple[Found, Found]:
+    """What each of both found."""
+    return pair.first, pair.second
 
 
 @pytest.mark.slow
@@ -90,7 +117,7 @@ def test_two_processes_equal_one(one: Found, two: tuple[Found, Found], name: str
 def test_two_gpus_end_bit_identical_with_the_same_account(
     cohort: CropsManifest, shared: Path, one: Found
 ) -> None:
-    first, second = on_two(cohort, shared, "gpu")
+    first, second, _ = on_two(cohort, shared / "gpu", "gpu")
     for name in ranks.FITS:
         assert torch.equal(first[name]["weights"], second[name]["weights"])
         assert one[name]["account"] == first[name]["account"] == second[name]["account"]
@@ -182,22 +209,16 @@ def test_strategies_that_hold_parts_of_the_weights_are_refused(
 @pytest.mark.slow
 def test_a_fit_on_two_devices_through_the_front_door(
     cohort: CropsManifest,
-    tmp_path: Path,
+    pair: Pair,
+    shared: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    config = {
-        "model": {"class_path": "mammo_dp.DPCropClassifier", "init_args": MODEL},
-        "data": {"class_path": "mammo_dp.DPCropsDataModule", "init_args": {"rate": 0.4}},
-        "trainer": {"max_steps": ranks.STEPS, "accelerator": "cpu", "limit_val_batches": 0},
-    }
-    (tmp_path / "dp.yaml").write_text(yaml.safe_dump(config))
-    words = ["fit", "--config", "dp.yaml", "--data.init_args.crops", str(cohort.folder)]
-    words += ["--run_dir", "run", "--trainer.devices", "2", "--trainer.strategy", "dp_ddp"]
-    ran = start([str(Path(sys.executable).with_name("mammo-dp")), *words], tmp_path)
-    assert ran.stderr.count("Initializing distributed") == 2
+    alone, _, _ = pair.stderr.partition(ranks.DONE)
+    assert alone.count("Initializing distributed") == 2
 
-    record = read_run(tmp_path / "run")
+    folder = shared / "pair"
+    record = read_run(folder / "run")
     assert record.is_finished
     assert set(record.outputs) == {
         "checkpoints/last.ckpt",
@@ -205,18 +226,18 @@ def test_a_fit_on_two_devices_through_the_front_door(
         "crop_rule.json",
         *STATEMENT,
     }
-    assert [path.name for path in (tmp_path / "run" / "logs").iterdir()] == ["version_0"]
-    (said,) = json.loads((tmp_path / "run" / "privacy.json").read_text())["statements"]
+    assert [path.name for path in (folder / "run" / "logs").iterdir()] == ["version_0"]
+    (said,) = json.loads((folder / "run" / "privacy.json").read_text())["statements"]
     assert (said["steps"], said["sampling_rate"]) == (ranks.STEPS, 0.4)
     assert 0.99 * 8 < said["epsilon"] <= 8
-    released = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    released = torch.load(folder / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert sum(steps for _, _, steps in released["accountant"]["history"]) == ranks.STEPS
 
-    monkeypatch.chdir(tmp_path)
-    train(words)  # starts no process, for it is
+    monkeypatch.chdir(folder)
+    train(fit_words(cohort))  # starts no process, for it is
     assert "Already finished" in capsys.readouterr().out
     train(["test", "--run", "run"])  # on one device, so that each crop is scored once
-    rows = (tmp_path / "run" / "test_val" / "predictions.csv").read_text().splitlines()
+    rows = (folder / "run" / "test_val" / "predictions.csv").read_text().splitlines()
     assert len(rows) == 1 + len(cohort.rows("val"))
 
 

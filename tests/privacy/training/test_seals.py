@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,10 @@ from mammo_dp.runs import open_run, read_run
 from tests.conftest import write_cohort
 from tests.privacy.training.fits import data, model, quiet, trainer
 
-pytestmark = quiet
+pytestmark = [
+    *quiet,
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),  # a fit that was copied
+]
 
 BODY: dict[str, Any] = {
     "backbone": "vit_tiny_patch16_224",
@@ -53,6 +57,9 @@ PLAIN: dict[str, Any] = {
     },
     "trainer": {"max_epochs": 4, **QUIET},
 }
+
+
+Own = Callable[..., tuple[list[str], Path]]
 
 
 class PowerCutError(Exception):
@@ -89,6 +96,43 @@ def unfinished(words: list[str], steps: int = 5) -> Path:
     state = Path(words[words.index("--run_dir") + 1]) / RESUME
     assert state.is_file()
     return state
+
+
+@pytest.fixture(scope="module")
+def cut_fits(
+    cohort: CropsManifest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Folders with a fit that was cut after some steps, each made when it is first asked for."""
+    made: dict[tuple[str, int, str], Path] = {}
+
+    def cut(content: dict[str, Any], steps: int, **settings: object) -> Path:
+        key = (content["model"]["class_path"], steps, str(settings))
+        if key not in made:
+            folder = tmp_path_factory.mktemp("cut")
+            crops = settings.pop("crops", cohort.folder)
+            assert isinstance(crops, Path)
+            unfinished(line(folder, content, crops, "own", **settings), steps)
+            made[key] = folder
+        return made[key]
+
+    return cut
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Crops of other patients."""
+    return write_cohort(tmp_path_factory.mktemp("other"), seed=5).folder
+
+
+@pytest.fixture
+def own(tmp_path: Path, cohort: CropsManifest, cut_fits: Callable[..., Path]) -> Own:
+    """The test's own copy of a fit that was cut: its command, and its training state."""
+
+    def copied(content: dict[str, Any], steps: int = 5) -> tuple[list[str], Path]:
+        shutil.copytree(cut_fits(content, steps) / "own", tmp_path / "own", symlinks=True)
+        return line(tmp_path, content, cohort.folder, "own"), tmp_path / "own" / RESUME
+
+    return copied
 
 
 def other_identity(**changes: object) -> Binding:
@@ -218,22 +262,22 @@ def test_weights_alone_carry_no_seal(tmp_path: Path) -> None:
     assert "has no seal" in BINDING.doubt(tmp_path / "last.ckpt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [PRIVATE, PLAIN], ids=["private", "plain"])
 def test_a_cut_fit_resumes_from_its_own_state_and_from_no_other(
     tmp_path: Path,
-    cohort: CropsManifest,
+    own: Own,
+    cut_fits: Callable[..., Path],
+    other: Path,
     content: dict[str, Any],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = line(tmp_path, content, cohort.folder, "own")
-    state = unfinished(words)
-    own = state.read_bytes()
-    other = write_cohort(tmp_path / "other_crops", seed=5)
+    words, state = own(content)
+    as_left = state.read_bytes()
     steps = {"trainer.max_steps": 7} if content is PRIVATE else {"trainer.max_epochs": 5}
     foreign = [
-        unfinished(line(tmp_path, content, cohort.folder, "steps", **steps)).read_bytes(),
-        unfinished(line(tmp_path, content, other.folder, "crops")).read_bytes(),
-        unfinished(line(tmp_path, content, cohort.folder, "seed", seed_everything=7)).read_bytes(),
+        (cut_fits(content, 5, **changed) / "own" / RESUME).read_bytes()
+        for changed in (steps, {"crops": other}, {"seed_everything": 7})
     ]
     edited = torch.load(state, weights_only=True)
     edited["state_dict"] = {name: 0 * value for name, value in edited["state_dict"].items()}
@@ -247,7 +291,7 @@ def test_a_cut_fit_resumes_from_its_own_state_and_from_no_other(
         assert state.read_bytes() == swapped  # the folder is left as it is
         assert main(["privacy", "verify", str(tmp_path / "own")]) == 1
         assert re.search(r"resume\.ckpt: .* seal", capsys.readouterr().err)
-    state.write_bytes(own)
+    state.write_bytes(as_left)
     run(words)
     assert read_run(tmp_path / "own").is_finished
 
@@ -276,22 +320,23 @@ def steps_of(folder: Path) -> int:
     return int(statement["steps"])
 
 
-def test_a_fit_whose_state_was_deleted_starts_again_with_a_new_account(
-    tmp_path: Path, cohort: CropsManifest
+@pytest.mark.slow
+def test_a_fit_whose_state_was_deleted_starts_again_with_a_new_account_and_names_no_key(
+    tmp_path: Path, own: Own
 ) -> None:
     """Nothing of the first start was released: its steps need no account, and all six are taken."""
-    words = line(tmp_path, PRIVATE, cohort.folder, "own")
-    unfinished(words).unlink()
+    words, state = own(PRIVATE)
+    state.unlink()
     run(words)
     assert steps_of(tmp_path / "own") == 6
+    released = torch.load(tmp_path / "own/checkpoints/last.ckpt", weights_only=True)
+    assert "keys" not in released  # no released file names a key
 
 
-def test_an_older_state_of_the_same_fit_brings_its_account_along(
-    tmp_path: Path, cohort: CropsManifest
-) -> None:
+@pytest.mark.slow
+def test_an_older_state_of_the_same_fit_brings_its_account_along(tmp_path: Path, own: Own) -> None:
     """Steps after it were not released and are taken again, under a fresh key."""
-    words = line(tmp_path, PRIVATE, cohort.folder, "own")
-    state = unfinished(words, steps=2)
+    words, state = own(PRIVATE, 2)
     older = state.read_bytes()
     unfinished(words, steps=5)
     first, last = (
@@ -305,12 +350,7 @@ def test_an_older_state_of_the_same_fit_brings_its_account_along(
     assert steps_of(tmp_path / "own") == 6
 
 
-def test_no_released_file_names_a_key(tmp_path: Path, cohort: CropsManifest) -> None:
-    run(line(tmp_path, PRIVATE, cohort.folder, "own"))
-    released = torch.load(tmp_path / "own/checkpoints/last.ckpt", weights_only=True)
-    assert "keys" not in released
-
-
+@pytest.mark.slow
 def test_a_key_of_any_earlier_start_is_refused_on_resume(
     tmp_path: Path, cohort: CropsManifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,17 +377,19 @@ def test_every_start_takes_a_fresh_key(tmp_path: Path, cohort: CropsManifest) ->
     assert len(keys) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [PRIVATE, PLAIN], ids=["private", "plain"])
 @pytest.mark.parametrize("swap", ["zeros", "another file of the cache", "unsealed"])
 def test_replaced_features_are_refused_and_found(
     tmp_path: Path,
-    cohort: CropsManifest,
+    own: Own,
+    cut_fits: Callable[..., Path],
+    other: Path,
     content: dict[str, Any],
     swap: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = line(tmp_path, content, cohort.folder, "own")
-    unfinished(words)
+    words, _ = own(content)
     (features,) = (tmp_path / "own" / "features").glob("*.pt")
     tensor = torch.load(features, weights_only=True)
     if swap == "zeros":
@@ -355,10 +397,7 @@ def test_replaced_features_are_refused_and_found(
     elif swap == "unsealed":
         torch.save(tensor, features)
     else:  # of equal shape, from other crops, sealed under the same key
-        other = write_cohort(tmp_path / "other_crops", seed=5)
-        again = line(tmp_path, content, other.folder, "other")
-        unfinished(again)
-        (foreign,) = (tmp_path / "other" / "features").glob("*.pt")
+        (foreign,) = (cut_fits(content, 5, crops=other) / "own" / "features").glob("*.pt")
         assert torch.load(foreign, weights_only=True).shape == tensor.shape
         shutil.copy(foreign, features)
     capsys.readouterr()

@@ -101,9 +101,9 @@ def test_a_killed_run_ends_with_the_same_crops(checkpoint: Path, tmp_path: Path)
     generate(str(checkpoint), str(tmp_path / "whole"), per_class=60, batch_size=16)
     out = tmp_path / "killed"
     slow = (  # or it ends before it can be killed
-        "import time; from gan import drawn; from gan.generate import generate; "
-        "save = drawn.save_crop_image; "
-        "drawn.save_crop_image = lambda *crop: time.sleep(0.01) or save(*crop); "
+        "import sys, time; from gan.generate import generate; "
+        "module = sys.modules['gan.generate']; save = module.save_crop_image; "
+        "module.save_crop_image = lambda *crop: time.sleep(0.01) or save(*crop); "
     )
     call = f"generate({str(checkpoint)!r}, {str(out)!r}, per_class=60, batch_size=16)"
     process = subprocess.Popen([sys.executable, "-c", slow + call], stdout=subprocess.DEVNULL)

@@ -118,7 +118,7 @@ def evaluate(
     seed: int = 0,
     level: float = 0.95,
 ) -> Metrics:
-    """Computes all metrics with intervals from resampled patients.
+    """Computes all metrics with intervals over patients.
 
     Args:
         malignant: Shape ``(N,)``, 0 or 1, both present.

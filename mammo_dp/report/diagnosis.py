@@ -2,7 +2,7 @@
 """Predictions of one model into curves: who is ranked above whom, and whether chances are kept.
 
 Only aggregates leave this module. A group with few patients is not shown, since its numbers would
-be about them. Crops of a patient resemble each other, so all intervals resample patients.
+be about them. Crops of a patient resemble each other, so all intervals are over patients.
 """
 
 from collections.abc import Mapping

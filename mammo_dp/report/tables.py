@@ -158,7 +158,7 @@ def conditions(rows: Sequence[Row]) -> str:
         f"{on} ({row.measured['crops']} crops of {row.measured['patients']} patients)"
         for row, on in zip(rows, _sets(rows), strict=True)
     )
-    parts = [f"Measured on {measured}; malignant is positive; intervals resample patients."]
+    parts = [f"Measured on {measured}; malignant is positive; intervals are over patients."]
     if statements:
         parts.append(
             "“ε end to end” covers each stage that the model descends from and is the guarantee "

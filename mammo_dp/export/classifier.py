@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from classifier.backbones import takes_image_size
+from classifier.fixed_features import FixedFeatures
 from classifier.released import ReleasedClassifier
 from mammo_dp.export import ExportError
 from mammo_dp.export.lineage import Lineage, require_terms
@@ -57,6 +58,19 @@ def require_onnx() -> None:
         raise ExportError(
             f'{", ".join(missing)}: not installed. Run `pip install -e ".[export]"` in the '
             "source tree."
+        )
+
+
+def require_exact_graph(net: nn.Module) -> None:
+    """Refuses bodies whose graph was measured not to give the logits of the run.
+
+    Raises:
+        ExportError: For a body that reads a public network: its logits differ by about .01.
+    """
+    if isinstance(net, FixedFeatures) and net.public is not None:
+        raise ExportError(
+            "format=onnx: the graph of crop_features differs from the run by about .01 logits. "
+            "Give --format huggingface, which gives them bit by bit."
         )
 
 
@@ -223,7 +237,7 @@ def classifier(
             for data sets whose terms are not known here.
 
     Raises:
-        ExportError: If a package is missing.
+        ExportError: If a package is missing, or ONNX would not give the logits of the run.
         ReleasedError: If the run holds another kind of model.
         PrivacyError: If the statement is missing or does not hold.
         LicenceError: If the cohort's terms forbid the export, or are unknown.
@@ -233,6 +247,8 @@ def classifier(
     shared = SharedClassifier.read(run)
     if shared.path.name == CONFIG:
         raise RunError(f"{run}: is an export already. Give the run folder that it was made of.")
+    if format == "onnx":
+        require_exact_graph(shared.released.model.net)
     lineage = Lineage.of(shared.path)
     terms = require_terms((access.cohort for access in lineage.ledger.accesses), licence_of_cohort)
     with run_folder(

@@ -3,12 +3,14 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
 
+from classifier.fixed_features import FixedFeatures
 from classifier.released import ReleasedError
 from data_prep.datamodule import model_input
 from data_prep.errors import LicenceError
@@ -249,3 +251,10 @@ def test_what_may_not_leave_does_not(
     with pytest.raises(RunError, match="is no readable run record"):
         classifier(run=str(cohort.folder), out=out)
     assert not Path(out).exists()
+
+
+def test_a_graph_that_is_not_exact_is_refused() -> None:
+    public: Any = {"public": "test_byobnet", "stages": (1,), "public_size": 64}
+    with pytest.raises(ExportError, match=r"differs from the run.*--format huggingface"):
+        onnx_model.require_exact_graph(FixedFeatures(components=4, **public))
+    onnx_model.require_exact_graph(FixedFeatures(components=4))

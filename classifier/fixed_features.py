@@ -14,6 +14,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from classifier.linear import LinearOnFeatures
 from classifier.public import PublicNet
 from data_prep.descriptors.measurements import COUNT, Measurements
 from data_prep.errors import DataError
@@ -34,7 +35,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-class FixedFeatures(nn.Module):
+class FixedFeatures(LinearOnFeatures):
     """Scores crops by one linear layer on whitened numbers.
 
     The numbers come in blocks: the measurements, and the mean and the spread over positions of each
@@ -77,13 +78,10 @@ class FixedFeatures(nn.Module):
         public_size: int = 224,
         symmetries: int = 4,
     ) -> None:
-        super().__init__()
-        self.measure = Measurements(MEASURED_SIZE)
-        self.public = None
+        net = None if public is None else PublicNet(public, size=public_size, stages=stages)
         blocks = [COUNT]
-        if public is not None:
-            self.public = PublicNet(public, size=public_size, stages=stages)
-            blocks += [n for n in self.public.channels for _ in ("mean", "spread")]
+        if net is not None:
+            blocks += [n for n in net.channels for _ in ("mean", "spread")]
         count = sum(blocks)
         if (
             in_chans != 1
@@ -95,16 +93,15 @@ class FixedFeatures(nn.Module):
                 f"{in_chans=}, {components=}, {img_size=}, {symmetries=}. Give 1 channel, 1 to "
                 f"{count} components, crops of at least 16 px and 1 to 8 symmetries."
             )
-        self.num_classes, self.symmetries = num_classes, symmetries
-        self.num_features = self.head_hidden_size = components
+        super().__init__(components, num_classes)
+        self.measure = Measurements(MEASURED_SIZE)
+        self.public = net
+        self.symmetries = symmetries
         self.register_buffer("mean", torch.zeros(count))
         self.register_buffer("deviation", torch.ones(count))
         self.register_buffer("projection", nn.init.orthogonal_(torch.empty(count, components)))
         share = torch.cat([torch.full((n,), n**-0.5) for n in blocks])
         self.register_buffer("share", share, persistent=False)
-        self.head = nn.Linear(components, num_classes)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
 
     @property
     def words(self) -> str:
@@ -180,28 +177,6 @@ class FixedFeatures(nn.Module):
     def forward_features(self, image: Tensor) -> Tensor:
         """Features of crops, shape ``(B, components)``."""
         return self.features(self.numbers(image))
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits of features, or the features themselves."""
-        if pre_logits:
-            return features
-        logits: Tensor = self.head(features)
-        return logits
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits of crops.
-
-        Args:
-            image: Shape ``(B, 1, size, size)``, in ``[-1, 1]``.
-
-        Returns:
-            Shape ``(B, num_classes)``.
-        """
-        return self.forward_head(self.forward_features(image))
-
-    def get_classifier(self) -> nn.Linear:
-        """The linear layer, as of every timm model."""
-        return self.head
 
     def _standardised(self, numbers: Tensor) -> Tensor:
         cut = ((numbers - self.mean) / self.deviation).clamp(-FAR, FAR)

@@ -639,20 +639,20 @@ def _answers(future: "Future[_Answers]") -> _Answers | None:
 
 def _orders(rows: Sequence[LesionRow], origin: str, film: bool) -> list[ImageOrder]:
     """One per image, in the order in which the table first names them."""
-    groups: dict[Path, list[LesionRow]] = {}
-    for row in rows:
-        groups.setdefault(row.path, []).append(row)
+    groups: dict[tuple[Path, float | None], list[LesionRow]] = {}
+    for row in rows:  # rows that state another spacing for the same file are read with theirs
+        groups.setdefault((row.path, row.spacing_mm), []).append(row)
     return [
         ImageOrder(
             path=path,
-            spacing_mm=lesions[0].spacing_mm,
+            spacing_mm=spacing_mm,
             scanned_film=film,
             lesions=tuple(
                 LesionOrder(where=row.where, region=row.region, file=_file(row, origin))
                 for row in lesions
             ),
         )
-        for path, lesions in groups.items()
+        for (path, spacing_mm), lesions in groups.items()
     ]
 
 

@@ -51,7 +51,8 @@ class Cutting:
             or (self.spacing_mm is not None and self.spacing_mm <= 0)
         ):
             raise DataError(
-                f"{self.size=}, {self.margin_mm=}, {self.minimum_mm=}, {self.spacing_mm=}. Give a "
+                f"size={self.size}, margin_mm={self.margin_mm}, minimum_mm={self.minimum_mm}, "
+                f"spacing_mm={self.spacing_mm}. Give a "
                 "size of 8 or more, lengths of 0 or more and a spacing above 0."
             )
 

@@ -17,6 +17,7 @@ from data_prep.manifest import Crop, CropsManifest, Split
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.lineage import PHANTOMS
+from tests.parts import pytest_collection_modifyitems, pytest_ignore_collect  # noqa: F401  hooks
 
 KEY = "00" * 32
 

@@ -1,4 +1,4 @@
-"""Markers by folder, see ``conftest.py`` of the repository."""
+"""Markers by folder, see ``tests/parts.py``."""
 
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ FOLDERS = {path.parent.name for path in HERE.glob("*/test_*.py")} | {"attacks", 
 
 
 def hooks(config: pytest.Config) -> Any:  # noqa: ANN401  a module
-    """The ``conftest.py`` of the repository, as pytest loaded it."""
-    file = str(HERE.parent / "conftest.py")
+    """The ``conftest.py`` that takes the hooks in, as pytest loaded it."""
+    file = str(HERE / "conftest.py")
     return next(p for p in config.pluginmanager.get_plugins() if getattr(p, "__file__", "") == file)
 
 

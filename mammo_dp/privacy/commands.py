@@ -107,7 +107,8 @@ def compose(releases: list[str], *, delta: float | None = None, format: Format =
 
     Args:
         releases: privacy.json of each release, or its folder.
-        delta: Chance that the bound of epsilon fails; the smallest of the statements' if not given.
+        delta: Probability that the bound of epsilon fails; the smallest of the statements' if not
+            given.
         format: "text" for people, "json" for programs.
     """
     read = {path: _trusted(Path(path)) for path in releases}

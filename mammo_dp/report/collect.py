@@ -178,7 +178,7 @@ def models(rows: Iterable[Row]) -> list[Row]:
 
 
 def lineage(record: RunRecord) -> Iterator[tuple[int, str, RunRecord | RunInput]]:
-    """Walks from a run to what it was made of.
+    """Follows a run back to what it was made of.
 
     Yields:
         Depth (0 for the run itself), role of the input, and the record of the run that made it,

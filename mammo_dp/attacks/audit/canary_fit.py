@@ -26,8 +26,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 from numpy.typing import NDArray
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from torch import Tensor, nn
+from torch import Tensor
 
+from classifier.linear import LinearOnFeatures
 from data_prep.crop_image import save_crop_image
 from data_prep.datamodule import FULL_SCALE, CropsDataModule
 from data_prep.manifest import Crop, CropsManifest, Split
@@ -43,7 +44,7 @@ default_cfgs = generate_default_cfgs(
 QUIET = 0.5  # grey values up to here are 0 to the model
 
 
-class CanaryPixels(nn.Module):
+class CanaryPixels(LinearOnFeatures):
     """Scores crops by one linear layer on their first pixels; dark ones are 0.
 
     A crop that is dark but for pixel i has a gradient on weight i alone.
@@ -67,41 +68,15 @@ class CanaryPixels(nn.Module):
         canaries: int = 1024,
         loudness: float = 100.0,
     ) -> None:
-        super().__init__()
         if in_chans != 1 or not 1 <= canaries <= img_size**2:
             raise ValueError(f"{in_chans=}, {canaries=}. Give 1 channel and 1 to {img_size**2}.")
-        self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = canaries
+        super().__init__(canaries, num_classes, bias=False)
         self.loudness = loudness
-        self.head = nn.Linear(canaries, num_classes, bias=False)
-        nn.init.zeros_(self.head.weight)
 
     def forward_features(self, image: Tensor) -> Tensor:
         """Brightness of the pixels that are read, beyond ``QUIET``, shape ``(B, canaries)``."""
         grey = (image.flatten(1)[:, : self.num_features] + 1) / 2
         return (grey - QUIET).clamp_min(0) * (self.loudness / (1 - QUIET))
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits of features, or the features themselves."""
-        if pre_logits:
-            return features
-        logits: Tensor = self.head(features)
-        return logits
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits of crops.
-
-        Args:
-            image: Shape ``(B, 1, img_size, img_size)``, in ``[-1, 1]``.
-
-        Returns:
-            Shape ``(B, num_classes)``.
-        """
-        return self.forward_head(self.forward_features(image))
-
-    def get_classifier(self) -> nn.Linear:
-        """The linear layer, as of every timm model."""
-        return self.head
 
 
 @register_model

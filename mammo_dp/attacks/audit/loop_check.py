@@ -84,7 +84,7 @@ def check_loop(observed: Observed, stated: Mechanism, *, epsilon: float, delta: 
             f"the noise multiplier is {noise.value:.3g} [{noise.low:.3g}, {noise.high:.3g}], "
             f"{stated.noise_multiplier:.3g} is stated"
         )
-    if _chance_of_part(present, stated) < unlikely:
+    if _probability_of_part(present, stated) < unlikely:
         findings.append(
             f"a unit moves the noisy sum by {part.value:.3g} clipping norms a step on average "
             f"[{part.low:.3g}, {part.high:.3g}]; drawn at rate {stated.sampling_rate:.3g} and "
@@ -118,7 +118,7 @@ def _part(present: NDArray[np.float64], stated: Mechanism) -> Estimate:
     return Estimate(mean, mean - margin, mean + margin)
 
 
-def _chance_of_part(present: NDArray[np.float64], stated: Mechanism) -> float:
+def _probability_of_part(present: NDArray[np.float64], stated: Mechanism) -> float:
     """Probability that stated noise and stated draws add up to as much; exact.
 
     Draws of all canaries in all steps are binomial, their noise is normal.

@@ -98,12 +98,12 @@ class Mechanism:
     def dominating(self) -> "Mechanism":
         """A plain subsampled Gaussian whose loss is at least this one's; itself for one crop.
 
-        A unit of K crops shifts the sum by 0 to K clipping norms, by j with chance
+        A unit of K crops shifts the sum by 0 to K clipping norms, by j with probability
         ``Bin(j; K, q)``. Both ways round, densities with and without the unit have a monotone
         ratio, so half-lines are the best tests; and the more a Gaussian is shifted, the better a
         half-line tells it from the one at 0. Moving every shift above 0 to K therefore raises
         delta at every epsilon, and with it every Renyi divergence. It leaves a shift of K with
-        chance ``1 - (1 - q)^K``, or of 1 under ``noise / K``.
+        probability ``1 - (1 - q)^K``, or of 1 under ``noise / K``.
         """
         if self.crops_of_unit == 1:
             return self
@@ -413,12 +413,12 @@ def _interval(epsilon: float, mechanisms: Sequence[Mechanism]) -> float:
     The points of all steps' losses and of one step's are bounded. The first matters at large
     epsilons, the second where epsilon says little about these losses: at tiny sampling rates.
     """
-    z = 3.72  # standard normals exceed it with chance 1e-4
+    z = 3.72  # standard normals exceed it with probability 1e-4
     mu = math.sqrt(z**2 + 2 * epsilon) - z
     steps = sum(mechanism.steps for mechanism in mechanisms)
     accurate = math.sqrt(_ERROR * epsilon / steps / (1 / 8 + z / (12 * mu))) if mu > 0 else 0.0
     noise = min(mechanism.dominating.noise_multiplier for mechanism in mechanisms)
-    one_step = 0.5 / noise**2 + 10 / noise  # losses beyond have chance below 1e-20
+    one_step = 0.5 / noise**2 + 10 / noise  # losses beyond have probability below 1e-20
     plain = all(mechanism.crops_of_unit == 1 for mechanism in mechanisms)
     points = _MOST_POINTS_OF_STEP if plain else _MOST_POINTS_OF_CROPS
     return max(_FINEST_INTERVAL, accurate, epsilon / _MOST_POINTS, one_step / points)
@@ -464,10 +464,10 @@ def _step_loss(
 
 
 def _rdp_curve(mechanisms: tuple[Mechanism, ...]) -> PrivacyCurve:
-    """Curve for noise so small that only the chance of never being drawn protects a unit.
+    """Curve for noise so small that only the probability of never being drawn protects a unit.
 
-    Delta is bounded by the chance of being drawn at all, whatever epsilon: below the noise at which
-    PLD overflows a drawn unit is certain to be seen.
+    Delta is bounded by the probability of being drawn at all, whatever epsilon: below the noise at
+    which PLD overflows a drawn unit is certain to be seen.
     """
     plain = [mechanism.dominating for mechanism in mechanisms]
     always = any(mechanism.sampling_rate == 1 for mechanism in plain)

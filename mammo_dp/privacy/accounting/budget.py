@@ -138,7 +138,7 @@ class PrivacyBudget:
         """About the ``mu`` of a Gaussian mechanism that just keeps the budget."""
         if self.epsilon is None:
             return _mu(*self._attack)
-        z = float(norm.isf(self.delta))  # delta is about the chance of a loss beyond epsilon
+        z = float(norm.isf(self.delta))  # delta is about the probability of a loss beyond epsilon
         return math.sqrt(z * z + 2 * self.epsilon) - z
 
     @property

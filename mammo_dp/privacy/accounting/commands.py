@@ -48,16 +48,16 @@ def risk(
 
     Args:
         noise_multiplier: Standard deviation of the noise / clipping norm, > 0.
-        sampling_rate: Chance that a unit joins a step, above 0 and at most 1.
+        sampling_rate: Probability that a unit joins a step, above 0 and at most 1.
         steps: Number of steps.
-        delta: Chance that the bound of epsilon fails; below 1 / units.
+        delta: Probability that the bound of epsilon fails; below 1 / units.
         unit: What is drawn and clipped: "patient", with all crops, or "crop", each alone.
         crops_per_patient: Most crops of one patient, for unit crop: adds what patients have.
         repeats_mean: Mean number of fits, of which the best is released, at least 1.
         repeats_law: Law of their number: "logarithmic" costs least, "geometric" stops at a single
             fit less often.
-        kappa: Chance, or chances, of a correct guess without the release, for reconstruction
-            robustness; beyond 1/1104, .01 and .1.
+        kappa: Probability, or probabilities, of a correct guess without the release, for
+            reconstruction robustness; beyond 1/1104, .01 and .1.
         format: "text" for people, "json" for programs.
     """
     mechanism = Mechanism(
@@ -92,19 +92,21 @@ def calibrate(
     declares ``public_size``, the same numbers hold for adding or removing a unit.
 
     Args:
-        sampling_rate: Chance that a unit joins a step, above 0 and at most 1.
+        sampling_rate: Probability that a unit joins a step, above 0 and at most 1.
         steps: Number of steps.
         target_epsilon: Epsilon at delta, > 0.
         target_advantage: Largest true minus false positive rate of a membership test.
-        target_tpr: Largest chance to recognise a member at a false positive rate of target_fpr.
+        target_tpr: Largest probability to recognise a member at a false positive rate of
+            target_fpr.
         target_fpr: False positive rate that target_tpr refers to.
-        target_reconstruction: Largest chance to reconstruct a unit that is guessed with chance
-            kappa without the release.
-        delta: Chance that the bound of epsilon fails; below 1 / units.
+        target_reconstruction: Largest probability to reconstruct a unit that is guessed with
+            probability kappa without the release.
+        delta: Probability that the bound of epsilon fails; below 1 / units.
         unit: What is drawn and clipped: "patient", with all crops, or "crop", each alone.
         crops_per_patient: Most crops of one patient, for unit crop: adds what patients have.
-        kappa: Chance, or chances, of a correct guess without the release, for reconstruction
-            robustness; beyond 1/1104, .01 and .1. With target_reconstruction exactly one.
+        kappa: Probability, or probabilities, of a correct guess without the release, for
+            reconstruction robustness; beyond 1/1104, .01 and .1. With target_reconstruction
+            exactly one.
         format: "text" for people, "json" for programs.
     """
     kappas = _listed(kappa)

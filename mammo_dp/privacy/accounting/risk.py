@@ -108,7 +108,7 @@ def risk_of(
         fprs: False positive rates, in ``(0, 1)``.
 
     Raises:
-        PrivacyError: For a rate or chance outside ``(0, 1)``.
+        PrivacyError: For a rate or probability outside ``(0, 1)``.
 
     Source: reconstruction robustness, Kaissis et al. 2023, arXiv 2307.03928.
     """

@@ -80,13 +80,13 @@ def evolve(
         target_epsilon: Epsilon per patient at ``delta``, > 0.
         target_advantage: Largest true minus false positive rate of a test whether a patient voted,
             in ``(0, 1)``.
-        target_tpr: Largest chance to recognise a patient who voted at a false positive rate of
+        target_tpr: Largest probability to recognise a patient who voted at a false positive rate of
             ``target_fpr``, in ``(target_fpr, 1)``.
         target_fpr: False positive rate that ``target_tpr`` refers to, in ``(0, 1)``.
-        target_reconstruction: Largest chance to reconstruct a patient who is guessed with chance
-            ``kappa`` without the release, in ``(kappa, 1)``.
-        kappa: Chance of the guess that ``target_reconstruction`` refers to, in ``(0, 1)``.
-        delta: Chance that the bound of epsilon fails, below 1 / patients.
+        target_reconstruction: Largest probability to reconstruct a patient who is guessed with
+            probability ``kappa`` without the release, in ``(kappa, 1)``.
+        kappa: Probability of the guess that ``target_reconstruction`` refers to, in ``(0, 1)``.
+        delta: Probability that the bound of epsilon fails, below 1 / patients.
         candidates: Per class and round, ``>= 1``. More of them splits the votes further.
         rounds: Times that the patients vote, ``>= 1``. The noise grows with their square root.
         threshold: Votes that count as none, in standard deviations of the noise, ``>= 0``.
@@ -161,7 +161,7 @@ def require_bound(parents: PrivacyLedger, planned: Access, delta: float) -> None
     Args:
         parents: Whose data the simulator saw.
         planned: The patients' votes.
-        delta: Chance that the bound of epsilon fails.
+        delta: Probability that the bound of epsilon fails.
 
     Raises:
         PrivacyError: If epsilon would be infinite for the patients who vote, saying why.

@@ -66,7 +66,7 @@ class Guarantee:
             mechanisms: At least one.
             delta: Chance that the bound of epsilon fails.
             unit: What is protected.
-            units: How many there are, if known; one of them is guessed with chance 1 / units.
+            units: How many there are, if known; one of them is guessed with probability 1 / units.
             because: Why epsilon is what it is, in sentences.
         """
         curve = compose(mechanisms)

@@ -38,7 +38,7 @@ class DPCalibration(DPTraining, CropClassifier):  # type: ignore[misc]  # its st
 
     Args:
         target_epsilon: Epsilon per unit at ``delta``, > 0.
-        delta: Chance that the bound of epsilon fails, below 1 / units.
+        delta: Probability that the bound of epsilon fails, below 1 / units.
         clipping_norm: Largest L2 norm of one unit's gradient, > 0.
         learning_rate: First learning rate, > 0; it follows a cosine to 0.
         classifier: Arguments of the :class:`classifier.module.CropClassifier` that ``weights`` is

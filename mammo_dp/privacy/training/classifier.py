@@ -40,14 +40,15 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
             (zero-out), or who is absent (add-or-remove) if the data have a ``public_size``.
         target_advantage: Largest true minus false positive rate of a test whether a unit was
             among the training data, in ``(0, 1)``.
-        target_tpr: Largest chance to recognise a unit of the training data at a false positive
+        target_tpr: Largest probability to recognise a unit of the training data at a false positive
             rate of ``target_fpr``, in ``(target_fpr, 1)``.
         target_fpr: False positive rate that ``target_tpr`` refers to, in ``(0, 1)``.
-        target_reconstruction: Largest chance to reconstruct a unit that is guessed with chance
-            ``kappa`` without the weights, in ``(kappa, 1)``.
-        kappa: Chance of the guess that ``target_reconstruction`` refers to, in ``(0, 1)``, such
-            as 1 / units.
-        delta: Chance that the bound of epsilon fails, below 1 / units; attacks are bounded without.
+        target_reconstruction: Largest probability to reconstruct a unit that is guessed with
+            probability ``kappa`` without the weights, in ``(kappa, 1)``.
+        kappa: Probability of the guess that ``target_reconstruction`` refers to, in ``(0, 1)``,
+            such as 1 / units.
+        delta: Probability that the bound of epsilon fails, below 1 / units; attacks are bounded
+            without.
         clipping_norm: Largest L2 norm of one unit's gradient, > 0; none follows from features of
             one length, as those of ``crop_features`` and ``crop_measurements``: half of it, the
             gradient of a crop that is scored undecided.

@@ -123,12 +123,12 @@ class ResumableLoader(DataLoader[CropItem]):
 
 
 class DPCropsDataModule(CropsDataModule):
-    """Crops drawn as differential privacy needs: whole units, each with a known chance.
+    """Crops drawn as differential privacy needs: whole units, each with a known probability.
 
     Args:
         crops: Folder that holds ``crops.csv``.
         unit: What is drawn and protected: ``patient``, with all crops, or ``crop``.
-        rate: Chance that a unit joins a step, in ``(0, 1]``.
+        rate: Probability that a unit joins a step, in ``(0, 1]``.
         public_size: Declared number of units, > 0, fixed without a look at the data. It takes the
             place of the true number in the divisor of the noisy sum and in the statement, which
             then holds for adding or removing a unit (``add-or-remove``). Without it the number of

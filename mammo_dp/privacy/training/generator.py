@@ -51,7 +51,7 @@ class DPMCGAN(DPTraining):
         target_epsilon: Epsilon per unit at ``delta``, > 0; of a neighbour whose data are blanked
             (zero-out), or who is absent (add-or-remove) if the data have a ``public_size``. For
             this run; what earlier stages spent on the same patients comes on top.
-        delta: Chance that the bound of epsilon fails, below 1 / units.
+        delta: Probability that the bound of epsilon fails, below 1 / units.
         clipping_norm: Largest L2 norm of one unit's gradient, > 0.
         image_size: Edge of the crops, in pixels, a power of two, ``>= 16``.
         channels: Feature channels at the full resolution, doubling with each halving.
@@ -253,8 +253,8 @@ class DPMCGAN(DPTraining):
         size = self.image_size
         latents = torch.randn(self.fakes, self.generator.latent, generator=rng, device=self.device)
         noise = torch.randn(self.fakes, 1, size, size, generator=rng, device=self.device)
-        chance = torch.rand(self.fakes, generator=rng, device=self.device)
-        condition = CLASSES.of_classes(chance < MALIGNANT_PRIOR)
+        uniform = torch.rand(self.fakes, generator=rng, device=self.device)
+        condition = CLASSES.of_classes(uniform < MALIGNANT_PRIOR)
         return latents, condition, self.generator(latents, noise, condition)
 
     def _public_rng(self, stream: int) -> torch.Generator:

@@ -54,7 +54,8 @@ class DPDDPStrategy(DDPStrategy):
         if start_method != "popen":
             raise PrivacyError(
                 f"strategy: {start_method=}. The account would end with the child processes that "
-                "keep it, and the process that goes on would state epsilon 0. Leave it at 'popen'."
+                "keep it, and the process that continues would state epsilon 0. Leave it at "
+                "'popen'."
             )
         super().__init__(
             process_group_backend=process_group_backend,

@@ -134,12 +134,12 @@ def noisy(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoissonSampling:
-    """Each unit joins each step independently with chance ``rate``.
+    """Each unit joins each step independently with probability ``rate``.
 
     Attributes:
         unit: What is drawn, and what the guarantee protects.
         rows_of: Rows of each unit; no row belongs to two units.
-        rate: Chance that a unit joins a step, in ``(0, 1]``.
+        rate: Probability that a unit joins a step, in ``(0, 1]``.
         public_size: Declared number of units, > 0, which takes the place of the true one in all
             that may be known; ``None`` if the true number is public.
     """
@@ -193,7 +193,7 @@ class PoissonSampling:
             manifest: Table of crops.
             split: Split that is trained on.
             unit: ``"patient"`` draws all crops of a patient together, ``"crop"`` each alone.
-            rate: Chance that a unit joins a step, in ``(0, 1]``.
+            rate: Probability that a unit joins a step, in ``(0, 1]``.
             public_size: Declared number of units, > 0; ``None`` if the true number is public.
 
         Raises:

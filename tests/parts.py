@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A marker for the tests of each part, and the order in which files of tests run."""
+"""Hooks of pytest: a marker for the tests of each part, and the order of files."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parent.parent
 # Folders below tests/ and mammo_dp/, or packages of their own.
 PARTS = (
     *("data_prep", "gan", "classifier", "privacy", "attacks"),

@@ -23,26 +23,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
 from distributed import Client, Future, KilledWorker, as_completed, wait
 from distributed.comm.core import CommClosedError
-from numpy.typing import NDArray
 
 from data_prep import cluster
 from data_prep.card import TriedLesion, write_card
 from data_prep.cluster import ClusterError, FixedThreads, usable_cores
-from data_prep.crop_image import save_crop_image
 from data_prep.crop_set import REJECTED_FILE, CropSet, print_counts, watched
-from data_prep.cutting import Cutting, cut_box, range_of
-from data_prep.dicom import Format, SpacingSource
+from data_prep.cut_image import Cut, ImageOrder, LesionOrder, cut_image
+from data_prep.cutting import Cutting
 from data_prep.duplicates import AcrossPatients
 from data_prep.errors import ManifestError, RecordRejected
-from data_prep.fingerprints import fingerprint
 from data_prep.identity import normalised
-from data_prep.images import read_image
-from data_prep.lesions import LesionRow, LesionTable, Region
-from data_prep.manifest import FILE_NAME, Crop, CropsManifest, Laterality, Split, View
-from data_prep.masks import locate
+from data_prep.lesions import LesionRow, LesionTable
+from data_prep.manifest import FILE_NAME, Crop, CropsManifest, Split
 from data_prep.splits import assign_split, check_patients, refine_split
 
 JOURNAL = "cutting.jsonl"
@@ -53,90 +47,6 @@ _TASK_S = 0.5  # that a task should take: images of less are handed out several 
 _MOST_IN_TASK = 16
 _COUNT_AGAIN_S = 5.0  # between looks at how many workers a cluster has
 _IMPORTED = ("cv2", "data_prep.cut_lesions")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LesionOrder:
-    """What a worker needs to know of one lesion; nothing about the patient.
-
-    Attributes:
-        where: Start of every message.
-        region: Where it lies.
-        file: Image file of the crop, below the folder of crops.
-    """
-
-    where: str
-    region: Region
-    file: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageOrder:
-    """What a worker needs to know of one image.
-
-    Attributes:
-        path: The file.
-        spacing_mm: Millimetres per pixel as the table says, for files that do not.
-        scanned_film: Whether secondary capture is accepted.
-        lesions: In the order of the table.
-    """
-
-    path: Path
-    spacing_mm: float | None
-    scanned_film: bool
-    lesions: tuple[LesionOrder, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class CutOut:
-    """A crop in memory.
-
-    Attributes:
-        pixels: Shape ``(size, size)``, values in ``[0, 65535]``.
-        spacing_mm: Millimetres per pixel of the crop; none where the image does not say.
-        view: According to the header.
-        laterality: According to the header.
-        format: Of the image.
-        image_mm: Millimetres per pixel of the image, if known.
-        spacing_source: Where that comes from.
-    """
-
-    pixels: NDArray[np.uint16]
-    spacing_mm: float | None
-    view: View | None
-    laterality: Laterality | None
-    format: Format
-    image_mm: float | None
-    spacing_source: SpacingSource
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """What became of one lesion: the facts of its crop, or a reason and a message.
-
-    Attributes:
-        sha256: As in :class:`Crop`.
-        fingerprint: As in :class:`Crop`.
-        spacing_mm: As in :class:`CutOut`.
-        view: As in :class:`CutOut`.
-        laterality: As in :class:`CutOut`.
-        format: As in :class:`CutOut`; none if there is no crop.
-        image_mm: As in :class:`CutOut`.
-        spacing_source: As in :class:`CutOut`.
-        reason: Code; empty for a crop.
-        message: Sentence; empty for a crop.
-    """
-
-    sha256: str = ""
-    fingerprint: str = ""
-    spacing_mm: float | None = None
-    view: View | None = None
-    laterality: Laterality | None = None
-    format: Format | None = None
-    image_mm: float | None = None
-    spacing_source: SpacingSource = "none"
-    reason: str = ""
-    message: str = ""
 
 
 def cut_lesions(
@@ -260,100 +170,6 @@ def patient_splits(
         else:
             splits[name] = given
     return splits
-
-
-def crops_of(order: ImageOrder, cutting: Cutting) -> Iterator[CutOut | RecordRejected]:
-    """Reads one image and cuts its lesions, one after another.
-
-    Whatever an image does to its reader, it costs its own lesions only.
-
-    Args:
-        order: The image and its lesions.
-        cutting: How to cut.
-
-    Yields:
-        A crop, or why there is none, for each lesion.
-    """
-    first = order.lesions[0].where
-    try:
-        mammogram = read_image(
-            order.path,
-            where=first,
-            scanned_film=order.scanned_film,
-            spacing_mm=order.spacing_mm or cutting.spacing_mm,
-        )
-        grey = range_of(mammogram, first)
-    except Exception as error:
-        rejected = _rejected(error, first, "image")
-        for lesion in order.lesions:
-            message = lesion.where + str(rejected).removeprefix(first)
-            yield RecordRejected(rejected.reason, message)
-        return
-    for lesion in order.lesions:
-        try:
-            box = locate(lesion.region, mammogram, where=lesion.where)
-            pixels, mm = cut_box(mammogram, box, cutting, grey, where=lesion.where)
-        except Exception as error:
-            yield _rejected(error, lesion.where, "mask or outline")
-            continue
-        yield CutOut(
-            pixels=pixels,
-            spacing_mm=mm,
-            view=mammogram.view,
-            laterality=mammogram.laterality,
-            format=mammogram.format,
-            image_mm=mammogram.spacing_mm,
-            spacing_source=mammogram.spacing_source,
-        )
-
-
-def cut_image(order: ImageOrder, cutting: Cutting, out: Path) -> list[Cut]:
-    """Reads one image, cuts its lesions and writes the crops.
-
-    Args:
-        order: The image and its lesions.
-        cutting: How to cut.
-        out: Folder of crops.
-
-    Returns:
-        One answer per lesion.
-
-    Raises:
-        OSError: If a crop cannot be written.
-    """
-    cuts = []
-    for lesion, one in zip(order.lesions, crops_of(order, cutting), strict=True):
-        if isinstance(one, RecordRejected):
-            cuts.append(Cut(reason=one.reason, message=str(one)))
-            continue
-        try:
-            digest = save_crop_image(out / lesion.file, one.pixels)
-        except OSError as error:  # a full disk does not say which file it hit
-            raise OSError(error.errno, error.strerror, str(out / lesion.file)) from error
-        cuts.append(
-            Cut(
-                sha256=digest,
-                fingerprint=fingerprint(one.pixels),
-                spacing_mm=one.spacing_mm,
-                view=one.view,
-                laterality=one.laterality,
-                format=one.format,
-                image_mm=one.image_mm,
-                spacing_source=one.spacing_source,
-            )
-        )
-    return cuts
-
-
-def _rejected(error: Exception, where: str, what: str) -> RecordRejected:
-    """The error as a rejection; what is none already is the file's fault all the same."""
-    if isinstance(error, RecordRejected):
-        return error
-    return RecordRejected(
-        "unreadable",
-        f"{where}: its {what} cannot be read ({type(error).__name__}). Copy the file again, or "
-        "leave the row out.",
-    )
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.crop_set import read_grey, watched
-from data_prep.cut_lesions import CutOut, ImageOrder, LesionOrder, crops_of
+from data_prep.cut_image import CutOut, ImageOrder, LesionOrder, crops_of
 from data_prep.cutting import Cutting
 from data_prep.errors import ArchiveError, ManifestError, RecordRejected
 from data_prep.files import find_files

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from data_prep import cut_lesions
+from data_prep import cut_image
 from data_prep.dicom import Mammogram
 from data_prep.images import read_image
 
@@ -23,4 +23,4 @@ def _deadly(path: Path, **settings: Any) -> Mammogram:
 
 def dask_setup(worker: object) -> None:
     """Called by dask in each worker."""
-    setattr(cut_lesions, "read_image", _deadly)  # noqa: B010 - it is imported there
+    setattr(cut_image, "read_image", _deadly)  # noqa: B010 - it is imported there

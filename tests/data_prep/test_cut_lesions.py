@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_prep import cut_image
 from data_prep import cut_lesions as module
 from data_prep.crop_set import CropSet
 from data_prep.cropping import Box, crop_square, grey_range, to_16_bit
@@ -99,6 +100,15 @@ def test_crops_are_those_of_the_rule_in_order_of_the_table(tmp_path: Path) -> No
     ]
 
 
+def test_rows_of_an_image_keep_the_spacing_that_they_state(tmp_path: Path) -> None:
+    folder_of(tmp_path, ["a.png"])
+    box = ",".join(line("a.png", 0).split(",")[3:])
+    lines = [f"{HEADER},lesion,spacing_mm", f"a.png,P0,0,{box},1,0.05", f"a.png,P0,0,{box},2,0.1"]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    one, other = cut(tmp_path).crops
+    assert one.pixel_spacing_mm != other.pixel_spacing_mm
+
+
 def test_each_image_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder_of(tmp_path, ["a.png", "b.png"], "a.png,P000,0,60,20,90,60")
     read: list[str] = []
@@ -107,7 +117,7 @@ def test_each_image_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         read.append(path.name)
         return read_image(path, **settings)
 
-    monkeypatch.setattr(module, "read_image", counted)
+    monkeypatch.setattr(cut_image, "read_image", counted)
     cut(tmp_path)
     assert read == ["a.png", "b.png"]
 
@@ -135,7 +145,7 @@ def test_whatever_an_image_does_to_its_reader_costs_its_lesions(
             raise MemoryError
         return read_image(path, **settings)
 
-    monkeypatch.setattr(module, "read_image", read)
+    monkeypatch.setattr(cut_image, "read_image", read)
     assert len(cut(tmp_path).crops) == 1
     first, second = rejected(tmp_path / "out")
     assert first["message"].startswith("t.csv, row 3: its image cannot be read (MemoryError)")
@@ -149,7 +159,7 @@ def test_an_image_that_hangs_or_kills_costs_itself(
     names = [f"{i}.png" for i in range(MANY if workers > 1 else 3)] + ["hang.png"]
     names += ["die.png"] if workers > 1 else []  # in one process that is a matter of resuming
     folder_of(tmp_path, names)
-    monkeypatch.setattr(module, "read_image", _deadly)
+    monkeypatch.setattr(cut_image, "read_image", _deadly)
     with dask.config.set({"distributed.worker.preload": [str(ROOT / "tests/data_prep/deadly.py")]}):
         manifest = cut(tmp_path, workers=workers, limit_s=2.0)
     assert len(manifest.crops) == len(names) - workers
@@ -196,7 +206,7 @@ def test_what_is_done_is_not_read_again(tmp_path: Path, monkeypatch: pytest.Monk
         read.append(path.name)
         return read_image(path, **settings)
 
-    monkeypatch.setattr(module, "read_image", counted)
+    monkeypatch.setattr(cut_image, "read_image", counted)
     journal.write_text("\n".join(lines)[:-30])  # cut off in the last line
     (tmp_path / "out" / "images" / "own_row_0003.png").write_bytes(b"")  # after a loss of power
     cut(tmp_path)
@@ -278,7 +288,7 @@ def test_a_full_disk_stops_and_names_the_file(
     def full(path: Path, pixels: object) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "save_crop_image", full)
+    monkeypatch.setattr(cut_image, "save_crop_image", full)
     with pytest.raises(OSError, match=r"No space left on device: .*own_row_0002\.png"):
         cut(tmp_path)
 

@@ -233,7 +233,7 @@ def test_full_disk_names_the_file(
     def full(*_: object) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("data_prep.cut_lesions.save_crop_image", full)
+    monkeypatch.setattr("data_prep.cut_image.save_crop_image", full)
     with pytest.raises(OSError, match=r"No space left.*cbis-ddsm_train_0002\.png"):
         prepare.cbis_ddsm(root=str(archive), out=str(tmp_path / "out"))
 

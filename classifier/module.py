@@ -25,6 +25,7 @@ from classifier.backbones import (
 )
 from classifier.features import FeaturesSeal, cached_features, rank_zero_first
 from classifier.predictions import FILE_NAME, Predictions, write_predictions
+from classifier.stress import AS_THEY_ARE, write_stress
 from classifier.weights import LoadedWeights, load_weights, model_of
 from data_prep.datamodule import CropBatch, CropsDataModule
 from data_prep.errors import DataError
@@ -107,7 +108,7 @@ class CropClassifier(lightning.LightningModule):
         if weights is not None:
             self.initial_weights = load_weights(self.net, weights, backbone=backbone)
         select_trainable(self.net, trainable, last_blocks, lora_rank)
-        self._scored: list[tuple[CropBatch, Tensor]] = []
+        self._scored: dict[int, list[tuple[CropBatch, Tensor]]] = {}  # by loader
 
     def train(self, mode: bool = True) -> Self:
         """Sets the mode; frozen parts stay in evaluation mode."""
@@ -233,21 +234,30 @@ class CropClassifier(lightning.LightningModule):
                 "use --trainer.devices 1."
             )
 
-    def test_step(self, batch: CropBatch, batch_idx: int) -> None:
+    def test_step(self, batch: CropBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Scores a batch."""
-        self._score(batch)
+        self._score(batch, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
         """Writes ``predictions.csv`` and ``metrics.json`` into the trainer's root folder.
+
+        Where the data module gives distorted crops too, ``stress.json`` and ``stress.csv`` instead.
 
         Raises:
             LabelError: If the split has one class only.
             ValueError: If a logit is not finite.
         """
-        folder = Path(self.trainer.default_root_dir)
+        folder, data = Path(self.trainer.default_root_dir), self.trainer.datamodule  # type: ignore[attr-defined]
+        split = getattr(data, "evaluate_split", "unknown")
+        if distortions := getattr(data, "distortions", ()):
+            names = (AS_THEY_ARE, *distortions)
+            scored = {name: self._collect(loader) for loader, name in enumerate(names)}
+            found = write_stress(folder, scored, split=split)
+            areas = [one.measures["auroc"].value for one in found]
+            self.log_dict({"test_auroc": areas[0], "lowest_distorted_auroc": min(areas[1:])})
+            return
         predictions = self._collect()
         write_predictions(folder / FILE_NAME, predictions)
-        split = getattr(self.trainer.datamodule, "evaluate_split", "unknown")  # type: ignore[attr-defined]
         metrics = evaluate.write_metrics(folder / evaluate.FILE_NAME, predictions, split=split)
         self.log("test_auroc", metrics.auroc.value)
 
@@ -290,14 +300,15 @@ class CropClassifier(lightning.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def _score(self, batch: CropBatch) -> Tensor:
+    def _score(self, batch: CropBatch, loader: int = 0) -> Tensor:
         logits: Tensor = self(batch.image)
-        self._scored.append((batch._replace(image=torch.empty(0)), logits.detach()))
+        scored = (batch._replace(image=torch.empty(0)), logits.detach())
+        self._scored.setdefault(loader, []).append(scored)
         return logits
 
-    def _collect(self) -> Predictions:
-        """What was scored since the last call."""
-        scored, self._scored = self._scored, []
+    def _collect(self, loader: int = 0) -> Predictions:
+        """What was scored of a loader since the last call."""
+        scored = self._scored.pop(loader, [])
 
         def column(values: Iterable[Tensor]) -> Any:  # noqa: ANN401  an array of any type
             parts = [value.cpu() for value in values]

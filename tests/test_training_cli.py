@@ -10,6 +10,8 @@ import torch
 import yaml
 
 from classifier.module import CropClassifier
+from classifier.stress import MEASURES
+from data_prep.distortions import DISTORTIONS
 from data_prep.manifest import CropsManifest
 from mammo_dp.main import main, run
 from mammo_dp.privacy.errors import PrivacyError
@@ -297,3 +299,26 @@ def test_what_a_model_says_of_its_arguments_reaches_the_user(
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mammo-dp")]
     assert line.startswith("mammo-dp fit: ")
     assert re.search(message, line)
+
+
+def test_stress_scores_the_same_crops_distorted(tmp_path: Path, cohort: CropsManifest) -> None:
+    line, folder = fit_line(tmp_path, cohort, TINY, "plain"), tmp_path / "plain"
+    run(line)
+    run(["test", "--run", str(folder)])
+    run(["test", "--stress", "--run", str(folder)])
+    stored = json.loads((folder / "stress_val" / "stress.json").read_text())
+    measured = json.loads((folder / "test_val" / "metrics.json").read_text())
+    assert [row["distortion"] for row in stored["rows"]] == ["none", *DISTORTIONS]
+    for name in ("crops", "patients", "malignant", "level", "resamples", "split"):
+        assert stored[name] == measured[name]
+    for name in MEASURES:
+        assert stored["rows"][0]["measures"][name] == measured[name]
+    briers = {row["measures"]["brier"]["value"] for row in stored["rows"]}
+    assert len(briers) == len(stored["rows"])
+    record = read_run(folder / "stress_val")
+    assert record.is_finished
+    assert record.command == "test"
+    assert record.inputs == read_run(folder / "test_val").inputs
+    assert set(record.outputs) == {"config.yaml", "stress.json", "stress.csv"}
+    with pytest.raises(RunError, match="--stress: belongs to test"):
+        run(["validate", "--stress", "--run", str(folder)])

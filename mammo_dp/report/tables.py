@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from classifier.evaluate import Estimate, Metrics
+from classifier.stress import AS_THEY_ARE
 from mammo_dp.privacy.accounting.account import fits_of
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.report.collect import METRICS, Row, estimate, models
@@ -66,6 +67,14 @@ SUBGROUPS = (
     "AUROC [95 %]",
     "Brier",
     "Calibration slope [95 %]",
+)
+STRESS = (
+    "Crops",
+    "AUROC [95 %]",
+    "Difference of AUROC [95 %]",
+    "Brier [95 %]",
+    "Difference of Brier [95 %]",
+    "Calibration intercept [95 %]",
 )
 _SCREEN = (0, 3, 4, 5, 6, 7)  # columns of MAIN that fit a terminal
 
@@ -148,6 +157,22 @@ def subgroup_cells(group: Subgroup, metrics: Metrics) -> tuple[str, ...]:
         interval(metrics.auroc),
         number(metrics.brier.value),
         interval(metrics.calibration_slope),
+    )
+
+
+def stress_cells(one: Mapping[str, Any]) -> tuple[str, ...]:
+    """A row of ``stress.json``, in the order of ``STRESS``."""
+    measures, differences = (
+        {name: interval(estimate(value)) for name, value in one[part].items()}
+        for part in ("measures", "differences")
+    )
+    return (
+        "as they are" if one["distortion"] == AS_THEY_ARE else one["distortion"],
+        measures["auroc"],
+        differences.get("auroc", NONE),
+        measures["brier"],
+        differences.get("brier", NONE),
+        measures["calibration_intercept"],
     )
 
 

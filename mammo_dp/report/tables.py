@@ -33,6 +33,7 @@ MAIN = (
     "ε of this stage only",
     "Unit",
     "δ",
+    "Patients",
     "AUROC [95 %]",
     "AUPRC",
     "Sensitivity at 90 % specificity",
@@ -51,6 +52,7 @@ RISK = (
 ATTACKS = (
     "Run",
     "Attack",
+    "Members, others",
     "AUC [95 %]",
     "AUC per crop",
     "Advantage [95 %]",
@@ -76,7 +78,7 @@ STRESS = (
     "Difference of Brier [95 %]",
     "Calibration intercept [95 %]",
 )
-_SCREEN = (0, 3, 4, 5, 6, 7)  # columns of MAIN that fit a terminal
+_SCREEN = (0, 3, 4, 5, 6, 7, 8)  # columns of MAIN that fit a terminal
 
 
 def main_cells(row: Row, on: str = "") -> tuple[str, ...]:
@@ -95,6 +97,7 @@ def main_cells(row: Row, on: str = "") -> tuple[str, ...]:
         epsilon(row.own.own_epsilon) if row.own else NONE,
         _per_cohort(row, lambda s: s.unit) or NONE,
         _per_cohort(row, lambda s: f"{s.delta:g}") or NONE,
+        str(row.measured["patients"]),
         interval(row.metrics["auroc"]) + (f" on {on}" if on else ""),
         *numbers,
     )
@@ -137,6 +140,7 @@ def attack_cells(row: Row) -> list[tuple[str, ...]]:
         (
             row.name,
             name,
+            f"{row.attack['members']}, {row.attack['nonmembers']}",
             interval(estimate(found["auc"])) + control(found),
             number(found["per_crop"]["auc"]),
             interval(estimate(found["advantage"])),

@@ -261,7 +261,7 @@ class Tree:
             advantage=risk["advantage"],
             tpr_at_fpr={float(k): v for k, v in risk["tpr_at_fpr"].items()},
         )
-        result = score(signals, [LOSS_THRESHOLD], unit="patient", bounds=bounds, resamples=100)
+        result = score(signals, [LOSS_THRESHOLD], unit="patient", bounds=bounds)
         (folder / "attack.json").write_text(json.dumps(result.as_json()))
         close_run(record)
         return folder

@@ -158,7 +158,7 @@ class CropPretraining(CropClassifier):
         tokens = self.net.forward_features(batch.image)  # type: ignore[operator]  # of timm models
         features: Tensor = self.net.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
         logits = head(self.net)(features).squeeze(-1)
-        loss = F.binary_cross_entropy_with_logits(logits, batch.malignant.to(logits.dtype))
+        loss = self.label_losses(logits, batch.malignant).mean()
         self.log("train_loss", loss, batch_size=len(batch.row))
         if not self.measure:
             return loss

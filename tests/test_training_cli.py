@@ -136,7 +136,8 @@ def test_a_stopped_fit_goes_on_and_loses_nothing(
 
 
 def test_dp_fit_states_what_it_spent(tmp_path: Path, cohort: CropsManifest) -> None:
-    run(fit_line(tmp_path, cohort, DP, "dp"))
+    constants = ["--model.init_args.malignant_weight", "2", "--model.init_args.prior", "0.3"]
+    run([*fit_line(tmp_path, cohort, DP, "dp"), *constants])
     stored = json.loads((tmp_path / "dp" / "privacy.json").read_text())
     (statement,) = stored["statements"]
     assert statement["unit"] == "patient"
@@ -148,6 +149,8 @@ def test_dp_fit_states_what_it_spent(tmp_path: Path, cohort: CropsManifest) -> N
     for name in ("delta", "adjacency", "accountant", "noise_multiplier", "risk", "because"):
         assert statement[name]
     assert any("Metrics" in exclusion for exclusion in stored["exclusions"])
+    assert stored["exclusions"][0].startswith("malignant_weight 2 and prior 0.3: constants")
+    assert main(["privacy", "verify", str(tmp_path / "dp")]) == 0
     everything = "".join(
         path.read_text(errors="replace") for path in (tmp_path / "dp").rglob("*") if path.is_file()
     )

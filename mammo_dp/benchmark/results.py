@@ -106,6 +106,8 @@ _ALIKE = (
     ("model", "trainable"),
     ("model", "optimizer"),
     ("model", "learning_rate"),
+    ("model", "malignant_weight"),
+    ("model", "prior"),
     ("trainer", "max_steps"),
     ("trainer", "max_epochs"),
 )

@@ -273,9 +273,8 @@ class CropClassifier(lightning.LightningModule):
         if distortions := getattr(data, "distortions", ()):
             names = (AS_THEY_ARE, *distortions)
             scored = {name: self._collect(loader) for loader, name in enumerate(names)}
-            found = write_stress(folder, scored, split=split)
-            areas = [one.measures["auroc"].value for one in found]
-            self.log_dict({"test_auroc": areas[0], "lowest_distorted_auroc": min(areas[1:])})
+            for one in write_stress(folder, scored, split=split):
+                self.print(one)
             return
         predictions = self._collect()
         write_predictions(folder / FILE_NAME, predictions)

@@ -40,6 +40,15 @@ class Stressed:
     measures: Mapping[str, Estimate]
     differences: Mapping[str, Estimate]
 
+    def __str__(self) -> str:
+        """One line for people."""
+        area = self.measures["auroc"]
+        shown = f"{self.distortion}: AUROC {area.value:.3f} [{area.low:.3f}, {area.high:.3f}]"
+        if not self.differences:
+            return shown
+        lost = self.differences["auroc"]
+        return f"{shown}, difference {lost.value:+.3f} [{lost.low:+.3f}, {lost.high:+.3f}]"
+
 
 def stress(
     scored: Mapping[str, Predictions],

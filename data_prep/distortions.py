@@ -55,8 +55,8 @@ def _coarse(edge: int, divisor: int) -> A.BaseCompose:
 # Name for people, and what it does at an edge of so many pixels.
 DISTORTIONS: Mapping[str, Callable[[int], A.BasicTransform | A.BaseCompose]] = MappingProxyType(
     {
-        "grey curve, gamma 0.7": lambda edge: _grey_curve(0.7),
-        "grey curve, gamma 1.4": lambda edge: _grey_curve(1.4),
+        "grey curve x^0.7": lambda edge: _grey_curve(0.7),
+        "grey curve x^1.4": lambda edge: _grey_curve(1.4),
         "window 0.1 to 0.9": lambda edge: _window(0.1, 0.9),
         "window -0.125 to 1.125": lambda edge: _window(-0.125, 1.125),
         "window -0.1 to 0.9": lambda edge: _window(-0.1, 0.9),

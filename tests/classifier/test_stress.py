@@ -55,6 +55,8 @@ def test_differences_are_paired(scored: dict[str, Predictions]) -> None:
     assert (moved.value, moved.low, moved.high) == pytest.approx((-1, -1, -1), abs=1e-6)
     lost = found["noisy"].differences["auroc"]
     assert lost.low < lost.value < 0
+    assert f", difference {lost.value:.3f} [" in str(found["noisy"])
+    assert "difference" not in str(found["none"])
 
 
 def test_the_interval_of_a_difference_is_that_of_a_loop_over_patients(
@@ -65,10 +67,12 @@ def test_the_interval_of_a_difference_is_that_of_a_loop_over_patients(
     drawn = []
     for _ in range(400):
         rows = np.concatenate([np.flatnonzero(patient == p) for p in rng.integers(0, 40, 40)])
-        drawn.append(
-            roc_auc_score(label[rows], scored["noisy"].logit[rows])
-            - roc_auc_score(label[rows], scored["none"].logit[rows])
+        ill = label[rows] == 1
+        after, before = (
+            (one.logit[rows][ill][:, None] > one.logit[rows][~ill]).mean()
+            for one in (scored["noisy"], scored["none"])
         )
+        drawn.append(after - before)
     found = stress(scored)[2].differences["auroc"]
     assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.03)
 

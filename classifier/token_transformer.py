@@ -108,6 +108,7 @@ class TokenTransformer(WhitenedFeatures):
             patch_size=1,
             in_chans=self.map_shape[0],
             num_classes=0,
+            global_pool="",  # all tokens
             embed_dim=width,
             depth=depth,
             num_heads=num_heads,
@@ -183,7 +184,7 @@ class TokenTransformer(WhitenedFeatures):
             Shape ``(B, 2 * width)``.
         """
         maps = self.maps(image) if image.shape[1] == 1 else image
-        tokens = self.transformer.forward_features((maps - self.map_mean) / self.map_deviation)
+        tokens = self.transformer((maps - self.map_mean) / self.map_deviation)
         return torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1)
 
 

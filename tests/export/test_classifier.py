@@ -10,9 +10,10 @@ import pytest
 import timm
 import torch
 
-from classifier.fixed_features import FixedFeatures
 from classifier.module import CropClassifier
 from classifier.released import ReleasedClassifier, ReleasedError
+from classifier.token_transformer import TokenTransformer
+from classifier.whitened import WhitenedFeatures
 from data_prep.datamodule import model_input
 from data_prep.errors import LicenceError
 from data_prep.manifest import CropsManifest
@@ -28,6 +29,8 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.runs import RunError, file_sha256
 from tests.conftest import write_cohort
 from tests.export.classifiers import run_of_classifier
+
+PUBLIC: dict[str, Any] = {"public": "test_byobnet", "stages": [1], "public_size": 64}
 
 
 @pytest.fixture(scope="module")
@@ -254,20 +257,27 @@ def test_what_may_not_leave_does_not(
     assert not Path(out).exists()
 
 
-@pytest.mark.parametrize("public", [None, "test_byobnet"])
-def test_graphs_of_fixed_bodies_are_exact_on_flat_and_faint_crops(
-    public: str | None, tmp_path: Path
+@pytest.mark.parametrize(
+    ("backbone", "more"),
+    [
+        ("crop_features", {"public": None}),
+        ("crop_features", PUBLIC),
+        ("crop_tokens", PUBLIC | {"grid": 2, "width": 48}),
+    ],
+    ids=["measurements", "features", "tokens"],
+)
+def test_graphs_of_whitened_bodies_are_exact_on_flat_and_faint_crops(
+    backbone: str, more: dict[str, Any], tmp_path: Path
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    more: dict[str, Any] = {"stages": [1], "public_size": 64} if public else {}
     model = CropClassifier(
-        backbone="crop_features",
-        backbone_args={"components": 8, "public": public, **more},
+        backbone=backbone,
+        backbone_args={"components": 8, **more},
         image_size=64,
         trainable="head",
     )
     body = model.net
-    assert isinstance(body, FixedFeatures)
+    assert isinstance(body, WhitenedFeatures)
     torch.nn.init.normal_(body.head.weight)
     random = torch.Generator().manual_seed(0)
     crops = (
@@ -277,6 +287,8 @@ def test_graphs_of_fixed_bodies_are_exact_on_flat_and_faint_crops(
     crops[:4, :, :32] = 1.0  # saturated halves
     crops[4] = -1.0
     with torch.no_grad():
+        if isinstance(body, TokenTransformer):
+            body.standardise_maps(body.maps(crops))
         body.whiten(body.numbers(crops))
         expected = model.eval()(crops)
     onnx_model.write_onnx(

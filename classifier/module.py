@@ -163,7 +163,7 @@ class CropClassifier(lightning.LightningModule):
                 augment=data.augment,
                 views=views,
                 seal=self.features_seal,
-                maps=not self.trains_head_only,
+                maps=self.keeps_maps,
             )
         data.use_features(features)
 
@@ -173,7 +173,7 @@ class CropClassifier(lightning.LightningModule):
         Args:
             data: What the fit trains on.
         """
-        return int(self.keeps_features and data.augment == "none")
+        return int((self.trains_head_only or self.keeps_maps) and data.augment == "none")
 
     def on_train_start(self) -> None:
         """Freezes the modes of frozen parts; before, Lightning would warn of what is meant."""
@@ -191,7 +191,7 @@ class CropClassifier(lightning.LightningModule):
             Logits, shape ``(B,)``, or ``(B, K)`` for views and what was kept of them.
         """
         if image.ndim == 5:
-            return self(image.flatten(0, 1)).view(image.shape[:2])
+            return self.forward(image.flatten(0, 1)).view(image.shape[:2])
         scores: Tensor = head(self.net)(image) if image.ndim == 3 else self.net(image)
         return scores.squeeze(-1)
 
@@ -285,9 +285,9 @@ class CropClassifier(lightning.LightningModule):
         return {id(p) for p in self.net.parameters() if p.requires_grad} == own
 
     @property
-    def keeps_features(self) -> bool:
-        """Whether some first part of the net stays as it is, so that what it says can be kept."""
-        return self.trains_head_only or isinstance(self.net, TokenTransformer)
+    def keeps_maps(self) -> bool:
+        """Whether what a public network in the net sees can be kept, while what follows trains."""
+        return isinstance(self.net, TokenTransformer) and not self.trains_head_only
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warm-up and a cosine over all steps of the fit, or plain descent."""

@@ -146,8 +146,9 @@ class CropPretraining(CropClassifier):
         self, *, measure: float = 1.0, standardise: bool = True, **classifier: Any
     ) -> None:
         super().__init__(**classifier)
-        whitened = isinstance(self.net, WhitenedFeatures)
-        features = len(self.net.mean) if whitened else head(self.net).in_features
+        features = head(self.net).in_features
+        if isinstance(self.net, WhitenedFeatures):
+            features = len(self.net.mean)
         if measure < 0:
             raise ValueError(f"{measure=}. Give a weight of at least 0.")
         if measure and features < COUNT:
@@ -184,7 +185,12 @@ class CropPretraining(CropClassifier):
 
     def kept_views(self, data: CropsDataModule) -> int:
         """1 of ``crop_tokens``; 0 where the body trains, or is whitened in the fit."""
-        return super().kept_views(data) if isinstance(self.net, TokenTransformer) else 0
+        return super().kept_views(data) if self.keeps_maps else 0
+
+    @property
+    def keeps_maps(self) -> bool:
+        """Of ``crop_tokens`` always: its components are found after the last step."""
+        return isinstance(self.net, TokenTransformer)
 
     def training_step(self, batch: CropBatch, batch_idx: int) -> Tensor:
         """Cross-entropy of the label, and the error of the measurements."""

@@ -137,7 +137,8 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
 
     def kept_views(self, data: CropsDataModule) -> int:
         """All views, each drawn once, where the body is frozen and features are wanted."""
-        return self.views if self.cache_features and self.keeps_features else 0
+        kept = self.cache_features and (self.trains_head_only or self.keeps_maps)
+        return self.views if kept else 0
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW or SGD with warm-up and a cosine over ``max_steps``, or plain descent."""

@@ -38,13 +38,13 @@ class TokenTransformer(WhitenedFeatures):
 
     The maps of the public network are averaged over mirror images of the crop, each mirrored back,
     so a mirrored crop has mirrored maps. Their places are the tokens; the numbers are the class
-    token and the mean of the others.
+    token, and mean and spread of the others.
 
     Args:
         img_size: Edge of the crops in pixels, >= 16; they are brought to ``public_size`` inside.
         in_chans: Channels, 1.
         num_classes: Logits, > 0.
-        components: Principal components that are features, between 1 and ``2 * width``.
+        components: Principal components that are features, between 1 and ``3 * width``.
         public: timm's name of the network.
         stages: Stages of it that are read, see :class:`classifier.public.PublicNet`.
         public_size: Edge of what it sees, in pixels.
@@ -88,14 +88,14 @@ class TokenTransformer(WhitenedFeatures):
             or not 1 <= symmetries <= 8
             or min(grid, depth, num_heads) < 1
             or width % num_heads
-            or not 1 <= components <= 2 * width
+            or not 1 <= components <= 3 * width
         ):
             raise ValueError(
                 f"{in_chans=}, {img_size=}, {symmetries=}, {grid=}, {width=}, {depth=}, "
                 f"{num_heads=}, {components=}. Give 1 channel, crops of at least 16 px, 1 to 8 "
-                "symmetries, a width that the heads divide, and 1 to 2 * width components."
+                "symmetries, a width that the heads divide, and 1 to 3 * width components."
             )
-        super().__init__([width, width], components, num_classes)
+        super().__init__([width] * 3, components, num_classes)
         self.public = PublicNet(public, size=public_size, stages=stages)
         if odd := [edge for edge in self.public.edges if edge % grid]:
             raise ValueError(f"{grid=} does not divide the edge {odd[0]} of a map. Choose another.")
@@ -175,17 +175,19 @@ class TokenTransformer(WhitenedFeatures):
         self.map_deviation.copy_(maps.std((0, 2, 3)).clamp_min(1e-6)[:, None, None])
 
     def numbers(self, image: Tensor) -> Tensor:
-        """Class token and mean of the other tokens.
+        """Class token, mean and spread of the other tokens.
 
         Args:
             image: Shape ``(B, 1, size, size)``, in ``[-1, 1]``, or what :meth:`maps` made of it.
 
         Returns:
-            Shape ``(B, 2 * width)``.
+            Shape ``(B, 3 * width)``.
         """
         maps = self.maps(image) if image.shape[1] == 1 else image
         tokens = self.transformer((maps - self.map_mean) / self.map_deviation)
-        return torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1)
+        first, rest = tokens[:, 0], tokens[:, 1:]
+        spread = (rest.var(1) + 1e-6).sqrt()  # with a gradient where tokens agree
+        return torch.cat([first, rest.mean(1), spread], 1)
 
 
 @register_model

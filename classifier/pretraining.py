@@ -172,6 +172,8 @@ class CropPretraining(CropClassifier):
 
     def on_fit_start(self) -> None:
         """Measures the training crops as they are, or learns how their measurements vary."""
+        if isinstance(self.net, WhitenedFeatures):  # before features are computed
+            self.net.require_crops(len(self.trainer.datamodule.train_rows))  # type: ignore[attr-defined]
         super().on_fit_start()
         if isinstance(self.net, FixedFeatures):
             self._whiten(self.net)

@@ -58,6 +58,19 @@ class WhitenedFeatures(LinearOnFeatures):
         """
         raise NotImplementedError
 
+    def require_crops(self, count: int) -> None:
+        """Refuses too few crops to whiten on.
+
+        Raises:
+            DataError: If there are fewer than two per component.
+        """
+        components = self.num_features
+        if count < 2 * components:
+            raise DataError(
+                f"{count} crops cannot say how {components} components vary. Give at least "
+                f"{2 * components}, or backbone_args: {{components: {max(1, count // 2)}}}."
+            )
+
     @torch.no_grad()
     def whiten(self, numbers: Tensor) -> None:
         """Learns mean, deviation and principal components of the numbers of some crops.
@@ -71,12 +84,8 @@ class WhitenedFeatures(LinearOnFeatures):
         Raises:
             DataError: If there are fewer crops than two per component.
         """
+        self.require_crops(len(numbers))
         components = self.num_features
-        if len(numbers) < 2 * components:
-            raise DataError(
-                f"{len(numbers)} crops cannot say how {components} components vary. Give at least "
-                f"{2 * components}, or backbone_args: {{components: {max(1, len(numbers) // 2)}}}."
-            )
         found = numbers.double()
         self.mean.copy_(found.mean(0))
         self.deviation.copy_(found.std(0).clamp_min(1e-6))

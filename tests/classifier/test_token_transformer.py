@@ -15,7 +15,9 @@ from classifier.module import CropClassifier
 from classifier.pretraining import CropPretraining, teach_head
 from classifier.token_transformer import TokenTransformer
 from classifier.weights import state_sha256
+from data_prep.datamodule import CropBatch
 from data_prep.descriptors.targets import describe
+from data_prep.errors import DataError
 from data_prep.manifest import CropsManifest
 from tests.classifier.test_fixed_features import noise, wide
 from tests.classifier.test_module import data, trainer
@@ -189,9 +191,17 @@ def test_pre_training_teaches_whitens_and_starts_a_classifier(
     assert state_sha256(own.net.state_dict()) == state_sha256(started.net.state_dict())
 
 
-def test_numbers_learn_the_measurements_of_mirrored_maps_too() -> None:
-    from data_prep.datamodule import CropBatch
+def test_too_few_crops_are_refused_before_anything_is_computed(
+    make_cohort: Callable[..., CropsManifest], tmp_path: Path
+) -> None:
+    some = data(make_cohort(origin="phantom"), augment="none")
+    own = CropPretraining(**BODY | {"backbone_args": ARGUMENTS | {"components": 40}})
+    with pytest.raises(DataError, match="cannot say how 40 components vary"):
+        trainer(tmp_path, max_epochs=1).fit(own, datamodule=some)
+    assert not (tmp_path / "features").exists()
 
+
+def test_numbers_learn_the_measurements_of_mirrored_maps_too() -> None:
     own = CropPretraining(**BODY, trainable="all")
     assert isinstance(own.net, TokenTransformer)
     image = noise(4)

@@ -31,6 +31,8 @@ class MatchedMCGAN(MCGAN):
         matching: Weight of the squared distance of means, > 0.
         difference: Weight of the difference of the two classes beside the means, >= 0: it is
             smaller than what both share, and is all that labels teach.
+        compared: Generated crops of a batch whose features are compared, >= 1. Gradients through
+            their network are what a step costs most; running means make up for few crops.
         mcgan: Further arguments of :class:`gan.module.MCGAN`.
 
     Raises:
@@ -39,16 +41,25 @@ class MatchedMCGAN(MCGAN):
     """
 
     def __init__(
-        self, *, means: str, matching: float = 100.0, difference: float = 4.0, **mcgan: Any
+        self,
+        *,
+        means: str,
+        matching: float = 100.0,
+        difference: float = 4.0,
+        compared: int = 4,
+        **mcgan: Any,
     ) -> None:
-        if matching <= 0 or difference < 0:
+        if matching <= 0 or difference < 0 or compared < 1:
             raise ValueError(
-                f"{matching=}, {difference=}. Give a matching above 0, a difference >= 0."
+                f"{matching=}, {difference=}, {compared=}. Give a matching above 0, a difference "
+                ">= 0 and 1 crop or more."
             )
         super().__init__(**mcgan)
         self.hparams.pop("means")  # a path of this machine
         self.matching = matching
-        self.matched = MeanMatching(ReleasedMeans.read(means), difference=difference)
+        self.matched = MeanMatching(
+            ReleasedMeans.read(means), difference=difference, compared=compared
+        )
         if (size := self.matched.size) != self.image_size:
             raise ValueError(
                 f"means={means!r}: are of features of crops of {size} px, but image_size="
@@ -65,15 +76,17 @@ class MeanMatching(RunningMatching):
     Args:
         released: The means, and the network.
         difference: Weight of the difference of the classes beside the means, >= 0.
+        compared: Crops of a batch that are compared, >= 1.
     """
 
     targets: Tensor
 
-    def __init__(self, released: ReleasedMeans, *, difference: float) -> None:
+    def __init__(self, released: ReleasedMeans, *, difference: float, compared: int) -> None:
         means, noise = released.released.means()
         super().__init__(means.shape[1])
         self.register_buffer("targets", torch.from_numpy(means).float(), persistent=False)
         self.difference = difference
+        self.compared = compared
         self.size = int(released.model.hparams["image_size"])
         self._net = (released.net.eval().requires_grad_(False),)  # a tuple is no submodule
         apart = float(torch.linalg.vector_norm(self.targets[1] - self.targets[0]))
@@ -81,6 +94,10 @@ class MeanMatching(RunningMatching):
             f"Released means of {means.shape[1]} features: the classes differ by {apart:.2f}, the "
             f"noise of a class has length {noise[0]:.2f} (benign), {noise[1]:.2f} (malignant)."
         )
+
+    def forward(self, fakes: Tensor, malignant: Tensor) -> Tensor:
+        """Penalty on the first crops of a batch, which is in random order."""
+        return super().forward(fakes[: self.compared], malignant[: self.compared])
 
     def describe(self, crops: Tensor) -> Tensor:
         """Features of length 1, shape ``(B, d)``."""

@@ -210,7 +210,7 @@ def test_another_size_of_crops_is_refused(made: Path) -> None:
 
 
 def test_crops_are_pushed_to_the_released_means(made: Path) -> None:
-    matching = MeanMatching(ReleasedMeans.read(made / "means/means.pt"), difference=4.0)
+    matching = MeanMatching(ReleasedMeans.read(made / "means/means.pt"), difference=4.0, compared=8)
     crops = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
     malignant = torch.arange(8) % 2
     distances = []
@@ -223,13 +223,14 @@ def test_crops_are_pushed_to_the_released_means(made: Path) -> None:
 
 
 def test_penalty_has_the_gradient_of_half_the_weighted_distance(made: Path) -> None:
-    matching = MeanMatching(ReleasedMeans.read(made / "means/means.pt"), difference=3.0)
-    crops = torch.randn(6, 1, 16, 16, generator=torch.Generator().manual_seed(1))
-    malignant = torch.tensor([0, 1, 1, 0, 1, 0])
+    matching = MeanMatching(ReleasedMeans.read(made / "means/means.pt"), difference=3.0, compared=6)
+    crops = torch.randn(9, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    malignant = torch.tensor([0, 1, 1, 0, 1, 0, 1, 1, 0])  # the last three are left out
     first = crops.clone().requires_grad_()
     matching(first, malignant).backward()
     second = crops.clone().requires_grad_()
     features = matching.describe(second)
+    features, malignant = features[:6], malignant[:6]
     means = torch.stack([features[malignant == label].mean(0) for label in (0, 1)])
     away = means - matching.targets
     ((away.square().sum() + 3.0 / 2 * (away[1] - away[0]).square().sum()) / 4).backward()  # type: ignore[no-untyped-call]

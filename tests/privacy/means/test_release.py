@@ -237,3 +237,12 @@ def test_penalty_has_the_gradient_of_half_the_weighted_distance(made: Path) -> N
     assert first.grad is not None
     assert second.grad is not None
     torch.testing.assert_close(first.grad, second.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_a_medigan_package_says_the_epsilon_of_the_release(chain: Path) -> None:
+    line = "export medigan --checkpoint gan/checkpoints/last.ckpt --out package --name MEPF"
+    assert main([*line.split(), "--licence_of_cohort", "CC BY 4.0"]) == 0
+    (entry,) = json.loads(Path("package/MEPF/metadata.json").read_text()).values()
+    said = entry["selection"]["privacy_preservation"]
+    assert "epsilon = 8 at delta = 0.0001 for each patient" in said
+    assert len(list(Path("package/MEPF/samples").glob("*.png"))) == 8

@@ -44,7 +44,7 @@ class MatchedMCGAN(MCGAN):
         self,
         *,
         means: str,
-        matching: float = 100.0,
+        matching: float = 50.0,
         difference: float = 4.0,
         compared: int = 4,
         **mcgan: Any,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mammo_dp.privacy.accounting.risk import Risk, TradeOff, risk_of
     from mammo_dp.privacy.commands import verified as verify
     from mammo_dp.privacy.errors import PrivacyError
+    from mammo_dp.privacy.means.generator import MatchedMCGAN
     from mammo_dp.privacy.statement.document import read_statements
     from mammo_dp.privacy.statement.guarantee import PrivacyStatement
     from mammo_dp.privacy.training.calibration import DPCalibration
@@ -58,6 +59,7 @@ __all__ = [
     "DPDDPStrategy",
     "DPDataModule",
     "DPTraining",
+    "MatchedMCGAN",
     "Mechanism",
     "PoissonSampling",
     "PrivacyBudget",
@@ -97,6 +99,7 @@ MODULES = {
     "DPDDPStrategy": "mammo_dp.privacy.training.plugins",
     "DPDataModule": "mammo_dp.privacy.training.datamodule",
     "DPTraining": "mammo_dp.privacy.training.module",
+    "MatchedMCGAN": "mammo_dp.privacy.means.generator",
     "Mechanism": "mammo_dp.privacy.accounting.account",
     "PoissonSampling": "mammo_dp.privacy.training.sampling",
     "PrivacyBudget": "mammo_dp.privacy.accounting.budget",

@@ -18,7 +18,16 @@ RUN_DIR = (
 )
 RUN = "Run folder of a fit whose configuration and weights are used (validate and test)."
 ALL = "--help_all"  # asks Lightning's parser, which is slow and long
-_MODELS = ("CropClassifier", "DPCropClassifier", "CropPretraining", "MCGAN", "DPMCGAN")
+_MODELS = (
+    "CropClassifier",
+    "DPCropClassifier",
+    "CropPretraining",
+    "MCGAN",
+    "DPMCGAN",
+    "CropAutoencoder",
+    "LatentDiffusion",
+    "DPLatentDiffusion",
+)
 _DATA = ("CropsDataModule", "DPCropsDataModule")
 _TRAINER = {
     "max_epochs N": "Epochs of a fit without privacy.",

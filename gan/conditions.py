@@ -139,7 +139,9 @@ class Conditions:
             self.vector(
                 malignant=crop.malignant,
                 attributes={
-                    name: level for name in self.names if (level := level_of(crop, name)) is not None
+                    name: level
+                    for name in self.names
+                    if (level := level_of(crop, name)) is not None
                 },
             )
             for crop in crops

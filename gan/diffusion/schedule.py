@@ -12,6 +12,7 @@ Source: Nichol and Dhariwal 2021, arXiv 2102.09672 (cosine); Salimans and Ho 202
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ def denoise(predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: i
     """
     current = noise
     times = torch.linspace(1, 0, steps + 1, device=noise.device)
-    for now, following in zip(times[:-1], times[1:], strict=True):
+    for now, following in pairwise(times.unbind()):
         time = now.expand(len(noise))
         predicted = predict(current, time)
         code_share, noise_share = shares(time, current)

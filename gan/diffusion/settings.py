@@ -83,7 +83,10 @@ class AutoencoderSettings:
         Raises:
             DiffusionError: Naming the edge and the nearest that fit.
         """
-        for name, edge in zip(("depth", "image_size")[-len(self._edges()) :], self._edges()):  # noqa: B905  slices have one name for two edges
+        edges = {"image_size": self.image_size}
+        if self.depth is not None:
+            edges["depth"] = self.depth
+        for name, edge in edges.items():
             if edge < step or edge % step:
                 below = max(1, edge // step) * step
                 raise DiffusionError(

@@ -121,7 +121,7 @@ class LatentDiffusion(lightning.LightningModule):
             conditions=conditions,
         )
         self.conditions = self.settings.attributes
-        self.trainable = trainable
+        self.trainable: str = trainable
         self.views = views
         self.earliest_time = earliest_time
         self.learning_rate = learning_rate
@@ -236,11 +236,12 @@ class LatentDiffusion(lightning.LightningModule):
         Returns:
             Shape ``(B,)``, in units of the variance of codes.
         """
-        codes, condition = rows.split([self.settings.latent_size, self.conditions.width], dim=1)
+        size = self.settings.latent_size
+        codes, condition = rows[:, :size], rows[:, size:]
         if rng is not None:
             condition = self.conditions.forgetful(condition, FORGOTTEN, rng)
         codes, noise = (part.reshape(-1, *self.settings.latent_shape) for part in (codes, noise))
-        predicted = self.net(noised(codes, noise, time), time, condition)
+        predicted: Tensor = self.net(noised(codes, noise, time), time, condition)
         return (predicted - velocity(codes, noise, time)).square().flatten(1).mean(1)
 
     def training_step(self, batch: CropBatch, batch_idx: int) -> Tensor | None:

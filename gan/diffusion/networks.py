@@ -113,7 +113,7 @@ class Tokens(nn.Module):
     def forward(self, condition: Tensor) -> Tensor:
         """Maps ``(B, columns)`` to ``(B, attributes, width)``; columns of zeros are missing."""
         tokens = []
-        for layer, part in zip(self.layers, condition.split(self.sizes, dim=1), strict=True):
+        for layer, part in zip(self.layers, torch.split(condition, self.sizes, dim=1), strict=True):
             missing = (part == 0).all(dim=1, keepdim=True).to(part.dtype)
             tokens.append(layer(torch.cat([part, missing], dim=1)))
         return torch.stack(tokens, dim=1)

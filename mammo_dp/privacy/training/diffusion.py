@@ -83,7 +83,7 @@ class DPLatentDiffusion(DPTraining, LatentDiffusion):  # type: ignore[misc]  # i
         if min(lora_rank, pairs) < 1:
             raise PrivacyError(f"{lora_rank=}, {pairs=}. Give 1 or more.")
         super().__init__(
-            trainable=trainable,
+            trainable=trainable,  # type: ignore[arg-type]  # one word more than without privacy
             views=pairs,
             earliest_time=earliest_time,
             learning_rate=learning_rate,

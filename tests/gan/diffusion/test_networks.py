@@ -69,7 +69,7 @@ def test_a_missing_attribute_has_a_token_of_its_own() -> None:
     missing = conditions.vector(malignant=True, attributes={})[None]
     first, second = tokens(known)[0], tokens(missing)[0]
     assert first.shape == (2, 3)
-    weight = tokens.layers[1].weight
+    _, weight = tokens.parameters()
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], weight[:, 1])
     assert torch.equal(second[1], weight[:, -1])
@@ -77,7 +77,7 @@ def test_a_missing_attribute_has_a_token_of_its_own() -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_parts_that_may_train_are_those_of_their_types(dims: int) -> None:
-    from monai.networks.blocks import CrossAttentionBlock
+    from monai.networks.blocks.crossattention import CrossAttentionBlock
     from monai.networks.blocks.selfattention import SABlock
 
     net = diffusion(**SHAPES[dims]).net

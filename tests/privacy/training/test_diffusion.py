@@ -84,7 +84,7 @@ def naive(model: Alone, batch: CropBatch, clip: float) -> Tensor:
     """A backward pass for each crop in float64, a mean for each patient, a clip, a sum."""
     params = [p for p in model.net.parameters() if p.requires_grad]
     total = torch.zeros(sum(p.numel() for p in params), dtype=torch.float64)
-    for unit in batch.unit.unique():
+    for unit in set(batch.unit.tolist()):
         own = [i for i in range(len(batch.row)) if batch.unit[i] == unit]
         mean = torch.zeros_like(total)
         for i in own:

@@ -455,20 +455,20 @@ def _answers(future: "Future[_Answers]") -> _Answers | None:
 
 def _orders(rows: Sequence[LesionRow], origin: str, film: bool) -> list[ImageOrder]:
     """One per image, in the order in which the table first names them."""
-    groups: dict[tuple[Path, float | None], list[LesionRow]] = {}
-    for row in rows:  # rows that state another spacing for the same file are read with theirs
-        groups.setdefault((row.path, row.spacing_mm), []).append(row)
+    groups: dict[Path, list[LesionRow]] = {}
+    for row in rows:
+        groups.setdefault(row.path, []).append(row)
     return [
         ImageOrder(
             path=path,
-            spacing_mm=spacing_mm,
+            spacing_mm=lesions[0].spacing_mm,  # one for each file, as the table was checked
             scanned_film=film,
             lesions=tuple(
                 LesionOrder(where=row.where, region=row.region, file=_file(row, origin))
                 for row in lesions
             ),
         )
-        for (path, spacing_mm), lesions in groups.items()
+        for path, lesions in groups.items()
     ]
 
 

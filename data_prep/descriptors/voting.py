@@ -4,7 +4,7 @@
 For crops with a mass in the middle. No number is fitted: constants were chosen on phantoms, so the
 space itself costs no privacy. Turning or mirroring a crop changes nothing, as it changes nothing
 about a mass; with the few candidates that a few hundred patients can tell apart, votes then follow
-brightness, contrast, size and margin, not a chance likeness of the tissue around.
+brightness, contrast, size and margin, not an accidental likeness of the tissue around.
 
 Independent of the other descriptors on purpose: it is part of the mechanism of ``evolve``.
 """

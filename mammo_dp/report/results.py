@@ -313,8 +313,8 @@ def reconstruction(result: Result, *, show_patients: bool) -> dict[str, Any]:
         "text": (),
         "note": f"{stored['patients']} patients of {stored['split']}, one crop each; mean "
         "correlation (NCC) of what was read with the original: without a prior, with a Gaussian "
-        "one, and of a blind guess that saw no update. At most: chance that the guarantee leaves "
-        f"to naming a patient from a list. Each ε: unit {stored['unit']}, delta "
+        "one, and of a blind guess that saw no update. At most: probability that the guarantee "
+        f"leaves to naming a patient from a list. Each ε: unit {stored['unit']}, delta "
         f"{stored['delta']:g}, {stored['adjacency']}, {_accountants(stored['budgets'])}. Only the "
         "last column is a guarantee; the others hold for adversaries as weak as described.",
     }

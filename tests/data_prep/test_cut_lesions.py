@@ -100,15 +100,6 @@ def test_crops_are_those_of_the_rule_in_order_of_the_table(tmp_path: Path) -> No
     ]
 
 
-def test_rows_of_an_image_keep_the_spacing_that_they_state(tmp_path: Path) -> None:
-    folder_of(tmp_path, ["a.png"])
-    box = ",".join(line("a.png", 0).split(",")[3:])
-    lines = [f"{HEADER},lesion,spacing_mm", f"a.png,P0,0,{box},1,0.05", f"a.png,P0,0,{box},2,0.1"]
-    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    one, other = cut(tmp_path).crops
-    assert one.pixel_spacing_mm != other.pixel_spacing_mm
-
-
 def test_each_image_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder_of(tmp_path, ["a.png", "b.png"], "a.png,P000,0,60,20,90,60")
     read: list[str] = []

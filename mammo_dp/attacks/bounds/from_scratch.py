@@ -117,7 +117,7 @@ def expected_observations(mechanism: Mechanism) -> float:
 
 
 def observations_in_weights(mechanism: Mechanism) -> float:
-    """``K`` of someone who sees the final weights alone: ``q^2 T``.
+    """``K`` of an attacker who sees the final weights alone: ``q^2 T``.
 
     Plain gradient descent adds up ``q T`` copies of the image and the noise of all ``T`` steps.
     """

@@ -84,7 +84,7 @@ class PrivacyBudget:
         if (self.reconstruction is None) != (self.kappa is None):
             raise PrivacyError(
                 f"budget: reconstruction={self.reconstruction}, kappa={self.kappa}. Give both: "
-                "kappa is the chance of the guess that a target of reconstruction refers to."
+                "kappa is the probability of the guess that a target of reconstruction refers to."
             )
         if self.epsilon is not None and not 0 < self.epsilon < math.inf:
             raise PrivacyError(

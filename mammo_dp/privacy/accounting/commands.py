@@ -113,7 +113,7 @@ def calibrate(
     if target_reconstruction is not None and len(kappas) != 1:
         raise PrivacyError(
             f"target_reconstruction={target_reconstruction} with {len(kappas)} values of kappa. "
-            "Give the one chance of a guess that it refers to, such as --kappa 0.0009."
+            "Give the one probability of a guess that it refers to, such as --kappa 0.0009."
         )
     budget = PrivacyBudget(
         delta=delta,
@@ -223,12 +223,12 @@ def _lines(numbers: dict[str, Any], per: str, key: str) -> list[str]:
         f"    tells members from others with TPR - FPR at most {numbers[f'advantage{key}']:.4f}",
     ]
     lines += [
-        f"    recognises a member at FPR {fpr} with chance at most {value:.4f}"
+        f"    recognises a member at FPR {fpr} with probability at most {value:.4f}"
         for fpr, value in numbers[f"tpr_at_fpr{key}"].items()
     ]
     lines += [
-        f"    reconstructs a {noun}, guessed with chance {kappa} without the release, with "
-        f"chance at most {value:.4f}"
+        f"    reconstructs a {noun}, guessed with probability {kappa} without the release, with "
+        f"probability at most {value:.4f}"
         for kappa, value in numbers[f"reconstruction_robustness{key}"].items()
     ]
     return lines

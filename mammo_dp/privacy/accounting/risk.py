@@ -115,7 +115,9 @@ def risk_of(
     for name, values in (("kappa", kappas), ("fpr", fprs)):
         for value in values:
             if not 0 < value < 1:
-                raise PrivacyError(f"{name}={value} is no chance. Give a value between 0 and 1.")
+                raise PrivacyError(
+                    f"{name}={value} is no probability. Give a value between 0 and 1."
+                )
     if curve is None:
         certain = MappingProxyType(dict.fromkeys(fprs, 1.0))
         return Risk(

@@ -150,7 +150,7 @@ class Evolution:
 def in_proportion(shares: NDArray[np.float64], places: int, rng: np.random.Generator) -> list[int]:
     """Gives out places by systematic resampling.
 
-    Each gets its share of the places, rounded up or down at random, which adds less chance than
+    Each gets its share of the places, rounded up or down at random, which adds less randomness than
     the paper's draws with replacement.
 
     Args:

@@ -385,8 +385,8 @@ def _guarantee(guarantee: Guarantee, statement: PrivacyStatement) -> list[str]:
         lines = [f"Nothing bounds what the release reveals about one {unit}.", ""]
     else:
         lines = [
-            f"{changed[0].upper()}{changed[1:]}, every outcome would have had the same chance up "
-            f"to a factor of {_factor(guarantee.epsilon)}, but for a failure chance of "
+            f"{changed[0].upper()}{changed[1:]}, every outcome would have had the same probability "
+            f"up to a factor of {_factor(guarantee.epsilon)}, but for a failure probability of "
             f"{statement.delta:g}. {guarantee.because}",
             "",
             f"By Renyi accounting, a second and looser bound, epsilon = "
@@ -403,7 +403,7 @@ def _guarantee(guarantee: Guarantee, statement: PrivacyStatement) -> list[str]:
         for fpr, value in risk.tpr_at_fpr.items()
     ]
     lines += [
-        f"| reconstructs a {unit} guessed with chance {kappa:.3g} without the release | "
+        f"| reconstructs a {unit} guessed with probability {kappa:.3g} without the release | "
         f"{value:.4f} |"
         for kappa, value in risk.reconstruction_robustness.items()
     ]

@@ -160,8 +160,8 @@ class PoissonSampling:
             raise PrivacyError(f"sampling: unit is {self.unit!r}. Choose 'patient' or 'crop'.")
         if not 0 < self.rate <= 1:
             raise PrivacyError(
-                f"sampling: rate={self.rate} is no chance. Give the chance that a {self.unit} "
-                "joins a step, above 0 and at most 1."
+                f"sampling: rate={self.rate} is no probability. Give the probability that a "
+                f"{self.unit} joins a step, above 0 and at most 1."
             )
         if self.public_size is not None and self.public_size < 1:
             raise PrivacyError(

@@ -19,6 +19,7 @@ from gan.checkpoint import CheckpointError, TrainedGenerator
 from gan.diffusion.schedule import noised, velocity
 from gan.diffusion.settings import DiffusionError
 from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.evolution.simulators import GanSimulator, Genome
 from mammo_dp.privacy.training import optimizer as noise
 from mammo_dp.privacy.training.datamodule import DPCropsDataModule
 from mammo_dp.privacy.training.diffusion import DPLatentDiffusion, add_adapters, fold_adapters
@@ -306,6 +307,16 @@ def test_a_fit_that_resumes_is_the_fit_that_never_stopped(
     assert resumed.accounted_steps == 4
     for name, p in whole.net.state_dict().items():
         assert torch.equal(resumed.net.state_dict()[name], p), name
+
+
+def test_private_evolution_draws_candidates_from_a_diffusion(start: str) -> None:
+    simulator = GanSimulator.read(start)
+    parent = Genome(malignant=True, steps=((1, 1.0),))
+    child = Genome(malignant=True, steps=((1, 1.0), (2, 0.1)))
+    other = Genome(malignant=True, steps=((3, 1.0),))
+    crop, near, far = simulator.render([parent, child, other])
+    assert crop.shape == (16, 16)
+    assert 0 < np.abs(near - crop).mean() < np.abs(far - crop).mean()
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from classifier.pretraining import CropPretraining
     from data_prep.datamodule import CropBatch, CropsDataModule
     from data_prep.manifest import CropsManifest
+    from gan.diffusion.autoencoder import CropAutoencoder
+    from gan.diffusion.module import LatentDiffusion
     from gan.module import MCGAN
     from mammo_dp.attacks.lower_bounds import many_run as many_run_epsilon
     from mammo_dp.attacks.lower_bounds import one_run as one_run_epsilon
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from mammo_dp.privacy.training.calibration import DPCalibration
     from mammo_dp.privacy.training.classifier import DPCropClassifier
     from mammo_dp.privacy.training.datamodule import DPCropsDataModule, DPDataModule
+    from mammo_dp.privacy.training.diffusion import DPLatentDiffusion
     from mammo_dp.privacy.training.generator import DPMCGAN
     from mammo_dp.privacy.training.module import DPTraining
     from mammo_dp.privacy.training.plugins import DPDDPStrategy
@@ -48,6 +51,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DPMCGAN",
     "MCGAN",
+    "CropAutoencoder",
     "CropBatch",
     "CropClassifier",
     "CropPretraining",
@@ -58,7 +62,9 @@ __all__ = [
     "DPCropsDataModule",
     "DPDDPStrategy",
     "DPDataModule",
+    "DPLatentDiffusion",
     "DPTraining",
+    "LatentDiffusion",
     "MatchedMCGAN",
     "Mechanism",
     "PoissonSampling",
@@ -88,6 +94,7 @@ _SCORES = "mammo_dp.attacks.membership.scores"
 MODULES = {
     "DPMCGAN": "mammo_dp.privacy.training.generator",
     "MCGAN": "gan.module",
+    "CropAutoencoder": "gan.diffusion.autoencoder",
     "CropBatch": "data_prep.datamodule",
     "CropClassifier": "classifier.module",
     "CropPretraining": "classifier.pretraining",
@@ -98,7 +105,9 @@ MODULES = {
     "DPCropsDataModule": "mammo_dp.privacy.training.datamodule",
     "DPDDPStrategy": "mammo_dp.privacy.training.plugins",
     "DPDataModule": "mammo_dp.privacy.training.datamodule",
+    "DPLatentDiffusion": "mammo_dp.privacy.training.diffusion",
     "DPTraining": "mammo_dp.privacy.training.module",
+    "LatentDiffusion": "gan.diffusion.module",
     "MatchedMCGAN": "mammo_dp.privacy.means.generator",
     "Mechanism": "mammo_dp.privacy.accounting.account",
     "PoissonSampling": "mammo_dp.privacy.training.sampling",

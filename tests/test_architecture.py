@@ -113,6 +113,15 @@ def test_pydicom_is_used_where_dicom_is_read_or_written() -> None:
     assert users <= {f"data_prep/{name}.py" for name in USERS_OF_PYDICOM}
 
 
+def test_monai_is_imported_by_functions_alone() -> None:
+    """It takes ten seconds, which commands without a diffusion shall not."""
+    for path in modules():
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in getattr(node, "names", ())]
+            found = {name.split(".")[0] for name in [*names, getattr(node, "module", None) or ""]}
+            assert not found & {"monai", "einops"}, path
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from mammo_dp.main import main; main(['--help'])\n"

@@ -26,6 +26,7 @@ from classifier.backbones import (
 from classifier.features import FeaturesSeal, cached_features, rank_zero_first
 from classifier.predictions import FILE_NAME, Predictions, write_predictions
 from classifier.stress import AS_THEY_ARE, write_stress
+from classifier.token_transformer import TokenTransformer
 from classifier.weights import LoadedWeights, load_weights, model_of
 from data_prep.datamodule import CropBatch, CropsDataModule
 from data_prep.errors import DataError
@@ -38,7 +39,8 @@ class CropClassifier(lightning.LightningModule):
     that train in another way keep :meth:`losses` and :meth:`configure_optimizers`.
 
     Where only the head trains, on crops as they are, features of the frozen body are computed once
-    and kept in ``features`` below the trainer's root folder; they are as private as the crops.
+    and kept in ``features`` below the trainer's root folder; they are as private as the crops. Of
+    ``crop_tokens`` more may train: then what its public network sees is kept.
 
     Args:
         backbone: timm's name of the model, with a tag where ``weights`` are of another tag than
@@ -165,7 +167,7 @@ class CropClassifier(lightning.LightningModule):
         return True
 
     def on_fit_start(self) -> None:
-        """Computes or finds the features of a frozen body."""
+        """Computes or finds the features of a frozen body, or of the frozen part of one."""
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, CropsDataModule) or not (views := self.kept_views(data)):
             return
@@ -179,6 +181,7 @@ class CropClassifier(lightning.LightningModule):
                 augment=data.augment,
                 views=views,
                 seal=self.features_seal,
+                maps=self.keeps_maps,
             )
         data.use_features(features)
 
@@ -188,7 +191,7 @@ class CropClassifier(lightning.LightningModule):
         Args:
             data: What the fit trains on.
         """
-        return int(self.trains_head_only and data.augment == "none")
+        return int((self.trains_head_only or self.keeps_maps) and data.augment == "none")
 
     def on_train_start(self) -> None:
         """Freezes the modes of frozen parts; before, Lightning would warn of what is meant."""
@@ -198,12 +201,15 @@ class CropClassifier(lightning.LightningModule):
         """Scores images.
 
         Args:
-            image: Shape ``(B, 1, H, W)``, in ``[-1, 1]``; or cached features ``(B, K, d)`` of K
-                views, which only pass the head.
+            image: Shape ``(B, 1, H, W)``, in ``[-1, 1]``; ``(B, K, 1, H, W)`` for K views; or
+                what was kept of K views: maps ``(B, K, C, h, w)``, or features ``(B, K, d)``, which
+                only pass the head.
 
         Returns:
-            Logits, shape ``(B,)``, or ``(B, K)`` for features.
+            Logits, shape ``(B,)``, or ``(B, K)`` for views and what was kept of them.
         """
+        if image.ndim == 5:
+            return self.forward(image.flatten(0, 1)).view(image.shape[:2])
         scores: Tensor = head(self.net)(image) if image.ndim == 3 else self.net(image)
         return scores.squeeze(-1)
 
@@ -307,6 +313,11 @@ class CropClassifier(lightning.LightningModule):
         """Whether the body stays as it is, so that its features can be kept."""
         own = {id(p) for p in head(self.net).parameters()}
         return {id(p) for p in self.net.parameters() if p.requires_grad} == own
+
+    @property
+    def keeps_maps(self) -> bool:
+        """Whether what a public network in the net sees can be kept, while what follows trains."""
+        return isinstance(self.net, TokenTransformer) and not self.trains_head_only
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warm-up and a cosine over all steps of the fit, or plain descent."""

@@ -23,7 +23,16 @@ STRESS = (
     "--run named stress_ and the split."
 )
 ALL = "--help_all"  # asks Lightning's parser, which is slow and long
-_MODELS = ("CropClassifier", "DPCropClassifier", "CropPretraining", "MCGAN", "DPMCGAN")
+_MODELS = (
+    "CropClassifier",
+    "DPCropClassifier",
+    "CropPretraining",
+    "MCGAN",
+    "DPMCGAN",
+    "CropAutoencoder",
+    "LatentDiffusion",
+    "DPLatentDiffusion",
+)
 _DATA = ("CropsDataModule", "DPCropsDataModule")
 _TRAINER = {
     "max_epochs N": "Epochs of a fit without privacy.",

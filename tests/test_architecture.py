@@ -46,7 +46,7 @@ ATTACKS_ORDER = (
     "reconstruction",
     "ladder",
 )
-PRIVACY_ORDER = ("errors", "accounting", "statement", "training", "evolution", "commands")
+PRIVACY_ORDER = ("errors", "accounting", "statement", "training", "evolution", "means", "commands")
 WITHIN = {"privacy": PRIVACY_ORDER, "attacks": ATTACKS_ORDER}
 
 USERS_OF_PYDICOM = ("dicom", "dicom_checks", "phantoms/archive", "secondary_capture")

@@ -200,7 +200,7 @@ class CropPretraining(CropClassifier):
             return super().training_step(batch, batch_idx)
         learned, features = self._learned(batch)
         logits = head(self.net)(features).squeeze(-1)
-        loss = F.binary_cross_entropy_with_logits(logits, batch.malignant.to(logits.dtype))
+        loss = self.label_losses(logits, batch.malignant).mean()
         self.log("train_loss", loss, batch_size=len(batch.row))
         if not self.measure:
             return loss

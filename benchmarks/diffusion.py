@@ -98,7 +98,7 @@ def grown(dims: int, part: str, column: str) -> float:
     """Growth of a fresh process by two steps, in megabytes."""
     words = ["--dims", str(dims), "--parts", part, "--memory_of", column]
     found = subprocess.run(
-        [sys.executable, __file__, *words], check=True, capture_output=True, text=True
+        [sys.executable, __file__, *words], check=True, capture_output=True, encoding="utf-8"
     )
     return float(found.stdout)
 

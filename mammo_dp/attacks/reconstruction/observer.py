@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from classifier.backbones import head
 from classifier.features import cached_features
+from classifier.module import CropClassifier
 from data_prep.datamodule import CropBatch
 from data_prep.manifest import CropsManifest, Split
 from mammo_dp.attacks import AttackError
@@ -126,6 +127,7 @@ class CandidateObserver(Callback):
         private = trainer.optimizers[0]
         if (
             not isinstance(pl_module, DPTraining)
+            or not isinstance(pl_module, CropClassifier)
             or not isinstance(private, PrivateOptimizer)
             or not isinstance(rows, FeatureRows)
             or rows.features.ndim != 3
@@ -135,6 +137,7 @@ class CandidateObserver(Callback):
                 f"{type(pl_module).__name__}: is no private fit of a head over cached features of "
                 "patients. Train with trainable: head, cache_features: true and unit: patient."
             )
+        self._class_weights = pl_module.class_weights
         malignant, _, unit = rows.columns
         units, position = torch.unique(unit, return_inverse=True)
         self._position = {int(u): i for i, u in enumerate(units)}
@@ -160,8 +163,8 @@ class CandidateObserver(Callback):
         module, layer, drawn = self._module, self._layer, self._drawn
         noisy = torch.cat([_gradient(layer.weight).flatten(), _gradient(layer.bias)])
         weights = layer.weight.cpu(), layer.bias.cpu()  # features lie there, wherever the fit runs
-        members = self.members.gradients(*weights, module.clip, module.class_weights)
-        others = self.others.gradients(*weights, module.clip, module.class_weights)
+        members = self.members.gradients(*weights, module.clip, self._class_weights)
+        others = self.others.gradients(*weights, module.clip, self._class_weights)
         scale = module.sampling.expected_units / module.clipping_norm
         # What is left without all that were drawn; a target that was drawn is then put back.
         left = noisy * scale - members[drawn].sum(dim=0)

@@ -19,16 +19,15 @@ from torch.optim import Optimizer
 
 from classifier.backbones import head
 from classifier.features import cached_features
-from classifier.module import CropClassifier
 from data_prep.datamodule import CropBatch
 from data_prep.manifest import CropsManifest, Split
 from mammo_dp.attacks import AttackError
 from mammo_dp.attacks.reconstruction.lists import CandidateScores, write_candidates
 from mammo_dp.attacks.statistics import Scores, likelihood_ratios
 from mammo_dp.privacy.statement.seals import SealedFeatures
+from mammo_dp.privacy.training.classifier import DPCropClassifier
 from mammo_dp.privacy.training.datamodule import FeatureRows
 from mammo_dp.privacy.training.gradients.units import Clip
-from mammo_dp.privacy.training.module import DPTraining
 from mammo_dp.privacy.training.optimizer import PrivateOptimizer
 
 
@@ -126,8 +125,7 @@ class CandidateObserver(Callback):
         rows = getattr(trainer.train_dataloader, "dataset", None)
         private = trainer.optimizers[0]
         if (
-            not isinstance(pl_module, DPTraining)
-            or not isinstance(pl_module, CropClassifier)
+            not isinstance(pl_module, DPCropClassifier)
             or not isinstance(private, PrivateOptimizer)
             or not isinstance(rows, FeatureRows)
             or rows.features.ndim != 3
@@ -137,7 +135,6 @@ class CandidateObserver(Callback):
                 f"{type(pl_module).__name__}: is no private fit of a head over cached features of "
                 "patients. Train with trainable: head, cache_features: true and unit: patient."
             )
-        self._class_weights = pl_module.class_weights
         malignant, _, unit = rows.columns
         units, position = torch.unique(unit, return_inverse=True)
         self._position = {int(u): i for i, u in enumerate(units)}
@@ -163,8 +160,8 @@ class CandidateObserver(Callback):
         module, layer, drawn = self._module, self._layer, self._drawn
         noisy = torch.cat([_gradient(layer.weight).flatten(), _gradient(layer.bias)])
         weights = layer.weight.cpu(), layer.bias.cpu()  # features lie there, wherever the fit runs
-        members = self.members.gradients(*weights, module.clip, self._class_weights)
-        others = self.others.gradients(*weights, module.clip, self._class_weights)
+        members = self.members.gradients(*weights, module.clip, module.class_weights)
+        others = self.others.gradients(*weights, module.clip, module.class_weights)
         scale = module.sampling.expected_units / module.clipping_norm
         # What is left without all that were drawn; a target that was drawn is then put back.
         left = noisy * scale - members[drawn].sum(dim=0)
@@ -190,7 +187,7 @@ class CandidateObserver(Callback):
         present[drawn] += sizes[drawn]
         own += ratios(present, sizes)
 
-    def _others(self, trainer: Trainer, module: DPTraining) -> HeadPatients:
+    def _others(self, trainer: Trainer, module: DPCropClassifier) -> HeadPatients:
         data = trainer.datamodule  # type: ignore[attr-defined]
         rows = self._rows
         units = self.manifest.units(rows, "patient")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and memory of a private step of a latent diffusion, as ratios to an ordinary one.
 
-    python benchmarks/diffusion.py                   # some minutes on one CPU core
+    python benchmarks/diffusion.py                   # about half an hour on a busy CPU core
 
 A step is forward pass, gradients, clip, noise and Adam on the codes of 8 crops or volumes with 4
 pairs of time and noise each; two crops are one patient. An ordinary step sees the same pairs and

@@ -112,15 +112,25 @@ class Tokens(nn.Module):
 
     def forward(self, condition: Tensor) -> Tensor:
         """Maps ``(B, columns)`` to ``(B, attributes, width)``; columns of zeros are missing."""
-        tokens = []
-        for layer, part in zip(self.layers, torch.split(condition, self.sizes, dim=1), strict=True):
-            missing = (part == 0).all(dim=1, keepdim=True).to(part.dtype)
-            tokens.append(layer(torch.cat([part, missing], dim=1)))
+        parts = with_missing(condition, self.sizes)
+        tokens = [layer(part) for layer, part in zip(self.layers, parts, strict=True)]
         return torch.stack(tokens, dim=1)
+
+
+def with_missing(condition: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """Columns of each attribute ``(B, size + 1)``; the last is 1 where it is missing."""
+    parts = torch.split(condition, list(sizes), dim=1)
+    return [
+        torch.cat([part, (part == 0).all(dim=1, keepdim=True).to(part.dtype)], dim=1)
+        for part in parts
+    ]
 
 
 class Denoiser(nn.Module):
     """Predicts the velocity of noised codes under their attributes.
+
+    Attributes reach the network twice: as tokens that it attends to, and added to the embedding of
+    time, which all levels see. Both together are learned faster than the first alone.
 
     Args:
         settings: Sizes.
@@ -140,7 +150,12 @@ class Denoiser(nn.Module):
             num_head_channels=settings.head_channels,
             with_conditioning=True,
             cross_attention_dim=settings.token_width,
+            num_class_embeds=1,
         )
+        # MONAI's embedding takes one of several classes; this one takes all attributes.
+        sizes = self.tokens.sizes
+        columns, width = sum(sizes) + len(sizes), 4 * settings.channels[0]
+        self.unet.class_embedding = nn.Linear(columns, width, bias=False)
 
     def forward(self, code: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         """Velocities.
@@ -153,7 +168,10 @@ class Denoiser(nn.Module):
         Returns:
             Shape ``(B, channels, ...)``.
         """
-        found: Tensor = self.unet(code, TIMES * time, context=self.tokens(condition))
+        known = torch.cat(with_missing(condition, self.tokens.sizes), dim=1)
+        found: Tensor = self.unet(
+            code, TIMES * time, context=self.tokens(condition), class_labels=known
+        )
         return found
 
 

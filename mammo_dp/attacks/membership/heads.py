@@ -84,6 +84,7 @@ class Recipe:
         optimizer: ``adamw``, ``sgd`` with momentum .9, or ``descent``: plain steps at one
             rate.
         ema_decay: Largest decay of the average that is released; None releases the last weights.
+        malignant_weight: Weight of a malignant crop in the loss, beside 1 of a benign one.
     """
 
     steps: int
@@ -93,6 +94,7 @@ class Recipe:
     weight_decay: float = 0.0
     optimizer: Literal["adamw", "sgd", "descent"] = "adamw"
     ema_decay: float | None = None
+    malignant_weight: float = 1.0
 
 
 def train_heads(
@@ -131,10 +133,11 @@ def train_heads(
     )
     varied = recipe.optimizer != "descent"
     schedule = warmup_cosine(optimizer, recipe.warmup_steps, recipe.steps) if varied else None
+    weight_of_malignant = recipe.malignant_weight
     if isinstance(recipe.kind, NoisySteps):
-        gradient = noisy_gradients(examples, inside, recipe.kind, rng)
+        gradient = noisy_gradients(examples, inside, recipe.kind, rng, weight_of_malignant)
     else:
-        gradient = plain_gradients(examples, inside, recipe.kind, rng)
+        gradient = plain_gradients(examples, inside, recipe.kind, rng, weight_of_malignant)
     average = heads.clone()
     for step in track(range(recipe.steps), "Shadow heads", disable=not progress):
         found = gradient(torch.cat(parts, 1))
@@ -162,7 +165,11 @@ def logits_of(heads: Tensor, features: Tensor) -> Tensor:
 
 
 def noisy_gradients(
-    examples: Examples, inside: NDArray[np.bool_], steps: NoisySteps, rng: np.random.Generator
+    examples: Examples,
+    inside: NDArray[np.bool_],
+    steps: NoisySteps,
+    rng: np.random.Generator,
+    malignant_weight: float = 1.0,
 ) -> Callable[[Tensor], Tensor]:
     """Gradient of a private step, as a function of weights ``(heads, d + 1)``.
 
@@ -180,6 +187,7 @@ def noisy_gradients(
         total = steps.noise_multiplier * steps.clip.norm * _normal(rng, heads.shape)
         for units, features, target in groups:
             error = (torch.sigmoid(features @ heads.T) - target) / features.shape[1]
+            error *= _class_weight(target, malignant_weight)
             each = error.transpose(1, 2) @ features  # (units, heads, d + 1)
             factor = steps.clip.factors(each.norm(dim=2))
             factor *= torch.from_numpy(drawn[:, units].T)
@@ -190,7 +198,11 @@ def noisy_gradients(
 
 
 def plain_gradients(
-    examples: Examples, inside: NDArray[np.bool_], steps: PlainSteps, rng: np.random.Generator
+    examples: Examples,
+    inside: NDArray[np.bool_],
+    steps: PlainSteps,
+    rng: np.random.Generator,
+    malignant_weight: float = 1.0,
 ) -> Callable[[Tensor], Tensor]:
     """Mean gradient of a batch per head, as a function of weights ``(heads, d + 1)``."""
     rows = [np.flatnonzero(mask[examples.patient]) for mask in inside]
@@ -204,6 +216,7 @@ def plain_gradients(
         view = rng.integers(features.shape[1], size=batch.shape)
         seen = features[batch, view]  # (heads, size, d + 1)
         error = torch.sigmoid((seen @ heads[:, :, None]).squeeze(2)) - malignant[batch]
+        error *= _class_weight(malignant[batch], malignant_weight)
         mean: Tensor = (error[:, None] @ seen).squeeze(1) / size
         if steps.gradient_clip is None:
             return mean
@@ -230,6 +243,12 @@ def halves(patients: int, count: int, seed: int) -> NDArray[np.bool_]:
         chosen[2 * pair, rng.permutation(patients)[: patients // 2]] = True
         chosen[2 * pair + 1] = ~chosen[2 * pair]
     return chosen
+
+
+def _class_weight(malignant: Tensor, malignant_weight: float) -> Tensor:
+    """Weight of each crop in the loss, as :class:`classifier.module.CropClassifier` has it."""
+    weights = torch.tensor([1.0, malignant_weight]) / max(1.0, malignant_weight)
+    return weights[malignant.long()]
 
 
 def _by_size(

@@ -179,6 +179,7 @@ class TrainedRun:
             weight_decay=settings["weight_decay"],
             optimizer=settings.get("optimizer", "adamw"),
             ema_decay=settings.get("ema_decay"),
+            malignant_weight=settings.get("malignant_weight", 1.0),
         )
 
     def _learning_rate(self) -> float:

@@ -45,19 +45,23 @@ class HeadPatients:
     malignant: Tensor
     patient: Tensor
 
-    def gradients(self, weight: Tensor, bias: Tensor, clip: Clip) -> Tensor:
+    def gradients(
+        self, weight: Tensor, bias: Tensor, clip: Clip, class_weights: tuple[float, ...]
+    ) -> Tensor:
         """Clipped gradients of the cross-entropy, in units of the clipping norm.
 
         Args:
             weight: Of the head, shape ``(1, d)``.
             bias: Of the head, shape ``(1,)``.
             clip: The clip of the fit.
+            class_weights: Weights of benign and of malignant crops in the loss.
 
         Returns:
             Shape ``(patients, d + 1)``, the bias last.
         """
         with torch.autocast("cpu", enabled=False):
             wrong = (self.features @ weight[0] + bias).sigmoid() - self.malignant[:, None]
+            wrong *= wrong.new_tensor(class_weights)[self.malignant.long()][:, None]
             crops = torch.cat(
                 [torch.einsum("cv,cvd->cd", wrong, self.features), wrong.sum(1, keepdim=True)], 1
             )
@@ -156,8 +160,8 @@ class CandidateObserver(Callback):
         module, layer, drawn = self._module, self._layer, self._drawn
         noisy = torch.cat([_gradient(layer.weight).flatten(), _gradient(layer.bias)])
         weights = layer.weight.cpu(), layer.bias.cpu()  # features lie there, wherever the fit runs
-        members = self.members.gradients(*weights, module.clip)
-        others = self.others.gradients(*weights, module.clip)
+        members = self.members.gradients(*weights, module.clip, module.class_weights)
+        others = self.others.gradients(*weights, module.clip, module.class_weights)
         scale = module.sampling.expected_units / module.clipping_norm
         # What is left without all that were drawn; a target that was drawn is then put back.
         left = noisy * scale - members[drawn].sum(dim=0)

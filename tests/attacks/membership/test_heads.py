@@ -153,3 +153,26 @@ def test_no_crop_comes_again_before_all_others_of_the_half_came() -> None:
     seen = torch.stack([step(heads)[0, :-1] != 0 for _ in range(2)]).sum(0)
     assert seen[own].tolist() == [1] * len(own)
     assert seen.sum() == len(own)
+
+
+@pytest.mark.parametrize("weight", [0.25, 4.0])
+def test_shadow_heads_weigh_classes_as_the_run_does(weight: float) -> None:
+    crops = examples(1, 5, views=1)
+    inside, head = (
+        np.ones((1, 1), bool),
+        torch.randn(1, 6, generator=torch.Generator().manual_seed(0)),
+    )
+    features = torch.cat([crops.features[:, 0], torch.ones(len(crops.malignant), 1)], 1)
+    logits = (features @ head[0]).requires_grad_()
+    target = torch.from_numpy(crops.malignant).float()
+    loss = F.binary_cross_entropy_with_logits(logits, target, pos_weight=torch.tensor(weight))
+    (error,) = torch.autograd.grad(loss / max(1.0, weight), logits)
+    expected = error @ features
+    rng, clip = np.random.default_rng(0), Clip(norm=1e6)
+    noisy = NoisySteps(unit="patient", noise_multiplier=0, sampling_rate=1, clip=clip)
+    plain = PlainSteps(batch_size=99)
+    for found in (
+        noisy_gradients(crops, inside, noisy, rng, weight)(head)[0],
+        plain_gradients(crops, inside, plain, rng, weight)(head)[0],
+    ):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)

@@ -21,6 +21,7 @@ from tests.privacy.training.fits import data, model, quiet, trainer
 pytestmark = quiet
 Vector = NDArray[np.float64]
 CLIP, RATE, STEPS = 0.2, 0.5, 4
+BENIGN_WEIGHT = 0.5  # beside 1 of malignant crops
 
 
 class Diary(Callback):
@@ -57,7 +58,9 @@ def slow_gradient(patients: HeadPatients, who: int, weight: Vector, bias: float)
     for crop in own:
         for view in patients.features[crop].double().numpy():
             chance = 1 / (1 + np.exp(-(view @ weight + bias)))
-            rows.append((chance - float(patients.malignant[crop])) * np.append(view, 1.0))
+            error = chance - float(patients.malignant[crop])
+            weight_of_class = 1.0 if patients.malignant[crop] else BENIGN_WEIGHT
+            rows.append(weight_of_class * error * np.append(view, 1.0))
     mean = np.mean(rows, axis=0)
     return np.asarray(mean * min(1.0, CLIP / float(np.linalg.norm(mean))))
 
@@ -72,7 +75,8 @@ def log_ratio(left: Vector, gradient: Vector, sigma: float) -> float:
 def test_scores_are_those_of_a_loop_over_steps_targets_and_candidates(
     cohort: CropsManifest, tmp_path: Path
 ) -> None:
-    module = model(trainable="head", views=2, clipping_norm=CLIP, target_epsilon=3.0)
+    settings = {"views": 2, "clipping_norm": CLIP, "target_epsilon": 3.0}
+    module = model(trainable="head", malignant_weight=1 / BENIGN_WEIGHT, **settings)
     observer, diary = CandidateObserver(cohort), Diary()
     crops = data(cohort, rate=RATE, insecure_seed=4, augment="light")
     fit = trainer(tmp_path, max_steps=STEPS, callbacks=[observer, diary])

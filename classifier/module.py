@@ -116,7 +116,7 @@ class CropClassifier(lightning.LightningModule):
         return self
 
     def setup(self, stage: str) -> None:
-        """Checks that the net takes crops of the size of the data, before compute is spent.
+        """Checks that the net takes crops of the shape of the data, before compute is spent.
 
         Raises:
             DataError: If it does not.
@@ -126,6 +126,11 @@ class CropClassifier(lightning.LightningModule):
         if not isinstance(data, CropsDataModule):
             return
         crops = data.train_dataset if stage == "fit" else data.evaluate_dataset
+        if crops.depth is not None:
+            raise DataError(
+                f"{type(self).__name__}: takes crops in the plane, but the data are volumes of "
+                f"{crops.depth} slices. Give a folder of crops, and no data.init_args.depth."
+            )
         wanted, size = self.hparams.get("image_size"), crops.image_size
         if size != wanted and not self._takes(size):
             raise DataError(

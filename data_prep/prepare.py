@@ -282,22 +282,25 @@ def phantoms(
     out: str,
     per_class: int = 1000,
     size: int = 128,
+    depth: int | None = None,
     seed: int = 0,
     parameters: PhantomParameters = DEFAULT_PHANTOMS,
 ) -> CropsManifest:
-    """Draws phantom crops: procedural masses on procedural tissue, free of patients.
+    """Draws phantom crops, or volumes: procedural masses on procedural tissue, free of patients.
 
     Args:
         out: Folder to fill with crops.csv and images/.
         per_class: Number of benign and of malignant crops.
         size: Edge of a crop, in pixels.
+        depth: Draw volumes of so many slices, 1 mm apart, as tomosynthesis shows them; crops in
+            the plane if not given.
         seed: Equal seeds give equal crops.
         parameters: What the crops look like; a YAML file, or single values by their names.
     """
     from data_prep.phantoms.crops import write_phantom_crops
 
     manifest = write_phantom_crops(
-        Path(out), per_class=per_class, size=size, seed=seed, parameters=parameters
+        Path(out), per_class=per_class, size=size, depth=depth, seed=seed, parameters=parameters
     )
     print_counts(manifest, Counter(), merged=0)
     return manifest

@@ -528,6 +528,7 @@ def stored_pixels(dataset: Dataset, where: str) -> Stored:
 def _aligned(dataset: Dataset, pixels: NDArray[Any], where: str) -> Stored:
     """Moves the stored bits to bit 0; refuses whatever else is set and is no overlay."""
     signed = pixels.dtype.kind == "i"
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     words = pixels.view(np.dtype(f"u{pixels.dtype.itemsize}"))
     stored = int(dataset.BitsStored)
     high = dataset.get("HighBit")

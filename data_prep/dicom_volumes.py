@@ -38,7 +38,7 @@ _MACROS = {
     "PixelMeasuresSequence": ("PixelSpacing",),
 }
 _UNEVEN = 0.2  # share by which distances between slices may differ
-_EDGE = 0.02  # share of the columns on each side that shows where the chest wall is
+_EDGE = 0.05  # share of the columns on each side that shows where the chest wall is
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -193,7 +193,7 @@ def _row(
         path=files[0],
         patient_id=cells["PatientID"],
         image_id="_".join(cells[name] for name in KEY),
-        lesion_id=f"{cells['View']}_{row.number}",
+        lesion_id="_".join(str(part) for part in (cells["View"], place, x, y, width, height)),
         malignant=malignant,
         region=Slab(
             box=Box(x, y, x + width, y + height), slice=place, depth=depth, side=side, slices=slices

@@ -19,7 +19,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import BreastTomosynthesisImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from data_prep.crop_set import watched
-from data_prep.phantoms.archive import EXAMINATIONS, MARKER, POPULATION
+from data_prep.phantoms.archive import EXAMINATIONS, MARKER
+from data_prep.phantoms.archive import POPULATION as PLANE
 from data_prep.phantoms.case import PhantomCase, draw_case
 from data_prep.phantoms.film import behind_skin
 from data_prep.phantoms.mammograms import Breast, Lesion, draw_breast
@@ -39,6 +40,8 @@ from data_prep.phantoms.tomosynthesis import (
     tissue_volume,
 )
 
+# As of the archive in the plane, and fainter: other slices blur the tissue, not the mass.
+POPULATION = replace(PLANE, mass_contrast_range=(0.03, 0.10))
 COLLECTION = "Breast-Cancer-Screening-DBT"
 MARKER_TEXT = (
     "Procedural phantoms in the layout of BCS-DBT, written by mammo_dp. No image, identifier or "

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
-from classifier.backbones import head
+from classifier.backbones import head, image_shape, slices_of
 from classifier.weights import state_sha256
 from data_prep.crop_set import watched
 from data_prep.datamodule import model_input
@@ -110,12 +110,14 @@ def cached_features(
         Shape ``(len(rows), views, d)``, float32, on the CPU.
 
     Raises:
-        ManifestError: If an image cannot be read or the sizes differ.
+        ManifestError: If an image cannot be read, the sizes differ, or the net takes volumes of
+            another depth.
         ValueError: If ``views`` is below 1, or of the seal, if a file is not what was written.
     """
     if views < 1:
         raise ValueError(f"cached_features: {views=}. Give 1 for the crops as they are, or more.")
-    pixels = manifest.images(rows)
+    manifest.require_depth(slices_of(net))
+    pixels = manifest.stacked(rows)
     if not len(pixels):
         raise ManifestError(f"{manifest.folder}: no rows were asked for. Choose another split.")
     transform = pipeline(augment if views > 1 else "none", image_size or pixels.shape[-1])
@@ -197,7 +199,8 @@ def body_sha256(net: nn.Module, image_size: int) -> str:
     own = {id(parameter) for parameter in layer.parameters()}
     state: dict[str, Tensor] = net.state_dict(keep_vars=True)
     body = {key: value for key, value in state.items() if id(value) not in own}
-    noise = torch.randn(1, 1, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    shape = (1, *image_shape(net, image_size))
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     return state_sha256(body | {"(features of noise)": body_features(net, noise)})
 
 

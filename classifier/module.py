@@ -20,8 +20,10 @@ from classifier.backbones import (
     Trainable,
     build,
     head,
+    image_shape,
     keep_frozen_in_eval,
     select_trainable,
+    slices_of,
 )
 from classifier.features import FeaturesSeal, cached_features, rank_zero_first
 from classifier.predictions import FILE_NAME, Predictions, write_predictions
@@ -126,10 +128,13 @@ class CropClassifier(lightning.LightningModule):
         if not isinstance(data, CropsDataModule):
             return
         crops = data.train_dataset if stage == "fit" else data.evaluate_dataset
-        if crops.depth is not None:
+        if (slices := slices_of(self.net)) != crops.depth:
+            taken = "crops in the plane" if slices is None else f"volumes of {slices} slices"
+            held = "crops in the plane" if crops.depth is None else f"{crops.depth} slices"
             raise DataError(
-                f"{type(self).__name__}: takes crops in the plane, but the data are volumes of "
-                f"{crops.depth} slices. Give a folder of crops, and no data.init_args.depth."
+                f"{type(self).__name__}: takes {taken}, but the data are {held}. Set "
+                "data.init_args.depth and `slices` in model.init_args.backbone_args to one value, "
+                "or neither; crop_measurements and crop_features know slices."
             )
         wanted, size = self.hparams.get("image_size"), crops.image_size
         if size != wanted and not self._takes(size):
@@ -144,7 +149,8 @@ class CropClassifier(lightning.LightningModule):
         """Whether the net scores images with an edge of so many pixels."""
         mode = self.training
         try:
-            self.eval().net(torch.zeros(1, 1, size, size, device=self.device))
+            shape = image_shape(self.net, size)
+            self.eval().net(torch.zeros(1, *shape, device=self.device))
         except (AssertionError, RuntimeError, ValueError):  # the words of timm and torch for it
             return False
         finally:

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import SGD, AdamW
 
-from classifier.backbones import head
+from classifier.backbones import head, slices_of
 from classifier.fixed_features import FixedFeatures
 from classifier.module import CropClassifier, warmup_cosine
 from data_prep.datamodule import CropsDataModule
@@ -139,13 +139,13 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         """Scores images.
 
         Args:
-            image: Shape ``(B, 1, H, W)``, in ``[-1, 1]``; ``(B, K, 1, H, W)`` for K views; or
-                cached features ``(B, K, d)``.
+            image: Shape ``(B, 1, H, W)``, in ``[-1, 1]``; ``(B, K, 1, H, W)`` for K views;
+                ``(B, 1, D, H, W)`` of volumes; or cached features ``(B, K, d)``.
 
         Returns:
             Logits, shape ``(B,)``, or ``(B, K)`` for views and features.
         """
-        if image.ndim == 5:
+        if image.ndim == 5 and slices_of(self.net) is None:
             return super().forward(image.flatten(0, 1)).view(image.shape[:2])
         return super().forward(image)
 

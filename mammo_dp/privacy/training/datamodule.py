@@ -83,6 +83,11 @@ class ViewedCrops(CropsDataset):
     def _item(self, index: int) -> CropItem:
         if self.views == 1:
             return self[index]
+        if self.depth is not None:  # their images have the shape of several views
+            raise PrivacyError(
+                f"views={self.views}, depth={self.depth}: volumes are trained on in one view or as "
+                "features of a frozen body. Set model.init_args.views to 1, or trainable to head."
+            )
         views = []
         for _ in range(self.views):
             if not self.repeatable:  # independent of every other crop's views

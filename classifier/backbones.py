@@ -34,7 +34,8 @@ def build(
         ValueError: If timm does not know the model, its arguments do not fit, or its patches do not
             divide the image.
     """
-    import_module("classifier.fixed_features")  # registers its models; they build others by this
+    for module in ("classifier.fixed_features", "classifier.token_transformer"):
+        import_module(module)  # registers its models; they build others by this
     if not timm.is_model(backbone):
         near = timm.list_models(f"*{backbone.split('_')[0]}*tiny*")[:5]
         raise ValueError(
@@ -137,7 +138,7 @@ def select_trainable(
     """Sets ``requires_grad`` of every parameter; the head always trains.
 
     Args:
-        net: Model of :func:`build`.
+        net: Model of :func:`build`; a public network in it (an attribute ``public``) never trains.
         trainable: ``"last_blocks"`` adds the last blocks and the final norm to the head (of Swin
             not the merging layers between them), ``"norm_bias"`` all norms and biases, ``"lora"``
             low-rank adapters of attention, which are put into the net.
@@ -163,12 +164,14 @@ def select_trainable(
                 if is_norm or name == "bias" or name.endswith("_bias"):
                     chosen.append(parameter)
     elif trainable == "lora":
-        chosen += add_adapters(net, lora_rank)
+        chosen += add_adapters(getattr(net, "transformer", net), lora_rank)
     elif trainable != "head":
         raise ValueError(f"{trainable=}. Choose all, last_blocks, norm_bias, lora or head.")
     net.requires_grad_(False)
+    public: nn.Module | None = getattr(net, "public", None)
+    frozen = set() if public is None else set(public.parameters())
     for parameter in chosen:
-        parameter.requires_grad_(True)
+        parameter.requires_grad_(parameter not in frozen)
 
 
 def keep_frozen_in_eval(net: nn.Module) -> None:

@@ -8,7 +8,7 @@ resamples at once, shape ``(R, N)``. That of the AUROC is computed, see
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -109,6 +109,44 @@ def resampled_weights(
     return resampled_counts(int(place.max()) + 1, resamples, rng)[:, place]
 
 
+def patient_resamples(
+    label: Floats, patient: ArrayLike, *, resamples: int, seed: int
+) -> list[Floats]:
+    """Resamples of patients in which both classes are present.
+
+    Args:
+        label: Shape ``(N,)``, 0 or 1.
+        patient: Shape ``(N,)``, any integer per patient.
+        resamples: Number of resamples that are drawn; those with one class only are left out.
+        seed: Seed of the draws.
+
+    Returns:
+        Weights of crops for :func:`statistics`, each of shape ``(R, N)`` for a few resamples.
+    """
+    _, unit = np.unique(np.asarray(patient), return_inverse=True)
+    counts = resampled_counts(int(unit.max()) + 1, resamples, np.random.default_rng(seed))
+    counts = counts[(counts @ np.bincount(unit, label) > 0)]
+    counts = counts[(counts @ np.bincount(unit, 1 - label) > 0)]
+    return [counts[i : i + FEW][:, unit].astype(float) for i in range(0, len(counts), FEW)]
+
+
+def percentiles(values: Floats, level: float) -> Estimate:
+    """A statistic with the interval that its resamples give.
+
+    Args:
+        values: The statistic on the crops as they are, then on each resample; NaN where it is
+            undefined.
+        level: Share of the resamples inside, in ``(0, 1)``.
+    """
+    drawn = np.sort(values[1:][~np.isnan(values[1:])])
+    low, high = (
+        np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="nearest")
+        if len(drawn)
+        else (np.nan, np.nan)
+    )
+    return Estimate(float(values[0]), float(low), float(high))
+
+
 def evaluate(
     malignant: ArrayLike,
     probability: ArrayLike,
@@ -151,22 +189,12 @@ def evaluate(
         raise ValueError(f"evaluate: {resamples=}, {level=}. Give resamples > 0, 0 < level < 1.")
 
     named = statistics(label, score)
-    patients = int(unit.max()) + 1
-    counts = resampled_counts(patients, resamples, np.random.default_rng(seed))
-    counts = counts[(counts @ np.bincount(unit, label) > 0)]
-    counts = counts[(counts @ np.bincount(unit, 1 - label) > 0)]
-    pieces = [counts[i : i + FEW][:, unit].astype(float) for i in range(0, len(counts), FEW)]
+    pieces = patient_resamples(label, unit, resamples=resamples, seed=seed)
     whole = np.ones((1, len(label)))
 
     def estimate(statistic: Statistic) -> Estimate:
-        values = np.sort(np.concatenate([statistic(weights) for weights in pieces]))
-        values = values[~np.isnan(values)]
-        low, high = (
-            np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method="nearest")
-            if len(values)
-            else (np.nan, np.nan)
-        )
-        return Estimate(float(statistic(whole)[0]), float(low), float(high))
+        values = np.concatenate([statistic(weights) for weights in (whole, *pieces)])
+        return percentiles(values, level)
 
     def area(statistic: Statistic) -> Estimate:
         _, low, high = auroc_interval(label, score, unit, level=level)
@@ -176,7 +204,7 @@ def evaluate(
         auroc=area(named["auroc"]),
         **{name: estimate(one) for name, one in named.items() if name != "auroc"},
         crops=len(label),
-        patients=patients,
+        patients=int(unit.max()) + 1,
         malignant=int(label.sum()),
         level=level,
         resamples=resamples,
@@ -324,10 +352,13 @@ def write_metrics(path: str | Path, predictions: Predictions, *, split: str) -> 
     """
     metrics = evaluate(predictions.malignant, predictions.probability, predictions.patient)
     content = {
-        name: {k: v if np.isfinite(v) else None for k, v in value.items()}
-        if isinstance(value, dict)
-        else value
+        name: finite_or_none(value) if isinstance(value, dict) else value
         for name, value in asdict(metrics).items()
     }
     write_in_one_move(path, json.dumps(content | {"split": split}, indent=2) + "\n")
     return metrics
+
+
+def finite_or_none(values: Mapping[str, float]) -> dict[str, float | None]:
+    """The same values as JSON takes them: None in place of NaN and infinity."""
+    return {name: value if np.isfinite(value) else None for name, value in values.items()}

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Features of a frozen body: computed once per crops, weights and views, and kept on disk.
+"""What a frozen part of a model makes of crops: computed once and kept on disk.
+
+Of a model whose head alone trains that is the features; of a transformer on a public network, the
+maps of the network. One file per crops, weights and views.
 
 The features are as private as the crops; callers keep the folder inside their run folder.
 """
@@ -9,7 +12,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +24,7 @@ from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
 from classifier.backbones import head, image_shape, slices_of
+from classifier.token_transformer import TokenTransformer
 from classifier.weights import state_sha256
 from data_prep.crop_set import watched
 from data_prep.datamodule import model_input
@@ -41,7 +45,6 @@ class FeaturesSeal(Protocol):
         """What ``torch.save`` gave; raises if the file holds anything else."""
 
 
-@torch.no_grad()
 def body_features(
     net: nn.Module, images: Tensor | Iterable[Tensor], batch_size: int = 64
 ) -> Tensor:
@@ -55,19 +58,49 @@ def body_features(
     Returns:
         Shape ``(N, d)``, float32, on the CPU; ``head(net)(features)`` are the logits.
     """
-    layer = head(net)
+
+    def read(batch: Tensor) -> Tensor:
+        tokens = net.forward_features(batch)  # type: ignore[operator]  # of timm models
+        pooled: Tensor = net.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
+        return pooled
+
+    return _read_out(net, read, (head(net).in_features,), images, batch_size)
+
+
+def public_maps(
+    net: TokenTransformer, images: Tensor | Iterable[Tensor], batch_size: int = 64
+) -> Tensor:
+    """What the frozen network in front of a transformer sees, whatever of the rest trains.
+
+    Args:
+        net: The model; its modes are restored.
+        images: Shape ``(N, 1, H, W)``, in ``[-1, 1]``, or batches of them.
+        batch_size: Images per forward pass, where ``images`` is one tensor.
+
+    Returns:
+        Shape ``(N, *net.map_shape)``, float32, on the CPU; the model takes it in place of images.
+    """
+    return _read_out(net, net.maps, net.map_shape, images, batch_size)
+
+
+@torch.no_grad()
+def _read_out(
+    net: nn.Module,
+    read: Callable[[Tensor], Tensor],
+    shape: tuple[int, ...],
+    images: Tensor | Iterable[Tensor],
+    batch_size: int,
+) -> Tensor:
+    """What a function of a net in evaluation mode gives for images, each of the shape given."""
+    device = head(net).weight.device
     modes = {module: module.training for module in net.modules()}
     net.eval()
     try:
-        found = [torch.empty(0, layer.in_features)]
+        found = [torch.empty(0, *shape)]
         batches: Iterable[Tensor] = images
         if isinstance(images, Tensor):
             batches = torch.split(images, batch_size)
-        for batch in batches:
-            if len(batch):
-                tokens = net.forward_features(batch.to(layer.weight.device))  # type: ignore[operator]
-                pooled = net.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
-                found.append(pooled.float().cpu())
+        found += [read(batch.to(device)).float().cpu() for batch in batches if len(batch)]
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -86,6 +119,7 @@ def cached_features(
     seed: int = 0,
     batch_size: int = 64,
     seal: FeaturesSeal | None = None,
+    maps: bool = False,
 ) -> Tensor:
     """Features of some crops, from the cache or computed and then kept there.
 
@@ -105,15 +139,20 @@ def cached_features(
         batch_size: Images per forward pass.
         seal: Checked on use and written with new features; without one, whoever can write into
             the folder decides what a head is trained on.
+        maps: Keeps what the public network in the model sees, in place of the model's features.
 
     Returns:
-        Shape ``(len(rows), views, d)``, float32, on the CPU.
+        Shape ``(len(rows), views, d)``, float32, on the CPU; for ``maps``
+        ``(len(rows), views, *net.map_shape)``.
 
     Raises:
         ManifestError: If an image cannot be read, the sizes differ, or the net takes volumes of
             another depth.
-        ValueError: If ``views`` is below 1, or of the seal, if a file is not what was written.
+        ValueError: If ``views`` is below 1, ``maps`` are asked of a model without, or of the seal,
+            if a file is not what was written.
     """
+    if maps and not isinstance(net, TokenTransformer):
+        raise ValueError(f"cached_features: {type(net).__name__} has no maps. Ask for features.")
     if views < 1:
         raise ValueError(f"cached_features: {views=}. Give 1 for the crops as they are, or more.")
     manifest.require_depth(slices_of(net))
@@ -124,16 +163,16 @@ def cached_features(
     hashes = [manifest.crops[row].sha256 for row in rows]
     key = {
         "crops": hashes,
-        "body": body_sha256(net, image_size or pixels.shape[-1]),
+        "body": body_sha256(net, image_size or pixels.shape[-1], maps=maps),
         "transform": repr(transform),
         "views": views,
         "seed": seed if views > 1 else None,
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     path = Path(folder) / f"{name}.pt"
-    shape = (len(rows) * views, head(net).in_features)
-    if (found := _read(path, shape, seal)) is not None:
-        return found.view(len(rows), views, -1)
+    one = net.map_shape if isinstance(net, TokenTransformer) and maps else (head(net).in_features,)
+    if (found := _read(path, (len(rows) * views, *one), seal)) is not None:
+        return found.view(len(rows), views, *one)
 
     def images() -> Iterator[Tensor]:
         count = len(rows) * views
@@ -148,9 +187,12 @@ def cached_features(
                 batch.append(model_input(pixels[index], transform))
             yield torch.stack(batch)
 
-    computed = body_features(net, images())
+    if isinstance(net, TokenTransformer) and maps:
+        computed = public_maps(net, images())
+    else:
+        computed = body_features(net, images())
     _write(path, computed, seal)
-    return computed.view(len(rows), views, -1)
+    return computed.view(len(rows), views, *one)
 
 
 class SharedFeatures(Callback):
@@ -189,22 +231,23 @@ def rank_zero_first(strategy: Strategy) -> Iterator[None]:
         strategy.barrier()
 
 
-def body_sha256(net: nn.Module, image_size: int) -> str:
+def body_sha256(net: nn.Module, image_size: int, *, maps: bool = False) -> str:
     """Hash of all weights but the head's, and of what the body makes of one fixed noise image.
 
     The second part tells bodies apart whose tensors agree, such as those with other numbers of
-    attention heads.
+    attention heads. With ``maps`` the body is the public network alone.
     """
-    layer = head(net)
-    own = {id(parameter) for parameter in layer.parameters()}
-    state: dict[str, Tensor] = net.state_dict(keep_vars=True)
-    body = {key: value for key, value in state.items() if id(value) not in own}
     shape = (1, *image_shape(net, image_size))
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    if isinstance(net, TokenTransformer) and maps:
+        return state_sha256(net.public.state_dict() | {"(maps of noise)": public_maps(net, noise)})
+    own = {id(parameter) for parameter in head(net).parameters()}
+    state: dict[str, Tensor] = net.state_dict(keep_vars=True)
+    body = {key: value for key, value in state.items() if id(value) not in own}
     return state_sha256(body | {"(features of noise)": body_features(net, noise)})
 
 
-def _read(path: Path, shape: tuple[int, int], seal: FeaturesSeal | None) -> Tensor | None:
+def _read(path: Path, shape: tuple[int, ...], seal: FeaturesSeal | None) -> Tensor | None:
     """Features in a file, or None if there are none to be trusted."""
     if not path.exists():
         return None

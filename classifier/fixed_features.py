@@ -11,16 +11,13 @@ from typing import Any
 
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from classifier.linear import LinearOnFeatures
-from classifier.public import PublicNet
+from classifier.public import PublicNet, resized
+from classifier.whitened import WhitenedFeatures
 from data_prep.descriptors.measurements import COUNT, Measurements
-from data_prep.errors import DataError
 from data_prep.symmetries import symmetric
 
-FAR = 3.0  # standardised numbers are cut here: an odd crop shall not rule its features
 MEASURED_SIZE = 64  # edge that measurements are made at
 
 _CFG = {
@@ -35,13 +32,11 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-class FixedFeatures(LinearOnFeatures):
-    """Scores crops by one linear layer on whitened numbers.
+class FixedFeatures(WhitenedFeatures):
+    """Scores crops by one linear layer on whitened numbers that nothing trains.
 
-    The numbers come in blocks: the measurements, and the mean and the spread over positions of each
-    stage of the public network that is read. Each block has the same total variance, however many
-    numbers it has. Features have length ``sqrt(components)`` exactly, so the gradient of a crop in
-    the head is bounded by its residual: clipping needs no tuning.
+    The blocks of numbers: the measurements, and the mean and the spread over positions of each
+    stage of the public network that is read.
 
     Args:
         img_size: Edge of the crops in pixels, >= 16; inside they are brought to the sizes that
@@ -64,9 +59,6 @@ class FixedFeatures(LinearOnFeatures):
         ValueError: For a value outside its range.
     """
 
-    mean: Tensor
-    deviation: Tensor
-    projection: Tensor
     public: PublicNet | None
 
     def __init__(
@@ -100,16 +92,11 @@ class FixedFeatures(LinearOnFeatures):
                 f"channel, 1 to {count} components, crops of at least 16 px, 1 to 8 symmetries, "
                 "and 2 slices or more for volumes."
             )
-        super().__init__(components, num_classes)
+        super().__init__(blocks, components, num_classes)
         self.measure = Measurements(MEASURED_SIZE)
         self.public = net
         self.symmetries = symmetries
         self.slices = slices
-        self.register_buffer("mean", torch.zeros(count))
-        self.register_buffer("deviation", torch.ones(count))
-        self.register_buffer("projection", nn.init.orthogonal_(torch.empty(count, components)))
-        share = torch.cat([torch.full((n,), n**-0.5) for n in blocks])
-        self.register_buffer("share", share, persistent=False)
 
     @property
     def words(self) -> str:
@@ -120,33 +107,6 @@ class FixedFeatures(LinearOnFeatures):
             parts.append(f"mean and spread of stages {stages} of {self.public.backbone}")
         words = f"{self.num_features} components of {' and '.join(parts)}"
         return words if self.slices is None else f"{words}, mean and spread over slices"
-
-    @torch.no_grad()
-    def whiten(self, numbers: Tensor) -> None:
-        """Learns mean, deviation and principal components of the numbers of some crops.
-
-        These are statistics without noise: of phantoms or synthetic crops they cost what those
-        cost, of patients the whole guarantee.
-
-        Args:
-            numbers: Of :meth:`numbers`, shape ``(crops, numbers)``.
-
-        Raises:
-            DataError: If there are fewer crops than two per component.
-        """
-        components = self.num_features
-        if len(numbers) < 2 * components:
-            raise DataError(
-                f"{len(numbers)} crops cannot say how {components} components vary. Give at least "
-                f"{2 * components}, or backbone_args: {{components: {max(1, len(numbers) // 2)}}}."
-            )
-        found = numbers.double()
-        self.mean.copy_(found.mean(0))
-        self.deviation.copy_(found.std(0).clamp_min(1e-6))
-        covariance = torch.cov(self._standardised(found.float()).double().T)
-        values, vectors = torch.linalg.eigh(covariance)
-        values, vectors = values[-components:].flip(0), vectors[:, -components:].flip(1)
-        self.projection.copy_(vectors / values.clamp_min(1e-9).sqrt())
 
     def numbers(self, image: Tensor) -> Tensor:
         """All that is known of crops or volumes before whitening.
@@ -169,9 +129,9 @@ class FixedFeatures(LinearOnFeatures):
         return torch.stack(pooled) if pooled else image.new_zeros(0, len(self.mean))
 
     def _plane_numbers(self, image: Tensor) -> Tensor:
-        measured = [self.measure(_resized(image, MEASURED_SIZE))]
+        measured = [self.measure(resized(image, MEASURED_SIZE))]
         if self.public is not None:
-            wide = _resized(image, self.public.size)
+            wide = resized(image, self.public.size)
             if image.is_cuda or torch.compiler.is_compiling():
                 measured.append(self._seen(wide))
             else:  # with more in one pass, a CPU spends its time on memory for the maps
@@ -188,31 +148,6 @@ class FixedFeatures(LinearOnFeatures):
             found.append(torch.stack([one.mean(2) for one in flat]).mean(0))
             found.append(torch.stack([one.std(2) for one in flat]).mean(0))
         return torch.cat(found, 1)
-
-    def features(self, numbers: Tensor) -> Tensor:
-        """Whitened numbers of length ``sqrt(components)``, shape ``(B, components)``."""
-        whitened = self._standardised(numbers) @ self.projection
-        length = whitened.square().mean(1, keepdim=True).clamp_min(1e-12).sqrt()
-        return whitened / length
-
-    def forward_features(self, image: Tensor) -> Tensor:
-        """Features of crops, shape ``(B, components)``."""
-        return self.features(self.numbers(image))
-
-    def _standardised(self, numbers: Tensor) -> Tensor:
-        cut = ((numbers - self.mean) / self.deviation).clamp(-FAR, FAR)
-        return cut * self.get_buffer("share")
-
-
-def _resized(image: Tensor, size: int) -> Tensor:
-    """Crops with another edge: averaged over areas to shrink, interpolated to enlarge."""
-    if (edge := image.shape[-1]) == size:
-        return image
-    if edge > size:
-        if edge % size == 0:
-            return F.avg_pool2d(image, edge // size)
-        return F.interpolate(image, size=(size, size), mode="area")
-    return F.interpolate(image, size=(size, size), mode="bilinear", align_corners=False)
 
 
 @register_model

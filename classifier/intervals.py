@@ -26,7 +26,8 @@ def auroc_interval(
 
     Args:
         malignant: Shape ``(N,)``, 0 or 1, both present.
-        score: Shape ``(N,)``, finite; ties count half.
+        score: Shape ``(N,)``, finite; ties count half. Or ``(S, N)`` of several models that scored
+            the same crops: the value is the mean of their AUROC, the interval that of this mean.
         patient: Shape ``(N,)``, anything that tells patients apart. A patient may have crops of
             both classes.
         level: Coverage that the interval aims at, in ``(0, 1)``.
@@ -36,7 +37,8 @@ def auroc_interval(
     """
     label, scores = np.asarray(malignant, bool), np.asarray(score, np.float64)
     _, unit = np.unique(np.asarray(patient), return_inverse=True)
-    above, below = _placements(label, scores)
+    pairs = [_placements(label, one) for one in np.atleast_2d(scores)]
+    above, below = (np.mean(side, axis=0) for side in zip(*pairs, strict=True))
     value = float(above.mean())
     ill, well = len(set(unit[label].tolist())), len(set(unit[~label].tolist()))
     inside, variance = value, _variance(above - value, below - value, unit[label], unit[~label])

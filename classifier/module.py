@@ -27,6 +27,8 @@ from classifier.backbones import (
 )
 from classifier.features import FeaturesSeal, cached_features, rank_zero_first
 from classifier.predictions import FILE_NAME, Predictions, write_predictions
+from classifier.stress import AS_THEY_ARE, write_stress
+from classifier.token_transformer import TokenTransformer
 from classifier.weights import LoadedWeights, load_weights, model_of
 from data_prep.datamodule import CropBatch, CropsDataModule
 from data_prep.errors import DataError
@@ -39,7 +41,8 @@ class CropClassifier(lightning.LightningModule):
     that train in another way keep :meth:`losses` and :meth:`configure_optimizers`.
 
     Where only the head trains, on crops as they are, features of the frozen body are computed once
-    and kept in ``features`` below the trainer's root folder; they are as private as the crops.
+    and kept in ``features`` below the trainer's root folder; they are as private as the crops. Of
+    ``crop_tokens`` more may train: then what its public network sees is kept.
 
     Args:
         backbone: timm's name of the model, with a tag where ``weights`` are of another tag than
@@ -58,6 +61,12 @@ class CropClassifier(lightning.LightningModule):
         weight_decay: Weight decay of matrices; norms, biases and embeddings have none.
         warmup_steps: For ``adamw``: steps of linear warm-up, >= 0; then the rate follows a cosine
             to 0.
+        malignant_weight: Weight of a malignant crop in the loss, > 0, where a benign one has 1; the
+            larger of the two is brought to 1, so that no gradient grows. Probabilities are then
+            those of a population whose malignant crops are so many times as frequent.
+        prior: Share of malignant crops, in ``(0, 1)``, that is assumed before training: its
+            log-odds are added to the bias of the head. None assumes what the weights assume. Like
+            ``malignant_weight`` a constant: labels are never counted.
 
     Attributes:
         net: The timm model.
@@ -83,6 +92,8 @@ class CropClassifier(lightning.LightningModule):
         learning_rate: float = 5e-4,
         weight_decay: float = 0.05,
         warmup_steps: int = 50,
+        malignant_weight: float = 1.0,
+        prior: float | None = None,
     ) -> None:
         super().__init__()
         # A checkpoint holds its weights: reloading it needs neither the file nor the hub.
@@ -100,6 +111,12 @@ class CropClassifier(lightning.LightningModule):
                 f"{learning_rate=}, {weight_decay=}, {warmup_steps=}. "
                 "Give a rate above 0, and the others not below 0."
             )
+        if not 0 < malignant_weight < math.inf or (prior is not None and not 0 < prior < 1):
+            raise ValueError(
+                f"malignant_weight: {malignant_weight}, prior: {prior}. Give a weight above 0, and "
+                "a share between 0 and 1 or none."
+            )
+        self.class_weights = tuple(w / max(1.0, malignant_weight) for w in (1.0, malignant_weight))
         self.optimizer_name: str = optimizer
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -108,8 +125,11 @@ class CropClassifier(lightning.LightningModule):
         self.initial_weights: LoadedWeights | None = None
         if weights is not None:
             self.initial_weights = load_weights(self.net, weights, backbone=backbone)
+        if prior is not None:
+            with torch.no_grad():
+                head(self.net).bias.add_(math.log(prior / (1 - prior)))
         select_trainable(self.net, trainable, last_blocks, lora_rank)
-        self._scored: list[tuple[CropBatch, Tensor]] = []
+        self._scored: dict[int, list[tuple[CropBatch, Tensor]]] = {}  # by loader
 
     def train(self, mode: bool = True) -> Self:
         """Sets the mode; frozen parts stay in evaluation mode."""
@@ -158,7 +178,7 @@ class CropClassifier(lightning.LightningModule):
         return True
 
     def on_fit_start(self) -> None:
-        """Computes or finds the features of a frozen body."""
+        """Computes or finds the features of a frozen body, or of the frozen part of one."""
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, CropsDataModule) or not (views := self.kept_views(data)):
             return
@@ -172,6 +192,7 @@ class CropClassifier(lightning.LightningModule):
                 augment=data.augment,
                 views=views,
                 seal=self.features_seal,
+                maps=self.keeps_maps,
             )
         data.use_features(features)
 
@@ -181,7 +202,7 @@ class CropClassifier(lightning.LightningModule):
         Args:
             data: What the fit trains on.
         """
-        return int(self.trains_head_only and data.augment == "none")
+        return int((self.trains_head_only or self.keeps_maps) and data.augment == "none")
 
     def on_train_start(self) -> None:
         """Freezes the modes of frozen parts; before, Lightning would warn of what is meant."""
@@ -191,25 +212,33 @@ class CropClassifier(lightning.LightningModule):
         """Scores images.
 
         Args:
-            image: Shape ``(B, 1, H, W)``, in ``[-1, 1]``; or cached features ``(B, K, d)`` of K
-                views, which only pass the head.
+            image: Shape ``(B, 1, H, W)``, in ``[-1, 1]``; ``(B, K, 1, H, W)`` for K views;
+                ``(B, 1, slices, H, W)`` for a net that takes volumes; or what was kept of K
+                views: maps ``(B, K, C, h, w)``, or features ``(B, K, d)``, which
+                only pass the head.
 
         Returns:
-            Logits, shape ``(B,)``, or ``(B, K)`` for features.
+            Logits, shape ``(B,)``, or ``(B, K)`` for views and what was kept of them.
         """
+        if image.ndim == 5 and slices_of(self.net) is None:
+            return self.forward(image.flatten(0, 1)).view(image.shape[:2])
         scores: Tensor = head(self.net)(image) if image.ndim == 3 else self.net(image)
         return scores.squeeze(-1)
 
     def losses(self, batch: CropBatch) -> Tensor:
-        """Binary cross-entropy of each crop, mean over its views where it has several.
+        """Weighted binary cross-entropy of each crop, mean over its views where it has several.
 
         Returns:
             Shape ``(B,)``.
         """
-        logits = self(batch.image)
+        return self.label_losses(self(batch.image), batch.malignant)
+
+    def label_losses(self, logits: Tensor, malignant: Tensor) -> Tensor:
+        """As :meth:`losses`, of logits ``(B,)`` or ``(B, K)`` of K views and labels ``(B,)``."""
         logits = logits if logits.ndim == 2 else logits[:, None]
-        target = batch.malignant[:, None].to(logits.dtype).expand_as(logits)
-        return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
+        target = malignant[:, None].to(logits.dtype).expand_as(logits)
+        found = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
+        return found * found.new_tensor(self.class_weights)[malignant]
 
     def training_step(self, batch: CropBatch, batch_idx: int) -> Tensor:
         """Mean loss of a batch."""
@@ -244,21 +273,29 @@ class CropClassifier(lightning.LightningModule):
                 "use --trainer.devices 1."
             )
 
-    def test_step(self, batch: CropBatch, batch_idx: int) -> None:
+    def test_step(self, batch: CropBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Scores a batch."""
-        self._score(batch)
+        self._score(batch, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
         """Writes ``predictions.csv`` and ``metrics.json`` into the trainer's root folder.
+
+        Where the data module gives distorted crops too, ``stress.json`` and ``stress.csv`` instead.
 
         Raises:
             LabelError: If the split has one class only.
             ValueError: If a logit is not finite.
         """
-        folder = Path(self.trainer.default_root_dir)
+        folder, data = Path(self.trainer.default_root_dir), self.trainer.datamodule  # type: ignore[attr-defined]
+        split = getattr(data, "evaluate_split", "unknown")
+        if distortions := getattr(data, "distortions", ()):
+            names = (AS_THEY_ARE, *distortions)
+            scored = {name: self._collect(loader) for loader, name in enumerate(names)}
+            for one in write_stress(folder, scored, split=split):
+                self.print(one)
+            return
         predictions = self._collect()
         write_predictions(folder / FILE_NAME, predictions)
-        split = getattr(self.trainer.datamodule, "evaluate_split", "unknown")  # type: ignore[attr-defined]
         metrics = evaluate.write_metrics(folder / evaluate.FILE_NAME, predictions, split=split)
         self.log("test_auroc", metrics.auroc.value)
 
@@ -289,6 +326,11 @@ class CropClassifier(lightning.LightningModule):
         own = {id(p) for p in head(self.net).parameters()}
         return {id(p) for p in self.net.parameters() if p.requires_grad} == own
 
+    @property
+    def keeps_maps(self) -> bool:
+        """Whether what a public network in the net sees can be kept, while what follows trains."""
+        return isinstance(self.net, TokenTransformer) and not self.trains_head_only
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warm-up and a cosine over all steps of the fit, or plain descent."""
         groups = self.parameter_groups()
@@ -301,14 +343,15 @@ class CropClassifier(lightning.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def _score(self, batch: CropBatch) -> Tensor:
+    def _score(self, batch: CropBatch, loader: int = 0) -> Tensor:
         logits: Tensor = self(batch.image)
-        self._scored.append((batch._replace(image=torch.empty(0)), logits.detach()))
+        scored = (batch._replace(image=torch.empty(0)), logits.detach())
+        self._scored.setdefault(loader, []).append(scored)
         return logits
 
-    def _collect(self) -> Predictions:
-        """What was scored since the last call."""
-        scored, self._scored = self._scored, []
+    def _collect(self, loader: int = 0) -> Predictions:
+        """What was scored of a loader since the last call."""
+        scored = self._scored.pop(loader, [])
 
         def column(values: Iterable[Tensor]) -> Any:  # noqa: ANN401  an array of any type
             parts = [value.cpu() for value in values]

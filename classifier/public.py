@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from classifier.backbones import build
 
@@ -24,6 +25,7 @@ class PublicNet(nn.Module):
 
     Attributes:
         channels: Channels of each stage that is read.
+        edges: Edge of the map of each, in places.
 
     Raises:
         ValueError: If timm does not know the model, or it has no such stages.
@@ -49,6 +51,7 @@ class PublicNet(nn.Module):
                 f"({type(error).__name__}: {error}). Choose other stages."
             ) from error
         self.channels = tuple(int(found.shape[1]) for found in maps)
+        self.edges = tuple(int(found.shape[-1]) for found in maps)
         self.requires_grad_(False)
 
     def whole(self) -> nn.Module:
@@ -72,3 +75,14 @@ class PublicNet(nn.Module):
             **self._every,
         )
         return found
+
+
+def resized(image: Tensor, size: int) -> Tensor:
+    """Crops with another edge: averaged over areas to shrink, interpolated to enlarge."""
+    if (edge := image.shape[-1]) == size:
+        return image
+    if edge > size:
+        if edge % size == 0:
+            return F.avg_pool2d(image, edge // size)
+        return F.interpolate(image, size=(size, size), mode="area")
+    return F.interpolate(image, size=(size, size), mode="bilinear", align_corners=False)

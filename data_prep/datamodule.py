@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Crops as batches: ``CropsDataModule`` and the typed batch that every model reads."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import lightning
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from data_prep.distortions import distorted
 from data_prep.errors import LabelError
 from data_prep.manifest import FILE_NAME, CropsManifest, Split
 from data_prep.transforms import Augmentation, pipeline
@@ -147,6 +149,19 @@ class CropsDataset(Dataset[CropItem]):
         pixels = model_input(self.pixels[index], self.transform)
         return CropItem(pixels, malignant, row, self._unit[row])
 
+    def distorted(self, name: str) -> Self:
+        """The same crops, distorted in place of augmented; they share their pixels with this set.
+
+        Features are of crops as they are, so items of the result hold images in any case.
+
+        Args:
+            name: One of :data:`data_prep.distortions.DISTORTIONS`.
+        """
+        result = copy.copy(self)
+        result.transform = distorted(name, self.image_size)
+        result.features = None
+        return result
+
 
 def model_input(
     pixels: NDArray[np.uint16], transform: Callable[..., Mapping[str, NDArray[np.float32]]]
@@ -195,7 +210,13 @@ class CropsDataModule(lightning.LightningDataModule):
         evaluate_split: Split of the other loaders; where it holds no crop, fit does not validate.
         batch_size: Crops per batch, > 0.
         num_workers: Processes that augment, >= 0; 0 augments in the training process.
+
+    Attributes:
+        distortions: Names of distortions; :meth:`test_dataloader` gives the crops once more for
+            each, see :data:`data_prep.distortions.DISTORTIONS`.
     """
+
+    distortions: Sequence[str] = ()
 
     def __init__(
         self,
@@ -297,9 +318,12 @@ class CropsDataModule(lightning.LightningDataModule):
         """Evaluation crops, batch by batch in order of rows; none where the split is empty."""
         return self.loader(self.evaluate_dataset) if self.evaluate_rows else []
 
-    def test_dataloader(self) -> DataLoader[CropItem]:
-        """Evaluation crops, batch by batch in order of rows."""
-        return self.loader(self.evaluate_dataset)
+    def test_dataloader(self) -> DataLoader[CropItem] | list[DataLoader[CropItem]]:
+        """Evaluation crops, batch by batch in order of rows; then those of each distortion."""
+        crops = self.evaluate_dataset
+        if not self.distortions:
+            return self.loader(crops)
+        return [self.loader(one) for one in (crops, *map(crops.distorted, self.distortions))]
 
     def predict_dataloader(self) -> DataLoader[CropItem]:
         """Evaluation crops, batch by batch in order of rows."""

@@ -41,3 +41,12 @@ def symmetric(images: Square, number: int) -> Square:
     if number & 2:
         images = images[..., backwards, :]
     return images[..., backwards] if number & 1 else images
+
+
+def inverse(number: int) -> int:
+    """The symmetry that undoes another one.
+
+    Args:
+        number: In ``[0, SYMMETRIES)``; only the quarter turns, 5 and 6, do not undo themselves.
+    """
+    return {5: 6, 6: 5}.get(number, number)

@@ -177,17 +177,17 @@ def _table(
     known: dict[str, str] = {}
     found = []
     for number, cells in rows:
-        cells = [cell.strip() for cell in cells]
-        if not any(cells):
+        if not any(map(str.strip, cells)):
             continue
-        if len(cells) < len(names) or any(cells[len(names) :]):
+        if len(cells) < len(names) or any(map(str.strip, cells[len(names) :])):
             raise ArchiveError(
                 f"{path}, row {number}: has {len(cells)} cells, the header in row {first} has "
                 f"{len(names)}. Write the row again; a cell that holds the separator needs quotes."
             )
-        if any(len(cell) > MAX_CELL for cell in cells):
+        if max(map(len, cells)) > MAX_CELL:
             raise ArchiveError(f"{path}, row {number}: a cell has more than {MAX_CELL} characters.")
-        values = [known.get(cells[place], cells[place]) for place in kept]
+        values = [cells[place].strip() for place in kept]  # wide tables: the others cost nothing
+        values = [known.get(value, value) for value in values]
         if len(known) < _KNOWN:
             known.update((value, value) for value in values if len(value) < 64)
         found.append(TableRow(number, Cells(places, values)))
@@ -223,7 +223,7 @@ def _csv_rows(path: Path, encoding: str) -> Iterator[tuple[int, list[str]]]:
                 cells = next(reader, None)
                 if cells is None:
                     return
-                if any("\0" in cell for cell in cells):
+                if "\0" in "".join(cells):
                     raise ArchiveError(
                         f"{path}, row {number}: holds a NUL character, so it is damaged or in "
                         "another encoding. Save it as CSV in UTF-8."

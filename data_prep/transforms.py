@@ -37,14 +37,7 @@ def pipeline(kind: Augmentation, image_size: int, *, seed: int | None = None) ->
     """
     if image_size < 1:
         raise ValueError(f"pipeline: {image_size=}. Give a number of pixels above 0.")
-    steps: list[A.BasicTransform] = [
-        A.Resize(
-            image_size,
-            image_size,
-            interpolation=cv2.INTER_LINEAR,
-            area_for_downscale="image",
-        )
-    ]
+    steps = [resize(image_size)]
     if kind == "light":
         steps += [
             A.D4(p=1.0),
@@ -72,3 +65,10 @@ def pipeline(kind: Augmentation, image_size: int, *, seed: int | None = None) ->
             f"pipeline: {kind=} is unknown. Choose one of {', '.join(get_args(Augmentation))}."
         )
     return A.Compose(steps, seed=seed)
+
+
+def resize(image_size: int) -> A.BasicTransform:
+    """First step of every pipeline: crops are shrunk by area averaging, enlarged linearly."""
+    return A.Resize(
+        image_size, image_size, interpolation=cv2.INTER_LINEAR, area_for_downscale="image"
+    )

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import torch
@@ -20,13 +20,65 @@ from gan.generator import Generator
 AVERAGED = "average.module."  # where the state dict of a model holds the averaged generator
 DISCRIMINATOR = "discriminator."
 ADVICE = (
-    "Give the checkpoint of a fit of mammo_dp.MCGAN or mammo_dp.DPMCGAN, such as "
-    "RUN/checkpoints/last.ckpt"
+    "Give the checkpoint of a fit of mammo_dp.MCGAN, DPMCGAN, LatentDiffusion or "
+    "DPLatentDiffusion, such as RUN/checkpoints/last.ckpt"
 )
 
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be used; the message names the file and what would fit."""
+
+
+class CropNet(Protocol):
+    """What crops are drawn with: latent vector, noise and condition to crops in ``[-1, 1]``."""
+
+    @property
+    def latent(self) -> int:
+        """Length of the latent vector."""
+
+    @property
+    def image_size(self) -> int:
+        """Edge of the crops and of the noise, in pixels."""
+
+    def __call__(self, latent: Tensor, noise: Tensor, condition: Tensor) -> Tensor:
+        """Crops, shape ``(B, 1, image_size, image_size)``."""
+
+
+def read_content(path: Path, advice: str = ADVICE) -> tuple[str, Mapping[str, Any]]:
+    """Reads a checkpoint; no code in the file is run.
+
+    Args:
+        path: The file.
+        advice: What to give instead, a sentence without its full stop.
+
+    Returns:
+        Hash of the file, and its parts; none for a file that holds anything but a dict.
+
+    Raises:
+        CheckpointError: If the file is missing, or no checkpoint.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: is no file. {advice}.")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen kinds for what is no checkpoint
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint ({type(error).__name__}). {advice}."
+        ) from error
+    return sha256, content if isinstance(content, dict) else {}
+
+
+def crop_rule_of(parts: Mapping[str, Any], path: Path) -> CropRule:
+    """How the training crops were cut.
+
+    Raises:
+        CheckpointError: If the word for it is unknown.
+    """
+    rule: CropRule = parts.get("crop_rule", "as-is")
+    if rule not in get_args(CropRule):
+        raise CheckpointError(f"{path}: crop_rule is {rule!r}. {ADVICE}.")
+    return rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,16 +110,15 @@ class Checkpoint:
             CheckpointError: If the file is missing, is no checkpoint, or holds another model.
         """
         path = Path(path)
-        if not path.is_file():
-            raise CheckpointError(f"{path}: is no file. {ADVICE}.")
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        try:
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises half a dozen kinds for what is no checkpoint
-            raise CheckpointError(
-                f"{path}: cannot be read as a checkpoint ({type(error).__name__}). {ADVICE}."
-            ) from error
-        parts = content if isinstance(content, dict) else {}
+        return cls.of(path, *read_content(path))
+
+    @classmethod
+    def of(cls, path: Path, sha256: str, parts: Mapping[str, Any]) -> "Checkpoint":
+        """Builds the networks of what :func:`read_content` found.
+
+        Raises:
+            CheckpointError: If it holds another model.
+        """
         settings = parts.get("hyper_parameters", {})
         needed = {"image_size", "channels", "latent", "conditions", "normalisation"}
         if missing := needed - set(settings):
@@ -82,16 +133,13 @@ class Checkpoint:
         except (ConditionError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: its settings build no model ({error}).") from error
         state = parts.get("state_dict", {})
-        _load(generator, AVERAGED, state, path)
-        _load(discriminator, DISCRIMINATOR, state, path)
-        rule = parts.get("crop_rule", "as-is")
-        if rule not in get_args(CropRule):
-            raise CheckpointError(f"{path}: crop_rule is {rule!r}. {ADVICE}.")
+        load_part(generator, AVERAGED, state, path)
+        load_part(discriminator, DISCRIMINATOR, state, path)
         return cls(
             path=path,
             sha256=sha256,
             settings=settings,
-            crop_rule=rule,
+            crop_rule=crop_rule_of(parts, path),
             generator=generator.eval().requires_grad_(False),
             discriminator=plain_weights(discriminator.eval()),
         )
@@ -114,7 +162,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedGenerator:
-    """The averaged generator of a checkpoint.
+    """The averaged generator of a checkpoint, of an MCGAN or of a diffusion of crops.
 
     Attributes:
         net: In evaluation mode, on the CPU.
@@ -123,7 +171,7 @@ class TrainedGenerator:
         sha256: Hash of the checkpoint file.
     """
 
-    net: Generator
+    net: CropNet
     conditions: Conditions
     crop_rule: CropRule
     sha256: str
@@ -135,9 +183,20 @@ class TrainedGenerator:
         Raises:
             CheckpointError: If the file is missing, is no checkpoint, or holds another model.
         """
-        found = Checkpoint.read(checkpoint)
+        from gan.diffusion.checkpoint import DiffusionCheckpoint  # which imports this file
+
+        path = Path(checkpoint)
+        found: Checkpoint | DiffusionCheckpoint
+        net: CropNet
+        sha256, parts = read_content(path)
+        if DiffusionCheckpoint.holds_diffusion(parts):
+            found = DiffusionCheckpoint.of(path, sha256, parts)
+            net = found.crop_sampler()
+        else:
+            found = Checkpoint.of(path, sha256, parts)
+            net = found.generator
         return cls(
-            net=found.generator,
+            net=net,
             conditions=Conditions(tuple(found.settings["conditions"])),
             crop_rule=found.crop_rule,
             sha256=found.sha256,
@@ -165,7 +224,7 @@ class TrainedGenerator:
         return np.rint(grey).astype(np.uint16)
 
 
-def draw(net: Generator, number: int, seed: int) -> tuple[Tensor, Tensor]:
+def draw(net: CropNet, number: int, seed: int) -> tuple[Tensor, Tensor]:
     """Randomness of one crop, fixed by its number and the seed of the set.
 
     Returns:
@@ -178,7 +237,7 @@ def draw(net: Generator, number: int, seed: int) -> tuple[Tensor, Tensor]:
     return latent, noise
 
 
-def _load(net: nn.Module, prefix: str, state: Mapping[str, Tensor], path: Path) -> None:
+def load_part(net: nn.Module, prefix: str, state: Mapping[str, Tensor], path: Path) -> None:
     """Loads the part of a state dict under a prefix.
 
     Raises:

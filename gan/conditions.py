@@ -125,19 +125,26 @@ class Conditions:
         Raises:
             ConditionError: If an attribute is known of no crop at all.
         """
-        known = [{name: level_of(crop, name) for name in self.names} for crop in crops]
         for name in self.names:
-            if not any(attributes[name] for attributes in known):
+            if not any(level_of(crop, name) for crop in crops):
                 raise ConditionError(
                     f"conditions: {name!r} is known of none of the {len(crops)} crops. Remove it "
                     "from model.init_args.conditions, or prepare crops from an archive that has it."
                 )
+        return self.known_of(crops)
+
+    def known_of(self, crops: Sequence[Crop]) -> Tensor:
+        """As :meth:`of_crops`; an attribute may be unknown of all crops."""
         rows = [
             self.vector(
                 malignant=crop.malignant,
-                attributes={name: level for name, level in attributes.items() if level},
+                attributes={
+                    name: level
+                    for name in self.names
+                    if (level := level_of(crop, name)) is not None
+                },
             )
-            for crop, attributes in zip(crops, known, strict=True)
+            for crop in crops
         ]
         return torch.stack(rows)
 

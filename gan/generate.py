@@ -199,7 +199,7 @@ def generate(
     as they are and the others are drawn; the manifest comes last.
 
     Args:
-        checkpoint: Checkpoint of a trained mammo_dp.MCGAN or mammo_dp.DPMCGAN.
+        checkpoint: Checkpoint of a trained MCGAN, DPMCGAN, LatentDiffusion or DPLatentDiffusion.
         out: Folder to fill with crops.csv, generate.json and images/.
         per_class: Crops of each class, 1 or more.
         attributes: What all crops should show, such as --attributes.margin SPICULATED; only what

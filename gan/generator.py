@@ -228,8 +228,8 @@ def _convolution(wide: int, narrow: int, *, bias: bool = True) -> nn.Conv2d:
     return nn.Conv2d(wide, narrow, 3, padding=1, padding_mode="replicate", bias=bias)
 
 
-def averaged(generator: Generator, most: float) -> AveragedModel:
-    """An exponential average of a generator's weights that no optimizer moves.
+def averaged(generator: nn.Module, most: float) -> AveragedModel:
+    """An exponential average of a network's weights that no optimizer moves.
 
     Args:
         generator: Followed by ``update_parameters``.

@@ -26,10 +26,10 @@ def interpolate(
     latents.png: each row goes from one latent vector to another; benign above, malignant below,
     with the same vectors. classes.png: each row goes from benign to malignant with one vector.
     truncation.png: each row takes one vector from nearly none to its full length; benign above,
-    malignant below. The noise of a row is fixed.
+    malignant below. The noise of a row is fixed; the latent vector of a diffusion is its noise.
 
     Args:
-        checkpoint: Checkpoint of a trained mammo_dp.MCGAN or mammo_dp.DPMCGAN.
+        checkpoint: Checkpoint of a trained MCGAN, DPMCGAN, LatentDiffusion or DPLatentDiffusion.
         out: Folder to fill with the sheets.
         rows: Latent vectors to start from, 1 or more.
         columns: Steps, 2 or more.

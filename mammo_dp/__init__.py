@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from classifier.pretraining import CropPretraining
     from data_prep.datamodule import CropBatch, CropsDataModule
     from data_prep.manifest import CropsManifest
+    from gan.diffusion.autoencoder import CropAutoencoder
+    from gan.diffusion.module import LatentDiffusion
     from gan.module import MCGAN
     from mammo_dp.attacks.lower_bounds import many_run as many_run_epsilon
     from mammo_dp.attacks.lower_bounds import one_run as one_run_epsilon
@@ -33,11 +35,13 @@ if TYPE_CHECKING:
     from mammo_dp.privacy.accounting.risk import Risk, TradeOff, risk_of
     from mammo_dp.privacy.commands import verified as verify
     from mammo_dp.privacy.errors import PrivacyError
+    from mammo_dp.privacy.means.generator import MatchedMCGAN
     from mammo_dp.privacy.statement.document import read_statements
     from mammo_dp.privacy.statement.guarantee import PrivacyStatement
     from mammo_dp.privacy.training.calibration import DPCalibration
     from mammo_dp.privacy.training.classifier import DPCropClassifier
     from mammo_dp.privacy.training.datamodule import DPCropsDataModule, DPDataModule
+    from mammo_dp.privacy.training.diffusion import DPLatentDiffusion
     from mammo_dp.privacy.training.generator import DPMCGAN
     from mammo_dp.privacy.training.module import DPTraining
     from mammo_dp.privacy.training.plugins import DPDDPStrategy
@@ -47,6 +51,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DPMCGAN",
     "MCGAN",
+    "CropAutoencoder",
     "CropBatch",
     "CropClassifier",
     "CropPretraining",
@@ -57,7 +62,10 @@ __all__ = [
     "DPCropsDataModule",
     "DPDDPStrategy",
     "DPDataModule",
+    "DPLatentDiffusion",
     "DPTraining",
+    "LatentDiffusion",
+    "MatchedMCGAN",
     "Mechanism",
     "PoissonSampling",
     "PrivacyBudget",
@@ -86,6 +94,7 @@ _SCORES = "mammo_dp.attacks.membership.scores"
 MODULES = {
     "DPMCGAN": "mammo_dp.privacy.training.generator",
     "MCGAN": "gan.module",
+    "CropAutoencoder": "gan.diffusion.autoencoder",
     "CropBatch": "data_prep.datamodule",
     "CropClassifier": "classifier.module",
     "CropPretraining": "classifier.pretraining",
@@ -96,7 +105,10 @@ MODULES = {
     "DPCropsDataModule": "mammo_dp.privacy.training.datamodule",
     "DPDDPStrategy": "mammo_dp.privacy.training.plugins",
     "DPDataModule": "mammo_dp.privacy.training.datamodule",
+    "DPLatentDiffusion": "mammo_dp.privacy.training.diffusion",
     "DPTraining": "mammo_dp.privacy.training.module",
+    "LatentDiffusion": "gan.diffusion.module",
+    "MatchedMCGAN": "mammo_dp.privacy.means.generator",
     "Mechanism": "mammo_dp.privacy.accounting.account",
     "PoissonSampling": "mammo_dp.privacy.training.sampling",
     "PrivacyBudget": "mammo_dp.privacy.accounting.budget",

@@ -51,6 +51,7 @@ FUNCTIONS: Mapping[str, str | Mapping[str, str]] = {
     "relabel": "classifier.relabel:relabel",
     "interpolate": "gan.interpolate:interpolate",
     "evolve": "mammo_dp.privacy.evolution.evolve:evolve",
+    "release-means": "mammo_dp.privacy.means.release:release_means",
     "export": {
         "classifier": "mammo_dp.export.classifier:classifier",
         "medigan": "mammo_dp.export.medigan:medigan",
@@ -85,6 +86,7 @@ _RECORDED = frozenset(
         "relabel",
         "interpolate",
         "evolve",
+        "release-means",
         "export medigan",
         "export set",
     }
@@ -92,7 +94,10 @@ _RECORDED = frozenset(
 
 
 # Commands that spend on patients by an account of their own, and what writes their statement.
-_STATEMENTS = {"evolve": "mammo_dp.privacy.evolution.rounds:write_evolution_statement"}
+_STATEMENTS = {
+    "evolve": "mammo_dp.privacy.evolution.rounds:write_evolution_statement",
+    "release-means": "mammo_dp.privacy.means.release:write_means_statement",
+}
 
 
 def run_command(command: str, arguments: Sequence[str]) -> None:
@@ -168,8 +173,8 @@ def recorded(
     Args:
         function: Takes ``out`` and, among other keywords, what it reads.
         command: Name to be written into ``run.json``.
-        write_statement: Writes the privacy statement of the crops that the command made. Without
-            it, the statement of crops passes on what was spent on the inputs.
+        write_statement: Writes the privacy statement of what the command made. Without it, the
+            statement of crops passes on what was spent on the inputs.
 
     Returns:
         The same signature. A finished folder is left alone, an unfinished one is filled again. A
@@ -197,9 +202,11 @@ def recorded(
 
                 warn_of_unknown(collect_parents(read))
             function(**values)
-            if (record.folder / "crops.csv").exists():
+            if write_statement is not None:
+                write_statement(record)
+            elif (record.folder / "crops.csv").exists():
                 from mammo_dp.privacy.statement.lineage import write_data_statement
 
-                (write_statement or write_data_statement)(record)
+                write_data_statement(record)
 
     return run

@@ -28,6 +28,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from classifier.module import CropClassifier
 from classifier.weights import HUB, PACKAGE, model_of
+from data_prep.datamodule import CropsDataModule
+from data_prep.distortions import DISTORTIONS
 from mammo_dp.crop_rule import TrainedCrops
 from mammo_dp.privacy.accounting.selection import SelectionPlan
 from mammo_dp.privacy.statement.lineage import collect_parents, public_ledger, warn_of_unknown
@@ -45,7 +47,7 @@ from mammo_dp.runs import (
     open_run,
     write_text_atomically,
 )
-from mammo_dp.training_help import ALL, DESCRIPTIONS, RUN, RUN_DIR
+from mammo_dp.training_help import ALL, DESCRIPTIONS, RUN, RUN_DIR, STRESS
 
 CONFIG = "config.yaml"
 # Load weights, of the hub or a file, that no statement would know of.
@@ -79,7 +81,7 @@ class TrainingCLI(LightningCLI):
         super().parse_arguments(parser, args)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds ``--run_dir`` and ``--run``."""
+        """Adds ``--run_dir``, ``--run`` and ``--stress``."""
         parser.add_argument(
             "--run_dir",
             type=str | None,
@@ -92,6 +94,7 @@ class TrainingCLI(LightningCLI):
             default=None,
             help=RUN,
         )
+        parser.add_argument("--stress", action="store_true", help=STRESS)
         parser.add_argument(
             "--selection",
             type=SelectionPlan | None,
@@ -118,9 +121,12 @@ class TrainingCLI(LightningCLI):
             raise RunError(
                 f"--run: is missing. Give the run folder of the fit to {self.subcommand}."
             )
+        if config.stress and self.subcommand != "test":
+            raise RunError(f"--stress: belongs to test, not to {self.subcommand}.")
         if not fitting and not config.run_dir:
             split = config.data.init_args.get("evaluate_split", "")
-            config.run_dir = str(Path(config.run) / f"{self.subcommand}_{split}".rstrip("_"))
+            kind = "stress" if config.stress else self.subcommand
+            config.run_dir = str(Path(config.run) / f"{kind}_{split}".rstrip("_"))
             config.trainer.default_root_dir = config.run_dir
         if not fitting:  # one process writes one table of predictions, each crop once
             config.trainer.devices = config.trainer.num_nodes = 1
@@ -180,8 +186,9 @@ class TrainingCLI(LightningCLI):
         for name in _NOT_CONFIG:
             config.pop(name, None)
         config["trainer"].pop("default_root_dir", None)
-        if config["selection"] is None:
-            del config["selection"]
+        for name in ("selection", "stress"):
+            if not config[name]:
+                del config[name]
         return dict(config)
 
     def _inputs(self, config: dict[str, Any]) -> dict[str, Path]:
@@ -191,9 +198,12 @@ class TrainingCLI(LightningCLI):
         if self.subcommand != "fit":
             inputs["checkpoint"] = Path(self.config[self.subcommand].run) / RELEASED
             return inputs
-        weights = config["model"].get("init_args", {}).get("weights")
-        if weights and weights not in (HUB, PACKAGE):
-            inputs["weights"] = Path(weights)
+        arguments = config["model"].get("init_args", {})
+        inputs |= {
+            role: Path(path)
+            for role in ("weights", "means")
+            if (path := arguments.get(role)) and path not in (HUB, PACKAGE)
+        }
         return inputs
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -264,6 +274,24 @@ class TrainingCLI(LightningCLI):
         TrainedCrops.of_folder(self.datamodule.manifest.folder).write(folder)
         (folder / RESUME).unlink(missing_ok=True)
         close_run(self.record)
+
+    def before_test(self) -> None:
+        """Has the crops distorted, too, if that was asked for.
+
+        Raises:
+            RunError: If data or model are not of a class that can.
+        """
+        if not self.config_init[self.subcommand].stress:
+            return
+        data, model = self.datamodule, self.model
+        if not isinstance(data, CropsDataModule) or not isinstance(model, CropClassifier):
+            raise RunError(
+                f"--stress: {type(model).__name__} on {type(data).__name__} cannot be tested on "
+                "distorted crops. Give a run of a CropClassifier on a CropsDataModule."
+            )
+        if data.depth is not None:
+            raise RunError("--stress: distorts crops in the plane, and the data are volumes.")
+        data.distortions = tuple(DISTORTIONS)
 
     def after_validate(self) -> None:
         """Closes the folder."""

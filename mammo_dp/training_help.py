@@ -17,8 +17,22 @@ RUN_DIR = (
     "Default after a fit: a folder below --run named after the command and the split."
 )
 RUN = "Run folder of a fit whose configuration and weights are used (validate and test)."
+STRESS = (
+    "test: scores the crops once more for each distortion (grey curves, windows, blur, shift, "
+    "scale, resolution) and writes stress.json and stress.csv, by default into a folder below "
+    "--run named stress_ and the split."
+)
 ALL = "--help_all"  # asks Lightning's parser, which is slow and long
-_MODELS = ("CropClassifier", "DPCropClassifier", "CropPretraining", "MCGAN", "DPMCGAN")
+_MODELS = (
+    "CropClassifier",
+    "DPCropClassifier",
+    "CropPretraining",
+    "MCGAN",
+    "DPMCGAN",
+    "CropAutoencoder",
+    "LatentDiffusion",
+    "DPLatentDiffusion",
+)
 _DATA = ("CropsDataModule", "DPCropsDataModule")
 _TRAINER = {
     "max_epochs N": "Epochs of a fit without privacy.",
@@ -54,6 +68,8 @@ def print_help(command: str) -> None:
     add("--config", metavar="FILE", help="YAML file of flags, see configs/.")
     add("--run_dir", metavar="DIR", help=RUN_DIR)
     add("--run", metavar="DIR", help=RUN)
+    if command == "test":
+        add("--stress", action="store_true", help=STRESS)
     add("--seed_everything", metavar="N", help="Seed of initial weights and augmentation.")
     add("--print_config", action="store_true", help="Print the configuration and stop.")
     add(ALL, action="store_true", help="Print every flag; takes seconds.")

@@ -46,7 +46,7 @@ ATTACKS_ORDER = (
     "reconstruction",
     "ladder",
 )
-PRIVACY_ORDER = ("errors", "accounting", "statement", "training", "evolution", "commands")
+PRIVACY_ORDER = ("errors", "accounting", "statement", "training", "evolution", "means", "commands")
 WITHIN = {"privacy": PRIVACY_ORDER, "attacks": ATTACKS_ORDER}
 
 USERS_OF_PYDICOM = (
@@ -118,6 +118,15 @@ def test_pydicom_is_used_where_dicom_is_read_or_written() -> None:
         if any(name.split(".")[0] == "pydicom" for name in imports(path))
     }
     assert users <= {f"data_prep/{name}.py" for name in USERS_OF_PYDICOM}
+
+
+def test_monai_is_imported_by_functions_alone() -> None:
+    """It takes ten seconds, which commands without a diffusion shall not."""
+    for path in modules():
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in getattr(node, "names", ())]
+            found = {name.split(".")[0] for name in [*names, getattr(node, "module", None) or ""]}
+            assert not found & {"monai", "einops"}, path
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -64,8 +64,7 @@ PIPELINE = {
         "fit --config {configs}/dp.yaml --data.init_args.crops {out}/real"
         " --model.init_args.weights {out}/pretrain/checkpoints/last.ckpt --run_dir {out}/runs/dp",
         "test --run {out}/runs/dp --data.init_args.evaluate_split test",
-        "attack membership --run {out}/runs/dp --crops {out}/real --nonmember_split test"
-        " --resamples 500",
+        "attack membership --run {out}/runs/dp --crops {out}/real --nonmember_split test",
         "report --runs {out}/runs --out {out}/report --sheets.real {out}/real",
     ],
 }

@@ -99,7 +99,7 @@ def test_every_import_is_declared() -> None:
     optional = project["optional-dependencies"]
     declared = {
         re.split(r"[\[<>=!;, ]", line)[0].lower()
-        for line in (*project["dependencies"], *optional["export"])
+        for line in (*project["dependencies"], *optional["export"], *optional["diffusion"])
     }
     names = packages_distributions()
     undeclared = {

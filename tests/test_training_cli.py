@@ -10,6 +10,8 @@ import torch
 import yaml
 
 from classifier.module import CropClassifier
+from classifier.stress import MEASURES
+from data_prep.distortions import DISTORTIONS
 from data_prep.manifest import CropsManifest
 from mammo_dp.main import main, run
 from mammo_dp.privacy.errors import PrivacyError
@@ -134,7 +136,8 @@ def test_a_stopped_fit_goes_on_and_loses_nothing(
 
 
 def test_dp_fit_states_what_it_spent(tmp_path: Path, cohort: CropsManifest) -> None:
-    run(fit_line(tmp_path, cohort, DP, "dp"))
+    constants = ["--model.init_args.malignant_weight", "2", "--model.init_args.prior", "0.3"]
+    run([*fit_line(tmp_path, cohort, DP, "dp"), *constants])
     stored = json.loads((tmp_path / "dp" / "privacy.json").read_text())
     (statement,) = stored["statements"]
     assert statement["unit"] == "patient"
@@ -146,6 +149,8 @@ def test_dp_fit_states_what_it_spent(tmp_path: Path, cohort: CropsManifest) -> N
     for name in ("delta", "adjacency", "accountant", "noise_multiplier", "risk", "because"):
         assert statement[name]
     assert any("Metrics" in exclusion for exclusion in stored["exclusions"])
+    assert stored["exclusions"][0].startswith("malignant_weight 2 and prior 0.3: constants")
+    assert main(["privacy", "verify", str(tmp_path / "dp")]) == 0
     everything = "".join(
         path.read_text(errors="replace") for path in (tmp_path / "dp").rglob("*") if path.is_file()
     )
@@ -329,3 +334,26 @@ def test_fidelity_refuses_volumes(
     assert main(["fidelity", *sets, "--out", str(tmp_path / "out")]) == 1
     shown = capsys.readouterr().err
     assert f"{volumes.folder}/crops.csv: holds volumes of 4 slices" in shown
+
+
+def test_stress_scores_the_same_crops_distorted(tmp_path: Path, cohort: CropsManifest) -> None:
+    line, folder = fit_line(tmp_path, cohort, TINY, "plain"), tmp_path / "plain"
+    run(line)
+    run(["test", "--run", str(folder)])
+    run(["test", "--stress", "--run", str(folder)])
+    stored = json.loads((folder / "stress_val" / "stress.json").read_text())
+    measured = json.loads((folder / "test_val" / "metrics.json").read_text())
+    assert [row["distortion"] for row in stored["rows"]] == ["none", *DISTORTIONS]
+    for name in ("crops", "patients", "malignant", "level", "resamples", "split"):
+        assert stored[name] == measured[name]
+    for name in MEASURES:
+        assert stored["rows"][0]["measures"][name] == measured[name]
+    briers = {row["measures"]["brier"]["value"] for row in stored["rows"]}
+    assert len(briers) == len(stored["rows"])
+    record = read_run(folder / "stress_val")
+    assert record.is_finished
+    assert record.command == "test"
+    assert record.inputs == read_run(folder / "test_val").inputs
+    assert set(record.outputs) == {"config.yaml", "stress.json", "stress.csv"}
+    with pytest.raises(RunError, match="--stress: belongs to test"):
+        run(["validate", "--stress", "--run", str(folder)])

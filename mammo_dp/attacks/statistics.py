@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of members and non-members: ROC curve, rates with intervals, comparison with a bound.
 
-Scores grow with membership. There is one score per privacy unit, so a resample of scores is a
-resample of units. Intervals of rates are exact; thresholds are chosen on the non-members, and the
+Scores grow with membership. There is one score per privacy unit, and units are apart from
+one another. Intervals of rates are exact; thresholds are chosen on the non-members, and the
 uncertainty of that choice is part of every comparison with a bound.
 """
 
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from classifier.evaluate import Estimate, resampled_counts
+from classifier.evaluate import Estimate
+from classifier.intervals import auroc_interval
 
 Scores = NDArray[np.float64]
 LEVEL = 0.95
@@ -113,8 +114,6 @@ def audit(
     nonmember_scores: ArrayLike,
     *,
     fprs: tuple[float, ...] = (0.01, 0.001),
-    resamples: int = 2000,
-    seed: int = 0,
     level: float = LEVEL,
 ) -> Audit:
     """Rates with intervals from the scores of members and non-members.
@@ -123,8 +122,6 @@ def audit(
         member_scores: One score per member unit, shape ``(members,)``, finite.
         nonmember_scores: One score per non-member unit, shape ``(nonmembers,)``, finite.
         fprs: False-positive rates, each in ``(0, 1)``.
-        resamples: Bootstrap resamples of the area's interval.
-        seed: Seed of the bootstrap.
         level: Coverage of each interval, in ``(0, 1)``.
 
     Raises:
@@ -134,7 +131,7 @@ def audit(
     return Audit(
         members=len(members),
         nonmembers=len(nonmembers),
-        auc=auc(members, nonmembers, resamples=resamples, seed=seed, level=level),
+        auc=auc(members, nonmembers, level=level),
         advantage=advantage(members, nonmembers, level=level),
         tpr_at_fpr={fpr: tpr_at_fpr(members, nonmembers, fpr=fpr, level=level) for fpr in fprs},
         level=level,
@@ -156,37 +153,15 @@ def roc(member_scores: ArrayLike, nonmember_scores: ArrayLike) -> tuple[Scores, 
     return np.append(0.0, fpr), np.append(0.0, tpr), np.append(np.inf, thresholds)
 
 
-def auc(
-    member_scores: ArrayLike,
-    nonmember_scores: ArrayLike,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = LEVEL,
-) -> Estimate:
-    """Area under the ROC curve; percentile bootstrap over units, both groups resampled.
+def auc(member_scores: ArrayLike, nonmember_scores: ArrayLike, *, level: float = LEVEL) -> Estimate:
+    """Area under the ROC curve, with the interval of :func:`classifier.intervals.auroc_interval`.
 
-    A resample with replacement is a row of counts, so that all areas come from two matrix
-    products instead of ``resamples`` sorts.
+    The units are apart from one another, as members and non-members are different patients.
     """
     members, nonmembers = _checked(member_scores, nonmember_scores)
-    order = np.sort(nonmembers)
-    below = np.searchsorted(order, members, side="left")
-    ties = np.searchsorted(order, members, side="right") - below
-    value = float((below + ties / 2).mean() / len(nonmembers))
-    wins = (
-        np.sign(members[:, None] - nonmembers[None, :], dtype=np.float32) + np.float32(1)
-    ) / np.float32(2)
-    rng = np.random.default_rng(seed)
-    areas = []
-    for start in range(0, resamples, 200):  # 200 rows of counts at a time bound the memory
-        count = min(200, resamples - start)
-        drawn, others = (
-            resampled_counts(size, count, rng).astype(np.float32) / size for size in wins.shape
-        )
-        areas.append(np.einsum("rj,rj->r", drawn @ wins, others))
-    low, high = np.quantile(np.concatenate(areas), [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, min(float(low), value), max(float(high), value))
+    is_member = np.repeat([1, 0], [len(members), len(nonmembers)])
+    scores = np.concatenate([members, nonmembers])
+    return Estimate(*auroc_interval(is_member, scores, np.arange(len(scores)), level=level))
 
 
 def advantage(

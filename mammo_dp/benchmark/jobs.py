@@ -19,7 +19,7 @@ from mammo_dp.runs import FILE_NAME, RunError, read_run
 Command = Callable[[Sequence[str]], None]
 
 MIX = "mix"  # the one line of a job that is no command of its own
-MEASURED = "resamples.npz"
+MEASURED = "statistics.npz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,8 @@
 """Statistics of one evaluation on many resamples of its patients.
 
 The resamples are drawn from the patients alone, by one seed, so they are the same for all models
-that scored the same crops: means over seeds and paired differences need no second bootstrap.
+that scored the same crops: means over seeds and paired differences need no second bootstrap. The
+interval of an AUROC is computed from the scores themselves, see :mod:`classifier.intervals`.
 """
 
 import json
@@ -36,10 +37,18 @@ class Measured:
             ``(1 + RESAMPLES,)``, by name; NaN where it is undefined. Subgroups are named as
             ``"auroc, view CC"``.
         counts: Patients, crops and malignant crops behind each statistic.
+        malignant: Shape ``(N,)``, 0 or 1.
+        patient: Shape ``(N,)``, an integer per patient.
+        logit: Shape ``(N,)``.
+        rows: Shape ``(N,)`` each, which crops are behind each AUROC, by name.
     """
 
     values: dict[str, Floats]
     counts: dict[str, tuple[int, int, int]]
+    malignant: NDArray[np.int64]
+    patient: NDArray[np.int64]
+    logit: Floats
+    rows: dict[str, NDArray[np.bool_]]
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -51,7 +60,14 @@ class Measured:
                 name: (int(row[0]), int(row[1]), int(row[2]))
                 for name, row in zip(names, file["counts"], strict=True)
             }
-        return cls(values=values, counts=counts)
+            return cls(
+                values=values,
+                counts=counts,
+                malignant=file["malignant"],
+                patient=file["patient"],
+                logit=file["logit"],
+                rows=dict(zip(json.loads(str(file["areas"])), file["rows"], strict=True)),
+            )
 
 
 def measure(folder: Path) -> None:
@@ -71,6 +87,11 @@ def measure(folder: Path) -> None:
         names=json.dumps(list(found.values)),
         values=np.stack(list(found.values.values())).astype(np.float32),
         counts=np.array(list(found.counts.values())),
+        malignant=found.malignant,
+        patient=found.patient,
+        logit=found.logit,
+        areas=json.dumps(list(found.rows)),
+        rows=np.stack(list(found.rows.values())),
     )
     temporary.replace(folder / MEASURED)
 
@@ -92,6 +113,7 @@ def compute(
     weights = np.vstack([np.ones(len(label)), drawn])
     values: dict[str, Floats] = {}
     counts: dict[str, tuple[int, int, int]] = {}
+    areas: dict[str, NDArray[np.bool_]] = {}
 
     def add(name: str, rows: NDArray[np.bool_], statistic: Callable[[Floats], Floats]) -> None:
         part, target = weights[:, rows], label[rows]
@@ -102,6 +124,7 @@ def compute(
         counts[name] = (len(set(unit[rows].tolist())), int(rows.sum()), int(target.sum()))
 
     everything = np.ones(len(label), bool)
+    areas[METRICS[0]] = everything
     on_all = statistics(label, predictions.probability)
     for name in METRICS[:-1]:
         add(name, everything, on_all[name])
@@ -111,7 +134,15 @@ def compute(
         if min(map(len, by_class)) >= LEAST_PATIENTS:  # numbers about few are about persons
             within = statistics(label[rows], predictions.logit[rows])
             add(f"auroc, {name}", rows, within["auroc"])
-    return Measured(values=values, counts=counts)
+            areas[f"auroc, {name}"] = rows
+    return Measured(
+        values=values,
+        counts=counts,
+        malignant=predictions.malignant,
+        patient=predictions.patient,
+        logit=predictions.logit,
+        rows=areas,
+    )
 
 
 def subgroups(crops: list[Crop], edge_px: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from classifier.evaluate import Estimate, Floats
+from classifier.intervals import auroc_interval
 from mammo_dp.benchmark.measure import METRICS, Measured
 from mammo_dp.benchmark.plan import Cell
 from mammo_dp.benchmark.spec import BenchmarkError, Budget
@@ -105,6 +106,8 @@ _ALIKE = (
     ("model", "trainable"),
     ("model", "optimizer"),
     ("model", "learning_rate"),
+    ("model", "malignant_weight"),
+    ("model", "prior"),
     ("trainer", "max_steps"),
     ("trainer", "max_epochs"),
 )
@@ -122,7 +125,7 @@ class Row:
         unit: What the budget protects; empty without one.
         seeds: Seeds that were measured.
         missing: Seeds that failed or were not run.
-        metrics: Mean over seeds with an interval from resampled patients, by name; subgroups too.
+        metrics: Mean over seeds with an interval over patients, by name; subgroups too.
         spread: Standard deviation over seeds, by name; NaN for one seed.
         counts: Patients, crops and malignant crops, by name.
         cost: The largest over the seeds, end to end; none if no seed was measured.
@@ -206,7 +209,12 @@ def rows(
                 unit=unit,
                 seeds=tuple(cell.seed for cell in done),
                 missing=tuple(cell.seed for cell in group if cell.key not in cache),
-                metrics={name: _estimate(values.mean(0)) for name, values in stacked.items()},
+                metrics={
+                    name: _area(measured, name)
+                    if name in measured[0].rows
+                    else _estimate(values.mean(0))
+                    for name, values in stacked.items()
+                },
                 spread={name: _deviation(values[:, 0]) for name, values in stacked.items()},
                 counts=measured[0].counts if measured else {},
                 cost=_largest([costs[cell.key] for cell in done]),
@@ -239,6 +247,15 @@ def differences(found: Sequence[Row]) -> Iterator[Difference]:
                 seeds=len(seeds),
                 unlike=tuple(unlike),
             )
+
+
+def _area(measured: Sequence[Measured], name: str) -> Estimate:
+    """Mean AUROC of the seeds, with the interval of this mean over patients."""
+    first = measured[0]
+    rows = first.rows[name]
+    scores = np.stack([one.logit[rows] for one in measured])
+    interval = auroc_interval(first.malignant[rows], scores, first.patient[rows], level=LEVEL)
+    return Estimate(*interval)
 
 
 def _estimate(values: Floats) -> Estimate:

@@ -283,7 +283,7 @@ def _timm(settings: dict[str, Any], *, sized: bool) -> dict[str, Any]:
         "pretrained_cfg": {
             "num_classes": 1,
             "input_size": [1, size, size],
-            "fixed_input_size": True,
+            "fixed_input_size": sized,
             "interpolation": "bilinear",  # timm knows no area averaging; for small shrinkage alike
             "mean": [0.5],
             "std": [0.5],

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 import gan.generator
-from gan.checkpoint import Checkpoint
+from gan.checkpoint import Checkpoint, read_content
 from gan.conditions import Conditions
+from gan.diffusion.checkpoint import DiffusionCheckpoint
 from mammo_dp import __version__
 from mammo_dp.export import ExportError, medigan_package
 from mammo_dp.export.lineage import Lineage, require_terms
@@ -54,14 +55,20 @@ def medigan(*, checkpoint: str, out: str, name: str, licence_of_cohort: str | No
             for data sets whose terms are not known here.
 
     Raises:
-        ExportError: If the name cannot be imported.
+        ExportError: If the name cannot be imported, or the generator is a diffusion.
         CheckpointError: If the checkpoint holds no generator of this version.
         PrivacyError: If the generator's statement is missing or does not hold.
         LicenceError: If the cohort's terms forbid the export, or are unknown.
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise ExportError(f"{name=}. Give letters, digits and '_', no digit first.")
-    source = Checkpoint.read(checkpoint)
+    sha256, parts = read_content(Path(checkpoint))
+    if DiffusionCheckpoint.holds_diffusion(parts):
+        raise ExportError(
+            f"{checkpoint}: a diffusion needs MONAI, and a medigan package has torch, numpy and "
+            "pillow alone. Pass its crops on instead: `mammo-dp generate`, then `export set`."
+        )
+    source = Checkpoint.of(Path(checkpoint), sha256, parts)
     lineage = Lineage.of(checkpoint)
     terms = require_terms((access.cohort for access in lineage.ledger.accesses), licence_of_cohort)
     folder = Path(out) / name

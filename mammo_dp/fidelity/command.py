@@ -8,8 +8,8 @@ from pathlib import Path
 
 from data_prep.manifest import CropsManifest, Split
 from mammo_dp.fidelity.comparison import compare
-from mammo_dp.fidelity.features import choose
-from mammo_dp.fidelity.results import draw_figure, print_table
+from mammo_dp.fidelity.features import choose, public_space
+from mammo_dp.fidelity.results import draw_blind_sheet, draw_figure, print_table
 from mammo_dp.fidelity.samples import FidelityError, Samples
 from mammo_dp.privacy.statement.document import read_evidence
 from mammo_dp.runs import (
@@ -35,13 +35,18 @@ def fidelity(
     test_split: Split = "val",
     draws: int = 100,
     seeds: int = 5,
+    blind: int = 8,
     seed: int = 0,
 ) -> None:
     """Compares synthetic crops with real ones: distance, overlap, diversity, labels, copies.
 
-    Writes fidelity.json, fidelity.png and, for each source, a sheet of synthetic crops beside their
-    nearest training crops, and prints a table. All of it is computed from private crops without
+    Writes fidelity.json, fidelity.png, a sheet of real and synthetic crops in random order for a
+    reader's eye, and, for each source, a sheet of synthetic crops beside their nearest training
+    crops, and prints a table. All of it is computed from private crops without
     noise, and no epsilon covers it.
+    Distances are taken in two feature spaces: the one chosen below, and beside it the middle of
+    EfficientNet-Lite0, trained on ImageNet, where the extra `imagenet` is installed. A generator
+    that was trained against public features is to be judged by the other one too.
     There is no radiomics distance, since pyradiomics has no release that builds on this Python;
     texture counts in the features and in what agreement is learned from. Agreement is that of two
     classifiers: a kernel machine, and the default classifier of this package.
@@ -62,13 +67,24 @@ def fidelity(
             and are the hold-out of the copying test.
         draws: Draws of halves for values and intervals, at least 20.
         seeds: Draws of the training crops for agreement, > 0.
+        blind: Crops of each source and of real patients in blind.png, which shows them in random
+            order without labels; blind_key.csv says which is which. 0 leaves both out, else at
+            least 2.
         seed: Start of all draws.
     """
     folders = {"synthetic": synthetic} if isinstance(synthetic, str) else dict(synthetic)
-    if not folders or draws < 20 or seeds < 1 or train_split == test_split:
+    if (
+        not folders
+        or draws < 20
+        or seeds < 1
+        or train_split == test_split
+        or blind < 0
+        or blind == 1
+    ):
         raise FidelityError(
-            f"{len(folders)} sources, {draws=}, {seeds=}, {train_split=}, {test_split=}. Give a "
-            "source, at least 20 draws, at least 1 seed and two different splits."
+            f"{len(folders)} sources, {draws=}, {seeds=}, {train_split=}, {test_split=}, {blind=}. "
+            "Give a source, at least 20 draws, at least 1 seed, two different splits, and 0 or at "
+            "least 2 crops of each source for the blind sheet."
         )
     if odd := [name for name in folders if not re.fullmatch(r"[\w.-]+", name)]:
         raise FidelityError(f"Sources {odd}: a name becomes part of a file's; use letters, digits.")
@@ -86,6 +102,7 @@ def fidelity(
             "test_split": test_split,
             "draws": draws,
             "seeds": seeds,
+            "blind": blind,
         },
         inputs={"real": Path(real)}
         | {f"synthetic {name}": Path(folder) for name, folder in folders.items()}
@@ -109,11 +126,13 @@ def _fill(record: RunRecord, cohort: CropsManifest, found: Mapping[str, CropsMan
     sources = {name: Samples.of_manifest(manifest) for name, manifest in found.items()}
     _require_one_size(train, sources)
     spaces = {name: asked[name] for name in ("encoder", "timm", "weights")}
+    size = train.images.shape[-1]
     result = compare(
         train,
         test,
         sources,
-        choose(train.images.shape[-1], **spaces),
+        choose(size, **spaces),
+        public=public_space(size),
         draws=asked["draws"],
         seeds=asked["seeds"],
         seed=record.seed or 0,
@@ -127,6 +146,14 @@ def _fill(record: RunRecord, cohort: CropsManifest, found: Mapping[str, CropsMan
     for name, manifest in found.items():
         result["sources"][name]["manifest"] = manifest.sha256
     draw_figure(result, folder / "fidelity.png")
+    if asked["blind"]:
+        draw_blind_sheet(
+            folder / "blind.png",
+            folder / "blind_key.csv",
+            {"real": test, **sources},
+            per_source=asked["blind"],
+            seed=record.seed or 0,
+        )
     write_text_atomically(folder / RESULT, json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All measures of all sources against real crops, in one feature space at equal numbers."""
+"""All measures of all sources against real crops, at equal numbers."""
 
 import math
 from collections.abc import Mapping
@@ -21,7 +21,14 @@ from mammo_dp.fidelity.copying import (
 )
 from mammo_dp.fidelity.distances import NEIGHBOURS
 from mammo_dp.fidelity.features import Extractor
-from mammo_dp.fidelity.measures import Scores, in_features, in_labels, in_pairs, in_spectrum
+from mammo_dp.fidelity.measures import (
+    Scores,
+    in_features,
+    in_labels,
+    in_pairs,
+    in_public_features,
+    in_spectrum,
+)
 from mammo_dp.fidelity.results import draw_sheet
 from mammo_dp.fidelity.samples import (
     LEVEL,
@@ -52,6 +59,7 @@ def compare(
     sources: Mapping[str, Samples],
     extractor: Extractor,
     *,
+    public: Extractor | None,
     draws: int,
     seeds: int,
     seed: int,
@@ -63,7 +71,8 @@ def compare(
         train: Real crops that sources are compared with.
         test: Real crops of other patients.
         sources: Synthetic crops by name.
-        extractor: Feature space.
+        extractor: Feature space of all measures that need one.
+        public: Space of two further distances, if its weights are there.
         draws: Draws of halves.
         seeds: Draws of training crops.
         seed: Start of all draws.
@@ -86,6 +95,9 @@ def compare(
         in_pairs(train, used, seed=seed),
         labels,
     ]
+    if public is not None:
+        theirs = {name: public.features(samples.images) for name, samples in used.items()}
+        parts.append(in_public_features(public.features(train.images), theirs, halves, drawn))
     found: dict[str, Any] = {}
     real_images = np.concatenate([train.images, test.images])
     for name, samples in used.items():
@@ -103,6 +115,7 @@ def compare(
         draw_sheet(path, samples, at["features"], real_images, galleries["features"], title=name)
     return {
         **_conditions(extractor, real_features.shape[1], halves.crops, draws),
+        "public": None if public is None else {"name": public.name, "sha256": public.sha256},
         "crops_of_a_half": dict(zip(("benign", "malignant"), halves.per_class, strict=True)),
         "agreement_crops": numbers,
         "real": {"crops": len(train), "patients": train.patients, "copying": control},
@@ -117,7 +130,7 @@ def compare(
 def _conditions(extractor: Extractor, dimension: int, crops: int, draws: int) -> dict[str, Any]:
     """What must be known to read the numbers."""
     return {
-        "schema": 2,
+        "schema": 3,
         "notice": NOTICE,
         "extractor": {
             "name": extractor.name,

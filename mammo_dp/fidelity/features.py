@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feature spaces of a comparison: our phantom encoder, a classifier of ours, or a model of timm."""
+"""Feature spaces of a comparison: our phantom encoder, a classifier of ours, or a model of timm.
+
+Beside the one that was asked for stands a public one, the middle of a network of ImageNet, if its
+weights are installed: its distances compare across papers, and our own network has not made it.
+"""
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,8 +23,9 @@ from torch.nn.functional import cross_entropy, interpolate
 from classifier.backbones import build
 from classifier.evaluate import auroc
 from classifier.features import body_features
+from classifier.public import PublicNet
 from classifier.released import load_classifier
-from classifier.weights import HUB, load_weights, state_sha256
+from classifier.weights import HUB, PACKAGE, WeightsError, load_weights, state_sha256
 from data_prep.phantoms.crops import Phantom, phantom_stream
 from mammo_dp.fidelity.samples import FidelityError, Images
 from mammo_dp.runs import file_sha256
@@ -28,6 +34,10 @@ CACHE_VARIABLE = "MAMMO_DP_CACHE"
 _WIDTHS = (24, 48, 96, 128)
 _BATCH = 64
 _CLIP = 5.0  # standard deviations: a few odd crops would else rule all moments
+_PUBLIC = "tf_efficientnet_lite0"
+_STAGES = (4, 5)  # of it: the middle, where it sees texture and edges, as crop_features does
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,54 +89,80 @@ class PhantomNet(nn.Module):
         return self.head(torch.cat(pooled[-2:], 1)), torch.cat(pooled, 1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """Brings what a network pools from crops to principal components of phantoms.
+
+    Attributes:
+        mean: Of the pooled numbers over the phantoms, shape ``(F,)``.
+        scale: Their standard deviation, shape ``(F,)``.
+        axes: Principal axes of the standardised ones, scaled alike, shape ``(F, d)``.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    axes: Tensor
+
+    @classmethod
+    def of_phantoms(cls, pooled: Tensor, dimension: int) -> Self:
+        """Learns it from pooled numbers of phantoms, shape ``(N, F)``."""
+        mean, scale = pooled.mean(0), pooled.std(0) + 1e-6
+        standard = ((pooled - mean) / scale).clip(-_CLIP, _CLIP)
+        axes = torch.linalg.svd(standard, full_matrices=False)[2][:dimension].T
+        axes = axes / (standard @ axes).square().mean().sqrt()
+        return cls(mean=mean, scale=scale, axes=axes.contiguous())
+
+    def __call__(self, pooled: Tensor) -> NDArray[np.float64]:
+        """Features, shape ``(N, d)``."""
+        standard = ((pooled - self.mean) / self.scale).clip(-_CLIP, _CLIP)
+        features: NDArray[np.float64] = (standard @ self.axes).double().numpy()
+        return features
+
+
 class PhantomEncoder:
     """Maps crops to features; see :func:`phantom_encoder`.
 
     Args:
         net: Trained network.
-        mean: Mean of the pooled stages over the phantoms, shape ``(F,)``.
-        scale: Their standard deviation, shape ``(F,)``.
-        axes: Principal axes of the standardised ones, scaled alike, shape ``(F, d)``.
+        projection: Of its pooled stages.
         phantom_auroc: AUROC of malignancy on phantoms that it was not trained on.
     """
 
-    def __init__(
-        self, net: PhantomNet, mean: Tensor, scale: Tensor, axes: Tensor, phantom_auroc: float
-    ) -> None:
+    def __init__(self, net: PhantomNet, projection: Projection, phantom_auroc: float) -> None:
         self.net = net.eval()
-        self.mean, self.scale, self.axes = mean, scale, axes
+        self.projection = projection
         self.phantom_auroc = phantom_auroc
 
     @property
     def sha256(self) -> str:
         """Hash of all tensors that features depend on."""
-        own = {"mean": self.mean, "scale": self.scale, "axes": self.axes}
-        return state_sha256(self.net.state_dict() | own)
+        return state_sha256(self.net.state_dict() | asdict(self.projection))
 
     def __call__(self, images: Images) -> NDArray[np.float64]:
         """Features of images in ``[0, 1]``, shape ``(N, d)``."""
         _, pooled = _run(self.net, np.ascontiguousarray(images))
-        features: NDArray[np.float64] = (
-            (((pooled - self.mean) / self.scale).clip(-_CLIP, _CLIP) @ self.axes).double().numpy()
-        )
-        return features
+        return self.projection(pooled)
 
     def save(self, path: Path) -> None:
         """Writes a file for :meth:`load`, in one move."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-        stored = {name: getattr(self, name) for name in ("mean", "scale", "axes", "phantom_auroc")}
-        torch.save({"net": self.net.state_dict(), **stored}, temporary)
-        temporary.replace(path)
+        stored = {"net": self.net.state_dict(), "phantom_auroc": self.phantom_auroc}
+        _save(stored | asdict(self.projection), path)
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Reads a file of :meth:`save`."""
         stored: dict[str, Any] = torch.load(path, weights_only=True)
-        state = stored.pop("net")
+        state, area = stored.pop("net"), stored.pop("phantom_auroc")
         net = PhantomNet(len(state["head.bias"]))
         net.load_state_dict(state)
-        return cls(net, **stored)
+        return cls(net, Projection(**stored), phantom_auroc=area)
+
+
+def _save(content: Mapping[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    torch.save(content, temporary)
+    temporary.replace(path)
 
 
 def phantom_encoder(recipe: Recipe) -> PhantomEncoder:
@@ -136,15 +172,20 @@ def phantom_encoder(recipe: Recipe) -> PhantomEncoder:
     the recipe, the version of torch and the first phantoms, so that a change of any of them makes a
     new encoder.
     """
-    first = phantom_stream(per_class=2, size=recipe.size, seed=recipe.seed)
-    key = hashlib.sha256(json.dumps([asdict(recipe), _WIDTHS, _CLIP, torch.__version__]).encode())
-    for phantom in first:
-        key.update(phantom.image.tobytes())
-    path = cache_folder() / f"phantom-encoder-{key.hexdigest()[:16]}.pt"
+    path = _cached("phantom-encoder", recipe, _WIDTHS)
     if not path.exists():
         print(f"Training the phantom encoder, once: {path}", flush=True)
         train_encoder(recipe).save(path)
     return PhantomEncoder.load(path)
+
+
+def _cached(name: str, recipe: Recipe, *more: Any) -> Path:
+    """File of the cache, named by all that its content depends on."""
+    first = phantom_stream(per_class=2, size=recipe.size, seed=recipe.seed)
+    key = hashlib.sha256(json.dumps([asdict(recipe), *more, _CLIP, torch.__version__]).encode())
+    for phantom in first:
+        key.update(phantom.image.tobytes())
+    return cache_folder() / f"{name}-{key.hexdigest()[:16]}.pt"
 
 
 def cache_folder() -> Path:
@@ -172,15 +213,9 @@ def train_encoder(recipe: Recipe) -> PhantomEncoder:
         net = _trained(images[:count], targets[:count], levels, recipe.epochs)
     logits, _ = _run(net, images[count:])
     _, pooled = _run(net, images[:count])
-    mean, scale = pooled.mean(0), pooled.std(0) + 1e-6
-    standard = ((pooled - mean) / scale).clip(-_CLIP, _CLIP)
-    axes = torch.linalg.svd(standard, full_matrices=False)[2][: recipe.dimension].T
-    axes = axes / (standard @ axes).square().mean().sqrt()
     return PhantomEncoder(
         net,
-        mean,
-        scale,
-        axes.contiguous(),
+        Projection.of_phantoms(pooled, recipe.dimension),
         phantom_auroc=auroc(targets[count:, 0].numpy(), (logits[:, 1] - logits[:, 0]).numpy()),
     )
 
@@ -295,3 +330,57 @@ def _body(net: nn.Module, size: int) -> Callable[[Images], NDArray[np.float64]]:
         return body_features(net.eval(), tensor).double().numpy()
 
     return features
+
+
+class _Public(nn.Module):
+    """The public network, where :func:`classifier.weights.load_weights` looks for it."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.public = PublicNet(_PUBLIC, size=size, stages=_STAGES)
+
+    @torch.no_grad()
+    def pooled(self, images: Images) -> Tensor:
+        """Mean and spread over positions of each stage, shape ``(N, F)``."""
+        found = []
+        # with more crops in one pass, a CPU spends its time on memory for the maps
+        for image in torch.split(torch.from_numpy(np.ascontiguousarray(images))[:, None], 1):
+            maps = self.public(image.float() * 2 - 1)
+            parts = [p for m in maps for p in (m.mean((2, 3)), m.std((2, 3), correction=0))]
+            found.append(torch.cat(parts, 1))
+        return torch.cat(found)
+
+
+def public_space(size: int) -> Extractor | None:
+    """Features in the middle of a network of ImageNet, in principal components of phantoms.
+
+    The components are those of the phantoms of a :class:`Recipe`, and are kept in the cache.
+
+    Args:
+        size: Edge of the crops, in pixels; the network sees them as they are.
+
+    Returns:
+        None without the weights, which the log says.
+    """
+    recipe, net = Recipe(size=size), _Public(size).eval()
+    try:
+        loaded = load_weights(net, PACKAGE)
+    except WeightsError as error:
+        log.warning("No distances in a public feature space. %s", error)
+        return None
+    path = _cached("public-space", recipe, _PUBLIC, _STAGES, loaded.sha256)
+    if not path.exists():
+        print(f"Principal components of phantoms in the public network, once: {path}", flush=True)
+        stream = phantom_stream(per_class=recipe.per_class, size=size, seed=recipe.seed)
+        pooled = net.pooled(np.stack([phantom.image for phantom in stream]).astype(np.float32))
+        _save(asdict(Projection.of_phantoms(pooled, recipe.dimension)), path)
+    projection = Projection(**torch.load(path, weights_only=True))
+    stages = " and ".join(map(str, _STAGES))
+    return Extractor(
+        name=(
+            f"{loaded.path} ({_PUBLIC}, ImageNet), mean and spread of stages {stages} at {size} px,"
+            f" principal components of {2 * recipe.per_class} phantoms"
+        ),
+        sha256=loaded.sha256,
+        features=lambda images: projection(net.pooled(images)),
+    )

@@ -2,7 +2,7 @@
 """All measures of all sources, each at the same numbers of crops and beside its bound."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 
 import numpy as np
@@ -26,6 +26,7 @@ Scores = dict[str, "Score"]
 Floats = NDArray[np.float64]
 OVERLAP = tuple(field.name for field in fields(Overlap))
 IN_FEATURES = ("frechet", "kernel", *OVERLAP)
+IN_PUBLIC = ("public_frechet", "public_kernel")
 _RESAMPLES = 2000  # of cheap statistics
 _REAL = ""  # no source is called so
 
@@ -60,19 +61,47 @@ def in_features(
         drawn: Draws of each source.
     """
 
+    def measure(a: Features, b: Features) -> tuple[float, ...]:
+        return (*_distances(a, b), *astuple(overlap(a, b)))
+
+    return _against_halves(IN_FEATURES, measure, real, sources, halves, drawn)
+
+
+def in_public_features(
+    real: Features,
+    sources: Mapping[str, Features],
+    halves: Halves,
+    drawn: Mapping[str, Sequence[Rows]],
+) -> dict[str, Scores]:
+    """Fréchet and kernel distance in the public space; arguments as of :func:`in_features`."""
+    return _against_halves(IN_PUBLIC, _distances, real, sources, halves, drawn)
+
+
+def _distances(a: Features, b: Features) -> tuple[float, ...]:
+    return frechet(a, b), kernel_distance(a, b)
+
+
+def _against_halves(
+    names: Sequence[str],
+    measure: Callable[[Features, Features], tuple[float, ...]],
+    real: Features,
+    sources: Mapping[str, Features],
+    halves: Halves,
+    drawn: Mapping[str, Sequence[Rows]],
+) -> dict[str, Scores]:
+    """Measures of each source against halves of the real crops, beside those of other halves."""
+
     def over_draws(rows_of: Sequence[Rows], features: Features) -> list[Estimate]:
-        values = []
-        for one, other in zip(halves.one, rows_of, strict=True):
-            a, b = real[one], features[other]
-            values.append((frechet(a, b), kernel_distance(a, b), *astuple(overlap(a, b))))
+        pairs = zip(halves.one, rows_of, strict=True)
+        values = [measure(real[one], features[other]) for one, other in pairs]
         return [estimate(column) for column in np.array(values).T]
 
     bounds = over_draws(halves.other, real)
     return {
         name: {
-            measure: Score(found=found, bound=bound, crops=halves.crops)
-            for measure, found, bound in zip(
-                IN_FEATURES, over_draws(drawn[name], features), bounds, strict=True
+            measured: Score(found=found, bound=bound, crops=halves.crops)
+            for measured, found, bound in zip(
+                names, over_draws(drawn[name], features), bounds, strict=True
             )
         }
         for name, features in sources.items()

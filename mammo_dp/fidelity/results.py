@@ -18,11 +18,14 @@ from data_prep.symmetries import symmetric
 from mammo_dp import drawing
 from mammo_dp.drawing import MUTED, SERIES, VEIL, save_png
 from mammo_dp.fidelity.copying import Gallery, nearest_training_crop
-from mammo_dp.fidelity.samples import Images, Samples
+from mammo_dp.fidelity.samples import Images, Samples, draw, smallest
+from mammo_dp.runs import write_text_atomically
 
 NAMES = {
     "frechet": "Fréchet distance",
     "kernel": "kernel distance",
+    "public_frechet": "Fréchet distance, public network",
+    "public_kernel": "kernel distance, public network",
     "precision": "precision",
     "recall": "recall",
     "density": "density",
@@ -46,7 +49,7 @@ def print_table(result: Mapping[str, Any], folder: Path) -> None:
     """
     sources: Mapping[str, Any] = result["sources"]
     table = Table("", "real, other patients", *sources, box=SIMPLE_HEAD)
-    for measure, name in NAMES.items():
+    for measure, name in _measured(result).items():
         scores = [source["scores"][measure] for source in sources.values()]
         table.add_row(name, shown(scores[0]["bound"]), *(shown(s["found"]) for s in scores))
     everyone = [result["real"], *sources.values()]
@@ -71,12 +74,21 @@ def print_table(result: Mapping[str, Any], folder: Path) -> None:
             for student, pairs in result["tstr_differences"].items()
             for pair, value in pairs.items()
         ),
+        f"Public network: {public['name']}, sha256 {public['sha256'][:12]}."
+        if (public := result["public"])
+        else 'Public network: absent; `pip install -e ".[imagenet]"` in the source tree brings it.',
         result["notice"],
         f"Result: {folder}",
         sep="\n",
         highlight=False,
         markup=False,
     )
+
+
+def _measured(result: Mapping[str, Any]) -> dict[str, str]:
+    """Measures that were taken and their names; those of a space without weights are absent."""
+    taken = next(iter(result["sources"].values()))["scores"]
+    return {measure: name for measure, name in NAMES.items() if measure in taken}
 
 
 def shown(value: Mapping[str, float | None]) -> str:
@@ -89,6 +101,8 @@ def shown(value: Mapping[str, float | None]) -> str:
 _BETTER = {
     "frechet": "lower",
     "kernel": "lower",
+    "public_frechet": "lower",
+    "public_kernel": "lower",
     "precision": "higher",
     "recall": "higher",
     "density": "higher",
@@ -112,11 +126,13 @@ def draw_figure(result: Mapping[str, Any], path: Path) -> None:
     """
     sources: Mapping[str, Any] = result["sources"]
     with drawing.style():
-        figure = drawing.new_figure(1200, 150 + 3 * (90 + 19 * len(sources)))
-        axes = list(figure.subplots(3, 5, sharey=True).flat)
-        while len(axes) > len(NAMES) + 1:
+        measured = _measured(result)
+        lines = -(-(len(measured) + 1) // 5)
+        figure = drawing.new_figure(1200, 150 + lines * (90 + 19 * len(sources)))
+        axes = list(figure.subplots(lines, 5, sharey=True).flat)
+        while len(axes) > len(measured) + 1:
             axes.pop().set_visible(False)
-        for panel, (measure, name) in zip(axes, NAMES.items(), strict=False):
+        for panel, (measure, name) in zip(axes, measured.items(), strict=False):
             scores = [source["scores"][measure] for source in sources.values()]
             _panel(panel, [score["found"] for score in scores], scores[0]["bound"])
             panel.set_title(f"{fill(name, 26)}\n{_BETTER[measure]} is better", fontsize=10)
@@ -212,3 +228,44 @@ def draw_sheet(
         fontsize=11,
     )
     save_png(figure, path, dpi=130)
+
+
+BLIND_COLUMNS = 8
+
+
+def draw_blind_sheet(
+    path: Path, key: Path, sources: Mapping[str, Samples], *, per_source: int, seed: int
+) -> None:
+    """Draws crops of all sources in random order without labels, and writes the key elsewhere.
+
+    For a reader who is asked which crops are real, and which masses malignant. Crops are numbered
+    from 1, line by line.
+
+    Args:
+        path: Target of the sheet, PNG.
+        key: Target of the key, CSV: number in the sheet, source, and 1 for malignant.
+        sources: Real crops and synthetic ones, by name.
+        per_source: Crops of each source, half of each class, at least 2.
+        seed: Of the choice and the order.
+    """
+    rng = np.random.default_rng(seed)
+    chosen: list[tuple[str, int, NDArray[np.float32]]] = []
+    for name, samples in sources.items():
+        halves = (per_source - per_source // 2, per_source // 2)
+        counts = smallest([samples.per_class, halves])
+        for row in draw(samples.malignant, counts, rng):
+            chosen.append((name, int(samples.malignant[row]), samples.images[row]))
+    order = rng.permutation(len(chosen))
+    lines = -(-len(order) // BLIND_COLUMNS)
+    figure = Figure(figsize=(1.6 * BLIND_COLUMNS, 1.85 * lines + 0.5), layout="constrained")
+    panels = list(figure.subplots(lines, BLIND_COLUMNS, squeeze=False).flat)
+    for panel in panels:
+        panel.set_axis_off()
+    for number, (panel, place) in enumerate(zip(panels, order, strict=False), 1):
+        panel.imshow(chosen[place][2], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        panel.set_title(str(number), fontsize=9, pad=2)
+    figure.suptitle("PRIVATE: some of these crops are of patients.", fontsize=10)
+    save_png(figure, path, dpi=130)
+    shown_as = enumerate((chosen[place] for place in order), 1)
+    rows = [f"{number},{source},{malignant}" for number, (source, malignant, _) in shown_as]
+    write_text_atomically(key, "\n".join(["number,source,malignant", *rows]) + "\n")

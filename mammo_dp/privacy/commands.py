@@ -90,12 +90,15 @@ def verified(folder: str | Path) -> Verification:
         PrivacyError: If there is no such folder.
     """
     from mammo_dp.privacy.evolution.rounds import EVOLUTION  # these import torch and lightning
+    from mammo_dp.privacy.means.release import MEANS_RELEASED
     from mammo_dp.privacy.training.fit_statement import FIT
 
     folder = Path(folder)
     if not folder.is_dir():
         raise PrivacyError(f"{folder}: is no folder. Give the folder of a run.")
-    verification = Verification(stages={"fit": FIT, "evolve": EVOLUTION})
+    verification = Verification(
+        stages={"fit": FIT, "evolve": EVOLUTION, "release-means": MEANS_RELEASED}
+    )
     verification.visit(folder)
     return verification
 

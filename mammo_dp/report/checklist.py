@@ -59,7 +59,7 @@ _TRIPOD: tuple[tuple[str, str, str, str], ...] = (
     ("12e", "Analytical methods: measures", "utility calibration roc", "with intervals"),
     ("12f", "Analytical methods: updating", "lineage", "a recalibration is a stage of its own"),
     ("12g", "Analytical methods: predictions", "reproduce", "the commands, with hashes"),
-    ("13", "Class imbalance", "configurations", "no setting weights or resamples the classes"),
+    ("13", "Class imbalance", "configurations", "class weight and prior; nothing is resampled"),
     ("14", "Fairness", "subgroups", "measured where the manifest has groups; nothing corrected"),
     ("15", "Model output", "calibration", "a probability; no threshold is part of the model"),
     ("16", "Training versus evaluation", "data", "numbers and classes of both"),

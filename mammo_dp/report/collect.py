@@ -32,9 +32,9 @@ from mammo_dp.runs import (
     run_of,
 )
 
-ATTACK, AUDIT = "attack.json", "audit.json"
+ATTACK, AUDIT, STRESS = "attack.json", "audit.json", "stress.json"
 LADDER, RECONSTRUCTION, BENCHMARK = "ladder.json", "reconstruction.json", "benchmark.json"
-_RESULT_SCHEMA = 1  # of each of these three
+_RESULT_SCHEMA = 1  # of each of these three, and of STRESS
 METRICS = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
@@ -66,6 +66,7 @@ class Row:
         privacy: Content of the model's ``privacy.json``.
         attacker: Record of the run that attacked it with most success, if there is one.
         auditor: Record of the run that audited its noise with most success, if there is one.
+        stressor: Record of the test on the same crops distorted, if there is one.
         start: What the weights were before this run.
     """
 
@@ -76,6 +77,7 @@ class Row:
     privacy: Mapping[str, Any]
     attacker: RunRecord | None
     auditor: RunRecord | None = None
+    stressor: RunRecord | None = None
     start: str
 
     @cached_property
@@ -97,6 +99,11 @@ class Row:
     def audit(self) -> Mapping[str, Any] | None:
         """Content of ``audit.json``, if the model's noise was audited."""
         return None if self.auditor is None else read_audit(self.auditor)
+
+    @cached_property
+    def stress(self) -> Mapping[str, Any] | None:
+        """Content of ``stress.json``, if the model was tested on distorted crops."""
+        return None if self.stressor is None else _result(self.stressor.folder / STRESS)
 
     @property
     def split(self) -> str:
@@ -248,8 +255,22 @@ def _row(evaluation: RunRecord, records: list[RunRecord], runs: Path) -> Row:
         privacy=privacy,
         attacker=most_successful_attack(records, checkpoint.sha256),
         auditor=most_successful_audit(records, file_sha256(path)),
+        stressor=next(
+            (
+                record
+                for record in _about(records, STRESS, "checkpoint", checkpoint.sha256)
+                if _tested_on(record) == _tested_on(evaluation)
+            ),
+            None,
+        ),
         start=_start(model),
     )
+
+
+def _tested_on(record: RunRecord) -> tuple[str, object]:
+    """Hash of the folder of crops, and the split."""
+    data = record.inputs.get("data")
+    return data.sha256 if data else "", setting(record.config, "evaluate_split")
 
 
 def _start(model: RunRecord) -> str:
@@ -383,18 +404,22 @@ def found(runs: Path, file: str) -> list[Result]:
     """
     results = []
     for path in sorted(runs.rglob(file)):
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            if stored["schema"] != _RESULT_SCHEMA:
-                raise ValueError(f"schema {stored['schema']}, known is {_RESULT_SCHEMA}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ReportError(
-                f"{path}: cannot be read ({error!r}). Run the command that wrote it again, into a "
-                "new folder, or report a folder without it."
-            ) from error
         name = path.parent.resolve().relative_to(runs.resolve()).as_posix()
-        results.append(Result(folder=path.parent, name=name, stored=stored))
+        results.append(Result(folder=path.parent, name=name, stored=_result(path)))
     return results
+
+
+def _result(path: Path) -> dict[str, Any]:
+    try:
+        stored = dict(json.loads(path.read_text(encoding="utf-8")))
+        if stored["schema"] != _RESULT_SCHEMA:
+            raise ValueError(f"schema {stored['schema']}, known is {_RESULT_SCHEMA}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ReportError(
+            f"{path}: cannot be read ({error!r}). Run the command that wrote it again, into a "
+            "new folder, or report a folder without it."
+        ) from error
+    return stored
 
 
 def paths(runs: Path) -> list[Path]:

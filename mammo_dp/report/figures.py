@@ -20,7 +20,7 @@ from mammo_dp.attacks.membership.results import bounds_of
 from mammo_dp.attacks.membership.signals import read_signals
 from mammo_dp.attacks.statistics import roc
 from mammo_dp.drawing import DOTS, INK, MARKERS, MUTED, PAPER, SERIES, VEIL, WARN, WIDTH
-from mammo_dp.report.collect import Row
+from mammo_dp.report.collect import Row, estimate
 from mammo_dp.report.diagnosis import LEAST_CROPS, calibration_bins, roc_curve
 from mammo_dp.report.lineage import Kind, Node
 from mammo_dp.report.tables import epsilon, interval
@@ -264,6 +264,50 @@ def calibration(models: Named) -> str | None:
         return drawing.as_svg(
             figure, name="calibration", title=title, description="; ".join(described[::-1])
         )
+
+
+def stressed(row: Row) -> str | None:
+    """What each distortion of the crops takes from AUROC and adds to the Brier score.
+
+    Returns:
+        SVG, or None if the model was not tested on distorted crops.
+    """
+    if row.stress is None:
+        return None
+    shown = [one for one in row.stress["rows"] if one["differences"]]
+    with drawing.style():
+        figure = drawing.new_figure(WIDTH, 70 + 24 * len(shown))
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, name, words in zip(
+            panels,
+            ("auroc", "brier"),
+            ("AUROC, distorted less as is", "Brier, distorted less as is"),
+            strict=True,
+        ):
+            axes.grid(axis="y", visible=False)
+            axes.axvline(0, color=MUTED, linewidth=1.4, linestyle=DOTS)
+            axes.set_xlabel(words)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.xaxis.set_major_formatter("{x:g}")
+            for place, one in enumerate(shown):
+                measured = estimate(one["differences"][name])
+                worse = measured.high < 0 if name == "auroc" else measured.low > 0
+                colour = WARN if worse else SERIES[0]
+                axes.plot([measured.low, measured.high], [place, place], color=colour)
+                (drawn,) = axes.plot([measured.value], [place], **drawing.look(colour, "o"))
+                drawing.tell(drawn, f"{one['distortion']}: {interval(measured)}")
+        panels[0].set_yticks(
+            range(len(shown)),
+            [drawing.shortened(one["distortion"], 240, 12) for one in shown],
+            color=INK,
+        )
+        panels[0].set_ylim(len(shown) - 0.5, -0.5)
+        described = "; ".join(
+            f"{one['distortion']}: {interval(estimate(one['differences']['auroc']))}"
+            for one in shown
+        )
+        title = "Loss on distorted crops"
+        return drawing.as_svg(figure, name="stress", title=title, description=described)
 
 
 def draw_lineage(nodes: Mapping[str, Node], described: str) -> str:

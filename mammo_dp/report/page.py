@@ -28,6 +28,7 @@ from mammo_dp.report.collect import (
     BENCHMARK,
     LADDER,
     RECONSTRUCTION,
+    STRESS,
     ReportError,
     Result,
     Row,
@@ -54,6 +55,7 @@ TITLES = {
     "calibration": "Calibration",
     "roc": "Discrimination",
     "subgroups": "Subgroups",
+    "stress": "Distorted crops",
     "benchmark": "Benchmark",
     "statement": "Privacy statement",
     "excluded": "What is excluded",
@@ -198,6 +200,7 @@ def render(
         "calibration": "calibration" in drawn,
         "roc": "roc" in drawn,
         "subgroups": bool(groups),
+        "stress": chosen.stress is not None,
         "benchmark": bool(benchmarks),
     }
     titles = {name: title for name, title in TITLES.items() if has.get(name, True)}
@@ -224,6 +227,11 @@ def render(
         ],
         "subgroups_too_small": [
             f"{group.attribute} {group.value}" for group in groups if group.metrics is None
+        ],
+        "stress": chosen.stress,
+        "stress_head": tables.STRESS,
+        "stress_rows": [
+            tables.stress_cells(one) for one in (chosen.stress or {"rows": ()})["rows"]
         ],
         "sheets": [sheet(label, Path(folder)) for label, folder in sheets.items()],
         "tripod": tripod(present),
@@ -260,6 +268,7 @@ def figures(rows: Sequence[Row], chosen: Row, ladders: Sequence[Result] = ()) ->
         "roc": drawing.receiver_operating_characteristic(scored),
         "bounds": drawing.attacks_and_bounds(models(rows)),
         "curves": drawing.attack_curves(chosen),
+        "stress": drawing.stressed(chosen),
         "lineage": drawing.draw_lineage(nodes, described(nodes)),
     }
     for name, one in zip(_corridors(ladders), ladders, strict=True):
@@ -283,6 +292,8 @@ def _inputs(rows: Sequence[Row], sheets: Mapping[str, str], root: Path) -> dict[
             inputs[f"attack {row.name}"] = row.attacker.folder / ATTACK
         if row.auditor:
             inputs[f"audit {row.name}"] = row.auditor.folder / AUDIT
+        if row.stressor:
+            inputs[f"stress {row.name} {row.split}"] = row.stressor.folder / STRESS
     return inputs
 
 

@@ -253,7 +253,10 @@ def ladder(result: Result, *, picture: str, show_patients: bool) -> dict[str, An
         "rows": [
             ["ε", *(epsilon(float(budget["epsilon"])) for budget in budgets)],
             ["Noise multiplier", *(plain(budget["noise_multiplier"]) for budget in budgets)],
-            ["AUROC", *(f"{budget['auroc']['value']:.3f}" for budget in budgets)],
+            [
+                f"AUROC ({budgets[0]['patients']} patients)",
+                *(f"{budget['auroc']['value']:.3f}" for budget in budgets),
+            ],
             ["95 % interval", *map(_ends, budgets)],
             *([_title(key), *(_attack(find(one, key)) for one in budgets)] for key in shown),
         ],

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from classifier.evaluate import Estimate, Metrics
+from classifier.stress import AS_THEY_ARE
 from mammo_dp.privacy.accounting.account import fits_of
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.report.collect import METRICS, Row, estimate, models
@@ -32,6 +33,7 @@ MAIN = (
     "ε of this stage only",
     "Unit",
     "δ",
+    "Patients",
     "AUROC [95 %]",
     "AUPRC",
     "Sensitivity at 90 % specificity",
@@ -50,6 +52,7 @@ RISK = (
 ATTACKS = (
     "Run",
     "Attack",
+    "Members, others",
     "AUC [95 %]",
     "AUC per crop",
     "Advantage [95 %]",
@@ -67,7 +70,15 @@ SUBGROUPS = (
     "Brier",
     "Calibration slope [95 %]",
 )
-_SCREEN = (0, 3, 4, 5, 6, 7)  # columns of MAIN that fit a terminal
+STRESS = (
+    "Crops",
+    "AUROC [95 %]",
+    "Difference of AUROC [95 %]",
+    "Brier [95 %]",
+    "Difference of Brier [95 %]",
+    "Calibration intercept [95 %]",
+)
+_SCREEN = (0, 3, 4, 5, 6, 7, 8)  # columns of MAIN that fit a terminal
 
 
 def main_cells(row: Row, on: str = "") -> tuple[str, ...]:
@@ -86,6 +97,7 @@ def main_cells(row: Row, on: str = "") -> tuple[str, ...]:
         epsilon(row.own.own_epsilon) if row.own else NONE,
         _per_cohort(row, lambda s: s.unit) or NONE,
         _per_cohort(row, lambda s: f"{s.delta:g}") or NONE,
+        str(row.measured["patients"]),
         interval(row.metrics["auroc"]) + (f" on {on}" if on else ""),
         *numbers,
     )
@@ -128,6 +140,7 @@ def attack_cells(row: Row) -> list[tuple[str, ...]]:
         (
             row.name,
             name,
+            f"{row.attack['members']}, {row.attack['nonmembers']}",
             interval(estimate(found["auc"])) + control(found),
             number(found["per_crop"]["auc"]),
             interval(estimate(found["advantage"])),
@@ -148,6 +161,22 @@ def subgroup_cells(group: Subgroup, metrics: Metrics) -> tuple[str, ...]:
         interval(metrics.auroc),
         number(metrics.brier.value),
         interval(metrics.calibration_slope),
+    )
+
+
+def stress_cells(one: Mapping[str, Any]) -> tuple[str, ...]:
+    """A row of ``stress.json``, in the order of ``STRESS``."""
+    measures, differences = (
+        {name: interval(estimate(value)) for name, value in one[part].items()}
+        for part in ("measures", "differences")
+    )
+    return (
+        "as they are" if one["distortion"] == AS_THEY_ARE else one["distortion"],
+        measures["auroc"],
+        differences.get("auroc", NONE),
+        measures["brier"],
+        differences.get("brier", NONE),
+        measures["calibration_intercept"],
     )
 
 

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
-from classifier.predictions import Predictions
-from data_prep.manifest import Crop
-from mammo_dp.benchmark.measure import Measured, compute, subgroups
+from classifier.intervals import auroc_interval
+from classifier.predictions import FILE_NAME as PREDICTIONS
+from classifier.predictions import Predictions, write_predictions
+from data_prep.crop_image import save_crop_image
+from data_prep.manifest import Crop, CropsManifest
+from mammo_dp.benchmark.measure import Measured, compute, measure, subgroups
+from mammo_dp.runs import close_run, open_run
 
 
 def crop(row: int, *, view: str = "CC", density: str = "2", spacing: float = 0.1) -> Crop:
@@ -93,3 +98,27 @@ def test_subgroups_are_those_that_the_manifest_tells_apart() -> None:
         "size below 20 mm": [True, False, False],
         "size from 40 mm": [False, False, True],
     }
+
+
+def test_what_is_written_is_read(tmp_path: Path, measured: Measured) -> None:
+    assert set(measured.rows) == {name for name in measured.values if name.startswith("auroc")}
+    rows = measured.rows["auroc, view CC"]
+    area, low, high = auroc_interval(
+        measured.malignant[rows], measured.logit[rows], measured.patient[rows]
+    )
+    assert area == pytest.approx(measured.values["auroc, view CC"][0])
+    assert low < area < high
+    written = save_crop_image(tmp_path / "crops" / "0.png", np.zeros((128, 128), np.uint16))
+    crops = [replace(CROPS[0], sha256=written), *CROPS[1:]]
+    manifest = CropsManifest.write(tmp_path / "crops", crops)
+    folder = tmp_path / "test_val"
+    record = open_run(folder, command="test", config={}, inputs={"data": manifest.folder})
+    write_predictions(folder / PREDICTIONS, predictions(0))
+    close_run(record)
+    measure(folder)
+    found = Measured.read(folder)
+    assert found.counts == measured.counts
+    for name in ("malignant", "patient", "logit"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(measured, name))
+    for name, mask in measured.rows.items():
+        np.testing.assert_array_equal(found.rows[name], mask)

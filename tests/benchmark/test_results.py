@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
+from classifier.intervals import auroc_interval
 from mammo_dp.benchmark.jobs import MEASURED
 from mammo_dp.benchmark.plan import Cell
 from mammo_dp.benchmark.results import Cost, Row, differences, rows
@@ -33,12 +35,19 @@ COST = Cost(
     reconstruction=0.07,
     because="",
 )
+LABEL, PATIENT = np.arange(20) % 5 % 2, np.arange(20) // 2
 FREE = replace(COST, epsilon=float("inf"), epsilon_patient=float("inf"), accountant="")
 
 
 def values(key: str) -> np.ndarray:
     seed = int.from_bytes(key.encode()[:4])
     return 0.7 + 0.01 * np.random.default_rng(seed).standard_normal(201)
+
+
+def logits(key: str) -> np.ndarray:
+    """Scores of 20 crops."""
+    seed = int.from_bytes(key.encode()[:4])
+    return LABEL + np.random.default_rng(seed).standard_normal(len(LABEL))
 
 
 @pytest.fixture
@@ -60,6 +69,11 @@ def table(tmp_path: Path) -> list[Row]:
             names=json.dumps(["auroc", "auprc", "brier", "calibration_slope"]),
             values=np.stack([values(cell.key)] * 4),
             counts=np.array([[10, 20, 8]] * 4),
+            malignant=LABEL,
+            patient=PATIENT,
+            logit=logits(cell.key),
+            areas=json.dumps(["auroc"]),
+            rows=np.ones((1, len(LABEL)), bool),
         )
     known = {cell.key: tmp_path / cell.key for cell in cells[:3]}
     costs = {key: FREE if key == "dp1" else COST for key in known}
@@ -68,9 +82,19 @@ def table(tmp_path: Path) -> list[Row]:
 
 def test_a_row_is_the_mean_over_seeds_on_the_same_patients(table: list[Row]) -> None:
     mean = np.stack([values("dp0"), values("dp1")]).astype(np.float32).mean(0)
-    auroc = table[0].metrics["auroc"]
-    assert auroc.value == pytest.approx(mean[0], abs=1e-6)
-    assert (auroc.low, auroc.high) == pytest.approx(np.quantile(mean[1:], [0.025, 0.975]))
+    brier = table[0].metrics["brier"]
+    assert brier.value == pytest.approx(mean[0], abs=1e-6)
+    assert (brier.low, brier.high) == pytest.approx(np.quantile(mean[1:], [0.025, 0.975]))
+    area = table[0].metrics["auroc"]
+    both = [roc_auc_score(LABEL, logits(key)) for key in ("dp0", "dp1")]
+    assert area.value == pytest.approx(np.mean(both))
+    assert asdict(area) == dict(
+        zip(
+            ("value", "low", "high"),
+            auroc_interval(LABEL, [logits("dp0"), logits("dp1")], PATIENT),
+            strict=True,
+        )
+    )
     naive = abs(values("dp0")[0] - values("dp1")[0]) / np.sqrt(2)
     assert table[0].spread["auroc"] == pytest.approx(naive, abs=1e-6)
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from classifier.backbones import build, head
 from classifier.features import body_features
-from classifier.fixed_features import FAR, FixedFeatures
+from classifier.fixed_features import FixedFeatures
 from classifier.module import CropClassifier
 from classifier.pretraining import CropPretraining
 from classifier.weights import state_sha256
+from classifier.whitened import FAR
 from data_prep.descriptors.measurements import COUNT
 from data_prep.manifest import CropsManifest
 from tests.classifier.test_module import data, trainer

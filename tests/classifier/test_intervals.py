@@ -57,6 +57,27 @@ def test_the_variance_is_obuchowskis(seed: int) -> None:
     assert odds[2] - odds[1] == pytest.approx(t.ppf(0.975, ill + well - 2) * spread)
 
 
+def test_the_interval_of_a_mean_of_models_is_that_of_averaged_placements() -> None:
+    label, score, unit = sample(np.random.default_rng(3), 15, 0.8)
+    other = score + np.random.default_rng(4).standard_normal(len(score))
+    value, low, high = auroc_interval(label, [score, other], unit)
+    assert value == pytest.approx((auroc(label, score) + auroc(label, other)) / 2)
+    # Equal models: nothing is gained by a second one.
+    assert auroc_interval(label, [score, score], unit) == pytest.approx(
+        auroc_interval(label, score, unit)
+    )
+    # About the spread that leaving out one patient after the other gives.
+    left = []
+    for one in set(unit.tolist()):
+        kept = unit != one
+        left.append(np.mean([auroc(label[kept], s[kept]) for s in (score, other)]))
+    naive = np.sqrt((len(left) - 1) * np.var(left))
+    odds = np.log(high / (1 - high)) - np.log(low / (1 - low))
+    ill, well = (len(set(unit[label == c])) for c in (1, 0))
+    spread = odds / 2 / t.ppf(0.975, ill + well - 2) * value * (1 - value)
+    assert spread == pytest.approx(naive, rel=0.2)
+
+
 @pytest.mark.parametrize("value", [0.6, 0.75, 0.95])
 def test_the_variance_from_numbers_is_that_of_exponential_scores(value: float) -> None:
     rng = np.random.default_rng(0)

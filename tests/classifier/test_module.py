@@ -74,6 +74,36 @@ def test_loss_is_the_mean_binary_cross_entropy() -> None:
     assert net.losses(batch(0)).shape == (0,)
 
 
+@pytest.mark.parametrize("weight", [0.25, 3.0])
+def test_class_weights_are_relative_and_let_no_gradient_grow(weight: float) -> None:
+    net, plain, some = model(malignant_weight=weight), model(), batch()
+    net.net.load_state_dict(plain.net.state_dict())
+    logits = plain.eval()(some.image)
+    positive = torch.tensor(weight)
+    expected = F.binary_cross_entropy_with_logits(
+        logits, some.malignant.float(), pos_weight=positive, reduction="none"
+    ) / max(1.0, weight)
+    torch.testing.assert_close(net.eval().losses(some), expected)
+    assert (net.losses(some) <= plain.losses(some) + 1e-6).all()
+
+
+def test_a_prior_moves_the_start_by_its_log_odds_and_never_a_loaded_model() -> None:
+    lightning.seed_everything(0, verbose=False)
+    plain = model()
+    lightning.seed_everything(0, verbose=False)
+    moved = model(prior=0.1)
+    difference = moved.eval()(batch().image) - plain.eval()(batch().image)
+    torch.testing.assert_close(difference, torch.full((4,), math.log(1 / 9)))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"malignant_weight": 0.0}, {"prior": 1.0}, {"prior": 0.0}, {"malignant_weight": -1.0}]
+)
+def test_wrong_class_constants_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="weight above 0"):
+        model(**wrong)
+
+
 def test_descent_over_all_crops_is_gradient_descent_on_features_kept_once(
     cohort: CropsManifest, tmp_path: Path
 ) -> None:

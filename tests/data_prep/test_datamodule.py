@@ -34,7 +34,9 @@ def images(data: CropsDataModule) -> torch.Tensor:
 
 def test_pixels_are_scaled_to_minus_one_and_one(cohort: CropsManifest) -> None:
     data = module(cohort, evaluate_split="train")
-    batch: CropBatch = next(iter(data.test_dataloader()))
+    loader = data.test_dataloader()
+    assert not isinstance(loader, list)
+    batch: CropBatch = next(iter(loader))
     for image, row in zip(batch.image, batch.row.tolist(), strict=True):
         expected = cohort.image(row).astype(np.float64) / 65535 * 2 - 1
         np.testing.assert_allclose(image[0], expected, atol=1e-6)
@@ -128,9 +130,10 @@ def test_fit_goes_without_an_evaluation_split_but_test_does_not(make_cohort: Mak
 
 def test_evaluation_loaders_agree(cohort: CropsManifest) -> None:
     data = module(cohort)
-    val = data.val_dataloader()
+    val, test = data.val_dataloader(), data.test_dataloader()
     assert not isinstance(val, list)
-    loaders = (val, data.test_dataloader(), data.predict_dataloader())
+    assert not isinstance(test, list)
+    loaders = (val, test, data.predict_dataloader())
     rows = [torch.cat([batch.row for batch in loader]).sort()[0].tolist() for loader in loaders]
     assert rows == [cohort.rows("val")] * 3
 

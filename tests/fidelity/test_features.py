@@ -1,15 +1,20 @@
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean, pstdev
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from classifier.weights import LoadedWeights, WeightsError
+from mammo_dp.fidelity import features
 from mammo_dp.fidelity.features import (
     PhantomEncoder,
     cache_folder,
     choose,
     phantom_encoder,
+    public_space,
     train_encoder,
 )
 from mammo_dp.fidelity.samples import FidelityError
@@ -65,7 +70,53 @@ def test_a_timm_model_with_a_file_is_a_feature_space(tmp_path: Path) -> None:
     net = timm.create_model("test_vit3", img_size=32, in_chans=1, num_classes=1)
     torch.save(net.state_dict(), tmp_path / "weights.pth")
     found = choose(32, timm="test_vit3", weights=str(tmp_path / "weights.pth"))
-    features = found.features(np.zeros((3, 64, 64), np.float32))
-    assert features.shape == (3, net.num_features)
+    taken = found.features(np.zeros((3, 64, 64), np.float32))
+    assert taken.shape == (3, net.num_features)
     assert len(found.sha256) == 64
     assert "test_vit3" in found.name
+
+
+def test_without_the_weights_there_is_no_public_space_and_the_log_says_so(
+    tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def absent(net: nn.Module, source: str) -> None:
+        assert source == "package"
+        raise WeightsError("weights=package: is not installed.")
+
+    monkeypatch.setattr(features, "load_weights", absent)
+    assert public_space(32) is None
+    assert "No distances in a public feature space. weights=package" in caplog.text
+
+
+def test_the_public_space_is_the_middle_of_the_network_in_components_of_phantoms(
+    tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(net: nn.Module, source: str) -> LoadedWeights:
+        rng = torch.Generator().manual_seed(0)
+        for parameter in net.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=rng))
+        return LoadedWeights(path="package:some 1", sha256="ab" * 32, loaded=1)
+
+    monkeypatch.setattr(features, "load_weights", torch.no_grad()(loaded))
+    before = set(tiny_encoder.glob("public-space-*.pt"))
+    first, second = public_space(32), public_space(32)
+    assert first is not None
+    assert second is not None
+    assert len(set(tiny_encoder.glob("public-space-*.pt")) - before) == 1
+    images = np.random.default_rng(0).random((3, 32, 32), np.float32)
+    found = first.features(images)
+    assert np.array_equal(found, second.features(images))
+    assert found.shape == (3, tiny_recipe().dimension)
+    assert "stages 4 and 5 at 32 px" in first.name
+    assert first.sha256 == "ab" * 32
+
+    net = features._Public(32).eval()
+    loaded(net, "package")
+    maps = net.public(torch.from_numpy(images)[:, None] * 2 - 1)
+    for place, shown in enumerate(net.pooled(images)):
+        naive = []
+        for stage in maps:
+            channels = [channel.flatten().tolist() for channel in stage[place]]
+            naive += [fmean(channel) for channel in channels]
+            naive += [pstdev(channel) for channel in channels]
+        torch.testing.assert_close(shown, torch.tensor(naive), atol=1e-5, rtol=1e-4)

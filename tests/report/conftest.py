@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classifier.predictions import Predictions, write_predictions
+from classifier.predictions import Predictions, read_predictions, write_predictions
+from classifier.stress import write_stress
 from data_prep.manifest import CropsManifest, View
 from mammo_dp.attacks.membership.results import score
 from mammo_dp.attacks.membership.scores import LOSS_THRESHOLD
 from mammo_dp.attacks.membership.signals import Signals, write_signals
 from mammo_dp.attacks.statistics import Bounds
 from mammo_dp.privacy.statement.document import SCHEMA
-from mammo_dp.runs import close_run, file_sha256, open_run
+from mammo_dp.runs import close_run, file_sha256, open_run, read_run
 from tests.conftest import write_cohort
 
 NOISE = {1: 20.3, 6: 4.33, 60: 0.961}  # rate 1/9, 2700 steps, delta 1e-4
@@ -209,6 +210,28 @@ class Tree:
         close_run(record)
         return folder
 
+    def stress(self, name: str) -> Path:
+        """Made-up distortions: noise on the scores of ``test``, and twice the scores."""
+        tested = read_run(self.runs / name / "test_val")
+        folder = self.runs / name / "stress_val"
+        record = open_run(
+            folder,
+            command="test",
+            config=dict(tested.config) | {"stress": True},
+            inputs={role: Path(entry.path) for role, entry in tested.inputs.items()},
+            seed=42,
+        )
+        plain = read_predictions(tested.folder / "predictions.csv")
+        noise = np.random.default_rng(1).standard_normal(len(plain.row))
+        scored = {
+            "none": plain,
+            "noise": replace(plain, logit=plain.logit + 2 * noise),
+            "gain": replace(plain, logit=2 * plain.logit),
+        }
+        write_stress(folder, scored, split="val")
+        close_run(record)
+        return folder
+
     def attack(self, name: str, *, shift: float) -> Path:
         run = self.runs / name
         folder = run / "attack_membership"
@@ -238,7 +261,7 @@ class Tree:
             advantage=risk["advantage"],
             tpr_at_fpr={float(k): v for k, v in risk["tpr_at_fpr"].items()},
         )
-        result = score(signals, [LOSS_THRESHOLD], unit="patient", bounds=bounds, resamples=100)
+        result = score(signals, [LOSS_THRESHOLD], unit="patient", bounds=bounds)
         (folder / "attack.json").write_text(json.dumps(result.as_json()))
         close_run(record)
         return folder
@@ -298,4 +321,5 @@ def build_tree(
             tree.fit(name, "cohort", weights=f"pretrain_{start}", epsilon=epsilon)
             tree.test(name, 0.61 + 0.04 * number + 0.02 * (start == "gan"))
             tree.attack(name, shift=3.0 if leak else 0.03)
+            tree.stress(name)
     return tree

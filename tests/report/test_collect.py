@@ -207,3 +207,21 @@ def test_an_audit_stands_beside_the_model_whose_statement_it_is_about(make_tree:
     (record.folder / "audit.json").write_text(json.dumps(audit | {"schema": 1}))
     with pytest.raises(ReportError, match=r"audit\.json: .*schema 1.* Run the audit again"):
         collect(tree.runs)
+
+
+def test_distorted_crops_stand_beside_the_test_of_the_same_crops(make_tree: Make) -> None:
+    tree = make_tree()
+    rows = collect(tree.runs)
+    assert {row.name: row.stress is not None for row in rows} == {
+        "baseline": False,
+        "dp/eps6_phantom": True,
+        "dp/eps6_gan": True,
+    }
+    path = tree.runs / "dp/eps6_gan/stress_val/run.json"
+    path.write_text(path.read_text().replace('"evaluate_split": "val"', '"evaluate_split": "test"'))
+    assert {row.name for row in collect(tree.runs) if row.stress} == {"dp/eps6_phantom"}
+    stored = tree.runs / "dp/eps6_phantom/stress_val/stress.json"
+    stored.write_text(stored.read_text().replace('"schema": 1', '"schema": 0'))
+    (row,) = (row for row in collect(tree.runs) if row.name == "dp/eps6_phantom")
+    with pytest.raises(ReportError, match=r"stress\.json: cannot be read"):
+        row.stress  # noqa: B018  reads

@@ -27,7 +27,7 @@ from tests.report.conftest import Tree
 
 Make = Callable[..., Tree]
 SVG = "{http://www.w3.org/2000/svg}"
-NAMES = {"utility", "calibration", "roc", "bounds", "curves", "lineage"}
+NAMES = {"utility", "calibration", "roc", "bounds", "curves", "stress", "lineage"}
 
 
 def texts(svg: str) -> list[str]:
@@ -219,3 +219,13 @@ def test_a_parent_stands_above_its_child_and_boxes_do_not_overlap() -> None:
         for other in boxes.values():
             if one is not other and one[1] == other[1]:
                 assert one[0] + one[2] <= other[0] or other[0] + other[2] <= one[0]
+
+
+def test_losses_on_distorted_crops_say_which_exclude_no_loss(drawn: dict[str, str]) -> None:
+    words = " ".join(texts(drawn["stress"]))
+    assert "noise" in words
+    assert "gain" in words
+    told = ElementTree.fromstring(drawn["stress"])
+    desc = next(node for node in told.iter() if node.get("id") == "stress-desc").text or ""
+    assert re.search(r"noise: -0\.\d+ \[-0\.\d+, ", desc)
+    assert "gain: 0.000 [0.000, 0.000]" in desc

@@ -68,7 +68,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_folder_holds_table_figures_page_and_record(built: Path) -> None:
     found = {path.relative_to(built).as_posix() for path in built.rglob("*") if path.is_file()}
-    names = ("utility", "calibration", "roc", "bounds", "curves", "lineage")
+    names = ("utility", "calibration", "roc", "bounds", "curves", "stress", "lineage")
     figures = {f"figures/{name}.svg" for name in names}
     assert found == {"run.json", "table.csv", "table.md", "report.html"} | figures
     assert read_run(built).is_finished
@@ -94,7 +94,7 @@ def test_the_page_is_accessible(built: Path) -> None:
     assert len(images) == 3
     assert all(image["alt"] for image in images)
     pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(pictures) == 6
+    assert len(pictures) == 7
     assert all(a["role"] == "img" and a["aria-labelledby"] for a in pictures)
     heads = [attributes for tag, attributes in page.tags if tag == "th"]
     assert all(head["scope"] in ("row", "col") for head in heads)

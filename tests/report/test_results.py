@@ -42,6 +42,7 @@ def rung(name: str, epsilon: float, chance: float) -> dict[str, Any]:
         epsilon=epsilon,
         accountant="" if name == "none" else "PLD, dp-accounting 0.6.0",
         auroc=Estimate(0.6, 0.5, 0.7),
+        patients=102,
         bounds={},
         cells=cells,
     ).as_json()
@@ -181,7 +182,7 @@ def test_a_ladder_becomes_a_table_of_chances_and_its_strongest_membership_attack
         "3, no prior: NCC at 16 px",
     ]
     assert rows["ε"] == ["6.00", "∞"]
-    assert rows["AUROC"][0] == "0.600"
+    assert rows["AUROC (102 patients)"][0] == "0.600"
     assert rows["95 % interval"][0] == "0.500 to 0.700"
     assert rows["1, list: named"] == ["0.200 / 0.400 / —", "0.500 / 1.000 / —"]
     assert "per patient, δ = 0.0001, zero-out, by PLD, dp-accounting 0.6.0" in said["note"]

@@ -71,9 +71,9 @@ def test_cells_have_a_column_each(tree: Tree) -> None:
 def test_rows_of_several_sets_say_which_they_are_of(make_tree: Make) -> None:
     tree = make_tree()
     first = collect(tree.runs)[1]
-    assert main_rows([first])[0][7] == "0.610 [0.560, 0.660]"
+    assert main_rows([first])[0][8] == "0.610 [0.560, 0.660]"
     second = replace(first, measured={**first.measured, "split": "test"})
-    assert [cells[7] for cells in main_rows([first, second])] == [
+    assert [cells[8] for cells in main_rows([first, second])] == [
         "0.610 [0.560, 0.660] on val",
         "0.610 [0.560, 0.660] on test",
     ]

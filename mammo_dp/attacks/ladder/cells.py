@@ -79,6 +79,7 @@ class Rung:
         epsilon: Of the fit, as executed, per patient; infinite without privacy.
         accountant: Where epsilon comes from; empty without privacy.
         auroc: Utility, with a 95 % interval over patients.
+        patients: Number of patients that it was measured on.
         bounds: All bounds, see :mod:`mammo_dp.attacks.bounds`.
         cells: What attacks achieved.
     """
@@ -88,6 +89,7 @@ class Rung:
     epsilon: float
     accountant: str
     auroc: Estimate
+    patients: int
     bounds: Mapping[str, Any]
     cells: tuple[Cell, ...]
 
@@ -118,6 +120,7 @@ class Rung:
                 "low": self.auroc.low,
                 "high": self.auroc.high,
             },
+            "patients": self.patients,
             "bounds": dict(self.bounds),
             "attacks": [cell.as_json() for cell in self.cells],
         }

@@ -345,12 +345,14 @@ def _attack_budget(
             budgets=len(plan.budgets),
         )
     (metrics,) = run.glob("test_*/metrics.json")
+    utility = json.loads(metrics.read_text(encoding="utf-8"))
     rung = Rung(
         name=named(budget),
         noise_multiplier=mechanism.noise_multiplier if mechanism else 0.0,
         epsilon=bound.epsilon,
         accountant=bound.accountant,
-        auroc=Estimate(**json.loads(metrics.read_text(encoding="utf-8"))["auroc"]),
+        auroc=Estimate(**utility["auroc"]),
+        patients=utility["patients"],
         bounds=bound.as_json(),
         cells=tuple(sorted(cells, key=lambda cell: cell.rung)),
     )

@@ -125,7 +125,16 @@ def curve(
 
 
 _WIDTH = 210
-_FACTS = ("budget", "epsilon", "accountant", "noise_multiplier", "auroc", "auroc_low", "auroc_high")
+_FACTS = (
+    "budget",
+    "epsilon",
+    "accountant",
+    "noise_multiplier",
+    "auroc",
+    "auroc_low",
+    "auroc_high",
+    "patients",
+)
 _CELL = [
     "rung",
     "attack",
@@ -158,7 +167,7 @@ def table(rungs: Sequence[Rung], shown: Sequence[tuple[int, str, str]], conditio
     made.add_row("epsilon, as executed", *(rung.shown_epsilon for rung in rungs))
     made.add_row("noise multiplier", *(f"{rung.noise_multiplier:.4g}" for rung in rungs))
     made.add_row(
-        "AUROC",
+        f"AUROC ({rungs[0].patients} patients)",
         *(f"{r.auroc.value:.3f} [{r.auroc.low:.2f}, {r.auroc.high:.2f}]" for r in rungs),
     )
     made.add_row(f"2, no sign: bound at {KAPPA:g}", *(_relaxed(rung) for rung in rungs))
@@ -183,7 +192,7 @@ def write_csv(path: Path, rungs: Sequence[Rung]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*_FACTS, *_CELL])
     for rung in rungs:
-        utility = (rung.auroc.value, rung.auroc.low, rung.auroc.high)
+        utility = (rung.auroc.value, rung.auroc.low, rung.auroc.high, rung.patients)
         facts = (rung.name, rung.shown_epsilon, rung.accountant, rung.noise_multiplier, *utility)
         for cell in rung.cells:
             values = cell.as_json()

@@ -48,7 +48,6 @@ def membership(
     nonmember_split: Split = "val",
     shadows: int | None = None,
     references: list[str] | None = None,
-    resamples: int = 2000,
     seed: int = 0,
 ) -> None:
     """Attacks the classifier of a run and compares the success with the bounds of its statement.
@@ -71,8 +70,7 @@ def membership(
             where the body is frozen, else none.
         references: Folders of runs of the same configuration on other patients, such as a
             ``fit`` with ``--data.init_args.train_split test``; instead of shadow heads.
-        resamples: Bootstrap resamples of patients, at least 100.
-        seed: Seed of halves, shadow heads, bootstrap and the random baseline.
+        seed: Seed of halves, shadow heads and the random baseline.
     """
     result = attack_membership(
         run=Path(run),
@@ -82,7 +80,6 @@ def membership(
         nonmember_split=nonmember_split,
         shadows=shadows,
         references=[Path(folder) for folder in references or ()],
-        resamples=resamples,
         seed=seed,
         progress=True,
     )
@@ -98,7 +95,6 @@ def attack_membership(
     nonmember_split: Split = "val",
     shadows: int | None = None,
     references: Sequence[Path] = (),
-    resamples: int = 2000,
     seed: int = 0,
     cache: Path | None = None,
     progress: bool = False,
@@ -113,7 +109,6 @@ def attack_membership(
         nonmember_split: Split of the others.
         shadows: Shadow heads.
         references: Runs on other patients.
-        resamples: Bootstrap resamples.
         seed: Seed.
         cache: Folder of cached features; that of the run if not given. Runs with one body can
             share it.
@@ -122,7 +117,7 @@ def attack_membership(
     Raises:
         AttackError: If the attack would not measure what it claims.
     """
-    require_two_groups(member_split, nonmember_split, resamples)
+    require_two_groups(member_split, nonmember_split)
     manifest = CropsManifest.read(crops)
     splits = (member_split, nonmember_split)
     for split in splits:
@@ -140,7 +135,6 @@ def attack_membership(
             "nonmember_split": nonmember_split,
             "shadows": shadows,
             "references": [str(folder) for folder in references] or None,
-            "resamples": resamples,
         },
         inputs={"checkpoint": run / RELEASED, "data": crops, "privacy": run / "privacy.json"}
         | {f"reference {place}": folder / RELEASED for place, folder in enumerate(references)},
@@ -176,7 +170,6 @@ def attack_membership(
             if count and models.is_file()
             else {},
             not_tried={name: why_not for name in ATTACKS if name not in signals.columns},
-            resamples=resamples,
             seed=seed,
         )
         if not record.is_finished:

@@ -77,7 +77,6 @@ class Result:
     Attributes:
         unit: Unit of the statement.
         bounds: What the statement allows.
-        resamples: Bootstrap resamples behind the intervals of areas.
         outcomes: One per attack, at least one.
         blind: Baselines that ask the release nothing, through the same code: a random score, and
             the share of malignant crops. Where the second succeeds, members and non-members
@@ -88,7 +87,6 @@ class Result:
 
     unit: Unit
     bounds: Bounds
-    resamples: int
     outcomes: tuple[Outcome, ...]
     blind: Mapping[str, Audit]
     models: int = 0
@@ -131,7 +129,6 @@ class Result:
             "nonmembers": first.nonmembers,
             "level": LEVEL,
             "level_of_each_test": _shared_level(len(self.outcomes)),
-            "resamples": self.resamples,
             "bound_from": {
                 "epsilon": "infinity" if math.isinf(bounds.epsilon) else bounds.epsilon,
                 "delta": bounds.delta,
@@ -166,7 +163,6 @@ def score(
     models: int = 0,
     control: Mapping[str, float] = MappingProxyType({}),
     not_tried: Mapping[str, str] = MappingProxyType({}),
-    resamples: int = 2000,
     seed: int = 0,
 ) -> Result:
     """Scores the saved signals of attacks on one release; runs no model.
@@ -182,19 +178,15 @@ def score(
         models: Models of the adversary's own behind the signals.
         control: Area of each attack on models to which membership is random, by its name.
         not_tried: Why an attack was left out, by its name.
-        resamples: Bootstrap resamples.
-        seed: Seed of the bootstrap and of the random baseline.
+        seed: Seed of the random baseline.
 
     Raises:
         AttackError: If an attack has no signals.
     """
     level = _shared_level(len(attacks))
 
-    def found(
-        of: NDArray[Any], unit: Unit, combine: Combine = "mean", resampled: int = resamples
-    ) -> Audit:
-        groups = signals.scores(of, unit, combine)
-        return audit(*groups, fprs=FPRS, resamples=resampled, seed=seed)
+    def found(of: NDArray[Any], unit: Unit, combine: Combine = "mean") -> Audit:
+        return audit(*signals.scores(of, unit, combine), fprs=FPRS)
 
     outcomes = []
     for attack in attacks:
@@ -204,7 +196,7 @@ def score(
             Outcome(
                 attack=attack,
                 found=found(of, unit, attack.combine),
-                per_crop=found(of, "crop", resampled=1),
+                per_crop=found(of, "crop"),
                 exceeds_bound=exceeds(*groups, bounds, fprs=FPRS, level=level),
                 control=control.get(attack.name),
             )
@@ -213,7 +205,6 @@ def score(
     return Result(
         unit=unit,
         bounds=bounds,
-        resamples=resamples,
         outcomes=tuple(outcomes),
         blind={"random": found(random, unit), "label-only": found(signals.malignant, unit)},
         models=models,

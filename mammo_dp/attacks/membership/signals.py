@@ -19,14 +19,12 @@ from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.runs import write_text_atomically
 
 
-def require_two_groups(member_split: Split, nonmember_split: Split, resamples: int) -> None:
+def require_two_groups(member_split: Split, nonmember_split: Split) -> None:
     """Checks the arguments that all membership attacks share.
 
     Raises:
-        AttackError: For one split in both roles, or too few resamples.
+        AttackError: For one split in both roles.
     """
-    if resamples < 100:
-        raise AttackError(f"{resamples=}. Give at least 100, or the interval means nothing.")
     if member_split == nonmember_split:
         raise AttackError(
             f"member_split and nonmember_split are both {member_split!r}. Members and non-members "

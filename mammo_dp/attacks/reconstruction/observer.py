@@ -124,6 +124,7 @@ class CandidateObserver(Callback):
             not isinstance(pl_module, DPTraining)
             or not isinstance(private, PrivateOptimizer)
             or not isinstance(rows, FeatureRows)
+            or rows.features.ndim != 3
             or pl_module.sampling.unit != "patient"
         ):
             raise AttackError(

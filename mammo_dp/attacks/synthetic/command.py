@@ -152,7 +152,6 @@ def synthetic(
     reference: str | None = None,
     member_split: Split = "train",
     nonmember_split: Split = "val",
-    resamples: int = 2000,
     seed: int = 0,
 ) -> None:
     """Attacks a synthetic set and compares the success with the bounds of its statement.
@@ -170,13 +169,12 @@ def synthetic(
             cohort.
         member_split: Split that the generator was trained on.
         nonmember_split: Split that no stage was trained on.
-        resamples: Bootstrap resamples of patients, at least 100.
-        seed: Seed of the bootstrap and of the random baseline.
+        seed: Seed of the random baseline.
 
     Raises:
         AttackError: If the attack would not measure what it claims.
     """
-    require_two_groups(member_split, nonmember_split, resamples)
+    require_two_groups(member_split, nonmember_split)
     privacy = Path(synthetic) / "privacy.json"
     with run_folder(
         out,
@@ -184,7 +182,6 @@ def synthetic(
         config={
             "member_split": member_split,
             "nonmember_split": nonmember_split,
-            "resamples": resamples,
         },
         inputs={"synthetic": Path(synthetic), "data": Path(crops), "privacy": privacy}
         | ({} if reference is None else {"reference": Path(reference)}),
@@ -211,7 +208,6 @@ def synthetic(
             ],
             unit=statement.unit,
             bounds=bounds_of(statement),
-            resamples=resamples,
             seed=seed,
         )
         write_result(record.folder / ATTACK, result, manifest, member_split, nonmember_split)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``evolve``: synthetic crops by Private Evolution, chosen by noisy votes of patients."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +22,8 @@ from mammo_dp.privacy.evolution.population import (
 )
 from mammo_dp.privacy.evolution.rounds import Round, RoundsAccount, origin
 from mammo_dp.privacy.evolution.simulators import GanSimulator, PhantomSimulator, Simulator
-from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
-from mammo_dp.privacy.statement.lineage import collect_parents
+from mammo_dp.privacy.statement.ledger import Access
+from mammo_dp.privacy.statement.lineage import collect_parents, require_bound
 from mammo_dp.privacy.training.sampling import new_key
 
 _FULL_SCALE = 65535  # of 16-bit grey
@@ -153,26 +152,6 @@ def vote(
         step = account.record()
         noisy = with_noise(votes, noise_multiplier=noise, key=key, step=step)
         account.save(step, Round(candidates=candidates, votes=noisy))
-
-
-def require_bound(parents: PrivacyLedger, planned: Access, delta: float) -> None:
-    """Refuses a simulator that leaves the patients who vote without a guarantee.
-
-    Args:
-        parents: Whose data the simulator saw.
-        planned: The patients' votes.
-        delta: Probability that the bound of epsilon fails.
-
-    Raises:
-        PrivacyError: If epsilon would be infinite for the patients who vote, saying why.
-    """
-    for statement in parents.plus(planned).statements(delta):
-        if statement.cohort == planned.cohort and math.isinf(statement.epsilon):
-            raise PrivacyError(
-                f"checkpoint: {statement.because} No votes can restore a guarantee to the patients "
-                f"of {statement.cohort.name}. Take a generator of other patients or phantoms; or "
-                "--allow_unbounded true, and the statement says that epsilon is infinite."
-            )
 
 
 def _candidates(evolution: Evolution, account: RoundsAccount) -> Candidates:

@@ -11,6 +11,7 @@ file beside them. What is neither known nor described is unknown.
 """
 
 import logging
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from types import MappingProxyType
@@ -91,6 +92,26 @@ def collect_parents(paths: Iterable[str | Path]) -> PrivacyLedger:
         prepared = PrivacyLedger(exclusions=preparation_exclusions(path))
         ledger = ledger.joined([_parent(Path(path)), prepared])
     return ledger
+
+
+def require_bound(parents: PrivacyLedger, planned: Access, delta: float) -> None:
+    """Refuses inputs that leave the patients of a query without a guarantee.
+
+    Args:
+        parents: Whose data were used for the inputs.
+        planned: The query of the patients.
+        delta: Probability that the bound of epsilon fails.
+
+    Raises:
+        PrivacyError: If epsilon would be infinite for these patients, saying why.
+    """
+    for statement in parents.plus(planned).statements(delta):
+        if statement.cohort == planned.cohort and math.isinf(statement.epsilon):
+            raise PrivacyError(
+                f"checkpoint: {statement.because} No noise can restore a guarantee to the patients "
+                f"of {statement.cohort.name}. Take a checkpoint of other patients or phantoms; or "
+                "--allow_unbounded true, and the statement says that epsilon is infinite."
+            )
 
 
 def warn_of_unknown(ledger: PrivacyLedger) -> None:

@@ -6,12 +6,11 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
 from torch.optim import SGD, AdamW
 
-from classifier.backbones import head, slices_of
-from classifier.fixed_features import FixedFeatures
+from classifier.backbones import head
 from classifier.module import CropClassifier, warmup_cosine
+from classifier.whitened import WhitenedFeatures
 from data_prep.datamodule import CropsDataModule
 from mammo_dp.privacy.accounting.budget import PrivacyBudget
 from mammo_dp.privacy.accounting.selection import SelectionPlan
@@ -33,7 +32,8 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
     is for this run; what earlier stages spent on the same patients comes on top, in the statement.
 
     Where only the head trains, features of all crops and views are computed once and kept in
-    ``features`` below the trainer's root folder; they are private.
+    ``features`` below the trainer's root folder; they are private. Of ``crop_tokens`` more may
+    train: then what its public network sees is kept.
 
     Args:
         target_epsilon: Epsilon per unit at ``delta``, > 0; of a neighbour whose data are blanked
@@ -50,8 +50,8 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         delta: Probability that the bound of epsilon fails, below 1 / units; attacks are bounded
             without.
         clipping_norm: Largest L2 norm of one unit's gradient, > 0; none follows from features of
-            one length, as those of ``crop_features`` and ``crop_measurements``: half of it, the
-            gradient of a crop that is scored undecided.
+            one length, as those of ``crop_features``, ``crop_measurements`` and ``crop_tokens``:
+            half of it, the gradient of a crop that is scored undecided.
         clipping: ``flat`` shortens gradients that are longer, ``automatic`` scales every gradient
             to about this length.
         views: 1 trains on the crops as they are, K > 1 on the mean over K augmented views of each,
@@ -135,23 +135,10 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
             ema_decay=ema_decay,
         )
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Scores images.
-
-        Args:
-            image: Shape ``(B, 1, H, W)``, in ``[-1, 1]``; ``(B, K, 1, H, W)`` for K views;
-                ``(B, 1, D, H, W)`` of volumes; or cached features ``(B, K, d)``.
-
-        Returns:
-            Logits, shape ``(B,)``, or ``(B, K)`` for views and features.
-        """
-        if image.ndim == 5 and slices_of(self.net) is None:
-            return super().forward(image.flatten(0, 1)).view(image.shape[:2])
-        return super().forward(image)
-
     def kept_views(self, data: CropsDataModule) -> int:
         """All views, each drawn once, where the body is frozen and features are wanted."""
-        return self.views if self.cache_features and self.trains_head_only else 0
+        kept = self.cache_features and (self.trains_head_only or self.keeps_maps)
+        return self.views if kept else 0
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW or SGD with warm-up and a cosine over ``max_steps``, or plain descent."""
@@ -174,10 +161,10 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
         Raises:
             PrivacyError: If features have no fixed length, or more than the head trains.
         """
-        if not isinstance(self.net, FixedFeatures) or not self.trains_head_only:
+        if not isinstance(self.net, WhitenedFeatures) or not self.trains_head_only:
             raise PrivacyError(
-                "clipping_norm=None: follows only for crop_features and crop_measurements with "
-                "trainable: head. Give a norm."
+                "clipping_norm=None: follows only for crop_features, crop_measurements and "
+                "crop_tokens with trainable: head. Give a norm."
             )
         return math.sqrt(head(self.net).in_features + 1) / 2  # one more for the bias
 

@@ -101,7 +101,8 @@ class FeatureRows(Dataset[CropItem]):
 
     Args:
         crops: The crops, in the order of the features.
-        features: Shape ``(len(crops), K, d)``, float32.
+        features: Shape ``(len(crops), K, d)``, or ``(len(crops), K, 1, 1, d)`` for views that pass
+            a net one by one; float32.
     """
 
     def __init__(self, crops: ViewedCrops, features: Tensor) -> None:
@@ -255,7 +256,8 @@ class DPCropsDataModule(CropsDataModule):
         """Trains on features instead of images.
 
         Args:
-            features: Shape ``(len(train_rows), K, d)``, of the training crops in order.
+            features: Shape ``(len(train_rows), K, d)``, of the training crops in order, or
+                ``(len(train_rows), K, 1, 1, d)`` for views that pass a net one by one.
         """
         self._features = FeatureRows(self.train_dataset, features)
 

@@ -47,6 +47,7 @@ SEEDED = "with draws and noise of a fixed seed, for tests: whoever knows it can 
 MODEL_SETTINGS = ("delta", "clipping_norm")
 DATA_SETTINGS = ("unit", "rate", "public_size", "crops_per_patient", "insecure_seed", "train_split")
 START_SETTING = "weights"  # of a classifier
+CLASS_SETTINGS = ("malignant_weight", "prior")  # of a classifier; constants, no counts
 PUBLIC_STARTS = ("hub", "package")  # values of it that are no file, see classifier/weights.py
 CHOSEN = (
     "This covers the release of one fit, the best. The others, their scores and how many there "
@@ -109,11 +110,34 @@ def write_fit_statement(
         ledger,
         delta=private.budget.delta if private is not None else loose_delta(ledger),
         artefact=released,
+        exclusions=class_constants(record.config),
         randomness=(
             randomness(data.sampling.unit, seeded=_is_seeded(data)) if private is not None else None
         ),
         precision=str(trainer.precision),
         run=record,
+    )
+
+
+def class_constants(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a statement says of class weights and prior, as an exclusion.
+
+    Args:
+        config: Configuration of the fit.
+
+    Returns:
+        One sentence, or none where both are left alone.
+    """
+    model = (config.get("model") or {}).get("init_args") or {}
+    weight, prior = (model.get(name) for name in CLASS_SETTINGS)
+    given = [] if weight in (None, 1.0) else [f"malignant_weight {weight:g}"]
+    given += [] if prior is None else [f"prior {prior:g}"]
+    if not given:
+        return ()
+    return (
+        f"{' and '.join(given)}: constants of the configuration, and no count of labels by the "
+        "fit. Where they were chosen by counting labels of these patients, that look is not "
+        "covered.",
     )
 
 
@@ -216,6 +240,10 @@ def check_fit(evidence: Evidence) -> bool:
     """
     settings = FitSettings.of(evidence.record.config)
     evidence.check_cohort("data", settings.data["train_split"] or "train")
+    for sentence in class_constants(evidence.record.config):
+        if sentence not in evidence.stored["exclusions"]:
+            what = f"leaves out what its configuration calls for: {sentence!r}"
+            evidence.findings.add(evidence.path, what, RUN_AGAIN)
     _check_selection(evidence)
     return _check_account(evidence, settings)
 

@@ -17,6 +17,7 @@ def rung(*cells: Cell) -> Rung:
         epsilon=5.99,
         accountant="PLD",
         auroc=Estimate(0.6, 0.5, 0.7),
+        patients=102,
         bounds={},
         cells=cells,
     )

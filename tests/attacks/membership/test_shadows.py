@@ -63,7 +63,7 @@ def test_a_shadow_sees_each_crop_as_often_as_the_run_did(
 
 
 def attack_head(run: Path, crops: CropsManifest, out: Path, **changes: Any) -> Result:
-    settings = {"shadows": 8, "resamples": 100} | changes
+    settings = {"shadows": 8} | changes
     return attack_membership(run=run, crops=crops.folder, out=out, **settings)
 
 

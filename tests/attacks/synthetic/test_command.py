@@ -58,7 +58,7 @@ def attacked(
     out: Path, released: CropsManifest, cohort: CropsManifest, *flags: str
 ) -> dict[str, Any]:
     folders = ("--synthetic", str(released.folder), "--crops", str(cohort.folder))
-    words = ["attack", "synthetic", *folders, "--out", str(out), "--resamples", "200", *flags]
+    words = ["attack", "synthetic", *folders, "--out", str(out), *flags]
     assert main(words) == 0
     assert read_run(out).is_finished
     return read_result(out / "attack.json")
@@ -121,9 +121,7 @@ def test_an_interrupted_attack_scores_its_signals_and_measures_nothing_again(
     with monkeypatch.context() as patch:
         patch.setattr(command, "score", killed)
         with pytest.raises(KeyboardInterrupt):
-            synthetic(
-                synthetic=folders[0], crops=folders[1], out=str(tmp_path / "a"), resamples=200
-            )
+            synthetic(synthetic=folders[0], crops=folders[1], out=str(tmp_path / "a"))
     with monkeypatch.context() as patch:
         patch.setattr(command, "signals_of", killed)
         result = attacked(tmp_path / "a", fresh, cohort)
@@ -162,5 +160,3 @@ def test_what_would_measure_nothing_is_refused(
 
     with pytest.raises(AttackError, match="must be different patients"):
         attack(nonmember_split="train")
-    with pytest.raises(AttackError, match="resamples=5"):
-        attack(resamples=5)

@@ -311,7 +311,7 @@ def test_a_generator_that_saw_these_patients_is_refused_unless_infinity_is_accep
     flags = ["--checkpoint", str(trained(tmp_path / "gan", ledger))]
     assert evolution(cohort, tmp_path / "out", *flags) == 1
     said = capsys.readouterr().err
-    assert "MCGAN was trained on these patients without DP. No votes can restore" in said
+    assert "MCGAN was trained on these patients without DP. No noise can restore" in said
     assert not (tmp_path / "out" / "account.json").exists()
     assert evolution(cohort, tmp_path / "open", *flags, "--allow_unbounded", "true") == 0
     assert statement(tmp_path / "open")["epsilon"] == "infinity"

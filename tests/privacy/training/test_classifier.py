@@ -9,9 +9,11 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.training.classifier import DPCropClassifier
 from mammo_dp.privacy.training.datamodule import FeatureRows, ViewedCrops
+from tests.classifier.test_token_transformer import ARGUMENTS
 from tests.privacy.training.fits import BODY, data, model, quiet, trainer
 
 pytestmark = quiet
+TOKENS = {"backbone": "crop_tokens", "backbone_args": ARGUMENTS, "image_size": 32}
 
 
 def run(cohort: CropsManifest, folder: Path, **settings: object) -> DPCropClassifier:
@@ -31,6 +33,25 @@ def test_cached_run_equals_uncached_run(cohort: CropsManifest, tmp_path: Path) -
     again = run(cohort, tmp_path / "cached")  # reads the cache
     for one, two in zip(cached.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("trainable", ["all", "last_blocks", "norm_bias", "lora"])
+def test_a_transformer_trains_on_kept_maps_as_on_images(
+    cohort: CropsManifest, tmp_path: Path, trainable: str
+) -> None:
+    def fitted(**settings: object) -> DPCropClassifier:
+        torch.manual_seed(0)
+        net = model(**TOKENS, trainable=trainable, **settings)
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        trainer(folder, max_steps=3).fit(net, data(cohort, insecure_seed=1))
+        assert (folder / "features").exists() == bool(settings.get("cache_features", True))
+        return net
+
+    kept = fitted()
+    assert kept.method == "book_keeping"
+    plain = fitted(cache_features=False, gradient_method="loop")
+    for (name, one), two in zip(kept.named_parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(one, two, rtol=0, atol=1e-5), name
 
 
 def test_cached_training_touches_no_image(

@@ -10,11 +10,13 @@ from mammo_dp.privacy.training.calibration import DPCalibration
 from mammo_dp.privacy.training.classifier import DPCropClassifier
 from mammo_dp.privacy.training.datamodule import DPCropsDataModule
 from mammo_dp.privacy.training.fit_statement import (
+    CLASS_SETTINGS,
     DATA_SETTINGS,
     MODEL_SETTINGS,
     PUBLIC_STARTS,
     START_SETTING,
     FitSettings,
+    class_constants,
 )
 from mammo_dp.privacy.training.generator import DPMCGAN
 
@@ -26,7 +28,7 @@ from mammo_dp.privacy.training.generator import DPMCGAN
         (DPCalibration, MODEL_SETTINGS),
         (DPMCGAN, MODEL_SETTINGS),
         (DPCropsDataModule, DATA_SETTINGS),
-        (CropClassifier, (START_SETTING,)),
+        (CropClassifier, (START_SETTING, *CLASS_SETTINGS)),
     ],
 )
 def test_a_renamed_argument_is_noticed(kind: type, names: tuple[str, ...]) -> None:
@@ -47,3 +49,13 @@ def test_settings_that_a_class_lacks_are_named() -> None:
     assert settings.missing == ("clipping_norm",)
     assert (settings.model["delta"], settings.max_steps, settings.plan) == (1e-5, 3, None)
     assert FitSettings.of({"model": None}).missing == (*MODEL_SETTINGS, *DATA_SETTINGS)
+
+
+def test_class_weights_and_prior_are_stated_where_they_are_given() -> None:
+    def said(**settings: object) -> tuple[str, ...]:
+        return class_constants({"model": {"init_args": settings}})
+
+    assert said() == said(malignant_weight=1.0, prior=None) == class_constants({}) == ()
+    (both,) = said(malignant_weight=2, prior=0.1)
+    assert both.startswith("malignant_weight 2 and prior 0.1: constants of the configuration")
+    assert "counting labels" in both

@@ -218,6 +218,28 @@ def test_evolved_crops_show_nothing_of_a_patient_but_through_votes(
     assert found[0]["stated"][:2] == (size or 4, adjacency)
 
 
+@pytest.mark.parametrize(("change", "size"), BY_PATIENT)
+def test_released_means_show_nothing_of_a_patient_but_through_sums(
+    size: int | None, pair: Pair, tmp_path: Path
+) -> None:
+    body = CropClassifier(**BODY)
+    stored = {"state_dict": body.state_dict(), "hyper_parameters": dict(body.hparams)}
+    torch.save(stored, tmp_path / "body.ckpt")
+    found = []
+    for cohort in pair:
+        folder = tmp_path / f"means_{cohort.folder.name}"
+        line = ["release-means", "--crops", str(cohort.folder), "--out", str(folder)]
+        line += ["--checkpoint", str(tmp_path / "body.ckpt"), "--allow_unbounded", "true"]
+        line += ["--target_epsilon=8", "--delta=1e-3"] + ([f"--public_size={size}"] if size else [])
+        assert main(line) == 0
+        content = torch.load(folder / "means.pt", weights_only=True)
+        sums = content.pop("sums")
+        assert sums.isfinite().all()
+        net = {name: tensor.tolist() for name, tensor in content.pop("net").items()}
+        found.append((content, net, sums.shape))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_mixture_takes_the_same_synthetic_crops(pair: Pair, tmp_path: Path) -> None:
     made = write_cohort(tmp_path / "made", origin="gan:0", crops=60, seed=3)

@@ -379,6 +379,27 @@ def conv2d(layer: nn.Conv2d, tape: Tape, x: Tensor) -> Tensor:
     return tap(y, x if layer.weight.requires_grad else None, hook, *layer.parameters(recurse=False))
 
 
+def conv3d(layer: nn.Conv3d, tape: Tape, x: Tensor) -> Tensor:
+    """``nn.Conv3d`` without groups: a linear layer on patches."""
+    padding = layer.padding
+    assert not isinstance(padding, str)
+
+    def hook(x: Tensor | None, g: Tensor) -> None:
+        if x is not None:
+            tape.outer(layer.weight, _patches(x, layer), g.flatten(2).mT)
+        tape.row(layer.bias, g.flatten(2).sum(2, dtype=torch.float32))
+
+    y = F.conv3d(
+        x,
+        layer.weight.detach(),
+        _constant(layer.bias),
+        layer.stride,
+        padding,
+        layer.dilation,
+    )
+    return tap(y, x if layer.weight.requires_grad else None, hook, *layer.parameters(recurse=False))
+
+
 def layer_scale(layer: LayerScale, tape: Tape, x: Tensor) -> Tensor:
     """Timm's ``LayerScale``: one factor per channel."""
 
@@ -447,6 +468,7 @@ RULES: dict[type[nn.Module], Rule] = {
     TimmLayerNorm: layer_norm,
     nn.GroupNorm: group_norm,
     nn.Conv2d: conv2d,
+    nn.Conv3d: conv3d,
     LayerScale: layer_scale,
     VisionTransformer: per_sample,
     WindowAttention: window_attention,
@@ -454,9 +476,9 @@ RULES: dict[type[nn.Module], Rule] = {
 
 
 def _has_rule(module: nn.Module) -> bool:
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Conv2d | nn.Conv3d):
         plain = module.groups == 1 and module.padding_mode == "zeros"
-        return type(module) is nn.Conv2d and plain and not isinstance(module.padding, str)
+        return type(module) in RULES and plain and not isinstance(module.padding, str)
     if isinstance(module, nn.LayerNorm):
         return type(module) in RULES and len(module.normalized_shape) == 1
     if isinstance(module, VisionTransformer):
@@ -475,6 +497,27 @@ def _tokens(t: Tensor, tape: Tape, windows: bool) -> Tensor:
     if windows:
         return t.reshape(tape.samples, -1, t.shape[-1])
     return t.flatten(1, -2) if t.dim() > 2 else t[:, None]
+
+
+def _patches(x: Tensor, layer: nn.Conv3d) -> Tensor:
+    """What each output position of a layer sees, as ``F.unfold`` gives it for images.
+
+    Args:
+        x: Shape ``(B, C, D, H, W)``.
+        layer: Whose kernel, padding, stride and dilation.
+
+    Returns:
+        Shape ``(B, positions, C * kernel)``, in the order of the flattened weight.
+    """
+    assert not isinstance(layer.padding, str)
+    before_and_after = [edge for edge in reversed(layer.padding) for _ in range(2)]
+    windows = F.pad(x, before_and_after)
+    for axis, (size, stride, apart) in enumerate(
+        zip(layer.kernel_size, layer.stride, layer.dilation, strict=True), 2
+    ):
+        windows = windows.unfold(axis, (size - 1) * apart + 1, stride)[..., ::apart]
+    order = windows.permute(0, 2, 3, 4, 1, 5, 6, 7)  # samples, positions, channels, kernel
+    return order.reshape(len(x), -1, layer.weight[0].numel())
 
 
 def _constant(p: Tensor | None) -> Tensor | None:

@@ -104,6 +104,35 @@ def test_overlapping_and_dilated_convolutions_have_rules() -> None:
         assert float((found - expected).norm() / expected.norm()) < 1e-6
 
 
+class VolumeConvolutions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv3d(1, 4, 3, padding=(2, 1, 0), dilation=(2, 1, 1))
+        self.second = nn.Conv3d(4, 3, (1, 2, 3), stride=(1, 2, 1), bias=False)
+        self.head = nn.Linear(3, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        volume = image.view(-1, 1, 4, 6, 6)
+        hidden = F.leaky_relu(self.first(volume))
+        return self.head(self.second(hidden).mean((2, 3, 4)))  # type: ignore[no-any-return]
+
+
+def test_convolutions_of_volumes_have_a_rule() -> None:
+    net, sizes = VolumeConvolutions(), [2, 1, 3]
+    batch = batch_of(sizes, edge=12)
+    for clip in (0.05, 100.0):
+        found = summed(BookKeepingSums(net, 64), net, batch, clip)
+        expected = naive(net, batch, sizes, clip)
+        assert float((found - expected).norm() / expected.norm()) < 1e-6
+
+
+def test_grouped_and_reflected_convolutions_of_volumes_have_none() -> None:
+    layers = nn.Sequential(
+        nn.Conv3d(2, 2, 1, groups=2), nn.Conv3d(2, 2, 3, padding=1, padding_mode="reflect")
+    )
+    assert len(unruled(layers)) == 2
+
+
 def test_a_linear_head_on_features_is_the_closed_form() -> None:
     layer = nn.Linear(5, 1)
     features = torch.randn(4, 3, 5)  # 4 crops, 3 views

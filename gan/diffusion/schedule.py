@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The noise of a diffusion over time, what is predicted, and how samples are drawn.
+
+Time runs from 0, a code as it is, to 1, pure noise, along a quarter circle: a noised code is
+``cos(pi t / 2) code + sin(pi t / 2) noise``. Predicted is its derivative in the angle, the velocity
+``cos noise - sin code``. At time 1 a sample starts from noise alone, without what is left of a code
+in schedules that stop short of it, so tone and class are decided by the network.
+
+Source: Nichol and Dhariwal 2021, arXiv 2102.09672 (cosine); Salimans and Ho 2022, arXiv 2202.00512
+(velocity); Lin et al. 2023, arXiv 2305.08891 (why time 1 is pure noise).
+"""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+
+def shares(time: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Shares of code and of noise.
+
+    Args:
+        time: Shape ``(B,)``, in ``[0, 1]``.
+        like: Shape ``(B, ...)``.
+
+    Returns:
+        Cosine and sine, shaped to multiply ``like``.
+
+    >>> shares(torch.tensor([1.0]), torch.zeros(1, 2))[1]
+    tensor([[1.]])
+    """
+    angle = (math.pi / 2 * time).view(-1, *[1] * (like.ndim - 1))
+    return angle.cos(), angle.sin()
+
+
+def noised(code: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    """Codes ``(B, ...)`` with the noise of their times ``(B,)``."""
+    code_share, noise_share = shares(time, code)
+    return code_share * code + noise_share * noise
+
+
+def velocity(code: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    """What the network shall predict from :func:`noised`."""
+    code_share, noise_share = shares(time, code)
+    return code_share * noise - noise_share * code
+
+
+def denoise(predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int) -> Tensor:
+    """Draws codes by DDIM without fresh noise: equal noise gives equal codes.
+
+    Args:
+        predict: Maps noised codes ``(B, ...)`` and times ``(B,)`` to velocities.
+        noise: Standard normal, shape ``(B, ...)``.
+        steps: Equal steps from time 1 to time 0, ``>= 1``.
+
+    Returns:
+        Codes, shape ``(B, ...)``.
+
+    Source: Song et al. 2020, arXiv 2010.02502, equation 12 with sigma = 0.
+    """
+    current = noise
+    times = torch.linspace(1, 0, steps + 1, device=noise.device)
+    for now, following in pairwise(times.unbind()):
+        time = now.expand(len(noise))
+        predicted = predict(current, time)
+        code_share, noise_share = shares(time, current)
+        code = code_share * current - noise_share * predicted
+        left = noise_share * current + code_share * predicted
+        current = noised(code, left, following.expand(len(noise)))
+    return current

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes of the networks of a latent diffusion, checked before anything is built."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from gan.conditions import ConditionError, Conditions
+
+
+class DiffusionError(ValueError):
+    """A diffusion cannot be built or run as asked; the message names the setting and the remedy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoencoderSettings:
+    """Sizes of an autoencoder.
+
+    Attributes:
+        spatial_dims: 2 for crops, 3 for volumes.
+        image_size: Edge of crops, and of the slices of volumes, in pixels.
+        depth: Slices of a volume; none for crops.
+        encoder_channels: Feature channels of each level; each but the first halves all edges.
+        latent_channels: Channels of the codes.
+    """
+
+    spatial_dims: int = 2
+    image_size: int = 64
+    depth: int | None = None
+    encoder_channels: Sequence[int] = (8, 16, 32)
+    latent_channels: int = 4
+
+    def __post_init__(self) -> None:
+        """Checks the ranges.
+
+        Raises:
+            DiffusionError: Naming the setting.
+        """
+        if self.spatial_dims not in (2, 3):
+            raise DiffusionError(f"spatial_dims={self.spatial_dims}. Give 2 or 3.")
+        if (self.depth is None) == (self.spatial_dims == 3):
+            raise DiffusionError(
+                f"depth={self.depth}, spatial_dims={self.spatial_dims}. Give a depth for volumes "
+                "(spatial_dims 3), and none for crops."
+            )
+        if not self.encoder_channels or min(*self.encoder_channels, self.latent_channels, 1) < 1:
+            raise DiffusionError(
+                f"encoder_channels={list(self.encoder_channels)}, "
+                f"latent_channels={self.latent_channels}. Give numbers of 1 or more."
+            )
+        self.refuse_edges(self.shrinkage)
+
+    @property
+    def shrinkage(self) -> int:
+        """Pixels along an edge of a crop for one of its code.
+
+        >>> AutoencoderSettings().shrinkage
+        4
+        """
+        return int(2 ** (len(self.encoder_channels) - 1))
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one crop ``(1, H, W)`` or volume ``(1, D, H, W)``."""
+        return (1, *self._edges())
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of one code.
+
+        >>> AutoencoderSettings(spatial_dims=3, depth=16).latent_shape
+        (4, 4, 16, 16)
+        """
+        return (self.latent_channels, *(edge // self.shrinkage for edge in self._edges()))
+
+    def refuse_edges(self, step: int) -> None:
+        """Refuses edges that halving does not divide.
+
+        Args:
+            step: What an edge must be a multiple of.
+
+        Raises:
+            DiffusionError: Naming the edge and the nearest that fit.
+        """
+        edges = {"image_size": self.image_size}
+        if self.depth is not None:
+            edges["depth"] = self.depth
+        for name, edge in edges.items():
+            if edge < step or edge % step:
+                below = max(1, edge // step) * step
+                raise DiffusionError(
+                    f"{name}={edge}: the networks halve it until {step} become one. Give a "
+                    f"multiple of {step}, such as {below} or {below + step}."
+                )
+
+    def _edges(self) -> tuple[int, ...]:
+        square = (self.image_size, self.image_size)
+        return square if self.depth is None else (self.depth, *square)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Self:
+        """Takes its fields out of the hyper-parameters of a model.
+
+        Raises:
+            DiffusionError: Naming what is missing, or out of range.
+        """
+        names = [field.name for field in fields(cls)]
+        if missing := [name for name in names if name not in settings]:
+            raise DiffusionError(f"settings without {', '.join(missing)}.")
+        return cls(**{name: settings[name] for name in names})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiffusionSettings(AutoencoderSettings):
+    """Sizes of an autoencoder and of the network that denoises its codes.
+
+    Attributes:
+        channels: Feature channels of each level of the U-Net; each but the first halves all edges.
+        attention_levels: Which levels attend to themselves and to the attributes.
+        head_channels: Channels of a head of attention.
+        token_width: Length of an attribute's token.
+        conditions: Attributes beside malignancy, among ``gan.conditions.LEVELS``.
+    """
+
+    channels: Sequence[int] = (32, 64, 64)
+    attention_levels: Sequence[bool] = (False, True, True)
+    head_channels: int = 16
+    token_width: int = 32
+    conditions: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Checks the ranges.
+
+        Raises:
+            DiffusionError: Naming the setting.
+        """
+        AutoencoderSettings.__post_init__(self)  # slots: `super()` would name the class before them
+        if not self.channels or len(self.channels) != len(self.attention_levels):
+            raise DiffusionError(
+                f"channels={list(self.channels)}, attention_levels={list(self.attention_levels)}. "
+                "Give both one value for each level."
+            )
+        if not any(self.attention_levels):
+            raise DiffusionError("attention_levels: no level attends. Set one to true.")
+        attending = [c for c, on in zip(self.channels, self.attention_levels, strict=True) if on]
+        wrong = [c for c in [*attending, self.channels[-1]] if c % max(1, self.head_channels)]
+        if min(self.token_width, self.head_channels) < 1 or wrong:
+            raise DiffusionError(
+                f"head_channels={self.head_channels}, token_width={self.token_width}, "
+                f"channels={list(self.channels)}. Give numbers of 1 or more, head_channels a "
+                "divisor of the channels that attend and of the last ones."
+            )
+        try:
+            Conditions(tuple(self.conditions))
+        except ConditionError as error:
+            raise DiffusionError(str(error)) from error
+        self.refuse_edges(int(self.shrinkage * 2 ** (len(self.channels) - 1)))
+
+    @property
+    def latent_size(self) -> int:
+        """Numbers in one code, >= 1."""
+        return math.prod(self.latent_shape)
+
+    @property
+    def attributes(self) -> Conditions:
+        """What crops can be asked for."""
+        return Conditions(tuple(self.conditions))

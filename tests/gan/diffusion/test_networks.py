@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from gan.conditions import Conditions
+from gan.diffusion.networks import (
+    Autoencoder,
+    Sampler,
+    Tokens,
+    attention_parameters,
+    norm_bias_parameters,
+)
+from gan.diffusion.settings import AutoencoderSettings, DiffusionError, DiffusionSettings
+from tests.gan.diffusion.tiny import NETS, SHAPES, diffusion, shaken
+
+SETTINGS = {name: value for name, value in NETS.items() if name != "sample_steps"}
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_codes_and_samples_have_the_shapes_that_settings_say(dims: int) -> None:
+    settings = DiffusionSettings(**SETTINGS | SHAPES[dims])
+    sampler = Sampler(settings, steps=2)
+    shaken(sampler)
+    image = torch.randn(2, *settings.image_shape)
+    code = sampler.autoencoder.encode(image)
+    assert code.shape == (2, *settings.latent_shape)
+    assert sampler.autoencoder.decode(code).shape == image.shape
+    condition = settings.attributes.of_classes(torch.tensor([0, 1]))
+    noise = torch.randn(1, settings.latent_size).expand(2, -1)
+    with torch.no_grad():
+        crops = sampler(noise, torch.zeros(0), condition)
+        again = sampler(noise, torch.ones(0), condition)
+    assert crops.shape == image.shape
+    assert crops.abs().max() <= 1
+    assert torch.equal(crops, again)
+    assert not torch.allclose(crops[0], crops[1])  # one latent vector, two classes
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_crop_is_drawn_as_if_it_were_alone(dims: int) -> None:
+    model = diffusion(**SHAPES[dims])
+    latent = torch.randn(3, model.settings.latent_size)
+    condition = model.conditions.of_classes(torch.tensor([0, 1, 1]))
+    with torch.no_grad():
+        together = model(latent, condition)
+        alone = model(latent[1:2], condition[1:2])
+    assert torch.allclose(together[1:2], alone, atol=1e-5)
+
+
+def test_scale_of_codes_is_taken_out_and_put_back() -> None:
+    autoencoder = Autoencoder(AutoencoderSettings(image_size=8, encoder_channels=(4, 8)))
+    image = torch.randn(2, 1, 8, 8)
+    raw, _ = autoencoder.distribution(image)
+    plain = autoencoder.decode(autoencoder.encode(image))
+    autoencoder.mean.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    autoencoder.deviation.fill_(0.5)
+    scaled = autoencoder.encode(image)
+    assert torch.allclose(scaled[:, 2], (raw[:, 2] - 3) / 0.5)
+    assert torch.allclose(autoencoder.decode(scaled), plain, atol=1e-5)
+
+
+def test_a_missing_attribute_has_a_token_of_its_own() -> None:
+    conditions = Conditions(("view",))
+    tokens = Tokens(conditions, 3)
+    known = conditions.vector(malignant=True, attributes={"view": "MLO"})[None]
+    missing = conditions.vector(malignant=True, attributes={})[None]
+    first, second = tokens(known)[0], tokens(missing)[0]
+    assert first.shape == (2, 3)
+    _, weight = tokens.parameters()
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], weight[:, 1])
+    assert torch.equal(second[1], weight[:, -1])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_parts_that_may_train_are_those_of_their_types(dims: int) -> None:
+    from monai.networks.blocks.crossattention import CrossAttentionBlock
+    from monai.networks.blocks.selfattention import SABlock
+
+    net = diffusion(**SHAPES[dims]).net
+    expected: set[int] = set()
+    norms: set[int] = set()
+    for module in net.modules():
+        if isinstance(module, SABlock | CrossAttentionBlock):
+            expected |= {id(p) for p in module.parameters()}
+        if isinstance(module, nn.LayerNorm):
+            norms |= {id(p) for p in module.parameters()}
+        if isinstance(module, nn.GroupNorm):
+            norms |= {id(p) for p in module.parameters()}
+    found = attention_parameters(net)
+    inside = {id(p) for p in found}
+    assert expected < inside
+    assert inside - expected < norms
+    assert len(inside - expected) == len(expected) // 10 * 4  # two norms to two attentions of five
+    biases = {id(p) for name, p in net.named_parameters() if name.endswith("bias")}
+    assert {id(p) for p in norm_bias_parameters(net)} == norms | biases
+
+
+@pytest.mark.parametrize("missing", ["monai.networks", "einops"])
+def test_a_missing_extra_is_named(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(DiffusionError, match=r'not installed. Run `pip install -e ".\[diffusion\]'):
+        diffusion()

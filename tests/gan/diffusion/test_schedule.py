@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+import torch
+from torch import Tensor
+
+from gan.diffusion.schedule import denoise, noised, shares, velocity
+
+
+def test_noise_and_velocity_give_the_code_and_the_noise_back() -> None:
+    code, noise, time = torch.randn(5, 2, 3), torch.randn(5, 2, 3), torch.linspace(0, 1, 5)
+    seen, moved = noised(code, noise, time), velocity(code, noise, time)
+    code_share, noise_share = shares(time, code)
+    assert torch.allclose(code_share * seen - noise_share * moved, code, atol=1e-6)
+    assert torch.allclose(noise_share * seen + code_share * moved, noise, atol=1e-6)
+    assert torch.allclose(seen[0], code[0])
+    assert torch.allclose(seen[-1], noise[-1], atol=1e-6)
+
+
+def test_the_exact_velocity_of_a_normal_distribution_is_sampled_from_it() -> None:
+    mean, deviation = 0.7, 0.3
+
+    def exact(seen: Tensor, time: Tensor) -> Tensor:  # conditional expectations of normal numbers
+        c, s = shares(time, seen)
+        off = (seen - c * mean) / (c**2 * deviation**2 + s**2)
+        return c * (s * off) - s * (mean + c * deviation**2 * off)
+
+    noise = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0))
+    found = denoise(exact, noise, steps=500)
+    expected = mean + deviation * noise  # the flow of a normal distribution is linear
+    assert torch.allclose(found, expected, atol=0.02)
+    assert not torch.allclose(found, mean + 1.2 * deviation * noise, atol=0.02)
+
+
+def test_one_step_is_the_guess_from_pure_noise() -> None:
+    noise = torch.randn(2, 4)
+    found = denoise(lambda seen, time: 0.5 + 0 * seen, noise, steps=1)
+    assert torch.allclose(found, torch.full((2, 4), -0.5), atol=1e-6)

@@ -66,6 +66,24 @@ def takes_image_size(net: nn.Module) -> bool:
     return bool(getattr(net, _SIZED, False))
 
 
+def slices_of(net: nn.Module) -> int | None:
+    """Slices of the volumes that a model takes; none where it takes crops in the plane."""
+    found = getattr(net, "slices", None)
+    return found if isinstance(found, int) else None
+
+
+def image_shape(net: nn.Module, image_size: int) -> tuple[int, ...]:
+    """Shape of one image that a model takes, ``(1, H, W)`` or ``(1, slices, H, W)``.
+
+    Args:
+        net: Model of :func:`build`.
+        image_size: Edge of the images, in pixels.
+    """
+    slices = slices_of(net)
+    plane = (image_size, image_size)
+    return (1, *plane) if slices is None else (1, slices, *plane)
+
+
 def _create(backbone: str, image_size: int, arguments: Mapping[str, Any]) -> nn.Module:
     try:
         net: nn.Module = timm.create_model(backbone, img_size=image_size, **arguments)

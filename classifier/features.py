@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
-from classifier.backbones import head
+from classifier.backbones import head, image_shape, slices_of
 from classifier.token_transformer import TokenTransformer
 from classifier.weights import state_sha256
 from data_prep.crop_set import watched
@@ -146,7 +146,8 @@ def cached_features(
         ``(len(rows), views, *net.map_shape)``.
 
     Raises:
-        ManifestError: If an image cannot be read or the sizes differ.
+        ManifestError: If an image cannot be read, the sizes differ, or the net takes volumes of
+            another depth.
         ValueError: If ``views`` is below 1, ``maps`` are asked of a model without, or of the seal,
             if a file is not what was written.
     """
@@ -154,7 +155,8 @@ def cached_features(
         raise ValueError(f"cached_features: {type(net).__name__} has no maps. Ask for features.")
     if views < 1:
         raise ValueError(f"cached_features: {views=}. Give 1 for the crops as they are, or more.")
-    pixels = manifest.images(rows)
+    manifest.require_depth(slices_of(net))
+    pixels = manifest.stacked(rows)
     if not len(pixels):
         raise ManifestError(f"{manifest.folder}: no rows were asked for. Choose another split.")
     transform = pipeline(augment if views > 1 else "none", image_size or pixels.shape[-1])
@@ -235,7 +237,8 @@ def body_sha256(net: nn.Module, image_size: int, *, maps: bool = False) -> str:
     The second part tells bodies apart whose tensors agree, such as those with other numbers of
     attention heads. With ``maps`` the body is the public network alone.
     """
-    noise = torch.randn(1, 1, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    shape = (1, *image_shape(net, image_size))
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     if isinstance(net, TokenTransformer) and maps:
         return state_sha256(net.public.state_dict() | {"(maps of noise)": public_maps(net, noise)})
     own = {id(parameter) for parameter in head(net).parameters()}

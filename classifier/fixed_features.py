@@ -49,6 +49,8 @@ class FixedFeatures(WhitenedFeatures):
         public_size: Edge of what it sees, in pixels.
         symmetries: Turned and mirrored copies that its numbers are averaged over, from 1 to 8; 4
             are the mirror images, 8 the quarter turns too. Each takes one pass.
+        slices: Of volumes, ``>= 2``, whose numbers are the mean and the spread over slices of
+            those of each slice; none for crops in the plane.
 
     Attributes:
         public: The network, or none.
@@ -69,26 +71,32 @@ class FixedFeatures(WhitenedFeatures):
         stages: Sequence[int] = (),
         public_size: int = 224,
         symmetries: int = 4,
+        slices: int | None = None,
     ) -> None:
         net = None if public is None else PublicNet(public, size=public_size, stages=stages)
         blocks = [COUNT]
         if net is not None:
             blocks += [n for n in net.channels for _ in ("mean", "spread")]
+        if slices is not None:
+            blocks *= 2
         count = sum(blocks)
         if (
             in_chans != 1
             or not 1 <= components <= count
             or img_size < 16
             or not 1 <= symmetries <= 8
+            or (slices is not None and slices < 2)
         ):
             raise ValueError(
-                f"{in_chans=}, {components=}, {img_size=}, {symmetries=}. Give 1 channel, 1 to "
-                f"{count} components, crops of at least 16 px and 1 to 8 symmetries."
+                f"{in_chans=}, {components=}, {img_size=}, {symmetries=}, {slices=}. Give 1 "
+                f"channel, 1 to {count} components, crops of at least 16 px, 1 to 8 symmetries, "
+                "and 2 slices or more for volumes."
             )
         super().__init__(blocks, components, num_classes)
         self.measure = Measurements(MEASURED_SIZE)
         self.public = net
         self.symmetries = symmetries
+        self.slices = slices
 
     @property
     def words(self) -> str:
@@ -97,17 +105,30 @@ class FixedFeatures(WhitenedFeatures):
         if self.public is not None:
             stages = " and ".join(map(str, self.public.stages))
             parts.append(f"mean and spread of stages {stages} of {self.public.backbone}")
-        return f"{self.num_features} components of {' and '.join(parts)}"
+        words = f"{self.num_features} components of {' and '.join(parts)}"
+        return words if self.slices is None else f"{words}, mean and spread over slices"
 
     def numbers(self, image: Tensor) -> Tensor:
-        """All that is known of crops before whitening.
+        """All that is known of crops or volumes before whitening.
 
         Args:
-            image: Shape ``(B, 1, size, size)``, in ``[-1, 1]``.
+            image: Shape ``(B, 1, size, size)``, or ``(B, 1, slices, size, size)`` where the body
+                was made for slices, in ``[-1, 1]``.
 
         Returns:
             Shape ``(B, numbers)``.
         """
+        if self.slices is None:
+            return self._plane_numbers(image)
+        if image.ndim != 5 or image.shape[2] != self.slices:
+            raise ValueError(f"shape {tuple(image.shape)}, for {self.slices} slices")
+        pooled = []
+        for volume in image:  # one at a time, so that memory is that of its slices
+            found = self._plane_numbers(volume.transpose(0, 1))
+            pooled.append(torch.cat([found.mean(0), found.std(0)]))
+        return torch.stack(pooled) if pooled else image.new_zeros(0, len(self.mean))
+
+    def _plane_numbers(self, image: Tensor) -> Tensor:
         measured = [self.measure(resized(image, MEASURED_SIZE))]
         if self.public is not None:
             wide = resized(image, self.public.size)

@@ -20,8 +20,10 @@ from classifier.backbones import (
     Trainable,
     build,
     head,
+    image_shape,
     keep_frozen_in_eval,
     select_trainable,
+    slices_of,
 )
 from classifier.features import FeaturesSeal, cached_features, rank_zero_first
 from classifier.predictions import FILE_NAME, Predictions, write_predictions
@@ -136,7 +138,7 @@ class CropClassifier(lightning.LightningModule):
         return self
 
     def setup(self, stage: str) -> None:
-        """Checks that the net takes crops of the size of the data, before compute is spent.
+        """Checks that the net takes crops of the shape of the data, before compute is spent.
 
         Raises:
             DataError: If it does not.
@@ -146,6 +148,14 @@ class CropClassifier(lightning.LightningModule):
         if not isinstance(data, CropsDataModule):
             return
         crops = data.train_dataset if stage == "fit" else data.evaluate_dataset
+        if (slices := slices_of(self.net)) != crops.depth:
+            taken = "crops in the plane" if slices is None else f"volumes of {slices} slices"
+            held = "crops in the plane" if crops.depth is None else f"{crops.depth} slices"
+            raise DataError(
+                f"{type(self).__name__}: takes {taken}, but the data are {held}. Set "
+                "data.init_args.depth and `slices` in model.init_args.backbone_args to one value, "
+                "or neither; crop_measurements and crop_features know slices."
+            )
         wanted, size = self.hparams.get("image_size"), crops.image_size
         if size != wanted and not self._takes(size):
             raise DataError(
@@ -159,7 +169,8 @@ class CropClassifier(lightning.LightningModule):
         """Whether the net scores images with an edge of so many pixels."""
         mode = self.training
         try:
-            self.eval().net(torch.zeros(1, 1, size, size, device=self.device))
+            shape = image_shape(self.net, size)
+            self.eval().net(torch.zeros(1, *shape, device=self.device))
         except (AssertionError, RuntimeError, ValueError):  # the words of timm and torch for it
             return False
         finally:
@@ -201,14 +212,15 @@ class CropClassifier(lightning.LightningModule):
         """Scores images.
 
         Args:
-            image: Shape ``(B, 1, H, W)``, in ``[-1, 1]``; ``(B, K, 1, H, W)`` for K views; or
-                what was kept of K views: maps ``(B, K, C, h, w)``, or features ``(B, K, d)``, which
+            image: Shape ``(B, 1, H, W)``, in ``[-1, 1]``; ``(B, K, 1, H, W)`` for K views;
+                ``(B, 1, slices, H, W)`` for a net that takes volumes; or what was kept of K
+                views: maps ``(B, K, C, h, w)``, or features ``(B, K, d)``, which
                 only pass the head.
 
         Returns:
             Logits, shape ``(B,)``, or ``(B, K)`` for views and what was kept of them.
         """
-        if image.ndim == 5:
+        if image.ndim == 5 and slices_of(self.net) is None:
             return self.forward(image.flatten(0, 1)).view(image.shape[:2])
         scores: Tensor = head(self.net)(image) if image.ndim == 3 else self.net(image)
         return scores.squeeze(-1)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from classifier.backbones import slices_of
 from classifier.module import CropClassifier
 from classifier.released import load_classifier
 from data_prep.crop_set import print_counts, watched
@@ -100,7 +101,10 @@ def logits(model: CropClassifier, manifest: CropsManifest) -> NDArray[np.float64
     scored = []
     for start in watched(rows[::_BATCH], "labelling"):  # never all crops in memory
         part = CropsDataset(
-            manifest, rows[start : start + _BATCH], image_size=model.hparams["image_size"]
+            manifest,
+            rows[start : start + _BATCH],
+            image_size=model.hparams["image_size"],
+            depth=slices_of(model.net),
         )
         batch = collate_crops([part[index] for index in range(len(part))])
         scored.append(model(batch.image).double().numpy())

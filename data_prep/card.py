@@ -27,9 +27,10 @@ from data_prep.crop_set import Outcome
 from data_prep.cropping import Box, crop_window, grey_range, to_16_bit
 from data_prep.cutting import Cutting
 from data_prep.dicom import Format, Mammogram, SpacingSource
+from data_prep.dicom_volumes import is_turned, open_volume, turned
 from data_prep.errors import RecordRejected
 from data_prep.images import read_image
-from data_prep.lesions import LesionRow, LesionTable
+from data_prep.lesions import LesionRow, LesionTable, Slab
 from data_prep.manifest import Crop, Split
 from data_prep.masks import Claim, claim, locate
 from data_prep.page_style import stylesheet
@@ -439,6 +440,14 @@ def _unread(error: Exception) -> str:
 
 
 def _read(one: TriedLesion, cutting: Cutting) -> Mammogram:
+    """The mammogram, or the slice of the box."""
+    region = one.row.region
+    if isinstance(region, Slab):
+        with open_volume(one.row.path, where=one.row.where) as volume:
+            spacing = one.row.spacing_mm or cutting.spacing_mm
+            shown = volume.slice(region.slice, spacing_mm=spacing)
+        turn = region.side is not None and is_turned(shown, region.side)
+        return turned(shown) if turn else shown
     return read_image(
         one.row.path,
         where=one.row.where,
@@ -487,6 +496,7 @@ def _reduced(grey: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def _read_crop(path: Path) -> NDArray[np.uint8]:
     with Image.open(path) as image:
+        image.seek(getattr(image, "n_frames", 1) // 2)  # of a volume, the slice in the middle
         return _reduced(np.array(image).astype(np.float32) / np.float32(65535))
 
 

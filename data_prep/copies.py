@@ -41,7 +41,7 @@ def copied_across(manifest: CropsManifest, units: Sequence[Sequence[int]]) -> li
     unit = [number for number, group in enumerate(units) for _ in group]
     crops = [manifest.crops[row] for row in rows]
     crops = [
-        crop if crop.fingerprint else replace(crop, fingerprint=fingerprint(manifest.image(row)))
+        crop if crop.fingerprint else replace(crop, fingerprint=fingerprint(manifest.pixels(row)))
         for crop, row in zip(crops, rows, strict=True)
     ]
     return [

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from data_prep.crop_image import save_crop_image
+from data_prep.crop_image import read_volume, save_crop_image
 from data_prep.duplicates import AcrossPatients, deduplicate, thumbnail
 from data_prep.errors import ArchiveError, PictureRejected, RecordRejected
 from data_prep.files import Balance
@@ -147,8 +147,11 @@ class CropSet:
         return manifest
 
     def _thumbnail(self, position: int) -> NDArray[np.float32]:
-        file = self.crops[position].file
-        return thumbnail(read_grey(self.folder / file, file, deep=True))
+        crop = self.crops[position]
+        path = self.folder / crop.file
+        if crop.depth is not None:
+            return thumbnail(read_volume(path, depth=crop.depth))
+        return thumbnail(read_grey(path, crop.file, deep=True))
 
     def _reject_odd_sizes(self) -> list[str]:
         """Keeps the crops of the size asked for, or that most have; returns the other files."""

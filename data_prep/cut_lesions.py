@@ -35,7 +35,7 @@ from data_prep.cutting import Cutting
 from data_prep.duplicates import AcrossPatients
 from data_prep.errors import ManifestError, RecordRejected
 from data_prep.identity import normalised
-from data_prep.lesions import LesionRow, LesionTable
+from data_prep.lesions import LesionRow, LesionTable, Slab
 from data_prep.manifest import FILE_NAME, Crop, CropsManifest, Split
 from data_prep.splits import assign_split, check_patients, refine_split
 
@@ -473,7 +473,7 @@ def _orders(rows: Sequence[LesionRow], origin: str, film: bool) -> list[ImageOrd
 
 
 def _file(row: LesionRow, origin: str) -> str:
-    return f"images/{origin}_{row.key}.png"
+    return f"images/{origin}_{row.key}.{'tif' if isinstance(row.region, Slab) else 'png'}"
 
 
 def _collect(
@@ -523,7 +523,11 @@ def _collect(
                 view=row.view or cut.view,
                 laterality=row.laterality or cut.laterality,
                 pixel_spacing_mm=cut.spacing_mm,
-                attributes=row.attributes,
+                depth=row.region.depth if isinstance(row.region, Slab) else None,
+                slice_spacing_mm=cut.slice_mm,
+                attributes=row.attributes
+                if cut.centre_slice is None
+                else {**row.attributes, "centre_slice": str(cut.centre_slice)},
             ),
             work.cutting.size,
         )

@@ -25,7 +25,8 @@ class CropItem(NamedTuple):
     """One crop.
 
     Attributes:
-        image: Shape ``(1, H, W)``, float32 in ``[-1, 1]``; or ``(views, d)`` features.
+        image: Shape ``(1, H, W)``, or ``(1, D, H, W)`` of a volume, float32 in ``[-1, 1]``; or
+            ``(views, d)`` features.
         malignant: 1 for malignant, 0 for benign.
         row: Row in ``crops.csv``.
         unit: Position of the patient in the manifest, see :meth:`CropsDataset.unit_of`.
@@ -41,7 +42,8 @@ class CropBatch(NamedTuple):
     """Crops of one step; ``B`` may be 0.
 
     Attributes:
-        image: Shape ``(B, 1, H, W)``, float32 in ``[-1, 1]``; or ``(B, views, d)`` features.
+        image: Shape ``(B, 1, H, W)``, or ``(B, 1, D, H, W)`` of volumes, float32 in ``[-1, 1]``;
+            or ``(B, views, d)`` features.
         malignant: Shape ``(B,)``, int64, 1 for malignant.
         row: Shape ``(B,)``, int64, row in ``crops.csv``: the key of every score.
         unit: Shape ``(B,)``, int64, the patient; rows of one unit are adjacent.
@@ -53,13 +55,17 @@ class CropBatch(NamedTuple):
     unit: Tensor
 
 
-def collate_crops(items: Sequence[CropItem], image_size: int = 0) -> CropBatch:
+def collate_crops(
+    items: Sequence[CropItem], image_size: int = 0, depth: int | None = None
+) -> CropBatch:
     """Stacks crops so that those of one unit are adjacent, otherwise in the given order.
 
     Args:
         items: Crops of one size; may be empty, as Poisson draws can be.
         image_size: Edge of the images of an empty batch, in pixels.
+        depth: Slices of the volumes of an empty batch; none for crops in the plane.
     """
+    empty = (image_size, image_size) if depth is None else (depth, image_size, image_size)
     units = [item.unit for item in items]
     first = {unit: i for i, unit in reversed(list(enumerate(units)))}
     items = sorted(items, key=lambda item: first[item.unit])
@@ -69,7 +75,7 @@ def collate_crops(items: Sequence[CropItem], image_size: int = 0) -> CropBatch:
         return torch.tensor(values, dtype=torch.int64)
 
     return CropBatch(
-        torch.stack(images) if images else torch.empty(0, 1, image_size, image_size),
+        torch.stack(images) if images else torch.empty(0, 1, *empty),
         column([item.malignant for item in items]),
         column([item.row for item in items]),
         column([item.unit for item in items]),
@@ -83,6 +89,7 @@ class CropsDataset(Dataset[CropItem]):
         manifest: Table and folder of the crops.
         rows: Rows of the manifest; an item's index is a position in this list.
         image_size: Edge of the images, in pixels; ``None`` keeps the size on disk.
+        depth: Slices of volumes; ``None`` for crops in the plane.
         augment: Pipeline, see :func:`data_prep.transforms.pipeline`.
         seed: Start of the augmentation in this process; workers use :func:`seed_worker`.
 
@@ -91,7 +98,8 @@ class CropsDataset(Dataset[CropItem]):
             set, items hold them in place of images.
 
     Raises:
-        ManifestError: If an image cannot be read or the sizes differ.
+        ManifestError: If an image cannot be read, the sizes differ, or the table has not that
+            depth.
     """
 
     def __init__(
@@ -100,16 +108,25 @@ class CropsDataset(Dataset[CropItem]):
         rows: Sequence[int],
         *,
         image_size: int | None = None,
+        depth: int | None = None,
         augment: Augmentation = "none",
         seed: int | None = None,
     ) -> None:
+        manifest.require_depth(depth)
         self.manifest = manifest
         self.rows = tuple(rows)
-        self.pixels: NDArray[np.uint16] = manifest.images(self.rows)
+        self.depth = depth
+        self.pixels: NDArray[np.uint16] = manifest.stacked(self.rows)
         self.image_size = image_size or self.pixels.shape[-1]
         self.transform = pipeline(augment, max(1, self.image_size), seed=seed)
         self.features: Tensor | None = None
         self._unit = self.unit_of(manifest)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one image: ``(1, H, W)``, or ``(1, D, H, W)`` of a volume."""
+        plane = (self.image_size, self.image_size)
+        return (1, *plane) if self.depth is None else (1, self.depth, *plane)
 
     @staticmethod
     def unit_of(manifest: CropsManifest) -> tuple[int, ...]:
@@ -149,18 +166,22 @@ class CropsDataset(Dataset[CropItem]):
 def model_input(
     pixels: NDArray[np.uint16], transform: Callable[..., Mapping[str, NDArray[np.float32]]]
 ) -> Tensor:
-    """A crop as models get it.
+    """A crop, or a volume, as models get it.
 
     Args:
-        pixels: Shape ``(size, size)``, values in ``[0, 65535]``.
-        transform: A :func:`data_prep.transforms.pipeline`, which resizes and may augment.
+        pixels: Shape ``(size, size)``, or ``(depth, size, size)``, values in ``[0, 65535]``.
+        transform: A :func:`data_prep.transforms.pipeline`, which resizes and may augment; all
+            slices of a volume alike, as they are the channels of one image to it.
 
     Returns:
-        Shape ``(1, image_size, image_size)``, float32 in ``[-1, 1]``.
+        Shape ``(1, image_size, image_size)``, or ``(1, depth, image_size, image_size)``, float32
+        in ``[-1, 1]``.
     """
-    grey = pixels.astype(np.float32)[..., None] / FULL_SCALE
-    image = transform(image=grey)["image"][..., 0].clip(0, 1) * 2 - 1
-    return torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None]
+    planes = pixels[None] if pixels.ndim == 2 else pixels
+    grey = np.ascontiguousarray(planes.transpose(1, 2, 0), np.float32) / FULL_SCALE
+    image = transform(image=grey)["image"].clip(0, 1) * 2 - 1
+    slices = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
+    return torch.from_numpy(slices if pixels.ndim == 2 else slices[None])
 
 
 def seed_worker(worker: int) -> None:
@@ -183,6 +204,7 @@ class CropsDataModule(lightning.LightningDataModule):
     Args:
         crops: Folder that holds ``crops.csv``.
         image_size: Edge of the images, in pixels; ``None`` keeps the size on disk.
+        depth: Slices of each volume, for models of volumes; ``None`` takes crops in the plane.
         augment: Augmentation of training crops; evaluation has none.
         train_split: Split of :meth:`train_dataloader`.
         evaluate_split: Split of the other loaders; where it holds no crop, fit does not validate.
@@ -201,6 +223,7 @@ class CropsDataModule(lightning.LightningDataModule):
         crops: str,
         *,
         image_size: int | None = None,
+        depth: int | None = None,
         augment: Augmentation = "light",
         train_split: Split = "train",
         evaluate_split: Split = "val",
@@ -210,6 +233,7 @@ class CropsDataModule(lightning.LightningDataModule):
         super().__init__()
         self.crops = crops
         self.image_size = image_size
+        self.depth = depth
         self.augment = augment
         self.train_split = train_split
         self.evaluate_split = evaluate_split
@@ -260,6 +284,7 @@ class CropsDataModule(lightning.LightningDataModule):
             self.manifest,
             rows,
             image_size=self.image_size,
+            depth=self.depth,
             augment=augment,
             seed=torch.initial_seed() % 2**32,
         )
@@ -311,7 +336,7 @@ class CropsDataModule(lightning.LightningDataModule):
             batch_size=self.batch_size,  # by keyword: Lightning builds the loader again by names
             shuffle=shuffle,
             num_workers=self.num_workers,
-            collate_fn=partial(collate_crops, image_size=dataset.image_size),
+            collate_fn=partial(collate_crops, image_size=dataset.image_size, depth=dataset.depth),
             worker_init_fn=seed_worker,
             pin_memory=torch.cuda.is_available(),
         )

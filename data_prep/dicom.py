@@ -7,6 +7,7 @@ view, and no message quotes a value that could identify a person.
 
 import io
 import os
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.encaps import get_frame
 from pydicom.filereader import (
     data_element_generator,
     read_dataset,
@@ -59,6 +61,7 @@ _LARGEST_MAGNIFICATION = 4.0  # magnification views are taken at 1.5 to 2
 _HEADER_BYTES = 64 * 2**20  # more than any header; nothing is read beyond before it is checked
 _MARK, _MARK_AT = b"DICM", 128
 _PIXEL_DATA = 0x7FE00010
+_UNDEFINED = 0xFFFFFFFF  # length of compressed pixels, which end with a mark
 _FLOAT_PIXEL_DATA = 0x7FE00008  # the lowest tag that holds pixels
 _FOR_PRESENTATION = (
     "VOILUTFunction",
@@ -153,8 +156,14 @@ class SeriesFile:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Stored:
-    """Pixels as they lie in a file, shifted to bit 0 and without anything in unused bits."""
+class Stored:
+    """Pixels as they lie in a file, shifted to bit 0 and without anything in unused bits.
+
+    Attributes:
+        dataset: Header.
+        codes: Shape ``(H, W)``.
+        signed: Whether the highest bit is a sign.
+    """
 
     dataset: Dataset
     codes: NDArray[np.uint8] | NDArray[np.uint16]
@@ -162,6 +171,7 @@ class _Stored:
 
     @property
     def bits(self) -> int:
+        """Bits stored per pixel."""
         return int(self.dataset.BitsStored)
 
     def values(self, codes: NDArray[Any]) -> NDArray[Any]:
@@ -192,7 +202,7 @@ def read_series_file(path: Path) -> SeriesFile | None:
         rejected later, with its own row.
     """
     try:
-        with quiet(path.name), _opened(path, path.name) as (header, _):
+        with quiet(path.name), opened_dicom(path, path.name) as (header, _):
             return SeriesFile(
                 path=path,
                 series=str(header.SeriesInstanceUID),
@@ -230,7 +240,20 @@ def read_mammogram(
         DicomRejected: With a reason code, see the class.
     """
     where = where or path.name
-    stored = _read(path, where, allow_secondary_capture)
+    return shown_pixels(_read(path, where, allow_secondary_capture), where, spacing_mm)
+
+
+def shown_pixels(stored: Stored, where: str, spacing_mm: float | None) -> Mammogram:
+    """What stored pixels show, by the tables and the geometry of their header.
+
+    Args:
+        stored: Pixels and header.
+        where: As for :func:`read_mammogram`.
+        spacing_mm: As for :func:`read_mammogram`.
+
+    Raises:
+        DicomRejected: ``lut``, ``spacing`` or ``unreadable``.
+    """
     dataset = stored.dataset
     with quiet(where, reason="lut"):
         grey, voi = _grey_of_codes(stored)
@@ -309,7 +332,7 @@ class _Bounded(io.RawIOBase):
 
 
 @contextmanager
-def _opened(path: Path, where: str) -> Iterator[tuple[Dataset, "_PixelSource"]]:
+def opened_dicom(path: Path, where: str) -> Iterator[tuple[Dataset, "PixelSource"]]:
     """The header of a file, and where its pixels are to be read once it has been checked."""
     with path.open("rb") as file:
         start = file.read(1024)
@@ -337,10 +360,10 @@ def _opened(path: Path, where: str) -> Iterator[tuple[Dataset, "_PixelSource"]]:
                 if little
                 else ExplicitVRBigEndian
             )
-        yield header, _PixelSource(bounded, bool(implicit), bool(little))
+        yield header, PixelSource(bounded, bool(implicit), bool(little))
 
 
-class _PixelSource:
+class PixelSource:
     """A file that stands before its pixels.
 
     Args:
@@ -355,6 +378,7 @@ class _PixelSource:
     ) -> None:
         self._file, self._implicit, self._little = file, implicit, little
         self._inflate = inflate
+        self._value: tuple[int, int | None] | None = None
 
     def read_into(self, header: Dataset, most: int) -> None:
         """Adds the pixel data to the header, if file and pixels have no more than so many bytes."""
@@ -367,6 +391,57 @@ class _PixelSource:
             if element.tag >= _PIXEL_DATA:
                 header[element.tag] = element
                 return
+
+    def frame(self, number: int, *, frames: int, size: int, where: str) -> bytes:
+        """Reads one frame of several, and nothing of the others where the file says where it is.
+
+        Args:
+            number: From 0.
+            frames: Number of frames.
+            size: Bytes of a frame without compression.
+            where: Start of every message.
+
+        Returns:
+            The frame as it is stored, compressed or not.
+
+        Raises:
+            DicomRejected: ``syntax`` for a deflated file, ``bits`` if the header states another
+                number of bytes.
+            EOFError: If the file is cut off.
+        """
+        if self._inflate is not None:
+            raise DicomRejected(
+                "syntax", f"{where}: is a deflated file of several frames. Save it without that."
+            )
+        if self._value is None:
+            self._value = self._pixels_at()
+        start, length = self._value
+        self._file.bound = sys.maxsize  # below, by what is asked for
+        if length is None:
+            self._file.seek(start)
+            return get_frame(cast(BinaryIO, self._file), number, number_of_frames=frames)
+        if not frames * size <= length <= frames * size + 1:
+            raise DicomRejected(
+                "bits",
+                f"{where}: holds another number of pixel bytes than NumberOfFrames x Rows x "
+                "Columns. Correct the header, or leave the file out.",
+            )
+        self._file.seek(start + number * size)
+        data = self._file.read(size)
+        if len(data) < size:
+            raise EOFError("the file is cut off")
+        return data
+
+    def _pixels_at(self) -> tuple[int, int | None]:
+        """Position of the value of the pixel data, and its length; none if it is compressed."""
+        order: Literal["little", "big"] = "little" if self._little else "big"
+        words = 8 if self._implicit else 12  # PS3.5, 7.1: OB and OW have a length of four bytes
+        head = self._file.read(words)
+        group, element = (int.from_bytes(head[n : n + 2], order) for n in (0, 2))
+        if len(head) < words or (group << 16) + element != _PIXEL_DATA:
+            raise EOFError("no pixel data")
+        length = int.from_bytes(head[-4:], order)
+        return self._file.tell(), None if length == _UNDEFINED else length
 
 
 class _Inflate:
@@ -396,7 +471,7 @@ class _Inflate:
         return whole
 
 
-def _inflated(path: Path, file: BinaryIO, where: str) -> tuple[Dataset, _PixelSource]:
+def _inflated(path: Path, file: BinaryIO, where: str) -> tuple[Dataset, PixelSource]:
     """Header and pixels of a deflated file, of which little is inflated at first."""
     if path.stat().st_size > 2 * LARGEST_PIXELS:
         raise DicomRejected(
@@ -412,15 +487,15 @@ def _inflated(path: Path, file: BinaryIO, where: str) -> tuple[Dataset, _PixelSo
         cast(BinaryIO, bounded), is_implicit_VR=False, is_little_endian=True, stop_when=_at_pixels
     )
     header.file_meta = meta
-    return header, _PixelSource(bounded, False, True, inflate)
+    return header, PixelSource(bounded, False, True, inflate)
 
 
 def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
     return bool(tag >= _FLOAT_PIXEL_DATA)
 
 
-def _read(path: Path, where: str, secondary: bool) -> _Stored:
-    with quiet(where), _opened(path, where) as (dataset, source):
+def _read(path: Path, where: str, secondary: bool) -> Stored:
+    with quiet(where), opened_dicom(path, where) as (dataset, source):
         check_header(dataset, where, secondary)
         expected = int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
         source.read_into(dataset, 2 * expected + 2**20)
@@ -438,16 +513,22 @@ def _read(path: Path, where: str, secondary: bool) -> _Stored:
                 f"{where}: holds more pixel bytes than Rows x Columns, so one of them is wrong. "
                 "Correct the header, or leave the file out.",
             )
-        # Bits beyond BitsStored are looked at here instead of being cleared.
-        pixels = decoded(dataset)
-        if pixels.shape != (int(dataset.Rows), int(dataset.Columns)):
-            raise ValueError("not a grey image")
-        return _aligned(dataset, pixels, where)
+        return stored_pixels(dataset, where)
 
 
-def _aligned(dataset: Dataset, pixels: NDArray[Any], where: str) -> _Stored:
+def stored_pixels(dataset: Dataset, where: str) -> Stored:
+    """Decodes the pixels of a dataset of one frame whose header and code stream were checked."""
+    # Bits beyond BitsStored are looked at here instead of being cleared.
+    pixels = decoded(dataset)
+    if pixels.shape != (int(dataset.Rows), int(dataset.Columns)):
+        raise ValueError("not a grey image")
+    return _aligned(dataset, pixels, where)
+
+
+def _aligned(dataset: Dataset, pixels: NDArray[Any], where: str) -> Stored:
     """Moves the stored bits to bit 0; refuses whatever else is set and is no overlay."""
     signed = pixels.dtype.kind == "i"
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     words = pixels.view(np.dtype(f"u{pixels.dtype.itemsize}"))
     stored = int(dataset.BitsStored)
     high = dataset.get("HighBit")
@@ -455,7 +536,7 @@ def _aligned(dataset: Dataset, pixels: NDArray[Any], where: str) -> _Stored:
     width = 8 * words.dtype.itemsize
     used = (1 << stored) - 1 << shift
     if not signed and not shift and int(words.max(initial=0)) <= used:
-        return _Stored(dataset, words, signed)  # nearly all files: nothing is set that is unused
+        return Stored(dataset, words, signed)  # nearly all files: nothing is set that is unused
     overlays = embedded_overlay_bits(dataset) & ~used
     if used | overlays != (1 << width) - 1:
         codes = words & words.dtype.type(used)
@@ -481,10 +562,10 @@ def _aligned(dataset: Dataset, pixels: NDArray[Any], where: str) -> _Stored:
                 "first.",
             )
         words = words >> words.dtype.type(shift)
-    return _Stored(dataset, words, signed)
+    return Stored(dataset, words, signed)
 
 
-def _grey_of_codes(stored: _Stored) -> tuple[NDArray[np.float32], Voi]:
+def _grey_of_codes(stored: Stored) -> tuple[NDArray[np.float32], Voi]:
     """Grey value in ``[0, 1]`` of every code that a pixel can have, shape ``(2 ** bits,)``."""
     dataset = stored.dataset
     for name in _FOR_PRESENTATION:  # an empty element is an absent one

@@ -111,8 +111,8 @@ def check_header(dataset: Dataset, where: str, secondary: bool) -> None:
     if (frames := int(dataset.get("NumberOfFrames") or 1)) != 1:
         raise DicomRejected(
             "multi_frame",
-            f"{where}: NumberOfFrames is {frames}; tomosynthesis and clips are not read. "
-            "Give the two-dimensional mammogram.",
+            f"{where}: NumberOfFrames is {frames}; tomosynthesis and clips are no "
+            "mammogram. Give the two-dimensional image; prepare bcs_dbt reads tomosynthesis.",
         )
     if str(dataset.get("BurnedInAnnotation") or "").upper() == "YES":
         raise DicomRejected(

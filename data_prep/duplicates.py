@@ -44,14 +44,15 @@ def thumbnail(pixels: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Area means on a 32 x 32 grid, centred and scaled so that dot products are correlations.
 
     Args:
-        pixels: Shape ``(size, size)``.
+        pixels: Shape ``(size, size)``; of a volume, the mean of its slices is taken.
 
     Returns:
         Shape ``(1024,)``, mean 0, Euclidean length 1; all 0 for a constant crop.
     """
-    small = cv2.resize(
-        pixels.astype(np.float32), (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA
-    )
+    grey = pixels.astype(np.float32)
+    if grey.ndim == 3:
+        grey = grey.mean(axis=0)
+    small = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     flat = np.asarray(small, np.float64).ravel()
     flat -= flat.mean()
     length = float(np.linalg.norm(flat))

@@ -47,7 +47,7 @@ class DicomRejected(RecordRejected):
     """The file cannot be used.
 
     Reasons: no_image, unreadable, too_large, not_mammography, for_processing, multi_frame, syntax,
-    burned_in, lut, bits (the header says otherwise of the pixels), spacing.
+    burned_in, lut, bits (the header says otherwise of the pixels), spacing, not_tomosynthesis.
     """
 
 
@@ -61,7 +61,8 @@ class PictureRejected(RecordRejected):
 class GeometryRejected(RecordRejected):
     """The lesion cannot be cut out.
 
-    Reasons: no_mask, mask_mismatch, ambiguous, box_outside, too_small, mostly_padding, blank.
+    Reasons: no_mask, mask_mismatch, ambiguous, box_outside, too_small, mostly_padding, blank; of
+    volumes slice_outside, too_few_slices.
     """
 
 

@@ -35,16 +35,19 @@ def fingerprint(pixels: NDArray[np.uint16]) -> str:
     """Signs of the lowest cosine coefficients, the mean left out.
 
     Args:
-        pixels: Shape ``(size, size)``.
+        pixels: Shape ``(size, size)``; of a volume, ``(slices, size, size)``, the mean of its
+            slices is taken, which a shift along the depth leaves alone.
 
     Returns:
         64 hexadecimal digits, all 0 for a crop of one grey value; empty for crops below 16 px,
         which do not hold as many frequencies.
     """
-    if pixels.shape[0] < _EDGE:
+    if pixels.shape[-1] < _EDGE:
         return ""
-    waves = _waves(pixels.shape[0])
+    waves = _waves(pixels.shape[-1])
     grey = pixels.astype(np.float64)
+    if grey.ndim == 3:
+        grey = grey.mean(axis=0)
     mean, contrast = grey.mean(), grey.std()
     grey = grey.clip(mean - _BRIGHT * contrast, mean + _BRIGHT * contrast)
     grey -= grey.mean()

@@ -19,7 +19,7 @@ from data_prep.cropping import Box
 from data_prep.errors import ArchiveError, LabelError
 from data_prep.files import find_files
 from data_prep.identity import normalised
-from data_prep.lesions import LeftOut, LesionRow, LesionTable, Mask, Outline, Region
+from data_prep.lesions import LeftOut, LesionRow, LesionTable, Mask, Outline, Region, Slab
 from data_prep.manifest import ATTRIBUTES, COLUMNS, LabelSource, Laterality, Split, View
 from data_prep.splits import check_patients
 from data_prep.table_columns import BOX, ONE_AND_ZERO, OWN_NAMES, Columns, Labels
@@ -177,7 +177,7 @@ def described_files(table: LesionTable, images: Path) -> str:
     return f"files below {images}: {_listed(counts + Counter(found.skipped))}"
 
 
-_KINDS = {Box: "box", Outline: "outline", Mask: "mask"}
+_KINDS = {Box: "box", Outline: "outline", Mask: "mask", Slab: "box in a slice"}
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -44,7 +44,28 @@ class Mask:
     threshold: float | None = None
 
 
-Region = Box | Outline | Mask
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slab:
+    """A box in one slice of a volume, and how many slices are cut around it.
+
+    Attributes:
+        box: In pixels of the slice, turned by half if ``side`` asks for it.
+        slice: Of the box, from 0.
+        depth: Number of slices to be cut, > 1.
+        side: Breast that the box was drawn on: the chest wall is left for ``L`` and right for
+            ``R``, and a file that has it on the other edge is turned by half before it is cut.
+            None leaves files as they are.
+        slices: Of the whole volume, as the table says; none if it does not.
+    """
+
+    box: Box
+    slice: int
+    depth: int
+    side: Laterality | None = None
+    slices: int | None = None
+
+
+Region = Box | Outline | Mask | Slab
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

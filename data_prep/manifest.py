@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The crops manifest: ``crops.csv`` beside 16-bit PNG, the table every stage reads and writes."""
+"""The crops manifest: ``crops.csv`` beside its images, the table every stage reads and writes."""
 
 import csv
 import hashlib
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.crop_image import pixel_hash
+from data_prep.crop_image import pixel_hash, read_volume
 from data_prep.errors import LabelError, LeakageError, ManifestError
 from data_prep.fingerprints import distance, fingerprint
 from data_prep.identity import patient_identity
@@ -45,8 +45,10 @@ COLUMNS = (
     "sha256",
     "fingerprint",
 )
-_OWN = frozenset(COLUMNS) - frozenset(ATTRIBUTES)
+IN_DEPTH = ("depth", "slice_spacing_mm")  # columns of a table of volumes, after the others
+_OWN = (frozenset(COLUMNS) | frozenset(IN_DEPTH)) - frozenset(ATTRIBUTES)
 FILE_NAME = "crops.csv"
+DEEPEST = 512  # slices; whole breasts have about 100
 _ATTRIBUTE = re.compile("[a-z][a-z0-9_]*")
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
 _ROUNDING = 4  # bits in which libraries of other versions may see a crop differently
@@ -57,7 +59,8 @@ class Crop:
     """One row of ``crops.csv``: a square cut-out around one lesion in one image.
 
     Attributes:
-        file: 16-bit grey PNG, POSIX path relative to ``crops.csv``.
+        file: 16-bit grey PNG, or TIFF with a page for each slice of a volume, POSIX path relative
+            to ``crops.csv``.
         patient_id: As the data set writes it; empty if and only if the crop is synthetic. Whether
             two crops are of one patient, :attr:`patient` says.
         lesion_id: Lesion within the patient; a lesion may appear in several images.
@@ -73,6 +76,8 @@ class Crop:
         sha256: Hash of shape and pixels, see :func:`pixel_hash`.
         fingerprint: By which the crop is recognised after it was saved in another way, see
             :mod:`data_prep.fingerprints`; empty if unknown.
+        depth: Slices of a volume, as tomosynthesis has it, > 1; none for a crop in the plane.
+        slice_spacing_mm: Millimetres from slice to slice, > 0, if known; none in the plane.
         attributes: BI-RADS descriptors, called as in ``ATTRIBUTES``, and what else was asked to be
             kept of a table, in further columns; absent means unknown.
     """
@@ -91,6 +96,8 @@ class Crop:
     view: View | None = None
     laterality: Laterality | None = None
     pixel_spacing_mm: float | None = None
+    depth: int | None = None
+    slice_spacing_mm: float | None = None
     attributes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
@@ -126,6 +133,16 @@ class Crop:
             )
         if self.pixel_spacing_mm is not None and not 0 < self.pixel_spacing_mm < 100:
             raise ManifestError(f"{self.pixel_spacing_mm=}. Give millimetres per pixel, above 0.")
+        if self.depth is not None and not 1 < self.depth <= DEEPEST:
+            raise ManifestError(
+                f"depth is {self.depth}. Give 2 to {DEEPEST} slices, or nothing in the plane."
+            )
+        mm = self.slice_spacing_mm
+        if mm is not None and (self.depth is None or not 0 < mm < 100):
+            raise ManifestError(
+                f"slice_spacing_mm is {mm}, with depth {self.depth}. Give millimetres above 0 for "
+                "volumes, and nothing in the plane."
+            )
         if wrong := sorted(n for n in self.attributes if n in _OWN or not _ATTRIBUTE.fullmatch(n)):
             raise ManifestError(
                 f"attributes {wrong}. Give names of lower case letters, digits and '_' that are no "
@@ -199,12 +216,14 @@ class CropsManifest:
         path = Path(folder) / FILE_NAME
         crops = list(crops)
         further = {name for crop in crops for name in crop.attributes} - set(ATTRIBUTES)
-        columns = (*COLUMNS, *sorted(further))
+        in_depth = IN_DEPTH if any(crop.depth for crop in crops) else ()
+        columns = (*COLUMNS, *in_depth, *sorted(further))
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, columns, lineterminator="\n")
         writer.writeheader()
         for crop in crops:
-            row = {name: getattr(crop, name) for name in COLUMNS if name not in ATTRIBUTES}
+            own = (*COLUMNS, *in_depth)
+            row = {name: getattr(crop, name) for name in own if name not in ATTRIBUTES}
             row |= {"malignant": int(crop.malignant)} | dict(crop.attributes)
             writer.writerow({name: "" if row.get(name) is None else row[name] for name in columns})
         raw = buffer.getvalue().encode()
@@ -250,11 +269,16 @@ class CropsManifest:
             groups.setdefault(patient if unit == "patient" and patient else row, []).append(row)
         return tuple(tuple(group) for group in groups.values())
 
-    def image(self, row: int) -> NDArray[np.uint16]:
-        """Loads one crop.
+    @property
+    def depth(self) -> int | None:
+        """Slices of each volume; none for crops in the plane. A table holds one kind."""
+        return self.crops[0].depth
+
+    def pixels(self, row: int) -> NDArray[np.uint16]:
+        """Loads one crop or volume.
 
         Returns:
-            Shape ``(size, size)``, values in ``[0, 65535]``.
+            Shape ``(size, size)``, or ``(depth, size, size)``, values in ``[0, 65535]``.
 
         Raises:
             ManifestError: If the file is missing, truncated, not 16-bit grey, or not the one
@@ -264,13 +288,13 @@ class CropsManifest:
         path = self.folder / crop.file
         where = f"{path} ({FILE_NAME}, row {row + 2})"
         try:
-            with Image.open(path) as image:
-                pixels = np.array(image)
-        except (OSError, SyntaxError) as error:
+            pixels = _plane(path) if crop.depth is None else read_volume(path, depth=crop.depth)
+        except (OSError, SyntaxError, ValueError) as error:
             raise ManifestError(f"{where}: cannot be read ({error}). Prepare it again.") from error
-        if pixels.ndim != 2 or pixels.shape[0] != pixels.shape[1] or pixels.dtype.kind not in "iu":
+        if pixels.shape[-1] != pixels.shape[-2] or pixels.dtype.kind not in "iu":
             raise ManifestError(
-                f"{where}: shape {pixels.shape}, {pixels.dtype}. Crops are square 16-bit grey PNG."
+                f"{where}: shape {pixels.shape}, {pixels.dtype}. Crops are square 16-bit grey "
+                "images."
             )
         pixels = pixels.astype(np.uint16)
         if pixel_hash(pixels) != crop.sha256:
@@ -284,8 +308,20 @@ class CropsManifest:
             )
         return pixels
 
+    def image(self, row: int) -> NDArray[np.uint16]:
+        """Loads one crop in the plane.
+
+        Returns:
+            Shape ``(size, size)``, values in ``[0, 65535]``.
+
+        Raises:
+            ManifestError: As :meth:`pixels`, and for a table of volumes.
+        """
+        self.require_depth(None)
+        return self.pixels(row)
+
     def images(self, rows: Sequence[int]) -> NDArray[np.uint16]:
-        """Loads crops of one size.
+        """Loads crops in the plane, of one size.
 
         Returns:
             Shape ``(len(rows), size, size)``, values in ``[0, 65535]``.
@@ -293,11 +329,56 @@ class CropsManifest:
         Raises:
             ManifestError: As :meth:`image`, and for unequal sizes.
         """
-        loaded = [self.image(row) for row in rows]
+        self.require_depth(None)
+        return self.stacked(rows)
+
+    def stacked(self, rows: Sequence[int]) -> NDArray[np.uint16]:
+        """Loads crops, or volumes, of one size.
+
+        Returns:
+            Shape ``(len(rows), size, size)``, or ``(len(rows), depth, size, size)``, values in
+            ``[0, 65535]``.
+
+        Raises:
+            ManifestError: As :meth:`pixels`, and for unequal sizes.
+        """
+        loaded = [self.pixels(row) for row in rows]
         if len({image.shape for image in loaded}) > 1:
-            sizes = sorted({image.shape[0] for image in loaded})
+            sizes = sorted({image.shape[-1] for image in loaded})
             raise ManifestError(f"{self.folder}: crops of sizes {sizes}. Prepare them at one size.")
-        return np.stack(loaded) if loaded else np.empty((0, 0, 0), np.uint16)
+        empty = (0, 0, 0) if self.depth is None else (0, self.depth, 0, 0)
+        return np.stack(loaded) if loaded else np.empty(empty, np.uint16)
+
+    def require_depth(self, depth: int | None) -> None:
+        """Refuses volumes where crops in the plane are needed, and the other way round.
+
+        Args:
+            depth: Slices that volumes must have; none for crops in the plane.
+
+        Raises:
+            ManifestError: Naming the table.
+        """
+        if self.depth == depth:
+            return
+        path, found = self.folder / FILE_NAME, self.depth
+        if depth is None:
+            raise ManifestError(
+                f"{path}: holds volumes of {found} slices, where crops in the plane are needed. "
+                f"Give a folder of crops; a model of volumes takes data.init_args.depth {found}."
+            )
+        held = "crops in the plane" if found is None else f"volumes of {found} slices"
+        raise ManifestError(
+            f"{path}: holds {held}, where volumes of {depth} slices are needed. Prepare volumes "
+            f"with --depth {depth}, or set data.init_args.depth to what the model and the folder "
+            "have."
+        )
+
+
+def _plane(path: Path) -> NDArray[np.generic]:
+    with Image.open(path) as image:
+        if getattr(image, "n_frames", 1) != 1:
+            raise ValueError("a volume, but the table says no depth")
+        return np.array(image)
 
 
 def _parse(raw: bytes, path: Path) -> tuple[Crop, ...]:
@@ -361,6 +442,8 @@ def _crop(row: Mapping[str, str]) -> Crop:
         pixel_spacing_mm=float(row["pixel_spacing_mm"]) if row["pixel_spacing_mm"] else None,
         sha256=row["sha256"],
         fingerprint=row.get("fingerprint", ""),
+        depth=int(row["depth"]) if row.get("depth") else None,
+        slice_spacing_mm=float(row["slice_spacing_mm"]) if row.get("slice_spacing_mm") else None,
         attributes={name: row[name] for name in row if name not in _OWN and row[name]},
     )
 
@@ -381,5 +464,11 @@ def _check_together(crops: Sequence[Crop], path: Path) -> None:
                     f"{path}, rows {first} and {number}: one patient in splits {split!r} and "
                     f"{crop.split!r}. Keep all crops of a patient in one split."
                 )
+    if len(depths := {crop.depth for crop in crops}) > 1:
+        shown = ", ".join(sorted(str(depth or "none") for depth in depths))
+        raise ManifestError(
+            f"{path}: depths {shown} are mixed. Keep crops in the plane and volumes of each depth "
+            "in folders of their own."
+        )
     if len(rules := {crop.crop_rule for crop in crops}) > 1:
         raise ManifestError(f"{path}: crop rules {sorted(rules)} are mixed. Keep one per manifest.")

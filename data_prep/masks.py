@@ -19,7 +19,7 @@ from data_prep.cropping import Box, breast_level, lesion_box, scale_box
 from data_prep.dicom import Mammogram, read_series_file
 from data_prep.errors import GeometryRejected, RecordRejected
 from data_prep.images import read_image, read_mask_values
-from data_prep.lesions import Mask, Outline, Region
+from data_prep.lesions import Mask, Outline, Region, Slab
 
 ASPECT_TOLERANCE = 0.02  # published masks of another size differ by up to 0.4 % in aspect
 LARGEST_SHARE = 0.5  # of the image; no lesion covers more, an inverted mask does
@@ -49,7 +49,8 @@ def locate(region: Region, mammogram: Mammogram, *, where: str) -> Box:
     """Finds the box of a lesion, and verifies that it can be one.
 
     Args:
-        region: Box, outline or mask, in pixels of the image as it is stored.
+        region: Box, outline or mask, in pixels of the image as it is stored; of a volume, the box
+            in the slice that the image is.
         mammogram: The image.
         where: Start of every message.
 
@@ -63,6 +64,8 @@ def locate(region: Region, mammogram: Mammogram, *, where: str) -> Box:
         RecordRejected: If a file of the mask cannot be read.
     """
     stored = mammogram.stored_shape
+    if isinstance(region, Slab):
+        region = region.box
     if isinstance(region, Mask):
         mask, others = _mask(region, stored, where)
         box = _mask_box(mask, where)
@@ -101,6 +104,8 @@ def claim(region: Region, mammogram: Mammogram, *, where: str) -> Claim:
     Raises:
         RecordRejected: If it cannot be read at all.
     """
+    if isinstance(region, Slab):
+        region = region.box
     if isinstance(region, Mask):
         for path in region.path:
             mask = _inside(read_mask_values(path, where=where), region.threshold)

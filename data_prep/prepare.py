@@ -12,6 +12,7 @@ from typing import Literal
 
 from data_prep.archives.commands import (
     bcdr,
+    bcs_dbt,
     cbis_ddsm,
     cbis_ddsm_jpeg,
     cmmd,
@@ -36,6 +37,7 @@ from data_prep.table_columns import ONE_AND_ZERO, OWN_NAMES, Columns, Labels
 
 __all__ = [
     "bcdr",
+    "bcs_dbt",
     "cbis_ddsm",
     "cbis_ddsm_jpeg",
     "cmmd",
@@ -45,6 +47,7 @@ __all__ = [
     "kau_bcmd",
     "lesions",
     "phantom_archive",
+    "phantom_tomosynthesis",
     "phantoms",
     "rsna",
     "synthetic_folder",
@@ -282,22 +285,25 @@ def phantoms(
     out: str,
     per_class: int = 1000,
     size: int = 128,
+    depth: int | None = None,
     seed: int = 0,
     parameters: PhantomParameters = DEFAULT_PHANTOMS,
 ) -> CropsManifest:
-    """Draws phantom crops: procedural masses on procedural tissue, free of patients.
+    """Draws phantom crops, or volumes: procedural masses on procedural tissue, free of patients.
 
     Args:
         out: Folder to fill with crops.csv and images/.
         per_class: Number of benign and of malignant crops.
         size: Edge of a crop, in pixels.
+        depth: Draw volumes of so many slices, 1 mm apart, as tomosynthesis shows them; crops in
+            the plane if not given.
         seed: Equal seeds give equal crops.
         parameters: What the crops look like; a YAML file, or single values by their names.
     """
     from data_prep.phantoms.crops import write_phantom_crops
 
     manifest = write_phantom_crops(
-        Path(out), per_class=per_class, size=size, seed=seed, parameters=parameters
+        Path(out), per_class=per_class, size=size, depth=depth, seed=seed, parameters=parameters
     )
     print_counts(manifest, Counter(), merged=0)
     return manifest
@@ -318,6 +324,32 @@ def phantom_archive(
     from data_prep.phantoms.archive import write_phantom_archive
 
     write_phantom_archive(Path(out), patients=patients, image_size=(height, width), seed=seed)
+
+
+def phantom_tomosynthesis(
+    *,
+    out: str,
+    patients: int = 20,
+    height: int = 320,
+    width: int = 256,
+    slices: int = 24,
+    seed: int = 0,
+) -> None:
+    """Writes a small DICOM archive of phantom tomosynthesis in the layout of BCS-DBT.
+
+    Args:
+        out: Folder to fill with tables and volumes.
+        patients: Number of patients; they have unequal numbers of volumes.
+        height: Height of a slice, in pixels of 0.2 mm.
+        width: Width of a slice, in pixels of 0.2 mm.
+        slices: Slices of a volume, 1 mm apart.
+        seed: Equal seeds give equal archives.
+    """
+    from data_prep.phantoms.tomosynthesis_archive import write_tomosynthesis_archive
+
+    write_tomosynthesis_archive(
+        Path(out), patients=patients, shape=(slices, height, width), seed=seed
+    )
 
 
 def _check_name(flag: str, name: str) -> None:

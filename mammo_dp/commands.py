@@ -33,6 +33,7 @@ FUNCTIONS: Mapping[str, str | Mapping[str, str]] = {
             "cbis_ddsm",
             "cbis_ddsm_jpeg",
             "bcdr",
+            "bcs_dbt",
             "inbreast",
             "vindr",
             "cmmd",
@@ -43,6 +44,7 @@ FUNCTIONS: Mapping[str, str | Mapping[str, str]] = {
             "synthetic_folder",
             "phantoms",
             "phantom_archive",
+            "phantom_tomosynthesis",
         )
     },
     "generate": "gan.generate:generate",

@@ -49,7 +49,7 @@ class TrainedCrops:
         if made is not None and made.command.startswith(_CUTS) and set(names) <= set(made.config):
             cutting = Cutting(**{name: made.config[name] for name in names})
         return cls(
-            rule=manifest.crops[0].crop_rule, size=manifest.image(0).shape[0], cutting=cutting
+            rule=manifest.crops[0].crop_rule, size=manifest.pixels(0).shape[-1], cutting=cutting
         )
 
     @classmethod

@@ -289,6 +289,8 @@ class TrainingCLI(LightningCLI):
                 f"--stress: {type(model).__name__} on {type(data).__name__} cannot be tested on "
                 "distorted crops. Give a run of a CropClassifier on a CropsDataModule."
             )
+        if data.depth is not None:
+            raise RunError("--stress: distorts crops in the plane, and the data are volumes.")
         data.distortions = tuple(DISTORTIONS)
 
     def after_validate(self) -> None:

@@ -14,6 +14,7 @@ import torch
 from data_prep.crop_image import save_crop_image
 from data_prep.fingerprints import fingerprint
 from data_prep.manifest import Crop, CropsManifest, Split
+from data_prep.phantoms.crops import write_phantom_crops
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.lineage import PHANTOMS
@@ -89,6 +90,15 @@ def _one_thread() -> Iterator[None]:
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> CropsManifest:
     """Six patients, 24 crops of 32 px, origin ``phantom-archive`` (booked as patients)."""
     return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="session")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> CropsManifest:
+    """20 phantom volumes of 4 slices of 16 px; two of them are for validation."""
+    folder = tmp_path_factory.mktemp("volumes")
+    manifest = write_phantom_crops(folder, per_class=10, size=16, depth=4, workers=1)
+    write_statement(folder, PrivacyLedger(exclusions=(PHANTOMS,)), artefact=folder / "crops.csv")
+    return manifest
 
 
 @pytest.fixture

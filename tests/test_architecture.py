@@ -49,7 +49,14 @@ ATTACKS_ORDER = (
 PRIVACY_ORDER = ("errors", "accounting", "statement", "training", "evolution", "means", "commands")
 WITHIN = {"privacy": PRIVACY_ORDER, "attacks": ATTACKS_ORDER}
 
-USERS_OF_PYDICOM = ("dicom", "dicom_checks", "phantoms/archive", "secondary_capture")
+USERS_OF_PYDICOM = (
+    "dicom",
+    "dicom_checks",
+    "dicom_volumes",
+    "phantoms/archive",
+    "phantoms/tomosynthesis_archive",
+    "secondary_capture",
+)
 
 
 def modules() -> list[Path]:

@@ -304,6 +304,38 @@ def test_what_a_model_says_of_its_arguments_reaches_the_user(
     assert re.search(message, line)
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "holds volumes of 4 slices, where crops in the plane are needed"),
+        (["--data.init_args.depth", "4"], "CropClassifier: takes crops in the plane"),
+        (["--data.init_args.depth", "8"], "volumes of 4 slices, where volumes of 8 slices"),
+    ],
+)
+def test_a_model_of_crops_refuses_volumes(
+    tmp_path: Path,
+    volumes: CropsManifest,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    message: str,
+) -> None:
+    assert main([*fit_line(tmp_path, volumes, TINY, "run"), *flags]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mammo-dp")]
+    assert message in line
+
+
+def test_fidelity_refuses_volumes(
+    tmp_path: Path,
+    volumes: CropsManifest,
+    cohort: CropsManifest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sets = ["--real", str(cohort.folder), "--synthetic", str(volumes.folder)]
+    assert main(["fidelity", *sets, "--out", str(tmp_path / "out")]) == 1
+    shown = capsys.readouterr().err
+    assert f"{volumes.folder}/crops.csv: holds volumes of 4 slices" in shown
+
+
 def test_stress_scores_the_same_crops_distorted(tmp_path: Path, cohort: CropsManifest) -> None:
     line, folder = fit_line(tmp_path, cohort, TINY, "plain"), tmp_path / "plain"
     run(line)

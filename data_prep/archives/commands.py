@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ParamSpec, Required, TypedDict, TypeVar, Unpack
 
 from data_prep.archives import bcdr as bcdr_archive
+from data_prep.archives import bcs_dbt as bcs_dbt_archive
 from data_prep.archives import cbis_ddsm as cbis_archive
 from data_prep.archives import cbis_ddsm_jpeg as cbis_jpeg_archive
 from data_prep.archives import cmmd as cmmd_archive
@@ -262,6 +263,19 @@ def cmmd(
         watch=lambda paths: watched(paths, "Reading headers"),
     )
     return cut(table, **options)
+
+
+@_with_shared_flags
+def bcs_dbt(*, root: str, depth: int = 16, **options: Unpack[Options]) -> CropsManifest:
+    """Cuts volumes out of BCS-DBT, tomosynthesis, or out of a phantom archive in its layout.
+
+    Args:
+        root: Folder of the tables BCS-DBT-boxes-*.csv and BCS-DBT-file-paths-*.csv and of the
+            volumes.
+        depth: Slices that are cut around the slice of a box.
+        options: See cut.
+    """
+    return cut(bcs_dbt_archive.read(Path(root), depth=depth), **options)
 
 
 @_with_shared_flags

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Phantom crops: cases rendered as pictures, streams of them, and folders written in parallel."""
+"""Phantom crops: cases rendered as pictures, streams of them, and folders written in parallel.
+
+Volumes, as tomosynthesis has them, are written to folders in the same way.
+"""
 
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -26,9 +29,12 @@ from data_prep.phantoms.masses import draw_calcifications, draw_masses
 from data_prep.phantoms.parameters import PhantomError, PhantomParameters
 from data_prep.phantoms.texture import Details, FloatImage
 from data_prep.phantoms.tissue import tissue
+from data_prep.phantoms.tomosynthesis import EDGE_MM, SLICE_MM, draw_volume
 
 CHUNK = 16  # cases rendered together; more would leave the processor's cache
 CROPS_PER_WORKER = 256  # a process starts in the time of about as many crops
+DEEPEST = 64  # slices of a volume
+VOLUMES = 4  # drawn by a process in one go, and for each of which one is worth starting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,11 +169,12 @@ def write_phantom_crops(
     *,
     per_class: int,
     size: int = 128,
+    depth: int | None = None,
     seed: int = 0,
     parameters: PhantomParameters | None = None,
     workers: int | None = None,
 ) -> CropsManifest:
-    """Writes a folder of phantom crops; every tenth pair is for validation.
+    """Writes a folder of phantom crops or volumes; every tenth pair is for validation.
 
     Several worker processes share the work, since threads would wait for the interpreter half of
     the time. The number of workers does not change the files.
@@ -176,10 +183,13 @@ def write_phantom_crops(
         out: Folder for ``crops.csv`` and ``images/``.
         per_class: Crops of each class, ``>= 1``.
         size: Edge of a crop, in pixels, ``>= 16``.
+        depth: Slices of volumes, from 2 to 64; crops in the plane if not given. The cases of a
+            seed are the same.
         seed: Seed of the stream.
         parameters: Population; the default if not given.
         workers: Processes, ``>= 1``. 1 draws in the calling process. If not given, one for each
-            processor, but no more than one for each ``CROPS_PER_WORKER`` crops. A script that uses
+            processor, but no more than one for each ``CROPS_PER_WORKER`` crops, or ``VOLUMES``
+            volumes. A script that uses
             more than one needs ``if __name__ == "__main__":`` around its own commands.
 
     Raises:
@@ -187,7 +197,8 @@ def write_phantom_crops(
             and if the system stops a worker.
     """
     if workers is None:
-        workers = min(_processors(), max(1, 2 * per_class // CROPS_PER_WORKER))
+        each = CROPS_PER_WORKER if depth is None else VOLUMES
+        workers = min(_processors(), max(1, 2 * per_class // each))
     for name, value, least in (
         ("per_class", per_class, 1),
         ("size", size, 16),
@@ -195,12 +206,15 @@ def write_phantom_crops(
     ):
         if value < least:
             raise PhantomError(name, value, f"Give at least {least}.")
-    starts = range(0, 2 * per_class, CHUNK)
+    if depth is not None and not 2 <= depth <= DEEPEST:
+        raise PhantomError("depth", depth, f"Give 2 to {DEEPEST} slices.")
+    starts = range(0, 2 * per_class, CHUNK if depth is None else VOLUMES)
     write = partial(
         _write_chunk,
         out=out,
         total=2 * per_class,
         size=size,
+        depth=depth,
         seed=seed,
         parameters=parameters or PhantomParameters(),
     )
@@ -221,14 +235,29 @@ def _processors() -> int:
 
 
 def _write_chunk(
-    start: int, *, out: Path, total: int, size: int, seed: int, parameters: PhantomParameters
+    start: int,
+    *,
+    out: Path,
+    total: int,
+    size: int,
+    depth: int | None,
+    seed: int,
+    parameters: PhantomParameters,
 ) -> list[Crop]:
-    """Draws and saves up to ``CHUNK`` crops; returns their rows."""
-    cases = phantom_cases(start, min(start + CHUNK, total), seed=seed, parameters=parameters)
-    pictures = to_16_bit(render(cases, size=size))
+    """Draws and saves up to ``CHUNK`` crops or ``VOLUMES`` volumes; returns their rows."""
+    end = min(start + (CHUNK if depth is None else VOLUMES), total)
+    cases = phantom_cases(start, end, seed=seed, parameters=parameters)
+    drawn: Iterable[tuple[FloatImage, Mapping[str, str]]]
+    if depth is None:
+        known = (case.attributes for case in cases)
+        drawn = zip(render(cases, size=size), known, strict=True)
+    else:
+        volumes = (draw_volume(case, size=size, depth=depth) for case in cases)
+        drawn = ((volume.slices, volume.attributes) for volume in volumes)
     crops = []
-    for index, (case, pixels) in enumerate(zip(cases, pictures, strict=True), start=start):
-        file = f"images/phantom_{index:06d}.png"
+    for index, (case, (picture, attributes)) in enumerate(zip(cases, drawn, strict=True), start):
+        file = f"images/phantom_{index:06d}.{'png' if depth is None else 'tif'}"
+        pixels = to_16_bit(picture)
         crops.append(
             Crop(
                 file=file,
@@ -243,7 +272,10 @@ def _write_chunk(
                 crop_rule="centred",
                 sha256=save_crop_image(out / file, pixels),
                 fingerprint=fingerprint(pixels),
-                attributes=dict(case.attributes),  # a read-only view cannot be sent
+                pixel_spacing_mm=None if depth is None else EDGE_MM / size,
+                depth=depth,
+                slice_spacing_mm=None if depth is None else SLICE_MM,
+                attributes=dict(attributes),  # a read-only view cannot be sent
             )
         )
     return crops

@@ -57,20 +57,21 @@ class Film:
     artefact: str
 
 
-def add_surroundings(image: FloatImage, film: Film, *, edge: float) -> None:
+def add_surroundings(image: FloatImage, film: Film, *, edge: float, top: float = 0.0) -> None:
     """Adds muscle and skin line to one crop's attenuation, in place.
 
     Args:
         image: Shape ``(H, W)``.
         film: Which structures are visible, and where.
         edge: Pixels per edge of a crop.
+        top: Row of ``image`` in which the crop begins; as many rows follow after its end.
     """
     if not film.muscle and math.isinf(film.skin):
         return
     y, x = np.ogrid[: image.shape[0], : image.shape[1]]
     if film.muscle:
         ahead = x[:, ::-1] if film.muscle_mirrored else x
-        beyond = ahead * math.cos(film.muscle_slope) + y * math.sin(film.muscle_slope)
+        beyond = ahead * math.cos(film.muscle_slope) + (y - top) * math.sin(film.muscle_slope)
         inside = np.asarray(film.muscle_reach - beyond / edge, np.float32)
         image += np.float32(film.muscle) * logistic(40 * inside)
     if math.isfinite(film.skin):

@@ -49,6 +49,89 @@ class Mammogram:
     masks: tuple[NDArray[np.bool_], ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Breast:
+    """Form of a compressed breast, chest wall left. Lengths in pixels.
+
+    Attributes:
+        inside: Distance to the skin line, negative in air, shape ``(H, W)``.
+        glandular: Share of glandular tissue, shape ``(H, W)``.
+        level: Mean attenuation, shape ``(H, W)``.
+        muscle: Attenuation of the pectoral muscle, shape ``(H, W)``.
+        middle: Row of the nipple.
+        deep: Distance from the chest wall to the nipple.
+        wide: Half the length along the chest wall.
+    """
+
+    inside: FloatImage
+    glandular: FloatImage
+    level: FloatImage
+    muscle: FloatImage
+    middle: float
+    deep: float
+    wide: float
+
+    @property
+    def rim(self) -> float:
+        """Width of the rounded rim."""
+        return 0.28 * min(self.deep, self.wide)
+
+    def place(self, lesion: Lesion) -> tuple[float, float]:
+        """Row and column of a lesion."""
+        return self.middle + lesion.side * self.wide, lesion.depth * self.deep
+
+
+def draw_breast(
+    rng: np.random.Generator,
+    source: Details,
+    shape: tuple[int, int],
+    *,
+    view: Literal["CC", "MLO"],
+    density: int,
+    edge: float = EDGE,
+) -> Breast:
+    """Draws the form of a breast.
+
+    Args:
+        rng: Source of randomness of its size.
+        source: Random numbers of its glandular tissue.
+        shape: ``(H, W)``.
+        view: As for :func:`draw_mammogram`.
+        density: As for :func:`draw_mammogram`.
+        edge: Pixels that correspond to one edge of a crop.
+    """
+    height, width = shape
+    scale = edge / EDGE
+    deep, wide = width * rng.uniform(0.62, 0.78), height * rng.uniform(0.38, 0.44)
+    middle = height * (0.5 if view == "CC" else 0.54) + rng.normal(0, 0.01 * height)
+    y = np.arange(height, dtype=np.float32)[:, None]
+    x = np.arange(width, dtype=np.float32)[None, :]
+    across, ahead = (y - np.float32(middle)) / np.float32(wide), x / np.float32(deep)
+    reach = (np.abs(across) ** 2.2 + ahead**2) ** 0.5
+    inside = np.asarray((1 - reach) * min(deep, wide), np.float32)
+    tall, long = 11 * scale, 16 * scale
+    nipple = np.exp(-np.square(across * wide / tall))
+    nipple = nipple * np.exp(-np.square((ahead - 1) * deep / long))
+    inside += np.asarray(9 * scale * nipple, np.float32)
+
+    (lobes,) = power_law_fields([source], Layer.BREAST, (height // 8, width // 8), beta=3.6)
+    lobes = cv2.resize(lobes, (width, height))
+    centred = np.hypot((ahead - 0.5) / 0.55, across / 0.85)
+    glandular = logistic(6 * (0.5 + 0.1 * density - centred + 0.25 * lobes))
+    muscle = np.zeros(shape, np.float32)
+    if view == "MLO":
+        muscle = 0.22 * logistic(14 * (1 - x / (0.42 * deep) - y / (0.62 * height)))
+    return Breast(
+        inside=inside,
+        glandular=glandular,
+        level=np.asarray(0.30 + (0.06 + 0.03 * density) * glandular, np.float32),
+        muscle=muscle,
+        middle=middle,
+        deep=deep,
+        wide=wide,
+    )
+
+
 def draw_mammogram(
     rng: np.random.Generator,
     shape: tuple[int, int],
@@ -73,35 +156,18 @@ def draw_mammogram(
     first, second, third, fourth = (float(density == i) for i in range(1, 5))
     alone = replace(parameters, densities=(first, second, third, fourth))
     ground = draw_case(rng, malignant=False, parameters=alone)
-    height, width = shape
-    details = [Details(ground.texture)]
-    deep, wide = width * rng.uniform(0.62, 0.78), height * rng.uniform(0.38, 0.44)
-    middle = height * (0.5 if view == "CC" else 0.54) + rng.normal(0, 0.01 * height)
-    y = np.arange(height, dtype=np.float32)[:, None]
-    x = np.arange(width, dtype=np.float32)[None, :]
-    across, ahead = (y - np.float32(middle)) / np.float32(wide), x / np.float32(deep)
-    reach = (np.abs(across) ** 2.2 + ahead**2) ** 0.5
-    inside = np.asarray((1 - reach) * min(deep, wide), np.float32)
-    nipple = np.exp(-np.square(across * wide / 11)) * np.exp(-np.square((ahead - 1) * deep / 16))
-    inside += np.asarray(9 * nipple, np.float32)
-
-    (lobes,) = power_law_fields(details, Layer.BREAST, (height // 8, width // 8), beta=3.6)
-    lobes = cv2.resize(lobes, (width, height))
-    centred = np.hypot((ahead - 0.5) / 0.55, across / 0.85)
-    glandular = logistic(6 * (0.5 + 0.1 * density - centred + 0.25 * lobes))
+    details = Details(ground.texture)
+    breast = draw_breast(rng, details, shape, view=view, density=density)
     within = replace(ground.tissue, level=0.0, slant=0.0, direction=0.0 if view == "CC" else 0.3)
-    (image,) = tissue([within], details, shape, edge=EDGE)
-    image *= 0.35 + 0.65 * glandular
-    image += 0.30 + (0.06 + 0.03 * density) * glandular
-    if view == "MLO":
-        muscle = 1 - x / (0.42 * deep) - y / (0.62 * height)
-        image += 0.22 * logistic(14 * muscle)
+    (image,) = tissue([within], [details], shape, edge=EDGE)
+    image *= 0.35 + 0.65 * breast.glandular
+    image += breast.level
+    image += breast.muscle
     masks = []
     for lesion in lesions:
-        centre = (middle + lesion.side * wide, lesion.depth * deep)
-        masks.append(_add_lesion(image, lesion.case, centre))
-    image = behind_skin(image, inside, rim=0.28 * min(deep, wide))
-    (film,) = expose(image[None], [ground.film], details, edge=EDGE)
+        masks.append(_add_lesion(image, lesion.case, breast.place(lesion)))
+    image = behind_skin(image, breast.inside, rim=breast.rim)
+    (film,) = expose(image[None], [ground.film], [details], edge=EDGE)
     turned = film if laterality == "L" else np.ascontiguousarray(film[:, ::-1])
     _add_film_label(turned, f"{laterality} {view}", on_the_left=laterality == "R")
     if rng.random() < 0.25:

@@ -143,6 +143,46 @@ def draw_outlines(
     return radius / half, middle / half
 
 
+def place_outlines(
+    cases: Sequence[Mass], details: Sequence[Details], *, edge: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Outlines in pixels, and the points that their radii start from.
+
+    Args:
+        cases: One per picture.
+        details: One per picture.
+        edge: Pixels per edge of a crop.
+
+    Returns:
+        Radii by angle, shape ``(N, ANGLES)``; points x and y, shape ``(N, 2)``.
+    """
+    half = np.array([case.size for case in cases])[:, None] * edge / 2
+    outlines, middles = draw_outlines(cases, details)
+    # The origin of an outline is not exactly the middle of its bounding box.
+    origin = edge * np.array([case.centre[::-1] for case in cases]) - half * middles
+    return outlines * half, origin
+
+
+def relative_distance(
+    outline: NDArray[np.float64], x: FloatImage, y: FloatImage, *, out: FloatImage
+) -> None:
+    """Distance from the origin of an outline, over its radius there: 1 on the outline.
+
+    Args:
+        outline: Radii by angle, in pixels, shape ``(ANGLES,)``.
+        x: Columns, in pixels from the origin, shape ``(W,)``.
+        y: Rows, in pixels from the origin, shape ``(H,)``.
+        out: Overwritten, shape ``(H, W)``.
+    """
+    dx, dy = np.empty((2, *out.shape), np.float32)
+    dx[:], dy[:] = x, y[:, None]
+    distance, angle = cv2.cartToPolar(dx, dy)
+    angle *= ANGLES / (2 * np.pi)
+    # Rounding can make a full turn of an angle just below it: that is angle 0.
+    reciprocal = (1 / np.append(outline, outline[:1])).astype(np.float32)
+    np.multiply(distance, reciprocal.take(angle.astype(np.intp), mode="clip"), out=out)
+
+
 def draw_masses(
     cases: Sequence[Mass], details: Sequence[Details], shape: tuple[int, int], *, edge: float
 ) -> tuple[FloatImage, NDArray[np.bool_]]:
@@ -157,24 +197,15 @@ def draw_masses(
     Returns:
         Attenuation and masks, both of shape ``(N, H, W)``.
     """
+    outlines, origin = place_outlines(cases, details, edge=edge)
     half = np.array([case.size for case in cases]) * edge / 2
-    outlines, middles = draw_outlines(cases, details)
-    # The origin of an outline is not exactly the middle of its bounding box.
-    origin = edge * np.array([case.centre[::-1] for case in cases]) - half[:, None] * middles
-    outlines *= half[:, None]
     x, y = (
         (np.arange(n) + 0.5 - origin[:, axis, None]).astype(np.float32)
         for axis, n in enumerate(shape[::-1])
     )
     rho = np.empty((len(cases), *shape), np.float32)
-    dx, dy = np.empty((2, *shape), np.float32)
-    # Rounding can make a full turn of an angle just below it: that is angle 0.
-    reciprocals = (1 / np.append(outlines, outlines[:, :1], axis=1)).astype(np.float32)
-    for i, reciprocal in enumerate(reciprocals):
-        dx[:], dy[:] = x[i], y[i, :, None]
-        distance, angle = cv2.cartToPolar(dx, dy)
-        angle *= ANGLES / (2 * np.pi)
-        np.multiply(distance, reciprocal.take(angle.astype(np.intp), mode="clip"), out=rho[i])
+    for i, outline in enumerate(outlines):
+        relative_distance(outline, x[i], y[i], out=rho[i])
     inner = power_law_fields(
         details,
         Layer.MASS,
@@ -205,12 +236,14 @@ def draw_masses(
         if case.obscured:
             side = x[i] * math.cos(case.obscured_side)
             side = side + y[i][:, None] * math.sin(case.obscured_side)
-            veil = _veil((side / half[i]).astype(np.float32), rho[i], inner[i], 0.12 * half[i])
+            veil = hiding_tissue(
+                (side / half[i]).astype(np.float32), rho[i], inner[i], 0.12 * half[i]
+            )
             body[i] = np.maximum(body[i], case.obscured * veil)
     return column(cases, "contrast") * body, rho < 1
 
 
-def _veil(side: FloatImage, rho: FloatImage, inner: FloatImage, blur: float) -> FloatImage:
+def hiding_tissue(side: FloatImage, rho: FloatImage, inner: FloatImage, blur: float) -> FloatImage:
     """Draws tissue that hides one side of a mass, from 0.4 to 1.3 radii.
 
     Args:
@@ -258,7 +291,7 @@ def draw_spicules(
     normals, case = np.concatenate(drawn), np.repeat(np.arange(len(count)), count)
     uniform = ndtr(normals)
     half = base.max(axis=1)
-    spine, twig = _spines(
+    spine, twig = spicule_spines(
         normals, uniform, base=base[case], half=half[case], reach=np.array(reach)[case]
     )
     width = 0.03 * half[case] * (0.4 + 1.1 * uniform[:, 6])
@@ -266,7 +299,7 @@ def draw_spicules(
     forked = uniform[:, 8] < BRANCHING
     outlines = [
         wedges + origin[case, None]
-        for wedges in (_wedges(spine, width), _wedges(twig, 0.6 * width))
+        for wedges in (spicule_wedges(spine, width), spicule_wedges(twig, 0.6 * width))
     ]
     for i in np.unique(case):
         here = case == i
@@ -279,7 +312,7 @@ def draw_spicules(
     return result
 
 
-def _spines(
+def spicule_spines(
     normals: FloatImage,
     uniform: FloatImage,
     *,
@@ -305,7 +338,7 @@ def _spines(
     return spine, spine[:, FORK, None] + twig
 
 
-def _wedges(spine: NDArray[np.float64], width: NDArray[np.float64]) -> NDArray[np.float64]:
+def spicule_wedges(spine: NDArray[np.float64], width: NDArray[np.float64]) -> NDArray[np.float64]:
     """Computes outlines ``(count, 2 * steps, 2)`` of wedges, at least half a pixel wide."""
     ahead = np.gradient(spine, axis=1)
     normal = np.stack([-ahead[..., 1], ahead[..., 0]], axis=-1)

@@ -39,6 +39,9 @@ class Layer(IntEnum):
     GRAIN = 9
     ARTEFACT = 10
     BREAST = 11
+    SWEEP = 12
+    HEIGHTS = 13
+    HIDING = 14
 
 
 @dataclass(frozen=True, slots=True)

@@ -284,7 +284,7 @@ def draw_lines(
     ]
     normals = np.concatenate(drawn)
     uniform = ndtr(normals[:, :6])
-    path = _paths(normals, uniform[:, 0], look, np.repeat(direction, counts)) * edge
+    path = line_paths(normals, uniform[:, 0], look, np.repeat(direction, counts)) * edge
     path += uniform[:, None, 4:6] * (shape[1], shape[0])
     width = look.width[0] * (look.width[1] / look.width[0]) ** uniform[:, 2]
     level = (0.25 + 0.75 * uniform[:, 3]) * np.sqrt(look.width[0] / width)
@@ -299,7 +299,7 @@ def draw_lines(
     return result
 
 
-def _paths(
+def line_paths(
     normals: FloatImage,
     length: NDArray[np.float64],
     look: Lines,

@@ -143,6 +143,11 @@ KNOWN: Mapping[str, Terms] = MappingProxyType(
             credit="Lee et al. 2017, Scientific Data 4:170177, The Cancer Imaging Archive",
             allowed=True,
         ),
+        "bcs-dbt": Terms(
+            licence="CC BY-NC 4.0, not for commercial purposes",
+            credit="Buda et al. 2021, JAMA Network Open 4(8), The Cancer Imaging Archive",
+            allowed=True,
+        ),
         "embed": Terms(
             licence="the EMBED data use agreement",
             credit="Jeong et al. 2023, Radiology: Artificial Intelligence 5(1)",

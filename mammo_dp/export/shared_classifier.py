@@ -13,6 +13,7 @@ from typing import Any
 
 import safetensors.torch
 
+from classifier.backbones import slices_of
 from classifier.lora import merged
 from classifier.released import Calibration, ReleasedClassifier, settings_of
 from mammo_dp.crop_rule import TrainedCrops
@@ -72,7 +73,7 @@ class SharedClassifier:
         """Reads a run folder, or a folder of ``export classifier --format huggingface``.
 
         Raises:
-            RunError: If the folder is no finished fit.
+            RunError: If the folder is no finished fit, or one on volumes.
             ReleasedError: If it holds another kind of model.
             ExportError: If an exported folder is damaged or its hashes do not fit.
             PrivacyError: If the statement is missing or about another file.
@@ -88,9 +89,15 @@ class SharedClassifier:
         if artefact is None:
             raise RunError(f"{folder}: its statement says that nothing was released. Fit again.")
         path = folder / artefact["path"]
+        released = ReleasedClassifier.read(path)
+        if (slices := slices_of(released.model.net)) is not None:
+            raise RunError(
+                f"{folder}: its classifier takes volumes of {slices} slices, and crops in the "
+                "plane are scored and exported here. Score volumes with `mammo-dp test`."
+            )
         return cls(
             path=path,
-            released=ReleasedClassifier.read(path),
+            released=released,
             crops=TrainedCrops.read(folder),
             checkpoint_sha256=artefact["sha256"],
             statement_sha256=file_sha256(folder / STATEMENT),

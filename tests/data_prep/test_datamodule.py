@@ -2,6 +2,7 @@
 import itertools
 from collections.abc import Callable
 
+import cv2
 import lightning
 import numpy as np
 import pytest
@@ -144,3 +145,43 @@ def test_a_missing_folder_and_image_are_named(make_cohort: Make) -> None:
         module(manifest)
     with pytest.raises(ManifestError, match="nowhere"):
         CropsDataModule("nowhere").setup("fit")
+
+
+def test_volumes_become_batches_of_volumes(volumes: CropsManifest) -> None:
+    data = module(volumes, depth=4, evaluate_split="train", batch_size=3)
+    batch: CropBatch = next(iter(data.test_dataloader()))
+    assert batch.image.shape == (3, 1, 4, 16, 16)
+    for image, row in zip(batch.image, batch.row.tolist(), strict=True):
+        expected = volumes.pixels(row).astype(np.float64) / 65535 * 2 - 1
+        np.testing.assert_allclose(image[0], expected, atol=1e-6)
+    collate = data.train_dataloader().collate_fn
+    assert collate is not None
+    assert collate([]).image.shape == (0, 1, 4, 16, 16)
+    assert data.train_dataset.image_shape == (1, 4, 16, 16)
+
+
+def test_slices_of_a_volume_are_resized_and_augmented_alike(volumes: CropsManifest) -> None:
+    plain = CropsDataset(volumes, [0], depth=4, image_size=8)[0].image[0]
+    small = [cv2.resize(s, (8, 8), interpolation=cv2.INTER_AREA) for s in volumes.pixels(0)]
+    np.testing.assert_allclose(plain, np.stack(small) / 65535 * 2 - 1, atol=1e-4)
+    dataset = CropsDataset(volumes, [0], depth=4, augment="gan", seed=0)
+    slices = volumes.pixels(0) / 65535 * 2 - 1
+    symmetries = [
+        np.rot90(s, turn, axes=(1, 2)) for s in (slices, slices[:, ::-1]) for turn in range(4)
+    ]
+    seen = set()
+    for _ in range(20):
+        image = dataset[0].image[0].numpy()
+        fits = [i for i, s in enumerate(symmetries) if np.allclose(image, s, atol=1e-6)]
+        assert len(fits) == 1
+        seen.add(fits[0])
+    assert len(seen) > 3
+
+
+def test_volumes_are_refused_unless_they_are_asked_for(
+    volumes: CropsManifest, cohort: CropsManifest
+) -> None:
+    with pytest.raises(ManifestError, match="volumes of 4 slices, where crops in the plane"):
+        module(volumes)
+    with pytest.raises(ManifestError, match="crops in the plane, where volumes of 4 slices"):
+        module(cohort, depth=4)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from data_prep.crop_image import pixel_hash, save_crop_image
 from data_prep.errors import LabelError, LeakageError, ManifestError
+from data_prep.fingerprints import fingerprint
 from data_prep.manifest import COLUMNS, Crop, CropsManifest
 from tests.conftest import write_cohort
 
@@ -68,6 +69,11 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         ({"origin": "gan:0"}, "patient_id is set"),
         ({"pixel_spacing_mm": 0.0}, "above 0"),
         ({"pixel_spacing_mm": float("nan")}, "above 0"),
+        ({"depth": 1}, "depth is 1"),
+        ({"depth": 513}, "depth is 513"),
+        ({"slice_spacing_mm": 1.0}, "slice_spacing_mm is 1.0, with depth None"),
+        ({"depth": 4, "slice_spacing_mm": 0.0}, "above 0"),
+        ({"attributes": {"depth": "4"}}, "attributes"),
         ({"attributes": {"Age": "40"}}, "attributes"),
         ({"attributes": {"patient_id": "40"}}, "attributes"),
     ],
@@ -206,3 +212,94 @@ def test_unequal_sizes_are_refused(tmp_path: Path) -> None:
         crops.append(replace(CROP, file=f"{i}.png", image_id=f"I{i}", sha256=digest))
     with pytest.raises(ManifestError, match=r"sizes \[8, 9\]"):
         CropsManifest.write(tmp_path, crops).images([0, 1])
+
+
+def volume_row(folder: Path, slices: np.ndarray[Any, np.dtype[np.uint16]], name: str = "a") -> Crop:
+    """Saves a volume and makes its row."""
+    file = f"images/{name}.tif"
+    digest = save_crop_image(folder / file, slices)
+    return replace(
+        CROP,
+        file=file,
+        image_id=name,
+        sha256=digest,
+        depth=len(slices),
+        slice_spacing_mm=1.0,
+        fingerprint=fingerprint(slices),
+    )
+
+
+def noisy_volume(depth: int = 3, size: int = 20) -> np.ndarray[Any, np.dtype[np.uint16]]:
+    return np.random.default_rng(depth).integers(0, 2**16, (depth, size, size), np.uint16)
+
+
+def test_a_volume_is_written_and_read_back(tmp_path: Path) -> None:
+    slices = noisy_volume()
+    crop = volume_row(tmp_path, slices)
+    assert CropsManifest.write(tmp_path, [crop]).crops == (crop,)
+    read = CropsManifest.read(tmp_path)
+    assert read.crops == (crop,)
+    assert read.depth == 3
+    np.testing.assert_array_equal(read.pixels(0), slices)
+    np.testing.assert_array_equal(read.stacked([0, 0]), np.stack([slices, slices]))
+    assert read.stacked([]).shape == (0, 3, 0, 0)
+    assert crop.fingerprint == fingerprint(slices[::-1])  # of the mean of its slices
+    assert "depth" in (tmp_path / "crops.csv").read_text()
+
+
+def test_a_table_in_the_plane_has_no_columns_of_depth(tmp_path: Path) -> None:
+    CropsManifest.write(tmp_path, [CROP])
+    assert "depth" not in (tmp_path / "crops.csv").read_text()
+
+
+def test_volumes_are_refused_as_crops_in_the_plane_and_the_other_way_round(
+    tmp_path: Path, cohort: CropsManifest
+) -> None:
+    volumes = CropsManifest.write(tmp_path, [volume_row(tmp_path, noisy_volume())])
+    for refused in (lambda: volumes.image(0), lambda: volumes.images([0])):
+        with pytest.raises(ManifestError, match=r"volumes of 3 slices, where crops in the plane"):
+            refused()
+    with pytest.raises(ManifestError, match=r"crops in the plane, where volumes of 3 slices"):
+        cohort.require_depth(3)
+    with pytest.raises(ManifestError, match=r"volumes of 3 slices, where volumes of 4"):
+        volumes.require_depth(4)
+    volumes.require_depth(3)
+    cohort.require_depth(None)
+
+
+@pytest.mark.parametrize("depths", [(3, None), (3, 4)])
+def test_depths_are_not_mixed(tmp_path: Path, depths: tuple[int, int | None]) -> None:
+    rows = [volume_row(tmp_path, noisy_volume(depths[0]))]
+    other = replace(CROP, file="images/b.png", image_id="I2")
+    rows.append(other if depths[1] is None else volume_row(tmp_path, noisy_volume(depths[1]), "b"))
+    with pytest.raises(ManifestError, match="are mixed"):
+        CropsManifest.write(tmp_path, rows)
+
+
+def test_a_damaged_volume_is_named(tmp_path: Path) -> None:
+    slices = noisy_volume()
+    crop = volume_row(tmp_path, slices)
+    path = tmp_path / crop.file
+    whole = path.read_bytes()
+    for damage, says in (
+        (whole[: len(whole) // 2], "cannot be read"),
+        (b"no picture", "cannot be read"),
+        (None, "cannot be read"),
+    ):
+        path.unlink()
+        if damage is not None:
+            path.write_bytes(damage)
+        else:
+            Image.fromarray(slices[0]).save(path)
+        with pytest.raises(ManifestError, match=rf"row 2\): {says}"):
+            CropsManifest.write(tmp_path, [crop]).pixels(0)
+        path.touch()
+    save_crop_image(path, slices[::-1])
+    with pytest.raises(ManifestError, match="recorded hash"):
+        CropsManifest.write(tmp_path, [crop]).pixels(0)
+
+
+def test_a_volume_without_its_depth_is_not_read_as_one_slice(tmp_path: Path) -> None:
+    crop = replace(volume_row(tmp_path, noisy_volume()), depth=None, slice_spacing_mm=None)
+    with pytest.raises(ManifestError, match="the table says no depth"):
+        CropsManifest.write(tmp_path, [crop]).image(0)

@@ -230,7 +230,7 @@ class Verification:
         for row in range(len(manifest.crops)):
             self.findings.checked["crops"] += 1
             try:
-                manifest.image(row)
+                manifest.pixels(row)
             except ManifestError as error:
                 path = folder / manifest.crops[row].file
                 self.findings.add(path, f"is not the crop of row {row + 2} ({error})", RESTORE)

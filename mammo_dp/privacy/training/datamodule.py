@@ -35,6 +35,7 @@ class ViewedCrops(CropsDataset):
         views: 1 gives the crop as it is, K > 1 gives K augmented views of it.
         unit: What ``CropBatch.unit`` numbers.
         image_size: Edge of the images, in pixels; ``None`` keeps the size on disk.
+        depth: Slices of volumes; ``None`` for crops in the plane.
         augment: Augmentation of the views.
         repeatable: Whether views come from one seeded stream, for tests: a unit's presence then
             changes the views of those drawn after it, by more than the clipping norm.
@@ -48,6 +49,7 @@ class ViewedCrops(CropsDataset):
         views: int,
         unit: Unit,
         image_size: int | None,
+        depth: int | None = None,
         augment: Augmentation,
         repeatable: bool = False,
     ) -> None:
@@ -55,6 +57,7 @@ class ViewedCrops(CropsDataset):
             manifest,
             rows,
             image_size=image_size,
+            depth=depth,
             augment=augment if views > 1 else "none",
             seed=torch.initial_seed() % 2**32,
         )
@@ -70,14 +73,21 @@ class ViewedCrops(CropsDataset):
             rows: Rows of the manifest, those of a unit adjacent; may be empty.
 
         Returns:
-            Images of shape ``(B, 1, H, W)``, or ``(B, K, 1, H, W)`` for several views.
+            Images of shape ``(B, 1, H, W)``, or ``(B, K, 1, H, W)`` for several views; of volumes
+            with a depth before the height.
         """
-        batch = collate_crops([self._item(self.position[row]) for row in rows], self.image_size)
+        items = [self._item(self.position[row]) for row in rows]
+        batch = collate_crops(items, self.image_size, self.depth)
         return batch if self.unit == "patient" else batch._replace(unit=batch.row)
 
     def _item(self, index: int) -> CropItem:
         if self.views == 1:
             return self[index]
+        if self.depth is not None:  # their images have the shape of several views
+            raise PrivacyError(
+                f"views={self.views}, depth={self.depth}: volumes are trained on in one view or as "
+                "features of a frozen body. Set model.init_args.views to 1, or trainable to head."
+            )
         views = []
         for _ in range(self.views):
             if not self.repeatable:  # independent of every other crop's views
@@ -138,6 +148,7 @@ class DPCropsDataModule(CropsDataModule):
             what a patient may rely on is stated for so many. Not used for ``unit: patient``.
         insecure_seed: Fixes draws and noise, for tests: whoever knows it can remove the noise.
         image_size: Edge of the images, in pixels; ``None`` keeps the size on disk.
+        depth: Slices of each volume, for models of volumes; ``None`` takes crops in the plane.
         augment: Augmentation of training views; evaluation has none.
         train_split: Split that is trained on.
         evaluate_split: Split of the other loaders.
@@ -160,6 +171,7 @@ class DPCropsDataModule(CropsDataModule):
         crops_per_patient: int | None = None,
         insecure_seed: int | None = None,
         image_size: int | None = None,
+        depth: int | None = None,
         augment: Augmentation = "light",
         train_split: Split = "train",
         evaluate_split: Split = "val",
@@ -169,6 +181,7 @@ class DPCropsDataModule(CropsDataModule):
         super().__init__(
             crops,
             image_size=image_size,
+            depth=depth,
             augment=augment,
             train_split=train_split,
             evaluate_split=evaluate_split,
@@ -219,6 +232,7 @@ class DPCropsDataModule(CropsDataModule):
             views=self._model.views,
             unit=self.unit,
             image_size=self.image_size,
+            depth=self.depth,
             augment=self.augment,
             repeatable=self.insecure_seed is not None,
         )
@@ -252,7 +266,7 @@ class DPCropsDataModule(CropsDataModule):
         if self._features is not None:
             return tuple(self._features.features.shape[1:])
         crops = self.train_dataset
-        image = (1, crops.image_size, crops.image_size)
+        image = crops.image_shape
         return image if crops.views == 1 else (crops.views, *image)
 
     def train_dataloader(self) -> DataLoader[CropItem]:

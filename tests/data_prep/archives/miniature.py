@@ -6,6 +6,7 @@ import plistlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from openpyxl import Workbook
@@ -13,6 +14,8 @@ from PIL import Image
 from pydicom import Dataset
 from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, generate_uid
 
+from data_prep.manifest import Laterality
+from data_prep.phantoms.tomosynthesis_archive import COLLECTION, dicom_volume
 from tests.data_prep.tiny_archive import LESION, SHAPE, TinyArchive, film, write_dicom
 
 Y0, Y1, X0, X1 = LESION[0].start, LESION[0].stop, LESION[1].start, LESION[1].stop
@@ -283,6 +286,73 @@ def vindr(root: Path) -> Path:
     add("cc33", "i4", "test", "['Mass']", "BI-RADS 5")
     add("cc33", "i4", "test", "['Global Asymmetry']", "BI-RADS 3")
     write_table(root / "finding_annotations.csv", rows)
+    return root
+
+
+SLICES = 8
+
+
+def volume(seed: int, slices: int = SLICES) -> NDArray[np.uint16]:
+    """Slices of 10 bits, each with an image of its own; the chest wall is left."""
+    rng = np.random.default_rng(seed)
+    return np.stack([film(rng) >> 6 for _ in range(slices)]).astype(np.uint16)
+
+
+def save_volume(path: Path, pixels: NDArray[np.uint16], side: Laterality = "L") -> Path:
+    """Writes an uncompressed volume."""
+    file = dicom_volume(pixels, view="CC", side=side, patient="SECRET-ID")
+    file.PatientName = "Secret^Name"
+    file.StudyInstanceUID, file.SeriesInstanceUID = generate_uid(), generate_uid()
+    file.SOPInstanceUID = generate_uid()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file.save_as(path, enforce_file_format=True)
+    return path
+
+
+def naive_crop(image: NDArray[np.uint16], side: int) -> NDArray[np.float32]:
+    """The square around the lesion, 32 px along an edge."""
+    top, left = (Y0 + Y1 - side) // 2, (X0 + X1 - side) // 2
+    window = image[top : top + side, left : left + side].astype(np.float32)
+    return np.asarray(cv2.resize(window, (32, 32), interpolation=cv2.INTER_AREA), np.float32)
+
+
+def bcs_dbt(root: Path) -> Path:
+    """Four patients; one file is turned, one missing, one short of slices, one row there twice."""
+    tables: dict[str, dict[str, list[dict[str, object]]]] = {
+        part: {"boxes": [], "file-paths": []} for part in ("train", "test")
+    }
+
+    def add(part: str, patient: str, view: str, word: str, **cells: object) -> None:
+        key = {"PatientID": patient, "StudyUID": f"S-{patient}", "View": view}
+        box = {"Subject": 0, "Slice": 3, "X": X0, "Y": Y0, "Width": X1 - X0, "Height": Y1 - Y0}
+        rest = {"Class": word, "AD": 0, "VolumeSlices": SLICES}
+        tables[part]["boxes"].append(key | box | rest | cells)
+        place = f"{COLLECTION}/{patient}/1.2.{patient[-1]}/1.3.{view}"
+        paths = {"descriptive_path": f"{place} x/1-1.dcm", "classic_path": f"{place}/000000.dcm"}
+        if key | paths not in tables[part]["file-paths"]:
+            tables[part]["file-paths"].append(key | paths)
+
+    def write(patient: str, view: str, pixels: NDArray[np.uint16], folder: str = "") -> None:
+        place = root / COLLECTION / patient / f"1.2.{patient[-1]}" / f"1.3.{view}{folder}"
+        save_volume(place / "1-1.dcm", pixels, "L" if view[0] == "l" else "R")
+
+    add("train", "DBT-P00001", "lcc", "cancer")
+    add("train", "DBT-P00001", "lcc", "cancer")  # there twice
+    add("train", "DBT-P00001", "lmlo2", "benign", Slice=0, AD=1)
+    add("train", "DBT-P00002", "lcc", "benign")
+    add("train", "DBT-P00002", "rmlo", "benign")  # its file is missing
+    add("test", "DBT-P00003", "lcc", "cancer", VolumeSlices=SLICES + 1)
+    add("test", "DBT-P00003", "lmlo", "benign", X=5000)
+    add("test", "DBT-P00003", "rcc", "benign", Slice=1, VolumeSlices="")
+    write("DBT-P00001", "lcc", volume(1))
+    write("DBT-P00001", "lmlo2", volume(2))
+    write("DBT-P00002", "lcc", volume(3)[:, ::-1, ::-1])
+    write("DBT-P00003", "lcc", volume(4))
+    write("DBT-P00003", "lmlo", volume(5), " x")  # the descriptive layout
+    write("DBT-P00003", "rcc", volume(6, 3))
+    for part, found in tables.items():
+        for kind, rows in found.items():
+            write_table(root / f"BCS-DBT-{kind}-{part}-v2.csv", rows)
     return root
 
 

@@ -5,6 +5,7 @@ import csv
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data_prep import prepare
@@ -103,6 +104,44 @@ def test_cmmd(tmp_path: Path) -> None:
     assert counts(manifest) == {("cmmd", True): 1, ("cmmd", False): 1}
     assert {(crop.view, crop.patient_id) for crop in manifest.crops} == {("MLO", "D1-0001")}
     assert rejected(out) == {}
+
+
+def test_bcs_dbt(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    root = miniature.bcs_dbt(tmp_path / "archive")
+    manifest = prepare.bcs_dbt(root=str(root), out=str(out), size=32, depth=4, val_fraction=0)
+    assert counts(manifest) == {("bcs-dbt", True): 1, ("bcs-dbt", False): 2}
+    assert rejected(out) == {
+        "train_00003": "duplicate",
+        "train_00006": "no_image",
+        "test_00002": "slice_outside",
+        "test_00003": "box_outside",
+        "test_00004": "too_few_slices",
+    }
+    first, edge, turned = manifest.crops
+    assert (first.depth, first.slice_spacing_mm, first.attributes["centre_slice"]) == (4, 1.0, "2")
+    assert edge.attributes["centre_slice"] == "0"  # the window stays within the volume
+    side = 40 + 2 * 15  # the lesion has 30 x 40 px of 0.2 mm
+    assert first.pixel_spacing_mm == round(0.2 * side / 32, 6)
+    for crop, seed, start in ((first, 1, 1), (edge, 2, 0), (turned, 3, 1)):
+        naive = [
+            miniature.naive_crop(one, side) for one in miniature.volume(seed)[start : start + 4]
+        ]
+        cut = manifest.pixels(manifest.crops.index(crop)).astype(float)
+        for one, other in zip(cut, naive, strict=True):
+            inside = (one > 0) & (one < 65535)  # where the grey range does not cut
+            assert np.corrcoef(one[inside], other[inside])[0, 1] > 0.999
+    assert "Secret" not in (out / "card.html").read_text()
+    assert (out / "card.html").read_text().count("<image") >= 3
+
+
+def test_a_damaged_volume_costs_its_own_lesions(tmp_path: Path) -> None:
+    root, out = miniature.bcs_dbt(tmp_path / "archive"), tmp_path / "out"
+    path = next(root.rglob("1.3.lmlo2/1-1.dcm"))
+    path.write_bytes(path.read_bytes()[:-400_000])
+    manifest = prepare.bcs_dbt(root=str(root), out=str(out), size=32, depth=8, val_fraction=0)
+    assert rejected(out)["train_00004"] == "unreadable"
+    assert len(manifest.crops) == 2
 
 
 def test_embed_rejects_regions_in_the_background_and_is_never_exported(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from data_prep.archives import (
     bcdr,
+    bcs_dbt,
     cbis_ddsm,
     cbis_ddsm_jpeg,
     cmmd,
@@ -22,11 +23,11 @@ from data_prep.archives import (
 )
 from data_prep.cropping import Box
 from data_prep.errors import ArchiveError, DataError, LabelError, LeakageError
-from data_prep.lesions import ArchiveFacts, LesionTable, Mask, Outline
+from data_prep.lesions import ArchiveFacts, LesionTable, Mask, Outline, Slab
 from tests.data_prep.archives import miniature
 from tests.data_prep.archives.miniature import CORNERS, X0, X1, Y0, Y1, change
 
-RECIPES = (bcdr, cbis_ddsm, cbis_ddsm_jpeg, cmmd, embed, inbreast, kau_bcmd, rsna, vindr)
+RECIPES = (bcdr, bcs_dbt, cbis_ddsm, cbis_ddsm_jpeg, cmmd, embed, inbreast, kau_bcmd, rsna, vindr)
 TABLES = Path(
     os.environ.get("CBIS_DDSM_TABLES")
     or Path(__file__).resolve().parents[3].parent / "shared/data/cbis-ddsm-tables"
@@ -57,6 +58,7 @@ def test_every_recipe_states_licence_citation_and_what_it_knows() -> None:
     "read",
     [
         lambda root: bcdr.read(root),
+        lambda root: bcs_dbt.read(root),
         lambda root: cbis_ddsm.read(root),
         lambda root: cbis_ddsm_jpeg.read(root),
         lambda root: cmmd.read(root, masks=root),
@@ -85,6 +87,89 @@ def test_assessments_are_labels_only_if_asked_for(
         read(tmp_path)
     with pytest.raises(LabelError, match=r"has no pathology.*--label_source birads"):
         kau_bcmd.read(tmp_path, boxes=None)
+
+
+class TestBcsDbt:
+    BOXES = "BCS-DBT-boxes-train-v2.csv"
+
+    def test_boxes_become_rows(self, tmp_path: Path) -> None:
+        table = bcs_dbt.read(miniature.bcs_dbt(tmp_path), depth=4)
+        assert labels(table) == {
+            "train_00002": True,
+            "train_00004": False,
+            "train_00005": False,
+            "test_00002": True,
+            "test_00003": False,
+            "test_00004": False,
+        }
+        assert reasons(table) == {"train_00006": "no_image", "train_00003": "duplicate"}
+        first, second = table.rows[:2]
+        assert first.region == Slab(box=BOX, slice=3, depth=4, side="L", slices=miniature.SLICES)
+        assert (first.view, first.laterality, first.split) == ("CC", "L", "train")
+        assert (second.view, dict(second.attributes)) == ("MLO", {"architectural_distortion": "1"})
+        assert isinstance(table.rows[-1].region, Slab)
+        assert table.rows[-1].region.slices is None
+        assert table.facts is bcs_dbt.FACTS
+        assert not table.lesions_joined
+
+    def test_a_phantom_archive_is_called_so(self, tmp_path: Path) -> None:
+        root = miniature.bcs_dbt(tmp_path)
+        (root / "PHANTOM.txt").touch()
+        table = bcs_dbt.read(root)
+        assert table.facts is not None
+        assert table.facts.name == "phantom-archive"
+
+    @pytest.mark.parametrize(
+        ("old", "new", "error", "says"),
+        [
+            ("cancer", "malign", LabelError, "Class is 'malign'"),
+            (",lcc,", ",xcc,", ArchiveError, "View is 'xcc'"),
+            (",lcc,", ",,", ArchiveError, "View is ''"),
+            (",3,50,", ",8,50,", ArchiveError, "Slice is 8, and VolumeSlices 8"),
+            (",3,50,", ",3.5,50,", ArchiveError, "Slice is '3.5'"),
+            (",3,50,", ",3,nan,", ArchiveError, "X is 'nan'"),
+            ("Width", "Breadth", ArchiveError, "Width"),
+        ],
+    )
+    def test_cells_are_checked(
+        self, tmp_path: Path, old: str, new: str, error: type[DataError], says: str
+    ) -> None:
+        root = miniature.bcs_dbt(tmp_path)
+        change(root / self.BOXES, old, new)
+        with pytest.raises(error, match=says):
+            bcs_dbt.read(root)
+
+    def test_tables_are_checked(self, tmp_path: Path) -> None:
+        root = miniature.bcs_dbt(tmp_path)
+        twin = root / "BCS-DBT-boxes-train.csv"
+        twin.write_bytes((root / self.BOXES).read_bytes())
+        with pytest.raises(ArchiveError, match="two tables of boxes of train"):
+            bcs_dbt.read(root)
+        twin.unlink()
+        (root / "BCS-DBT-file-paths-train-v2.csv").unlink()
+        with pytest.raises(ArchiveError, match="there is no BCS-DBT-file-paths-train"):
+            bcs_dbt.read(root)
+        with pytest.raises(ArchiveError, match="--depth is 1"):
+            bcs_dbt.read(root, depth=1)
+
+    def test_nobody_is_in_two_parts(self, tmp_path: Path) -> None:
+        root = miniature.bcs_dbt(tmp_path)
+        for kind in ("boxes", "file-paths"):
+            change(root / f"BCS-DBT-{kind}-test-v2.csv", "DBT-P00003", "DBT-P00001")
+        (root / "Breast-Cancer-Screening-DBT" / "DBT-P00003").rename(root / "elsewhere")
+        for row in ("lcc", "lmlo", "rcc"):
+            source = next((root / "elsewhere" / "1.2.3").glob(f"1.3.{row}*"))
+            place = root / "Breast-Cancer-Screening-DBT" / "DBT-P00001" / "1.2.3" / source.name
+            place.parent.mkdir(exist_ok=True)
+            source.rename(place)
+        with pytest.raises(LeakageError):
+            bcs_dbt.read(root)
+
+    def test_several_files_of_one_series_are_ambiguous(self, tmp_path: Path) -> None:
+        root = miniature.bcs_dbt(tmp_path)
+        folder = root / "Breast-Cancer-Screening-DBT" / "DBT-P00002" / "1.2.2" / "1.3.lcc"
+        (folder / "1-2.dcm").write_bytes((folder / "1-1.dcm").read_bytes())
+        assert reasons(bcs_dbt.read(root))["train_00005"] == "ambiguous"
 
 
 class TestCbisDdsm:

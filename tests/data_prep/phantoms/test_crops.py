@@ -62,6 +62,25 @@ def test_phantoms_have_the_stated_types_and_ranges(clean: list[Phantom]) -> None
         assert image.std() > 0.005
 
 
+def test_volumes_are_written_as_rows_of_the_same_cases(tmp_path: Path) -> None:
+    flat = write_phantom_crops(tmp_path / "flat", per_class=3, size=32, workers=1)
+    deep = write_phantom_crops(tmp_path / "deep", per_class=3, size=32, depth=5, workers=1)
+    for one, two in zip(flat.crops, deep.crops, strict=True):
+        assert (one.malignant, one.split, one.image_id) == (two.malignant, two.split, two.image_id)
+        assert dict(one.attributes).items() <= dict(two.attributes).items()
+        assert (two.depth, two.slice_spacing_mm, two.pixel_spacing_mm) == (5, 1.0, 0.4)
+        assert 0 <= float(two.attributes["centre_slice"]) <= 4
+    assert deep.stacked(deep.rows()).shape == (6, 5, 32, 32)
+    again = write_phantom_crops(tmp_path / "again", per_class=3, size=32, depth=5, workers=2)
+    assert again.sha256 == deep.sha256
+
+
+@pytest.mark.parametrize("depth", [1, 65])
+def test_other_depths_are_refused(tmp_path: Path, depth: int) -> None:
+    with pytest.raises(PhantomError, match="depth"):
+        write_phantom_crops(tmp_path, per_class=1, depth=depth)
+
+
 def test_descriptors_are_words_of_cbis_ddsm() -> None:
     seen = [case.attributes for case in phantom_cases(0, 200, parameters=KNOWN)]
     assert {a["shape"] for a in seen} == {"ROUND", "OVAL", "LOBULATED", "IRREGULAR"}

@@ -149,7 +149,7 @@ def test_a_missing_folder_and_image_are_named(make_cohort: Make) -> None:
 
 def test_volumes_become_batches_of_volumes(volumes: CropsManifest) -> None:
     data = module(volumes, depth=4, evaluate_split="train", batch_size=3)
-    batch: CropBatch = next(iter(data.test_dataloader()))
+    batch: CropBatch = next(iter(data.predict_dataloader()))
     assert batch.image.shape == (3, 1, 4, 16, 16)
     for image, row in zip(batch.image, batch.row.tolist(), strict=True):
         expected = volumes.pixels(row).astype(np.float64) / 65535 * 2 - 1

@@ -323,7 +323,7 @@ def bcs_dbt(root: Path) -> Path:
     }
 
     def add(part: str, patient: str, view: str, word: str, **cells: object) -> None:
-        key = {"PatientID": patient, "StudyUID": f"S-{patient}", "View": view}
+        key: dict[str, object] = {"PatientID": patient, "StudyUID": f"S-{patient}", "View": view}
         box = {"Subject": 0, "Slice": 3, "X": X0, "Y": Y0, "Width": X1 - X0, "Height": Y1 - Y0}
         rest = {"Class": word, "AD": 0, "VolumeSlices": SLICES}
         tables[part]["boxes"].append(key | box | rest | cells)

@@ -162,10 +162,11 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedGenerator:
-    """The averaged generator of a checkpoint, of an MCGAN or of a diffusion of crops.
+    """The averaged generator of a checkpoint, of an MCGAN or of a diffusion.
 
     Attributes:
         net: In evaluation mode, on the CPU.
+        depth: Slices of the volumes that it draws; none for crops in the plane.
         conditions: What can be asked for.
         crop_rule: How the training crops were cut.
         sha256: Hash of the checkpoint file.
@@ -175,31 +176,45 @@ class TrainedGenerator:
     conditions: Conditions
     crop_rule: CropRule
     sha256: str
+    depth: int | None = None
 
     @classmethod
-    def read(cls, checkpoint: str | Path) -> "TrainedGenerator":
+    def read(cls, checkpoint: str | Path, *, volumes: bool = False) -> "TrainedGenerator":
         """Loads the generator of a checkpoint; no code in the file is run.
 
+        Args:
+            checkpoint: The file.
+            volumes: Whether it may draw volumes.
+
         Raises:
-            CheckpointError: If the file is missing, is no checkpoint, or holds another model.
+            CheckpointError: If the file is missing, is no checkpoint, or holds another model, or
+                one of volumes where crops in the plane are needed.
         """
         from gan.diffusion.checkpoint import DiffusionCheckpoint  # which imports this file
 
         path = Path(checkpoint)
         found: Checkpoint | DiffusionCheckpoint
         net: CropNet
+        depth: int | None = None
         sha256, parts = read_content(path)
         if DiffusionCheckpoint.holds_diffusion(parts):
             found = DiffusionCheckpoint.of(path, sha256, parts)
-            net = found.crop_sampler()
+            net = sampler = found.sampler()
+            depth = sampler.settings.depth
         else:
             found = Checkpoint.of(path, sha256, parts)
             net = found.generator
+        if depth is not None and not volumes:
+            raise CheckpointError(
+                f"{path}: draws volumes of {depth} slices, and this command makes crops in the "
+                "plane. Give a checkpoint with spatial_dims 2."
+            )
         return cls(
             net=net,
             conditions=Conditions(tuple(found.settings["conditions"])),
             crop_rule=found.crop_rule,
             sha256=found.sha256,
+            depth=depth,
         )
 
     def crops(
@@ -214,7 +229,7 @@ class TrainedGenerator:
             truncation: Factor on the latent vectors, in ``(0, 1]``.
 
         Returns:
-            Shape ``(B, size, size)``, values in ``[0, 65535]``.
+            Shape ``(B, size, size)``, or ``(B, depth, size, size)``, values in ``[0, 65535]``.
         """
         numbers = range(start, start + len(condition))
         latents, noise = zip(*(draw(self.net, number, seed) for number in numbers), strict=True)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from data_prep.crop_image import pixel_hash, save_crop_image
+from data_prep.crop_image import pixel_hash, read_volume, save_crop_image
 from data_prep.crop_set import watched
 from data_prep.fingerprints import fingerprint
 from data_prep.manifest import FILE_NAME as CROPS
@@ -43,14 +43,18 @@ class DrawnCrops:
 
     Attributes:
         folder: Of the manifest.
+        depth: Slices of each, if they are volumes.
         marks: Pixel hash and fingerprint by number of the crop.
     """
 
     folder: Path
+    depth: int | None = None
     marks: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, folder: Path, settings: Mapping[str, Any]) -> "DrawnCrops":
+    def open(
+        cls, folder: Path, settings: Mapping[str, Any], depth: int | None = None
+    ) -> "DrawnCrops":
         """Starts a folder, or finds what an earlier, interrupted call left in it.
 
         Each listed crop is read and compared with its hash: an image that was cut off, altered or
@@ -59,6 +63,7 @@ class DrawnCrops:
         Args:
             folder: New or empty, or begun with the same settings.
             settings: What the crops depend on, plain values.
+            depth: Slices of each, if they are volumes.
 
         Raises:
             GenerationError: If the folder was made with other settings or by something else.
@@ -77,7 +82,7 @@ class DrawnCrops:
         _require_same(
             folder, json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(settings))
         )
-        drawn = cls(folder)
+        drawn = cls(folder, depth)
         drawn.marks.update(
             (number, marks)
             for number, marks in drawn._listed()
@@ -92,13 +97,14 @@ class DrawnCrops:
 
         Args:
             start: Number of the first.
-            crops: Shape ``(B, size, size)``, values in ``[0, 65535]``.
+            crops: Shape ``(B, size, size)``, or ``(B, depth, size, size)`` of volumes, values in
+                ``[0, 65535]``.
         """
         with (self.folder / TABLE).open("a", encoding="utf-8") as table:
             for number, pixels in enumerate(crops, start):
                 if number in self.marks:
                     continue
-                sha256 = save_crop_image(self.folder / file_of(number), pixels)
+                sha256 = save_crop_image(self.folder / file_of(number, self.depth), pixels)
                 self.marks[number] = (sha256, fingerprint(pixels))
                 table.write(f"{number},{','.join(self.marks[number])}\n")
                 table.flush()
@@ -114,21 +120,25 @@ class DrawnCrops:
                 yield int(match[1]), (match[2], match[3])
 
     def _is_whole(self, number: int, sha256: str) -> bool:
+        path = self.folder / file_of(number, self.depth)
         try:
-            with Image.open(self.folder / file_of(number)) as image:
+            if self.depth is not None:
+                return pixel_hash(read_volume(path, depth=self.depth)) == sha256
+            with Image.open(path) as image:
                 pixels = np.array(image)
-        except (OSError, SyntaxError):  # missing, or Pillow's two words for a file that was cut off
+        except (OSError, SyntaxError, ValueError):  # missing, or Pillow's words for half a file
             return False
         return pixels.ndim == 2 and pixel_hash(pixels.astype(np.uint16)) == sha256
 
 
-def file_of(number: int) -> str:
-    """Path of a crop below the manifest's folder; odd numbers are malignant.
+def file_of(number: int, depth: int | None = None) -> str:
+    """Path of a crop, or of a volume, below the manifest's folder; odd numbers are malignant.
 
-    >>> file_of(3)
-    'images/000003_malignant.png'
+    >>> file_of(3), file_of(4, depth=16)
+    ('images/000003_malignant.png', 'images/000004_benign.tif')
     """
-    return f"images/{number:06d}_{'malignant' if number % 2 else 'benign'}.png"
+    suffix = "png" if depth is None else "tif"
+    return f"images/{number:06d}_{'malignant' if number % 2 else 'benign'}.{suffix}"
 
 
 def _require_same(folder: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -192,7 +202,7 @@ def generate(
     seed: int = 0,
     batch_size: int = 64,
 ) -> None:
-    """Generates labelled crops, as many benign as malignant ones, and their manifest.
+    """Generates labelled crops, or volumes, as many benign as malignant ones, and their manifest.
 
     Crops go to disk batch by batch. Crop n depends on checkpoint, seed and request, not on the
     batch it is made in (up to rounding). When a killed run is repeated, crops that are whole stay
@@ -225,9 +235,10 @@ def generate(
     )
     if batch_size < 1:
         raise GenerationError(f"{batch_size=}. Give 1 or more.")
-    generator = TrainedGenerator.read(checkpoint)
+    generator = TrainedGenerator.read(checkpoint, volumes=True)
     classes = both_classes(generator.conditions, attributes=request.attributes, guidance=guidance)
-    drawn = DrawnCrops.open(Path(out), {"checkpoint": generator.sha256, **asdict(request)})
+    settings = {"checkpoint": generator.sha256, **asdict(request)}
+    drawn = DrawnCrops.open(Path(out), settings, generator.depth)
     if not (drawn.folder / CROPS).exists():
         _draw(generator, classes, request, drawn, batch_size)
         CropsManifest.write(out, _rows(generator, request, drawn))
@@ -298,7 +309,8 @@ def _rows(generator: TrainedGenerator, request: Request, drawn: DrawnCrops) -> I
     for number in range(2 * request.per_class):
         sha256, fingerprint = drawn.marks[number]
         yield Crop(
-            file=file_of(number),
+            file=file_of(number, generator.depth),
+            depth=generator.depth,
             patient_id="",
             lesion_id="1",
             image_id=str(number),

@@ -150,13 +150,12 @@ def refuse_shape(data: CropsDataModule, settings: AutoencoderSettings) -> None:
     Raises:
         DiffusionError: Naming both.
     """
-    edge = data.train_dataset.image_size
-    if settings.image_shape != (1, edge, edge):
-        shape = " x ".join(map(str, settings.image_shape[1:]))
+    if settings.image_shape != (found := data.train_dataset.image_shape):
+        held, taken = (" x ".join(map(str, shape[1:])) for shape in (found, settings.image_shape))
         raise DiffusionError(
-            f"data: crops of {edge} x {edge} pixels, but the model takes {shape} "
-            f"(spatial_dims={settings.spatial_dims}). Set data.init_args.image_size and "
-            "model.init_args.image_size to one value; crops need spatial_dims 2."
+            f"data: images of {held}, but the model takes {taken} "
+            f"(spatial_dims={settings.spatial_dims}). Set image_size, and the depth of volumes, to "
+            "one value in data.init_args and model.init_args; crops need spatial_dims 2, volumes 3."
         )
 
 

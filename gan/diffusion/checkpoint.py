@@ -96,21 +96,16 @@ class DiffusionCheckpoint:
         if net is not None and self.holds_net:
             load_part(net, self._prefix, self.state, self.path)
 
-    def crop_sampler(self) -> Sampler:
-        """What draws crops, in evaluation mode, on the CPU.
+    def sampler(self) -> Sampler:
+        """What draws crops or volumes, in evaluation mode, on the CPU.
 
         Raises:
-            CheckpointError: If the file holds no diffusion, or one of volumes.
+            CheckpointError: If the file holds no diffusion.
         """
         try:
             settings = DiffusionSettings.of(self.settings)
         except (DiffusionError, TypeError) as error:
             raise CheckpointError(f"{self.path}: its settings build no model ({error})") from error
-        if settings.spatial_dims != 2:
-            raise CheckpointError(
-                f"{self.path}: draws volumes (spatial_dims={settings.spatial_dims}), and this "
-                "command makes crops. Give a checkpoint with spatial_dims 2."
-            )
         sampler = Sampler(settings, self.settings["sample_steps"])
         self.start(sampler.autoencoder, sampler.net)
         return sampler.eval().requires_grad_(False)

@@ -121,7 +121,7 @@ class DPLatentDiffusion(DPTraining, LatentDiffusion):  # type: ignore[misc]  # i
         views = 1 if data.augment == "none" else self.views
         with rank_zero_first(self.trainer.strategy):
             found = cached_features(
-                CodeBody(self.autoencoder, self.settings.latent_size),
+                CodeBody(self.autoencoder, self.settings.latent_size, self.settings.depth),
                 data.manifest,
                 data.train_rows,
                 folder=Path(self.trainer.default_root_dir) / "features",
@@ -178,11 +178,13 @@ class CodeBody(nn.Module):
     Args:
         autoencoder: Encodes crops.
         latent_size: Numbers in a code.
+        slices: Of volumes; none for crops in the plane.
     """
 
-    def __init__(self, autoencoder: Autoencoder, latent_size: int) -> None:
+    def __init__(self, autoencoder: Autoencoder, latent_size: int, slices: int | None) -> None:
         super().__init__()
         self.autoencoder = autoencoder
+        self.slices = slices
         self.head = nn.Linear(latent_size, 1).to(autoencoder.mean.device)
 
     def get_classifier(self) -> nn.Linear:
@@ -190,7 +192,7 @@ class CodeBody(nn.Module):
         return self.head
 
     def forward_features(self, image: Tensor) -> Tensor:
-        """Flat codes of crops ``(B, 1, H, W)``, shape ``(B, latent)``."""
+        """Flat codes of crops ``(B, 1, H, W)`` or volumes, shape ``(B, latent)``."""
         return self.autoencoder.encode(image).flatten(1)
 
     def forward_head(self, codes: Tensor, *, pre_logits: bool) -> Tensor:

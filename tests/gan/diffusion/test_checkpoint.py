@@ -50,7 +50,7 @@ def test_interpolate_takes_a_diffusion(checkpoint: Path, tmp_path: Path) -> None
 def test_files_that_hold_no_diffusion_of_crops_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     save(path, diffusion(**DEPTH))
-    with pytest.raises(CheckpointError, match=r"draws volumes \(spatial_dims=3\)"):
+    with pytest.raises(CheckpointError, match=r"draws volumes of \d+ slices"):
         TrainedGenerator.read(path)
     first = CropAutoencoder(**FIRST)
     save(path, first)
@@ -77,5 +77,24 @@ def test_a_command_says_that_a_checkpoint_draws_volumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = save(tmp_path / "volumes.ckpt", diffusion(**DEPTH))
-    assert main(["generate", "--checkpoint", str(path), "--out", str(tmp_path / "out")]) == 1
-    assert "draws volumes" in capsys.readouterr().err
+    assert main(["interpolate", "--checkpoint", str(path), "--out", str(tmp_path / "out")]) == 1
+    assert "draws volumes of 4 slices" in capsys.readouterr().err
+
+
+def test_generate_fills_a_folder_with_volumes_and_draws_a_damaged_one_again(
+    tmp_path: Path,
+) -> None:
+    path = save(tmp_path / "volumes.ckpt", diffusion(**DEPTH))
+    generate(str(path), str(tmp_path / "out"), per_class=1)
+    manifest = CropsManifest.read(tmp_path / "out")
+    assert [(crop.depth, crop.malignant) for crop in manifest.crops] == [(4, False), (4, True)]
+    assert manifest.stacked([0, 1]).shape == (2, 4, 8, 8)
+    marks = [crop.sha256 for crop in manifest.crops]
+    lines = [f"{i},{crop.sha256},{crop.fingerprint}\n" for i, crop in enumerate(manifest.crops)]
+    (tmp_path / "out" / "drawn.csv").write_text("".join(lines))
+    (tmp_path / "out" / "crops.csv").unlink()
+    cut = tmp_path / "out" / manifest.crops[1].file
+    cut.write_bytes(cut.read_bytes()[:40])
+    generate(str(path), str(tmp_path / "out"), per_class=1)
+    assert [crop.sha256 for crop in CropsManifest.read(tmp_path / "out").crops] == marks
+    assert CropsManifest.read(tmp_path / "out").pixels(1).shape == (4, 8, 8)

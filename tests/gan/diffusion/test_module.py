@@ -142,7 +142,7 @@ def test_attention_alone_trains_where_it_is_asked_for(
     ("settings", "said"),
     [
         ({"trainable": "head"}, r"trainable='head'. Choose all, attention or norm_bias"),
-        ({"image_size": 32}, r"crops of 16 x 16 pixels, but the model takes 32 x 32"),
+        ({"image_size": 32}, r"images of 16 x 16, but the model takes 32 x 32"),
         ({"weights": None}, r"weights: are missing"),
     ],
 )
@@ -163,6 +163,19 @@ def test_volumes_and_crops_are_told_apart_by_name(
     volumes = CropAutoencoder(**FIRST | DEPTH)
     with pytest.raises(DiffusionError, match=r"takes 4 x 8 x 8 \(spatial_dims=3\)"):
         trainer(tmp_path).fit(volumes, crops(cohort))
+
+
+def test_volumes_are_learned_as_crops_are(volumes: CropsManifest, tmp_path: Path) -> None:
+    deep = DEPTH | {"image_size": 16}
+    first = CropAutoencoder(**FIRST | deep)
+    fit = trainer(tmp_path / "first", max_steps=1)
+    fit.fit(first, crops(volumes, depth=4))
+    assert not torch.equal(first.autoencoder.mean, torch.zeros(2))
+    fit.save_checkpoint(tmp_path / "first.ckpt", weights_only=True)
+    model = LatentDiffusion(**NETS | deep, weights=str(tmp_path / "first.ckpt"))
+    before = weights(model.net)
+    trainer(tmp_path / "second", max_steps=1).fit(model, crops(volumes, depth=4))
+    assert not torch.equal(weights(model.net), before)
 
 
 def test_an_attribute_that_no_crop_has_is_refused_unless_it_was_learned_before(

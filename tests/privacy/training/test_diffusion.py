@@ -18,6 +18,7 @@ from data_prep.manifest import CropsManifest
 from gan.checkpoint import CheckpointError, TrainedGenerator
 from gan.diffusion.schedule import noised, velocity
 from gan.diffusion.settings import DiffusionError
+from gan.generate import generate
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.evolution.simulators import GanSimulator, Genome
 from mammo_dp.privacy.training import optimizer as noise
@@ -274,6 +275,20 @@ def test_a_private_fit_releases_a_generator(
         )
 
 
+def test_volumes_are_learned_with_privacy_and_drawn(volumes: CropsManifest, tmp_path: Path) -> None:
+    deep = DEPTH | {"image_size": 16}
+    start = save(tmp_path / "start.ckpt", diffusion(**deep))
+    model = private(str(start), **deep)
+    before = flat(model.net)
+    fit = trainer(tmp_path, max_steps=2)
+    fit.fit(model, crops(volumes, depth=4, unit="crop"))
+    assert 0 < model.spent_epsilon <= 8
+    assert not torch.equal(flat(model.net), before)
+    fit.save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    generate(str(tmp_path / "last.ckpt"), str(tmp_path / "out"), per_class=1)
+    assert CropsManifest.read(tmp_path / "out").stacked([0, 1]).shape == (2, 4, 16, 16)
+
+
 def test_a_fit_that_resumes_is_the_fit_that_never_stopped(
     start: str, cohort: CropsManifest, tmp_path: Path
 ) -> None:
@@ -337,7 +352,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(
 ) -> None:
     with pytest.raises(DiffusionError, match="weights: are missing"):
         trainer(tmp_path).fit(private(start, weights=None), crops(cohort))
-    with pytest.raises(DiffusionError, match="crops of 32 x 32 pixels"):
+    with pytest.raises(DiffusionError, match="images of 32 x 32"):
         trainer(tmp_path).fit(private(start), crops(cohort, image_size=32))
     with pytest.raises(CheckpointError, match="spatial_dims=2, but this model has 3"):
         private(start, **DEPTH)

@@ -280,14 +280,25 @@ def run_of(path: str | Path) -> Path | None:
 
 
 def config_sha256(command: str, config: Mapping[str, Any], seed: int | None) -> str:
-    """Hash of what a run was asked to do.
+    """Hash of what a run was asked to do; 1 and 1.0 are one number.
+
+    An option that takes both is read as one or the other, which depends on what was imported first.
 
     Args:
         command: Name of the command.
         config: Plain values, as JSON gives them.
         seed: Seed, if one was given.
     """
-    return _text_sha256([command, config, seed])
+    return _text_sha256([command, _whole(config), seed])
+
+
+def _whole(value: object) -> object:
+    """The same plain value with whole floats as integers."""
+    if isinstance(value, Mapping):
+        return {key: _whole(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_whole(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def file_sha256(path: str | Path) -> str:

@@ -42,6 +42,13 @@ def test_new_unfinished_and_finished_folders(tmp_path: Path) -> None:
     assert read_run(folder).outputs == done.outputs
 
 
+def test_one_number_is_one_configuration_however_it_is_written(tmp_path: Path) -> None:
+    start(tmp_path / "run", epochs=3, limits=[0, 1])
+    start(tmp_path / "run", epochs=3.0, limits=[0.0, 1.0])
+    with pytest.raises(RunError, match=r"epochs: 3, now 3\.5"):
+        start(tmp_path / "run", epochs=3.5, limits=[0, 1])
+
+
 def test_another_configuration_is_refused_and_named(tmp_path: Path) -> None:
     start(tmp_path / "run")
     with pytest.raises(RunError, match=r"model\.rate: 0\.1, now 0\.2"):

@@ -13,7 +13,7 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor
 
-from classifier.public import PublicNet, resized
+from classifier.public import PublicNet, one_by_one, resized
 from classifier.whitened import WhitenedFeatures
 from data_prep.descriptors.measurements import COUNT, Measurements
 from data_prep.symmetries import symmetric
@@ -131,11 +131,7 @@ class FixedFeatures(WhitenedFeatures):
     def _plane_numbers(self, image: Tensor) -> Tensor:
         measured = [self.measure(resized(image, MEASURED_SIZE))]
         if self.public is not None:
-            wide = resized(image, self.public.size)
-            if image.is_cuda or torch.compiler.is_compiling():
-                measured.append(self._seen(wide))
-            else:  # with more in one pass, a CPU spends its time on memory for the maps
-                measured.append(torch.cat([self._seen(one) for one in torch.split(wide, 1)]))
+            measured.append(one_by_one(self._seen, resized(image, self.public.size)))
         return torch.cat(measured, 1)
 
     def _seen(self, image: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 """A network that somebody else trained on public images, frozen and read at some of its stages."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,20 @@ class PublicNet(nn.Module):
             **self._every,
         )
         return found
+
+
+def one_by_one(read: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Reads images one at a time on a CPU, and together on a GPU or in an exported graph.
+
+    With more in one pass a CPU spends its time on memory for the maps.
+
+    Args:
+        read: Maps ``(B, 1, size, size)`` to ``(B, ...)``, each image by itself.
+        images: Shape ``(B, 1, size, size)``.
+    """
+    if images.is_cuda or torch.compiler.is_compiling():
+        return read(images)
+    return torch.cat([read(one) for one in torch.split(images, 1)])
 
 
 def resized(image: Tensor, size: int) -> Tensor:

@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from classifier.public import PublicNet, resized
+from classifier.public import PublicNet, one_by_one, resized
 from classifier.whitened import WhitenedFeatures
 from data_prep.symmetries import inverse, symmetric
 
@@ -148,11 +148,7 @@ class TokenTransformer(WhitenedFeatures):
         Returns:
             Shape ``(B, *map_shape)``; :meth:`numbers` takes it in place of images.
         """
-        wide = resized(image, self.public.size)
-        if image.is_cuda or torch.compiler.is_compiling():
-            return self._seen(wide)
-        # with more in one pass, a CPU spends its time on memory for the maps
-        return torch.cat([self._seen(one) for one in torch.split(wide, 1)])
+        return one_by_one(self._seen, resized(image, self.public.size))
 
     def _seen(self, image: Tensor) -> Tensor:
         views = []

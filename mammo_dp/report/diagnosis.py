@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions of one model into curves: who is ranked above whom, and whether chances are kept.
+"""Predictions of one model into curves: who is ranked above whom, and how probabilities hold.
 
 Only aggregates leave this module. A group with few patients is not shown, since its numbers would
 be about them. Crops of a patient resemble each other, so all intervals are over patients.

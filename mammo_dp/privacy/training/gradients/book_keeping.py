@@ -357,44 +357,21 @@ def group_norm(layer: nn.GroupNorm, tape: Tape, x: Tensor) -> Tensor:
     return tap(y, x if _trains(layer.weight) else None, hook, *layer.parameters(recurse=False))
 
 
-def conv2d(layer: nn.Conv2d, tape: Tape, x: Tensor) -> Tensor:
-    """``nn.Conv2d`` without groups: a linear layer on patches."""
-    padding = layer.padding
-    assert not isinstance(padding, str)
-
-    def hook(x: Tensor | None, g: Tensor) -> None:
-        if x is not None:
-            patches = F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride)
-            tape.outer(layer.weight, patches.mT, g.flatten(2).mT)
-        tape.row(layer.bias, g.flatten(2).sum(2, dtype=torch.float32))
-
-    y = F.conv2d(
-        x,
-        layer.weight.detach(),
-        _constant(layer.bias),
-        layer.stride,
-        padding,
-        layer.dilation,
-    )
-    return tap(y, x if layer.weight.requires_grad else None, hook, *layer.parameters(recurse=False))
-
-
-def conv3d(layer: nn.Conv3d, tape: Tape, x: Tensor) -> Tensor:
-    """``nn.Conv3d`` without groups: a linear layer on patches."""
-    padding = layer.padding
-    assert not isinstance(padding, str)
+def convolution(layer: nn.Conv2d | nn.Conv3d, tape: Tape, x: Tensor) -> Tensor:
+    """``nn.Conv2d`` or ``nn.Conv3d`` without groups: a linear layer on patches."""
 
     def hook(x: Tensor | None, g: Tensor) -> None:
         if x is not None:
             tape.outer(layer.weight, _patches(x, layer), g.flatten(2).mT)
         tape.row(layer.bias, g.flatten(2).sum(2, dtype=torch.float32))
 
-    y = F.conv3d(
+    convolve: Any = F.conv2d if isinstance(layer, nn.Conv2d) else F.conv3d
+    y = convolve(
         x,
         layer.weight.detach(),
         _constant(layer.bias),
         layer.stride,
-        padding,
+        layer.padding,
         layer.dilation,
     )
     return tap(y, x if layer.weight.requires_grad else None, hook, *layer.parameters(recurse=False))
@@ -467,8 +444,8 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.LayerNorm: layer_norm,
     TimmLayerNorm: layer_norm,
     nn.GroupNorm: group_norm,
-    nn.Conv2d: conv2d,
-    nn.Conv3d: conv3d,
+    nn.Conv2d: convolution,
+    nn.Conv3d: convolution,
     LayerScale: layer_scale,
     VisionTransformer: per_sample,
     WindowAttention: window_attention,
@@ -499,22 +476,24 @@ def _tokens(t: Tensor, tape: Tape, windows: bool) -> Tensor:
     return t.flatten(1, -2) if t.dim() > 2 else t[:, None]
 
 
-def _patches(x: Tensor, layer: nn.Conv3d) -> Tensor:
-    """What each output position of a layer sees, as ``F.unfold`` gives it for images.
+def _patches(x: Tensor, layer: nn.Conv2d | nn.Conv3d) -> Tensor:
+    """What each output position of a layer sees.
 
     Args:
-        x: Shape ``(B, C, D, H, W)``.
+        x: Shape ``(B, C, H, W)``, or ``(B, C, D, H, W)``.
         layer: Whose kernel, padding, stride and dilation.
 
     Returns:
         Shape ``(B, positions, C * kernel)``, in the order of the flattened weight.
     """
-    assert not isinstance(layer.padding, str)
-    before_and_after = [edge for edge in reversed(layer.padding) for _ in range(2)]
-    windows = F.pad(x, before_and_after)
+    padding = layer.padding
+    assert not isinstance(padding, str)
+    if isinstance(layer, nn.Conv2d):
+        return F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride).mT
+    windows = F.pad(x, [edge for edge in reversed(padding) for _ in ("before", "after")])
     for axis, (size, stride, apart) in enumerate(
         zip(layer.kernel_size, layer.stride, layer.dilation, strict=True), 2
-    ):
+    ):  # `F.unfold` takes images only
         windows = windows.unfold(axis, (size - 1) * apart + 1, stride)[..., ::apart]
     order = windows.permute(0, 2, 3, 4, 1, 5, 6, 7)  # samples, positions, channels, kernel
     return order.reshape(len(x), -1, layer.weight[0].numel())

@@ -12,8 +12,10 @@ import io
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -151,8 +153,7 @@ def cached_features(
         ValueError: If ``views`` is below 1, ``maps`` are asked of a model without, or of the seal,
             if a file is not what was written.
     """
-    if maps and not isinstance(net, TokenTransformer):
-        raise ValueError(f"cached_features: {type(net).__name__} has no maps. Ask for features.")
+    part = _frozen_part(net, maps=maps)
     if views < 1:
         raise ValueError(f"cached_features: {views=}. Give 1 for the crops as they are, or more.")
     manifest.require_depth(slices_of(net))
@@ -170,9 +171,8 @@ def cached_features(
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     path = Path(folder) / f"{name}.pt"
-    one = net.map_shape if isinstance(net, TokenTransformer) and maps else (head(net).in_features,)
-    if (found := _read(path, (len(rows) * views, *one), seal)) is not None:
-        return found.view(len(rows), views, *one)
+    if (found := _read(path, (len(rows) * views, *part.shape), seal)) is not None:
+        return found.view(len(rows), views, *part.shape)
 
     def images() -> Iterator[Tensor]:
         count = len(rows) * views
@@ -187,12 +187,9 @@ def cached_features(
                 batch.append(model_input(pixels[index], transform))
             yield torch.stack(batch)
 
-    if isinstance(net, TokenTransformer) and maps:
-        computed = public_maps(net, images())
-    else:
-        computed = body_features(net, images())
+    computed = part.compute(images())
     _write(path, computed, seal)
-    return computed.view(len(rows), views, *one)
+    return computed.view(len(rows), views, *part.shape)
 
 
 class SharedFeatures(Callback):
@@ -239,12 +236,46 @@ def body_sha256(net: nn.Module, image_size: int, *, maps: bool = False) -> str:
     """
     shape = (1, *image_shape(net, image_size))
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    if isinstance(net, TokenTransformer) and maps:
-        return state_sha256(net.public.state_dict() | {"(maps of noise)": public_maps(net, noise)})
+    part = _frozen_part(net, maps=maps)
+    return state_sha256({**part.state, "(features of noise)": part.compute(noise)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FrozenPart:
+    """The part of a model whose results are kept.
+
+    Attributes:
+        compute: Maps images ``(N, 1, H, W)``, or batches of them, to ``(N, *shape)``.
+        shape: Of what is kept of one image.
+        state: Its tensors by name.
+    """
+
+    compute: Callable[[Tensor | Iterable[Tensor]], Tensor]
+    shape: tuple[int, ...]
+    state: Mapping[str, Tensor]
+
+
+def _frozen_part(net: nn.Module, *, maps: bool) -> _FrozenPart:
+    """The public network in a model, or all of it but the head.
+
+    Raises:
+        ValueError: If there is no such network.
+    """
+    if maps:
+        if not isinstance(net, TokenTransformer):
+            raise ValueError(
+                f"cached_features: {type(net).__name__} has no maps. Ask for features."
+            )
+        return _FrozenPart(
+            compute=partial(public_maps, net), shape=net.map_shape, state=net.public.state_dict()
+        )
     own = {id(parameter) for parameter in head(net).parameters()}
     state: dict[str, Tensor] = net.state_dict(keep_vars=True)
-    body = {key: value for key, value in state.items() if id(value) not in own}
-    return state_sha256(body | {"(features of noise)": body_features(net, noise)})
+    return _FrozenPart(
+        compute=partial(body_features, net),
+        shape=(head(net).in_features,),
+        state={key: value for key, value in state.items() if id(value) not in own},
+    )
 
 
 def _read(path: Path, shape: tuple[int, ...], seal: FeaturesSeal | None) -> Tensor | None:

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy, interpolate
 from classifier.backbones import build
 from classifier.evaluate import auroc
 from classifier.features import body_features
-from classifier.public import PublicNet
+from classifier.public import PublicNet, one_by_one
 from classifier.released import load_classifier
 from classifier.weights import HUB, PACKAGE, WeightsError, load_weights, state_sha256
 from data_prep.phantoms.crops import Phantom, phantom_stream
@@ -342,13 +342,12 @@ class _Public(nn.Module):
     @torch.no_grad()
     def pooled(self, images: Images) -> Tensor:
         """Mean and spread over positions of each stage, shape ``(N, F)``."""
-        found = []
-        # with more crops in one pass, a CPU spends its time on memory for the maps
-        for image in torch.split(torch.from_numpy(np.ascontiguousarray(images))[:, None], 1):
-            maps = self.public(image.float() * 2 - 1)
-            parts = [p for m in maps for p in (m.mean((2, 3)), m.std((2, 3), correction=0))]
-            found.append(torch.cat(parts, 1))
-        return torch.cat(found)
+        crops = torch.from_numpy(np.ascontiguousarray(images, np.float32))[:, None] * 2 - 1
+        return one_by_one(self._mean_and_spread, crops)
+
+    def _mean_and_spread(self, image: Tensor) -> Tensor:
+        parts = [(m.mean((2, 3)), m.std((2, 3), correction=0)) for m in self.public(image)]
+        return torch.cat([part for pair in parts for part in pair], 1)
 
 
 def public_space(size: int) -> Extractor | None:

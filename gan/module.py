@@ -29,6 +29,7 @@ from gan.losses import (
 )
 from gan.matching import Matching, RunningMatching
 from gan.monitor import Monitor, SampleCheck
+from gan.projected import ProjectedDiscriminator
 from gan.samples import write_sheet
 
 log = logging.getLogger(__name__)
@@ -148,6 +149,7 @@ class MCGAN(lightning.LightningModule):
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = averaged(self.generator, average_decay)
         self.matched: RunningMatching | None = Matching(image_size) if matching else None
+        self.projected: ProjectedDiscriminator | None = None
         rng = torch.Generator().manual_seed(seed)
         shape = (SAMPLE_COLUMNS, 1, image_size, image_size)
         self.register_buffer("fixed_latents", torch.randn(SAMPLE_COLUMNS, latent, generator=rng))
@@ -160,9 +162,13 @@ class MCGAN(lightning.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the generator, then for the discriminator."""
+        discriminators = list(self.discriminator.parameters())
+        if self.projected is not None:
+            discriminators += [p for p in self.projected.parameters() if p.requires_grad]
+        parts = (list(self.generator.parameters()), discriminators)
         return [
-            torch.optim.Adam(net.parameters(), lr=rate, betas=(self.momentum, 0.99))
-            for net, rate in zip((self.generator, self.discriminator), self.rates, strict=True)
+            torch.optim.Adam(part, lr=rate, betas=(self.momentum, 0.99))
+            for part, rate in zip(parts, self.rates, strict=True)
         ]
 
     def on_fit_start(self) -> None:
@@ -216,10 +222,15 @@ class MCGAN(lightning.LightningModule):
         asked = self.conditions.forgetful(self._asked[batch.row], FORGOTTEN, rng)
         noise = torch.randn(batch.image.shape, generator=rng, device=self.device)
         fakes = self.generator(latents, noise, asked)
+        maps = None
+        if self.projected is not None:
+            maps = self.projected.read(augment(fakes, self.augmentations, rng))
         discriminator = self._update_discriminator(
-            uncounted, batch.image, fakes.detach(), asked, rng
+            uncounted, batch.image, fakes.detach(), asked, maps, rng
         )
-        generator = self._update_generator(counted, fakes, latents, asked, batch.malignant, rng)
+        generator = self._update_generator(
+            counted, fakes, latents, asked, batch.malignant, maps, rng
+        )
         self.average.update_parameters(self.generator)
         self.log_dict(
             {"generator_loss": generator, "discriminator_loss": discriminator},
@@ -293,6 +304,7 @@ class MCGAN(lightning.LightningModule):
         real: Tensor,
         fakes: Tensor,
         condition: Tensor,
+        maps: Sequence[Tensor] | None,
         rng: torch.Generator,
     ) -> Tensor:
         real = augment(real, self.augmentations, rng)
@@ -307,6 +319,10 @@ class MCGAN(lightning.LightningModule):
         if self.r1 and self.global_step % R1_EVERY == 0:
             slope = gradient_penalty(lambda crops: self.discriminator(crops, condition), real)
             penalised = penalised + self.r1 / 2 * R1_EVERY * slope
+        if self.projected is not None and maps is not None:
+            penalised = penalised + self.projected.discriminator_loss(
+                real, maps, condition, self.loss, self.class_weight
+            )
         optimizer.zero_grad()
         self.manual_backward(penalised)
         optimizer.step()
@@ -319,6 +335,7 @@ class MCGAN(lightning.LightningModule):
         latents: Tensor,
         condition: Tensor,
         malignant: Tensor,
+        maps: Sequence[Tensor] | None,
         rng: torch.Generator,
     ) -> Tensor:
         self.discriminator.requires_grad_(False)
@@ -327,6 +344,8 @@ class MCGAN(lightning.LightningModule):
         penalised = loss + self.diversity * mode_seeking(fakes, latents, condition)
         if self.matched is not None:
             penalised = penalised + self.matching * self.matched(fakes, malignant)
+        if self.projected is not None and maps is not None:
+            penalised = penalised + self.projected.generator_loss(maps, condition, self.loss)
         optimizer.zero_grad()
         self.manual_backward(penalised)
         optimizer.step()

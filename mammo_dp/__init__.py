@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from mammo_dp.privacy.training.module import DPTraining
     from mammo_dp.privacy.training.plugins import DPDDPStrategy
     from mammo_dp.privacy.training.sampling import PoissonSampling
+    from mammo_dp.projected import ProjectedMCGAN
 
 __version__ = "0.1.0"
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "PrivacyCurve",
     "PrivacyError",
     "PrivacyStatement",
+    "ProjectedMCGAN",
     "Risk",
     "TradeOff",
     "calibrate_noise",
@@ -114,6 +116,7 @@ MODULES = {
     "PrivacyBudget": "mammo_dp.privacy.accounting.budget",
     "PrivacyCurve": "mammo_dp.privacy.accounting.account",
     "PrivacyError": "mammo_dp.privacy.errors",
+    "ProjectedMCGAN": "mammo_dp.projected",
     "PrivacyStatement": "mammo_dp.privacy.statement.guarantee",
     "Risk": "mammo_dp.privacy.accounting.risk",
     "TradeOff": "mammo_dp.privacy.accounting.risk",

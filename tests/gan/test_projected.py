@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heads on a fixed network, which here is two layers of random weights."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data_prep.manifest import CropsManifest
+from gan.checkpoint import Checkpoint
+from gan.conditions import other_class
+from gan.losses import Loss
+from gan.module import MCGAN
+from gan.projected import MIXED, ProjectedDiscriminator
+from tests.gan.test_module import TINY, data, pytestmark, trainer  # noqa: F401  a mark
+
+SIZE = 32
+CONDITION = torch.eye(2)[torch.arange(6) % 2]
+
+
+class Fixed(nn.Module):
+    """Two stages, of 8 and of 4 places along an edge."""
+
+    channels, edges = (3, 5), (8, 4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(1, 3, 4, stride=4)
+        self.two = nn.Conv2d(3, 5, 2, stride=2)
+        self.eval().requires_grad_(False)
+
+    def forward(self, crops: Tensor) -> list[Tensor]:
+        fine = self.one(crops)
+        return [fine, self.two(fine)]
+
+
+def projected(weight: float = 1.0) -> ProjectedDiscriminator:
+    torch.manual_seed(0)
+    return ProjectedDiscriminator(Fixed(), 2, weight)
+
+
+def gan() -> MCGAN:
+    """As ``mammo_dp.ProjectedMCGAN`` builds one, on a tiny network."""
+    net = MCGAN(**TINY, matching=1.0)
+    net.projected = projected()
+    return net
+
+
+def crops(seed: int, count: int = 6) -> Tensor:
+    return torch.randn(count, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+def test_maps_are_mixed_over_channels_and_take_in_coarser_ones() -> None:
+    net = projected()
+    fine, coarse = net.read(crops(0))
+    seen, deep = net._network[0](crops(0))
+
+    def mixed(layer: nn.Module, image: Tensor) -> Tensor:  # a product at each place
+        weight, bias = layer.weight[:, :, 0, 0], layer.bias
+        return torch.einsum("oc,bchw->bohw", weight, image) + bias[:, None, None]
+
+    expected = mixed(net.across[1], mixed(net.mixing[1], deep))
+    assert torch.allclose(coarse, expected, atol=1e-4)
+    doubled = F.interpolate(expected, (8, 8), mode="bilinear", align_corners=False)
+    assert torch.allclose(
+        fine, mixed(net.across[0], mixed(net.mixing[0], seen) + doubled), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("loss", ["hinge", "non-saturating"])
+@torch.no_grad()
+def test_the_losses_of_the_heads_equal_a_plain_loop(loss: Loss) -> None:
+    net = projected(weight=0.5).eval()  # spectral norms stand still
+    real, fakes = crops(1), crops(2)
+    maps = net.read(fakes)
+
+    def term(logit: float) -> float:
+        value = torch.tensor(logit)
+        return float(F.relu(1 - value) if loss == "hinge" else F.softplus(-value))
+
+    discriminator, generator = 0.0, 0.0
+    for head, ours, theirs in zip(net.heads, net.read(real), maps, strict=True):
+        opinions: dict[int, list[float]] = {}
+        for sign, seen in ((1, ours), (-1, theirs)):
+            features = head.features(seen)
+            spread = features.std(0, correction=0).mean()
+            values = []
+            for row, asked, other in zip(
+                features, CONDITION, other_class(CONDITION), strict=True
+            ):
+                told = float(head.projection(asked) @ row.mean((1, 2)))
+                untold = float(head.projection(other) @ row.mean((1, 2)))
+                opinions.setdefault(sign, []).append(told - untold)
+                for y in range(row.shape[1]):
+                    for x in range(row.shape[2]):
+                        place = torch.cat([row[:, y, x], spread[None]])
+                        weight = head.real.weight[0, :, 0, 0]
+                        values.append(float(weight @ place + head.real.bias) + told)
+            discriminator += sum(term(sign * v) for v in values) / len(values) / 2
+            if sign < 0:
+                terms = [-v if loss == "hinge" else term(v) for v in values]
+                generator += sum(terms) / len(values) / 2
+        pairs = zip(opinions[1], opinions[-1], strict=True)
+        soft = [F.softplus(torch.tensor([-a, b])).mean() for a, b in pairs]
+        discriminator += 0.4 * float(torch.stack(soft).mean()) / 2
+    found = net.discriminator_loss(real, maps, CONDITION, loss, 0.4)
+    assert float(found) == pytest.approx(0.5 * discriminator, abs=1e-4)
+    found = net.generator_loss(maps, CONDITION, loss)
+    assert float(found) == pytest.approx(0.5 * generator, abs=1e-4)
+
+
+def test_gradients_reach_crops_through_the_network_and_heads_alone_train() -> None:
+    net, fakes = projected(), crops(3).requires_grad_()
+    net.generator_loss(net.read(fakes), CONDITION, "hinge").backward()
+    assert fakes.grad is not None
+    assert (fakes.grad.abs().amax((1, 2, 3)) > 0).all()
+    fakes.grad = None
+    net.discriminator_loss(crops(4), net.read(fakes), CONDITION, "hinge", 0.4).backward()
+    assert fakes.grad is None
+    trained = {name.split(".")[0] for name, p in net.named_parameters() if p.grad is not None}
+    assert trained == {"heads"}
+
+
+def test_heads_see_a_batch_of_equal_crops() -> None:
+    """The spread is the one thing that tells a batch of one picture from one of many."""
+    head = projected().eval().heads[1]
+    one = torch.randn(1, MIXED, 4, 4).expand(6, -1, -1, -1)
+    before = head(one)[0]
+    assert torch.equal(before[0], before[1])
+    with torch.no_grad():
+        head.real.parametrizations.weight.original[:, -1] += 1
+    assert torch.allclose(head(one)[0], head(one[:1])[0].expand(6, -1), atol=1e-3)
+    varied = torch.cat([one[:3], -one[:3]])
+    alone = torch.cat([head(varied[:1])[0], head(varied[5:])[0]])
+    assert not torch.allclose(head(varied)[0][[0, 5]], alone, atol=1e-2)
+
+
+def test_a_fit_trains_heads_and_leaves_network_and_mixing(
+    cohort: CropsManifest, tmp_path: Path
+) -> None:
+    net = gan()
+    assert net.projected is not None
+    fixed = net.projected._network[0]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    network = {name: value.clone() for name, value in fixed.state_dict().items()}
+    trainer(tmp_path, max_steps=2).fit(net, data(cohort))
+    after = net.state_dict()
+    assert all(torch.equal(value, fixed.state_dict()[name]) for name, value in network.items())
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert not {name for name in moved if ".mixing." in name or ".across." in name}
+    heads = {name for name, _ in net.named_parameters() if name.startswith("projected.heads")}
+    assert heads <= moved
+    assert not [name for name in after if "one.weight" in name]  # the network is not kept
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(cohort: CropsManifest, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    whole = gan()
+    start = {name: value.clone() for name, value in whole.state_dict().items()}
+    trainer(tmp_path / "whole", max_epochs=2).fit(whole, data(cohort))
+    half = gan()
+    half.load_state_dict(start)
+    stopped = trainer(tmp_path / "half", max_epochs=1)
+    stopped.fit(half, data(cohort))
+    stopped.save_checkpoint(tmp_path / "half.ckpt", weights_only=False)
+    resumed = gan()
+    settings: dict[str, Any] = {"ckpt_path": tmp_path / "half.ckpt", "weights_only": True}
+    trainer(tmp_path / "half", max_epochs=2).fit(resumed, data(cohort), **settings)
+    for name, value in whole.state_dict().items():
+        assert torch.allclose(value, resumed.state_dict()[name], atol=1e-5), name
+    assert Checkpoint.read(tmp_path / "half.ckpt").settings["image_size"] == SIZE

@@ -345,7 +345,9 @@ class MCGAN(lightning.LightningModule):
         if self.matched is not None:
             penalised = penalised + self.matching * self.matched(fakes, malignant)
         if self.projected is not None and maps is not None:
+            self.projected.heads.requires_grad_(False)
             penalised = penalised + self.projected.generator_loss(maps, condition, self.loss)
+            self.projected.heads.requires_grad_(True)
         optimizer.zero_grad()
         self.manual_backward(penalised)
         optimizer.step()

@@ -11,7 +11,7 @@ Source: Sauer et al. 2021, arXiv 2111.01007 (projected GAN). Ours mixes across s
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ class FixedNetwork(Protocol):
 
     channels: tuple[int, ...]
     edges: tuple[int, ...]
+
+    def to(self, device: torch.device) -> Any:  # noqa: ANN401  itself, as every module
+        """Moves it."""
 
     def __call__(self, crops: Tensor) -> list[Tensor]:
         """Maps of crops ``(B, 1, H, H)`` in ``[-1, 1]``, one ``(B, channels, edge, edge)`` each."""
@@ -68,8 +71,8 @@ class Head(nn.Module):
             mixed: Crops of one kind, all real or all generated, shape ``(B, MIXED, edge, edge)``.
         """
         features: Tensor = self.features(mixed)
-        spread = (features.var(0, correction=0) + 1e-8).sqrt().mean()
-        told = torch.cat([features, spread.expand_as(features[:, :1])], dim=1)
+        spread = (features.float().var(0, correction=0) + 1e-8).sqrt().mean()
+        told = torch.cat([features, spread.to(features).expand_as(features[:, :1])], dim=1)
         return self.real(told).flatten(1), features.mean((2, 3))
 
     def of_class(self, pooled: Tensor, condition: Tensor) -> Tensor:
@@ -107,7 +110,9 @@ class ProjectedDiscriminator(nn.Module):
         Each scale adds what the next coarser one holds, doubled bilinearly.
         """
         maps: list[Tensor] = []
-        found = self._network[0](crops)
+        network = self._network[0]
+        network.to(crops.device)
+        found = network(crops)
         for number in reversed(range(len(found))):
             mixed = self.mixing[number](found[number])
             if maps:
@@ -150,7 +155,7 @@ class ProjectedDiscriminator(nn.Module):
         return self.weight * total / len(self.heads)
 
     def generator_loss(self, maps: Sequence[Tensor], condition: Tensor, loss: Loss) -> Tensor:
-        """How far generated crops are from convincing the heads, a scalar: mean over them, weighted.
+        """How far generated crops are from convincing the heads, weighted mean over them.
 
         Args:
             maps: Of generated crops, from :meth:`read`, with gradient.

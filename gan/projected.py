@@ -11,7 +11,6 @@ Source: Sauer et al. 2021, arXiv 2111.01007 (projected GAN). Ours mixes across s
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,24 +23,6 @@ from gan.losses import Loss, adversarial_loss, class_loss, generator_loss
 
 MIXED = 64  # channels of each map after mixing
 SMALLEST = 4  # places along an edge of a map at which a head stops halving
-
-
-class FixedNetwork(Protocol):
-    """A frozen network that is read at several stages, from fine to coarse.
-
-    Attributes:
-        channels: Channels of each stage.
-        edges: Edge of the map of each stage, in places.
-    """
-
-    channels: tuple[int, ...]
-    edges: tuple[int, ...]
-
-    def to(self, device: torch.device) -> Any:  # noqa: ANN401  itself, as every module
-        """Moves it."""
-
-    def __call__(self, crops: Tensor) -> list[Tensor]:
-        """Maps of crops ``(B, 1, H, H)`` in ``[-1, 1]``, one ``(B, channels, edge, edge)`` each."""
 
 
 class Head(nn.Module):
@@ -64,21 +45,25 @@ class Head(nn.Module):
         self.real = spectral_norm(nn.Conv2d(MIXED + 1, 1, 1))
         self.projection = spectral_norm(nn.Linear(columns, MIXED, bias=False))
 
-    def forward(self, mixed: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits without a class, shape ``(B, places)``, and pooled features, ``(B, MIXED)``.
+    def forward(self, mixed: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Judges the places of a map.
 
         Args:
             mixed: Crops of one kind, all real or all generated, shape ``(B, MIXED, edge, edge)``.
+            condition: Shape ``(B, columns)``.
+
+        Returns:
+            Logits, shape ``(B, places)``, and how much higher they are than under the other class,
+            shape ``(B,)``, see :func:`gan.losses.class_loss`.
         """
         features: Tensor = self.features(mixed)
         spread = (features.float().var(0, correction=0) + 1e-8).sqrt().mean()
         told = torch.cat([features, spread.to(features).expand_as(features[:, :1])], dim=1)
-        return self.real(told).flatten(1), features.mean((2, 3))
-
-    def of_class(self, pooled: Tensor, condition: Tensor) -> Tensor:
-        """What a class adds to the logits of a crop, shape ``(B, 1)``."""
-        added: Tensor = (self.projection(condition) * pooled).sum(1, keepdim=True)
-        return added
+        pooled = features.mean((2, 3))
+        asked = torch.stack([condition, other_class(condition)])
+        own, other = (self.projection(asked) * pooled).sum(2)
+        logits: Tensor = self.real(told).flatten(1) + own[:, None]
+        return logits, own - other
 
 
 class ProjectedDiscriminator(nn.Module):
@@ -88,21 +73,31 @@ class ProjectedDiscriminator(nn.Module):
     gradients pass through it to the crops.
 
     Args:
-        network: Frozen, in evaluation mode.
+        network: Maps crops ``(B, 1, H, H)`` in ``[-1, 1]`` to maps ``(B, channels, edge, edge)`` of
+            its stages, from fine to coarse; frozen, in evaluation mode.
+        channels: Channels of each stage.
+        edges: Edge of the map of each stage, in places.
         columns: Length of a condition, :attr:`gan.conditions.Conditions.width`.
         weight: Of the losses of all heads together, > 0.
     """
 
-    def __init__(self, network: FixedNetwork, columns: int, weight: float) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        channels: Sequence[int],
+        edges: Sequence[int],
+        columns: int,
+        weight: float,
+    ) -> None:
         super().__init__()
         self._network = (network,)  # a tuple is no submodule
         self.weight = weight
-        self.mixing = nn.ModuleList(nn.Conv2d(count, MIXED, 1) for count in network.channels)
-        self.across = nn.ModuleList(nn.Conv2d(MIXED, MIXED, 1) for _ in network.channels)
+        self.mixing = nn.ModuleList(nn.Conv2d(count, MIXED, 1) for count in channels)
+        self.across = nn.ModuleList(nn.Conv2d(MIXED, MIXED, 1) for _ in channels)
         for part in (*self.mixing, *self.across):
             nn.init.kaiming_normal_(part.weight, nonlinearity="linear")
             part.requires_grad_(False)
-        self.heads = nn.ModuleList(Head(edge, columns) for edge in network.edges)
+        self.heads = nn.ModuleList(Head(edge, columns) for edge in edges)
 
     def read(self, crops: Tensor) -> list[Tensor]:
         """Maps of crops, mixed over channels and scales, shape ``(B, MIXED, edge, edge)`` each.
@@ -147,10 +142,9 @@ class ProjectedDiscriminator(nn.Module):
         for head, ours, theirs in zip(self.heads, real_maps, maps, strict=True):
             opinions = []
             for sign, seen in ((1, ours), (-1, theirs.detach())):
-                logits, pooled = head(seen)
-                told = head.of_class(pooled, condition)
-                total = total + adversarial_loss(sign * (logits + told), loss).mean()
-                opinions.append((told - head.of_class(pooled, other_class(condition))).squeeze(1))
+                logits, opinion = head(seen, condition)
+                total = total + adversarial_loss(sign * logits, loss).mean()
+                opinions.append(opinion)
             total = total + class_weight * class_loss(*opinions)
         return self.weight * total / len(self.heads)
 
@@ -164,6 +158,6 @@ class ProjectedDiscriminator(nn.Module):
         """
         total = condition.new_zeros(())
         for head, seen in zip(self.heads, maps, strict=True):
-            logits, pooled = head(seen)
-            total = total + generator_loss(logits + head.of_class(pooled, condition), loss)
+            logits, _ = head(seen, condition)
+            total = total + generator_loss(logits, loss)
         return self.weight * total / len(self.heads)

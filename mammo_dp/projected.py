@@ -61,6 +61,8 @@ class ProjectedMCGAN(MCGAN):
         log.info("Discriminators on stages %s of %s.", stages, self.initial_weights.path)
         self.projected = ProjectedDiscriminator(
             network.eval().to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+            network.public.channels,
+            network.public.edges,
             self.conditions.width,
             projected,
         )
@@ -72,7 +74,6 @@ class _Seen(nn.Module):
     def __init__(self, size: int, stages: Sequence[int]) -> None:
         super().__init__()
         self.public = PublicNet(PUBLIC, size=size, stages=stages)
-        self.channels, self.edges = self.public.channels, self.public.edges
 
     def forward(self, crops: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.public(resized(crops, self.public.size))

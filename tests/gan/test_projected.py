@@ -33,8 +33,6 @@ CONDITION = torch.eye(2)[torch.arange(6) % 2]
 class Fixed(nn.Module):
     """Two stages, of 8 and of 4 places along an edge."""
 
-    channels, edges = (3, 5), (8, 4)
-
     def __init__(self) -> None:
         super().__init__()
         self.one = nn.Conv2d(1, 3, 4, stride=4)
@@ -48,7 +46,7 @@ class Fixed(nn.Module):
 
 def projected(weight: float = 1.0) -> ProjectedDiscriminator:
     torch.manual_seed(0)
-    return ProjectedDiscriminator(Fixed(), 2, weight)
+    return ProjectedDiscriminator(Fixed(), (3, 5), (8, 4), 2, weight)
 
 
 def gan(loss: Loss = "hinge") -> MCGAN:
@@ -68,8 +66,9 @@ def test_maps_are_mixed_over_channels_and_take_in_coarser_ones() -> None:
     seen, deep = net._network[0](crops(0))
 
     def mixed(layer: nn.Module, image: Tensor) -> Tensor:  # a product at each place
-        weight, bias = layer.weight[:, :, 0, 0], layer.bias
-        return torch.einsum("oc,bchw->bohw", weight, image) + bias[:, None, None]
+        weight, bias = layer.get_parameter("weight")[:, :, 0, 0], layer.get_parameter("bias")
+        each: Tensor = torch.einsum("oc,bchw->bohw", weight, image)
+        return each + bias[:, None, None]
 
     expected = mixed(net.across[1], mixed(net.mixing[1], deep))
     assert torch.allclose(coarse, expected, atol=1e-4)
@@ -91,7 +90,8 @@ def test_the_losses_of_the_heads_equal_a_plain_loop(loss: Loss) -> None:
         return float(F.relu(1 - value) if loss == "hinge" else F.softplus(-value))
 
     discriminator, generator = 0.0, 0.0
-    for head, ours, theirs in zip(net.heads, net.read(real), maps, strict=True):
+    heads: Any = net.heads
+    for head, ours, theirs in zip(heads, net.read(real), maps, strict=True):
         opinions: dict[int, list[float]] = {}
         for sign, seen in ((1, ours), (-1, theirs)):
             features = head.features(seen)
@@ -121,11 +121,11 @@ def test_the_losses_of_the_heads_equal_a_plain_loop(loss: Loss) -> None:
 
 def test_gradients_reach_crops_through_the_network_and_heads_alone_train() -> None:
     net, fakes = projected(), crops(3).requires_grad_()
-    net.generator_loss(net.read(fakes), CONDITION, "hinge").backward()
+    net.generator_loss(net.read(fakes), CONDITION, "hinge").backward()  # type: ignore[no-untyped-call]
     assert fakes.grad is not None
     assert (fakes.grad.abs().amax((1, 2, 3)) > 0).all()
     fakes.grad = None
-    net.discriminator_loss(crops(4), net.read(fakes), CONDITION, "hinge", 0.4).backward()
+    net.discriminator_loss(crops(4), net.read(fakes), CONDITION, "hinge", 0.4).backward()  # type: ignore[no-untyped-call]
     assert fakes.grad is None
     trained = {name.split(".")[0] for name, p in net.named_parameters() if p.grad is not None}
     assert trained == {"heads"}
@@ -133,16 +133,17 @@ def test_gradients_reach_crops_through_the_network_and_heads_alone_train() -> No
 
 def test_heads_see_a_batch_of_equal_crops() -> None:
     """The spread is the one thing that tells a batch of one picture from one of many."""
-    head = projected().eval().heads[1]
+    head: Any = projected().eval().heads[1]
     one = torch.randn(1, MIXED, 4, 4).expand(6, -1, -1, -1)
-    before = head(one)[0]
+    asked = torch.eye(2)[[0] * 6]
+    before = head(one, asked)[0]
     assert torch.equal(before[0], before[1])
     with torch.no_grad():
         head.real.parametrizations.weight.original[:, -1] += 1
-    assert torch.allclose(head(one)[0], head(one[:1])[0].expand(6, -1), atol=1e-3)
+    assert torch.allclose(head(one, asked)[0], head(one[:1], asked[:1])[0].expand(6, -1), atol=1e-3)
     varied = torch.cat([one[:3], -one[:3]])
-    alone = torch.cat([head(varied[:1])[0], head(varied[5:])[0]])
-    assert not torch.allclose(head(varied)[0][[0, 5]], alone, atol=1e-2)
+    alone = torch.cat([head(varied[i : i + 1], asked[:1])[0] for i in (0, 5)])
+    assert not torch.allclose(head(varied, asked)[0][[0, 5]], alone, atol=1e-2)
 
 
 def test_a_fit_trains_heads_and_leaves_network_and_mixing(

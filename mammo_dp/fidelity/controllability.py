@@ -9,6 +9,7 @@ value is the ceiling.
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -253,7 +254,7 @@ def _mass_share(image: NDArray[np.float32]) -> float:
     seen = small * weight
     middle = slice(_EDGE // 2 - 2, _EDGE // 2 + 2)
     top = float(np.median(seen[middle, middle]))
-    best, area = -np.inf, 0.0
+    best, root = -np.inf, 0.0
     for share in np.linspace(0.05, 0.95, _THRESHOLDS):
         _, parts = cv2.connectedComponents((seen > share * top).astype(np.uint8), connectivity=4)
         own = parts[_EDGE // 2, _EDGE // 2]
@@ -262,8 +263,8 @@ def _mass_share(image: NDArray[np.float32]) -> float:
             continue
         inner = cv2.erode(part.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         if (steep := float(slope[part & ~inner].mean())) > best:
-            best, area = steep, float(part.mean())
-    return area**0.5
+            best, root = steep, math.sqrt(part.mean())
+    return root
 
 
 @functools.cache

@@ -10,7 +10,7 @@ value is the ceiling.
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from data_prep.phantoms.parameters import PhantomParameters
 from data_prep.phantoms.tomosynthesis import draw_volume
 from gan.conditions import LEVELS, MALIGNANCY, NUMBERS, level_of
 from mammo_dp.fidelity.agreement import STUDENTS, kernel_machine
-from mammo_dp.fidelity.samples import LEVEL, Images, Samples
+from mammo_dp.fidelity.samples import LEVEL, Images, Rows, Samples
 
 Floats = NDArray[np.float64]
 Words = Sequence[str | None]  # by crop; none where an attribute is unknown
@@ -36,8 +36,8 @@ WORDS = (
     "Asked against measured. Malignancy and descriptors: Cohen's kappa with what a support vector "
     "machine reads off the crop, which learned from phantoms; size_share: correlation with the "
     "root of the area of the mass above a threshold. 0 is a generator that ignores what it is "
-    "asked for; the ceiling is the same on phantoms that the reader has not seen. Intervals are "
-    "over crops."
+    "asked for; the ceiling is the same on phantoms that the reader has not seen. Intervals "
+    "resample crops, those of one patient together."
 )
 # Phantoms of each class that teach the reader, and others for the ceiling, far from users' seeds.
 TAUGHT, JUDGED = 400, 250
@@ -74,24 +74,32 @@ def controllability(
     """
     size = next(iter(sources.values()))[0].images.shape[-1]
     reader = _reader(size, depth)
-    attributes: dict[str, Any] = {}
-    for name in (CLASS, *LEVELS, *NUMBERS):
-        asked = {source: asked_of(crops, name) for source, (_, crops) in sources.items()}
-        varied = {source: words for source, words in asked.items() if len({*words} - {None}) > 1}
-        if not varied or name not in reader.ceiling:
-            continue
-        found = {
-            source: asdict(
-                followed(name, words, reader.read(name, sources[source][0].images), seed=seed)
-            )
-            for source, words in varied.items()
+    asked = {
+        source: {name: words for name in reader.ceiling if varies(words := asked_of(crops, name))}
+        for source, (_, crops) in sources.items()
+    }
+    found = {
+        source: {
+            name: followed(name, words[name], measured, sources[source][0].patient, seed=seed)
+            for name, measured in reader.read(words, sources[source][0].images).items()
         }
-        attributes[name] = {
+        for source, words in asked.items()
+    }
+    attributes = {
+        name: {
             "measure": "correlation" if name in NUMBERS else "kappa",
-            "ceiling": asdict(reader.ceiling[name]),
-            "sources": found,
+            "ceiling": asdict(ceiling),
+            "sources": {source: asdict(own[name]) for source, own in found.items() if name in own},
         }
+        for name, ceiling in reader.ceiling.items()
+        if any(name in own for own in found.values())
+    }
     return {"words": WORDS, "attributes": attributes}
+
+
+def varies(words: Words) -> bool:
+    """Whether crops were asked for different things."""
+    return len({*words} - {None}) > 1
 
 
 def asked_of(crops: Sequence[Crop], name: str) -> list[str | None]:
@@ -101,19 +109,22 @@ def asked_of(crops: Sequence[Crop], name: str) -> list[str | None]:
     return [level_of(crop, name) for crop in crops]
 
 
-def followed(name: str, asked: Words, measured: Sequence[str] | Floats, *, seed: int) -> Control:
-    """Correlation or kappa of asked and measured, with an interval over crops.
+def followed(
+    name: str, asked: Words, measured: Sequence[str] | Floats, unit: Rows, *, seed: int
+) -> Control:
+    """Correlation or kappa of asked and measured, with an interval over patients or crops.
 
     Args:
         name: The attribute.
         asked: By crop.
         measured: By crop, as a reader read it.
+        unit: By crop, an integer per patient; a synthetic crop is one of its own.
         seed: Of the resamples.
     """
     rows = [row for row, word in enumerate(asked) if word is not None]
     words = [word for word in asked if word is not None]
     rng = np.random.default_rng(seed)
-    counts = resampled_weights(np.arange(len(rows)), _RESAMPLES, rng).astype(float)
+    counts = resampled_weights(unit[rows], _RESAMPLES, rng).astype(float)
     weights = np.concatenate([np.ones((1, len(rows))), counts])
     kept = [measured[row] for row in rows]
     if name in NUMBERS:
@@ -179,12 +190,13 @@ class Reader:
     machines: Mapping[str, Callable[[Floats], NDArray[np.str_]]]
     ceiling: Mapping[str, Control]
 
-    def read(self, name: str, images: Images) -> Sequence[str] | Floats:
-        """An attribute as measured on crops ``(N, size, size)`` in ``[0, 1]``."""
-        if name in NUMBERS:
-            return mass_shares(images)
-        words: list[str] = self.machines[name](STUDENTS["machine"].describe(images)).tolist()
-        return words
+    def read(self, names: Iterable[str], images: Images) -> dict[str, Sequence[str] | Floats]:
+        """Attributes as measured on crops ``(N, size, size)`` in ``[0, 1]``, by name."""
+        numbers = STUDENTS["machine"].describe(images)
+        return {
+            name: mass_shares(images) if name in NUMBERS else self.machines[name](numbers).tolist()
+            for name in names
+        }
 
 
 @functools.cache
@@ -197,10 +209,10 @@ def _reader(size: int, depth: int | None) -> Reader:
         name: kernel_machine().fit(numbers, known[name]).predict
         for name in known.keys() - NUMBERS.keys()
     }
-    reader = Reader(machines=machines, ceiling={})
     others, theirs = _phantoms(judged, size, depth, seed=_JUDGED_SEED)
+    measured = Reader(machines=machines, ceiling={}).read(theirs, others)
     ceiling = {
-        name: followed(name, words, reader.read(name, others), seed=0)
+        name: followed(name, words, measured[name], np.arange(len(others)), seed=0)
         for name, words in theirs.items()
     }
     return Reader(machines=machines, ceiling=ceiling)

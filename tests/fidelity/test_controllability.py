@@ -55,9 +55,12 @@ def test_what_does_not_vary_follows_nothing() -> None:
 def test_what_was_not_asked_for_is_left_out_and_the_interval_holds_the_value() -> None:
     asked = [None if row % 5 == 0 else str(row / 100) for row in range(100)]
     measured = np.where(np.arange(100) % 5 == 0, 1e6, np.arange(100) + 40 * RNG.random(100))
-    found = followed("size_share", asked, measured, seed=0)
+    found = followed("size_share", asked, measured, np.arange(100), seed=0)
     assert found.crops == 80
     assert 0.8 < found.found.low < found.found.value < found.found.high < 1
+    patients = followed("size_share", asked, measured, np.arange(100) // 20, seed=0).found
+    assert patients.value == found.found.value
+    assert patients.high - patients.low != found.found.high - found.found.low
 
 
 def test_the_area_of_a_disc_is_found_on_a_slope_and_beside_another_disc() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data_prep.manifest import CropsManifest, Split
-from mammo_dp.fidelity.comparison import compare
+from mammo_dp.fidelity.comparison import SCHEMA, compare
 from mammo_dp.fidelity.controllability import controllability
 from mammo_dp.fidelity.features import choose, public_space
 from mammo_dp.fidelity.results import draw_blind_sheet, draw_figure, print_table
@@ -116,7 +116,14 @@ def fidelity(
     ) as record:
         if not record.is_finished:
             _fill(record, CropsManifest.read(real), manifests)
-        print_table(json.loads((record.folder / RESULT).read_text(encoding="utf-8")), record.folder)
+        path = record.folder / RESULT
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["schema"] != SCHEMA:
+            raise FidelityError(
+                f"{path}: has schema {stored['schema']}, known is {SCHEMA}. Compare again, into a "
+                "new folder."
+            )
+        print_table(stored, record.folder)
 
 
 def _fill(record: RunRecord, cohort: CropsManifest, found: Mapping[str, CropsManifest]) -> None:

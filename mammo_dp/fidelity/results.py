@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from data_prep.symmetries import symmetric
 from mammo_dp import drawing
@@ -38,7 +38,6 @@ NAMES = {
     "tstr_descent": "AUROC, synthetic → real, default classifier",
     "trts_descent": "AUROC, real → synthetic, default classifier",
 }
-ASKED = "asked against measured"
 
 
 def print_table(result: Mapping[str, Any], folder: Path) -> None:
@@ -61,7 +60,8 @@ def print_table(result: Mapping[str, Any], folder: Path) -> None:
         table.add_row("  probability if not copying", *(f"{one['p_value']:.2g}" for one in found))
     flags = ["yes" if one["copying"]["copies"] else "no" for one in everyone]
     table.add_row("copies", *flags)
-    controls = Table(ASKED, "phantoms", *sources, box=SIMPLE_HEAD)
+    attributes = Column("asked against measured", overflow="fold")
+    controls = Table(attributes, "ceiling, phantoms", *sources, box=SIMPLE_HEAD)
     for attribute, measured in result["controllability"]["attributes"].items():
         own = [measured["sources"].get(name) for name in sources]
         controls.add_row(

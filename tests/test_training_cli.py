@@ -337,9 +337,6 @@ def test_fidelity_refuses_volumes_beside_crops(
     sets = ["--real", str(volumes.folder), "--synthetic", str(cohort.folder)]
     assert main(["fidelity", *sets, "--out", str(tmp_path / "deep")]) == 1
     assert "holds crops in the plane, where volumes of 4 slices" in capsys.readouterr().err
-    words = ["--synthetic", str(volumes.folder), "--crops", str(cohort.folder)]
-    assert main(["attack", "synthetic", *words, "--out", str(tmp_path / "attack")]) == 1
-    assert f"{volumes.folder}/crops.csv: holds volumes of 4 slices" in capsys.readouterr().err
 
 
 def test_stress_scores_the_same_crops_distorted(tmp_path: Path, cohort: CropsManifest) -> None:

@@ -66,8 +66,8 @@ def print_table(result: Mapping[str, Any], folder: Path) -> None:
         own = [measured["sources"].get(name) for name in sources]
         controls.add_row(
             f"{attribute}, {measured['measure']}",
-            shown(measured["ceiling"]["found"]),
-            *("—" if one is None else shown(one["found"]) for one in own),
+            in_hundredths(measured["ceiling"]["found"]),
+            *("—" if one is None else in_hundredths(one["found"]) for one in own),
         )
     half, agreement = result["crops_of_a_half"], result["agreement_crops"]
     console = Console()
@@ -108,6 +108,11 @@ def shown(value: Mapping[str, float | None]) -> str:
     if value["value"] is None:
         return "—"
     return f"{value['value']:.3g} [{value['low']:.3g}, {value['high']:.3g}]"
+
+
+def in_hundredths(value: Mapping[str, float]) -> str:
+    """A correlation or kappa with its interval, two digits after the point."""
+    return f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
 
 
 _BETTER = {

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from classifier.evaluate import Estimate
 from mammo_dp.attacks.ladder.cells import NO_PRIOR, PRIOR, Key, find, key_of, ncc_at, probabilities
-from mammo_dp.fidelity.results import NAMES, shown
+from mammo_dp.fidelity.results import NAMES, in_hundredths, shown
 from mammo_dp.report.collect import Result, estimate
 from mammo_dp.report.crops import attack_sheet
 from mammo_dp.report.tables import NONE, epsilon, interval, number, plain
@@ -314,9 +314,9 @@ def fidelity(result: Result) -> dict[str, Any]:
     asked = [
         [
             f"{attribute}, {measured['measure']}",
-            shown(measured["ceiling"]["found"]),
+            in_hundredths(measured["ceiling"]["found"]),
             *(
-                shown(measured["sources"][name]["found"]) if name in measured["sources"] else NONE
+                in_hundredths(own["found"]) if (own := measured["sources"].get(name)) else NONE
                 for name in sources
             ),
         ]

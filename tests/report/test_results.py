@@ -291,7 +291,9 @@ def test_a_fidelity_shows_measures_beside_real_crops_and_control_beside_its_ceil
         ["copies training crops", "no", "no", "yes"],
     ]
     assert "20 crops on each side (8 malignant); 95% intervals" in near.note
-    assert asked.rows == [["size_share, correlation", "0.5 [0.4, 0.6]", "0.25 [0.125, 0.375]", "—"]]
+    assert asked.rows == [
+        ["size_share, correlation", "0.50 [0.40, 0.60]", "0.25 [0.12, 0.38]", "—"]
+    ]
     assert all("volumes of 16 slices the middle" in table.note for table in said["tables"])
 
 

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import data_prep  # noqa: F401  declares what torchvision lacks before lightning is imported
@@ -25,14 +24,11 @@ from classifier.features import rank_zero_first
 from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.training.datamodule import DPCropsDataModule
-from mammo_dp.privacy.training.diffusion import DPLatentDiffusion
 from mammo_dp.privacy.training.plugins import DPDDPStrategy
 from mammo_dp.privacy.training.sampling import new_key
-from tests.gan.diffusion.tiny import NETS, diffusion, save
 from tests.privacy.training.fits import data, model, trainer
 
 STEPS = 8
-DIFFUSION = "diffusion"
 # Environment variable with cohort, folder for what was found, and accelerator, as JSON.
 SETTINGS = "MAMMO_DP_TEST_RANKS"
 DONE = "the fit through the front door is done"
@@ -44,7 +40,6 @@ FITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "averaged": ({"trainable": "norm_bias", "ema_decay": 0.9, "warmup_steps": 2}, {"rate": 0.4}),
     "features": ({"trainable": "head", "views": 2}, {"rate": 0.4, "augment": "light"}),
     "nobody": ({}, {"rate": 0.01}),
-    DIFFUSION: ({"trainable": "lora", "max_physical_batch": 3}, {"rate": 0.4, "image_size": 16}),
 }
 
 
@@ -85,7 +80,7 @@ def fit(
 ) -> dict[str, Any]:
     """One of the fits; returns what this process saw, spent and ended with."""
     model_settings, data_settings = FITS[name]
-    net, watch = (generator if name == DIFFUSION else model)(**model_settings), Watch(cut)
+    net, watch = model(**model_settings), Watch(cut)
     keep = ModelCheckpoint(folder, filename="resume", every_n_train_steps=3)
     chosen = {"max_steps": STEPS, "callbacks": [watch, keep], "enable_checkpointing": True}
     run = trainer(folder, **chosen, **settings)
@@ -95,14 +90,6 @@ def fit(
         "weights": parameters_to_vector(net.net.parameters()).detach(),
         "account": net.accountant.history,
     }
-
-
-def generator(**settings: Any) -> DPLatentDiffusion:
-    """A private diffusion from a start that is the same on all ranks."""
-    with TemporaryDirectory() as folder:
-        start = save(Path(folder) / "start.ckpt", diffusion())
-        chosen = {"target_epsilon": 8.0, "delta": 1e-3, "pairs": 2, "weights": str(start)}
-        return DPLatentDiffusion(**NETS | chosen | settings)
 
 
 def refusal(start: Callable[[], object]) -> str:

@@ -112,7 +112,8 @@ def shown(value: Mapping[str, float | None]) -> str:
 
 def in_hundredths(value: Mapping[str, float]) -> str:
     """A correlation or kappa with its interval, two digits after the point."""
-    return f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+    found, low, high = (round(value[end], 2) + 0.0 for end in ("value", "low", "high"))  # no -0.00
+    return f"{found:.2f} [{low:.2f}, {high:.2f}]"
 
 
 _BETTER = {

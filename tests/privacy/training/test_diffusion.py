@@ -275,6 +275,21 @@ def test_a_private_fit_releases_a_generator(
         )
 
 
+def test_a_private_fit_keeps_the_spectrum_of_its_start(
+    cohort: CropsManifest, tmp_path: Path
+) -> None:
+    white = {"encoder_channels": None, "block": 4}
+    public = diffusion(**white)
+    public.codec.deviation.uniform_(0.5, 2)
+    model = private(str(save(tmp_path / "start.ckpt", public)), **white)
+    before = flat(model.net)
+    trainer(tmp_path, max_steps=1).fit(model, crops(cohort))
+    assert torch.equal(model.codec.deviation, public.codec.deviation)
+    assert not torch.equal(flat(model.net), before)
+    with pytest.raises(DiffusionError, match="no scale of codes on its patients"):
+        trainer(tmp_path).fit(private(start="", weights=None, **white), crops(cohort))
+
+
 def test_volumes_are_learned_with_privacy_and_drawn(volumes: CropsManifest, tmp_path: Path) -> None:
     deep = DEPTH | {"image_size": 16}
     start = save(tmp_path / "start.ckpt", diffusion(**deep))

@@ -123,7 +123,7 @@ class Spectrum(Codec):
     def pack(self, scaled: Tensor) -> Tensor:
         """Whitened crops ``(B, 1, ...)`` by blocks, shape ``(B, block ** dims, ...)``."""
         image, dims = self.decode_raw(scaled), self.spatial_dims
-        split = image.view(
+        split = image.reshape(
             len(image), *(n for s in image.shape[2:] for n in (s // self.block, self.block))
         )
         inside = range(2, 2 * dims + 1, 2)
@@ -132,7 +132,7 @@ class Spectrum(Codec):
     def unpack(self, code: Tensor) -> Tensor:
         """Undoes :meth:`pack`."""
         dims = self.spatial_dims
-        split = code.view(len(code), *[self.block] * dims, *code.shape[2:])
+        split = code.reshape(len(code), *[self.block] * dims, *code.shape[2:])
         axes = [axis for place in range(1, dims + 1) for axis in (dims + place, place)]
         image = split.permute(0, *axes).reshape(
             len(code), 1, *(self.block * s for s in code.shape[2:])
@@ -143,8 +143,8 @@ class Spectrum(Codec):
 def cosines(size: int) -> Tensor:
     """Orthonormal cosine waves of rising frequency, one a row, shape ``(size, size)``."""
     place, frequency = torch.arange(size) + 0.5, torch.arange(size)[:, None]
-    waves = (2 / size) ** 0.5 * torch.cos(math.pi / size * place * frequency)
-    waves[0] /= 2**0.5
+    waves = math.sqrt(2 / size) * torch.cos(math.pi / size * place * frequency)
+    waves[0] /= math.sqrt(2)
     return waves
 
 

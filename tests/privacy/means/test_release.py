@@ -246,3 +246,25 @@ def test_a_medigan_package_says_the_epsilon_of_the_release(chain: Path) -> None:
     said = entry["selection"]["privacy_preservation"]
     assert "epsilon = 8 at delta = 0.0001 for each patient" in said
     assert len(list(Path("package/MEPF/samples").glob("*.png"))) == 8
+
+
+def test_an_interrupted_release_takes_up_no_other_answer(
+    chain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Means with less noise, or of other patients, would get the statement of this question."""
+
+    def killed(record: RunRecord) -> None:
+        raise RuntimeError("killed")
+
+    line = RELEASE.replace("--out means", "--out swapped").split()
+    line[line.index("--target_epsilon") + 1] = str(EPSILON / 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(release, "write_means_statement", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            main(line)
+    Path("swapped/means.pt").write_bytes(Path("means/means.pt").read_bytes())
+    assert main(line) == 1
+    assert "swapped/means.pt: does not fit its seal" in capsys.readouterr().err
+    assert not Path("swapped/privacy.json").exists()
+    Path("swapped/means.pt").unlink()
+    assert main(line) == 0

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from data_prep.crop_set import watched
 from data_prep.datamodule import CropBatch, CropsDataModule
 from gan.diffusion.checkpoint import DiffusionCheckpoint
-from gan.diffusion.networks import Autoencoder
-from gan.diffusion.settings import AutoencoderSettings, DiffusionError
+from gan.diffusion.networks import Autoencoder, Codec
+from gan.diffusion.settings import CodecSettings, DiffusionError
 from gan.samples import write_sheet
 
 AT_ONCE = 32  # crops in one pass that needs no gradient
@@ -64,7 +64,7 @@ class CropAutoencoder(lightning.LightningModule):
                 f"{divergence_weight=}, {learning_rate=}. Give a weight >= 0 and a rate above 0."
             )
         self.save_hyperparameters(ignore=["weights"])
-        self.settings = AutoencoderSettings(
+        self.settings = CodecSettings(
             spatial_dims=spatial_dims,
             image_size=image_size,
             depth=depth,
@@ -73,13 +73,13 @@ class CropAutoencoder(lightning.LightningModule):
         )
         self.divergence_weight = divergence_weight
         self.learning_rate = learning_rate
-        self.autoencoder = Autoencoder(self.settings)
+        self.codec = Autoencoder(self.settings)
         if weights is not None:
-            DiffusionCheckpoint.read(weights).start(self.autoencoder)
+            DiffusionCheckpoint.read(weights).start(self.codec)
 
     def forward(self, image: Tensor) -> Tensor:
         """Crops after a passage through their codes, shape and range as ``image``."""
-        return self.autoencoder.decode(self.autoencoder.encode(image))
+        return self.codec.decode(self.codec.encode(image))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam."""
@@ -95,9 +95,9 @@ class CropAutoencoder(lightning.LightningModule):
 
     def training_step(self, batch: CropBatch, batch_idx: int) -> Tensor:
         """Loss of a batch."""
-        mean, deviation = self.autoencoder.distribution(batch.image)
+        mean, deviation = self.codec.distribution(batch.image)
         code = mean + deviation * torch.randn_like(mean)
-        error = F.l1_loss(self.autoencoder.decode_raw(code), batch.image)
+        error = F.l1_loss(self.codec.decode_raw(code), batch.image)
         variance = deviation.square()
         divergence = 0.5 * (mean.square() + variance - variance.log() - 1).flatten(1).sum(1).mean()
         self.log("error", error, on_step=False, on_epoch=True, prog_bar=True)
@@ -112,11 +112,7 @@ class CropAutoencoder(lightning.LightningModule):
     def on_train_end(self) -> None:
         """Measures the scale of codes; shows crops above what becomes of them."""
         data = crops_of(self)
-        self.autoencoder.mean.zero_()
-        self.autoencoder.deviation.fill_(1)
-        values = codes_of(self.autoencoder, data)[:, 0].transpose(0, 1).flatten(1)
-        self.autoencoder.mean.copy_(values.mean(1))
-        self.autoencoder.deviation.copy_(values.std(1).clamp(min=1e-6))
+        measure_scale(self.codec, data)
         if self.trainer.is_global_zero and self.settings.spatial_dims == 2:
             plain = data.dataset(data.train_rows[:SHEET_COLUMNS])
             shown = torch.stack([plain[index].image for index in range(len(plain))])
@@ -144,7 +140,7 @@ def crops_of(module: lightning.LightningModule) -> CropsDataModule:
     return data
 
 
-def refuse_shape(data: CropsDataModule, settings: AutoencoderSettings) -> None:
+def refuse_shape(data: CropsDataModule, settings: CodecSettings) -> None:
     """Refuses crops of another shape than the networks take.
 
     Raises:
@@ -167,23 +163,30 @@ def keep_crop_rule(module: lightning.LightningModule, checkpoint: dict[str, Any]
 
 
 @torch.no_grad()
-def codes_of(autoencoder: Autoencoder, data: CropsDataModule, views: int = 1) -> Tensor:
+def measure_scale(codec: Codec, data: CropsDataModule) -> None:
+    """Sets the scale of a codec to mean and deviation over the training crops."""
+    codec.set_scale(codes_of(codec, data, scaled=False).squeeze(1))
+
+
+@torch.no_grad()
+def codes_of(codec: Codec, data: CropsDataModule, views: int = 1, *, scaled: bool = True) -> Tensor:
     """Codes of the training crops, in their order.
 
     Args:
-        autoencoder: Encodes, on its device.
+        codec: Encodes, on its device.
         data: Whose ``train_rows``; its augmentation makes the views, if there are several.
         views: 1 gives the crop as it is, V > 1 gives V augmented views of it.
+        scaled: False gives what is not scaled yet.
 
     Returns:
-        Normalised, shape ``(N, views, channels, ...)``, on the CPU.
+        Shape ``(N, views, channels, ...)``, on the CPU.
     """
     crops = data.dataset(data.train_rows, augment=data.augment if views > 1 else "none")
-    device = autoencoder.mean.device
+    device = codec.mean.device
     found = []
     for start in watched(range(0, len(crops) * views, AT_ONCE), "Encoding crops"):
         items = range(start, min(start + AT_ONCE, len(crops) * views))
-        images = torch.stack([crops[item // views].image for item in items])
-        found.append(autoencoder.encode(images.to(device)).float().cpu())
+        images = torch.stack([crops[item // views].image for item in items]).to(device)
+        found.append((codec.encode(images) if scaled else codec.raw(images)).float().cpu())
     codes = torch.cat(found)
     return codes.view(len(crops), views, *codes.shape[1:])

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from data_prep.manifest import CropRule
 from gan.checkpoint import AVERAGED, CheckpointError, crop_rule_of, load_part, read_content
-from gan.diffusion.networks import Autoencoder, Denoiser, Sampler
-from gan.diffusion.settings import AutoencoderSettings, DiffusionError, DiffusionSettings
+from gan.diffusion.networks import Codec, Denoiser, Sampler
+from gan.diffusion.settings import CodecSettings, DiffusionError, DiffusionSettings
 
-AUTOENCODER, NET = "autoencoder.", "net."  # where a state dict holds the networks
+CODEC, NET = "codec.", "net."  # where a state dict holds the networks
 ADVICE = (
     "Give the checkpoint of a fit of mammo_dp.CropAutoencoder, LatentDiffusion or "
     "DPLatentDiffusion, such as RUN/checkpoints/last.ckpt"
@@ -22,7 +22,7 @@ ADVICE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiffusionCheckpoint:
-    """What a checkpoint of an autoencoder, or of a diffusion with its autoencoder, holds.
+    """What a checkpoint of an autoencoder, or of a diffusion with its codec, holds.
 
     Attributes:
         path: The file.
@@ -62,7 +62,7 @@ class DiffusionCheckpoint:
         """
         settings = parts.get("hyper_parameters", {})
         try:
-            AutoencoderSettings.of(settings)
+            CodecSettings.of(settings)
         except (DiffusionError, TypeError) as error:
             raise CheckpointError(
                 f"{path}: holds no autoencoder and no diffusion ({error}) {ADVICE}."
@@ -75,11 +75,11 @@ class DiffusionCheckpoint:
             crop_rule=crop_rule_of(parts, path),
         )
 
-    def start(self, autoencoder: Autoencoder, net: Denoiser | None = None) -> None:
+    def start(self, codec: Codec, net: Denoiser | None = None) -> None:
         """Copies weights into networks that will train on.
 
         Args:
-            autoencoder: Gets those of the autoencoder.
+            codec: Gets those of an autoencoder, or a spectrum.
             net: Gets the averaged weights of a diffusion; left as it is if the file holds an
                 autoencoder alone.
 
@@ -87,12 +87,12 @@ class DiffusionCheckpoint:
             CheckpointError: Naming the first tensor that does not fit, or the dimensions.
         """
         dims = self.settings["spatial_dims"]
-        if dims != autoencoder.spatial_dims:
+        if dims != codec.spatial_dims:
             raise CheckpointError(
                 f"{self.path}: trained with spatial_dims={dims}, but this model has "
-                f"{autoencoder.spatial_dims}. Give a checkpoint of as many dimensions."
+                f"{codec.spatial_dims}. Give a checkpoint of as many dimensions."
             )
-        load_part(autoencoder, AUTOENCODER, self.state, self.path)
+        load_part(codec, CODEC, self.state, self.path)
         if net is not None and self.holds_net:
             load_part(net, self._prefix, self.state, self.path)
 
@@ -107,7 +107,7 @@ class DiffusionCheckpoint:
         except (DiffusionError, TypeError) as error:
             raise CheckpointError(f"{self.path}: its settings build no model ({error})") from error
         sampler = Sampler(settings, self.settings["sample_steps"])
-        self.start(sampler.autoencoder, sampler.net)
+        self.start(sampler.codec, sampler.net)
         return sampler.eval().requires_grad_(False)
 
     @property

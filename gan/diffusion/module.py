@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``LatentDiffusion``: learns to denoise the codes of a frozen autoencoder, and draws crops."""
+"""``LatentDiffusion``: learns to denoise codes of crops, and draws crops."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +12,19 @@ from torch import Tensor
 
 from data_prep.datamodule import CropBatch, CropsDataModule
 from data_prep.manifest import Crop
-from gan.diffusion.autoencoder import codes_of, crops_of, keep_crop_rule, refuse_shape
+from gan.diffusion.autoencoder import (
+    codes_of,
+    crops_of,
+    keep_crop_rule,
+    measure_scale,
+    refuse_shape,
+)
 from gan.diffusion.checkpoint import DiffusionCheckpoint
 from gan.diffusion.networks import (
-    Autoencoder,
     Denoiser,
+    Spectrum,
     attention_parameters,
+    codec_of,
     draw_crops,
     norm_bias_parameters,
     train_only,
@@ -34,10 +41,12 @@ FORGOTTEN = 0.1  # share of attributes that a training step does without
 class LatentDiffusion(lightning.LightningModule):
     """Learns to generate crops, or volumes, of a malignancy and of further attributes.
 
-    A diffusion on the codes of an autoencoder that stays as it is: the network sees a code with
-    noise and predicts what is noise (:mod:`gan.diffusion.schedule`). Attributes are tokens that it
-    attends to; one that is missing has a token of its own, and a share of the known ones is
-    forgotten while it trains, so that crops can be asked for without.
+    A diffusion on codes of crops: the network sees a code with noise and predicts what is noise
+    (:mod:`gan.diffusion.schedule`). Codes are whitened crops, which lose nothing, or those of a
+    trained autoencoder, which stays as it is. The spectrum that whitens is measured on the training
+    crops of the first fit, and is a constant of all that start from it. Attributes are
+    tokens that the network attends to; one that is missing has a token of its own, and a share of
+    the known ones is forgotten while it trains, so that crops can be asked for without.
 
     Trained without differential privacy: a classifier that sees its samples has no finite epsilon
     for the patients of the training crops. So train it on phantoms; ``DPLatentDiffusion`` takes it
@@ -48,13 +57,14 @@ class LatentDiffusion(lightning.LightningModule):
     warms up as ``(1 + n) / (10 + n)``.
 
     Args:
-        weights: Checkpoint to start from: of a ``CropAutoencoder``, or of a diffusion with its
-            autoencoder. Needed for a fit.
+        weights: Checkpoint to start from: of a diffusion, or of a ``CropAutoencoder``, which a
+            first fit with ``encoder_channels`` needs.
         spatial_dims: 2 for crops, 3 for volumes.
         image_size: Edge of crops, and of the slices of volumes, in pixels.
         depth: Slices of a volume; none for crops.
-        encoder_channels: Of the autoencoder, see ``CropAutoencoder``.
-        latent_channels: Channels of the codes.
+        encoder_channels: Of the autoencoder, see ``CropAutoencoder``; None whitens crops.
+        latent_channels: Channels of the codes of an autoencoder.
+        block: Edge of the blocks of whitened pixels that become channels; ``>= 2``.
         channels: Feature channels of each level of the U-Net; each but the first halves all edges.
         attention_levels: Which levels attend to themselves and to the attributes.
         head_channels: Channels of a head of attention.
@@ -82,8 +92,9 @@ class LatentDiffusion(lightning.LightningModule):
         spatial_dims: int = 2,
         image_size: int = 64,
         depth: int | None = None,
-        encoder_channels: Sequence[int] = (8, 16, 32),
+        encoder_channels: Sequence[int] | None = None,
         latent_channels: int = 4,
+        block: int = 4,
         channels: Sequence[int] = (32, 64, 64),
         attention_levels: Sequence[bool] = (False, True, True),
         head_channels: int = 16,
@@ -99,8 +110,9 @@ class LatentDiffusion(lightning.LightningModule):
     ) -> None:
         super().__init__()
         # as a checkpoint keeps them
-        encoder_channels, channels = list(encoder_channels), list(channels)
-        attention_levels, conditions = list(attention_levels), list(conditions)
+        encoder_channels = None if encoder_channels is None else list(encoder_channels)
+        channels, attention_levels = list(channels), list(attention_levels)
+        conditions = list(conditions)
         if min(views, sample_steps) < 1 or not learning_rate > 0 or not 0 <= earliest_time < 1:
             raise DiffusionError(
                 f"{views=}, {sample_steps=}, {learning_rate=}, {earliest_time=}. Give 1 or more, "
@@ -115,6 +127,7 @@ class LatentDiffusion(lightning.LightningModule):
             depth=depth,
             encoder_channels=encoder_channels,
             latent_channels=latent_channels,
+            block=block,
             channels=channels,
             attention_levels=attention_levels,
             head_channels=head_channels,
@@ -128,12 +141,12 @@ class LatentDiffusion(lightning.LightningModule):
         self.learning_rate = learning_rate
         self.sample_steps = sample_steps
         self.seed = seed
-        self.autoencoder = Autoencoder(self.settings).requires_grad_(False)
+        self.codec = codec_of(self.settings).requires_grad_(False)
         self.net = Denoiser(self.settings)
         self.starts_from: Literal["nothing", "autoencoder", "diffusion"] = "nothing"
         if weights is not None:
             start = DiffusionCheckpoint.read(weights)
-            start.start(self.autoencoder, self.net)
+            start.start(self.codec, self.net)
             self.starts_from = "diffusion" if start.holds_net else "autoencoder"
         self.average = None if average_decay is None else averaged(self.net, average_decay)
 
@@ -169,7 +182,7 @@ class LatentDiffusion(lightning.LightningModule):
     def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
         """Crops of the averaged network, see :meth:`gan.diffusion.networks.Sampler.forward`."""
         return draw_crops(
-            self.autoencoder,
+            self.codec,
             self.average or self.net,
             self.settings,
             latent,
@@ -191,14 +204,24 @@ class LatentDiffusion(lightning.LightningModule):
         data = crops_of(self)
         refuse_shape(data, self.settings)
         if self.starts_from == "nothing":
-            raise DiffusionError(
-                "weights: are missing. Give the checkpoint of a CropAutoencoder, or of a diffusion "
-                "to continue, as --model.init_args.weights."
-            )
+            self.scale_codes(data)
         codes = self.codes(data).flatten(2)
         crops = [data.manifest.crops[row] for row in data.train_rows]
         known = self.known(crops)[:, None].expand(-1, codes.shape[1], -1)
         data.use_features(self.rows(codes, known))
+
+    def scale_codes(self, data: CropsDataModule) -> None:
+        """Measures the spectrum that whitens where no checkpoint has it.
+
+        Raises:
+            DiffusionError: If an autoencoder is to be trained first.
+        """
+        if not isinstance(self.codec, Spectrum):
+            raise DiffusionError(
+                "weights: are missing. With encoder_channels, give the checkpoint of a "
+                "CropAutoencoder, or of a diffusion to continue, as --model.init_args.weights."
+            )
+        measure_scale(self.codec, data)
 
     def known(self, crops: Sequence[Crop]) -> Tensor:
         """Conditions of the training crops, shape ``(N, columns)``.
@@ -212,7 +235,7 @@ class LatentDiffusion(lightning.LightningModule):
 
     def codes(self, data: CropsDataModule) -> Tensor:
         """Codes of the training crops, shape ``(N, views, channels, ...)``."""
-        return codes_of(self.autoencoder, data, self.views)
+        return codes_of(self.codec, data, self.views)
 
     def rows(self, codes: Tensor, conditions: Tensor) -> Tensor:
         """What a batch holds in place of images: flat codes, each followed by its condition.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The networks: an autoencoder, and the U-Net that denoises its codes under attributes."""
+"""The networks: what turns crops into codes, and the U-Net that denoises these under attributes."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gan.conditions import Conditions
 from gan.diffusion.schedule import denoise
-from gan.diffusion.settings import AutoencoderSettings, DiffusionError, DiffusionSettings
+from gan.diffusion.settings import CodecSettings, DiffusionError, DiffusionSettings
 
 GROUPS = 8  # of normalisation, or as many as all channels have for a divisor
 TIMES = 1000.0  # MONAI's embedding tells whole numbers of this size apart
@@ -34,24 +34,134 @@ def monai_networks() -> Any:  # noqa: ANN401  a module
     return nets
 
 
-class Autoencoder(nn.Module):
+class Codec(nn.Module):
     """Turns crops into codes of about unit variance, and codes into crops.
+
+    Args:
+        settings: Sizes.
+        shape: Of the scale; it is measured over crops, and along axes of length 1.
+
+    Attributes:
+        mean: Of raw codes of the crops it was made on, shape ``shape``.
+        deviation: Their standard deviation. Both are constants from then on, never of what is
+            encoded later.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, settings: CodecSettings, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.spatial_dims = settings.spatial_dims
+        self.register_buffer("mean", torch.zeros(*shape))
+        self.register_buffer("deviation", torch.ones(*shape))
+
+    def raw(self, image: Tensor) -> Tensor:
+        """What is scaled, of crops ``(B, 1, ...)`` in ``[-1, 1]``; shape ``(B, ...)``."""
+        raise NotImplementedError
+
+    def decode_raw(self, raw: Tensor) -> Tensor:
+        """Crops of what was scaled; not cut to ``[-1, 1]``."""
+        raise NotImplementedError
+
+    def pack(self, scaled: Tensor) -> Tensor:
+        """The code of what is scaled."""
+        return scaled
+
+    def unpack(self, code: Tensor) -> Tensor:
+        """Undoes :meth:`pack`."""
+        return code
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Codes of crops, without noise, shape ``(B, channels, ...)``."""
+        return self.pack((self.raw(image) - self.mean) / self.deviation)
+
+    def decode(self, code: Tensor) -> Tensor:
+        """Crops of codes, shape ``(B, 1, ...)``, in ``[-1, 1]``."""
+        return self.decode_raw(self.unpack(code) * self.deviation + self.mean).clamp(-1, 1)
+
+    def set_scale(self, raw: Tensor) -> None:
+        """Makes mean and deviation those of raw codes."""
+        over = (0, *(axis for axis, size in enumerate(self.mean.shape, 1) if size == 1))
+        self.mean.copy_(raw.mean(over, keepdim=True)[0])
+        self.deviation.copy_(raw.std(over, keepdim=True)[0].clamp(min=1e-6))
+
+
+class Spectrum(Codec):
+    """Whitens crops: each spatial frequency is divided by its deviation, without loss.
+
+    Crops of tissue have little of the fine frequencies, which a diffusion on grey values learns
+    last. Here all frequencies of a code vary alike, so a network that has learned nothing yet draws
+    crops of the right spectrum. The code is a whitened crop, its pixels gathered by blocks into
+    channels, so that the network has fewer places to visit.
+
+    Args:
+        settings: Sizes; channels are ``block ** spatial_dims``.
+
+    Source: frequencies of the orthonormal cosine transform, type II, Ahmed, Natarajan and Rao 1974.
+    """
+
+    def __init__(self, settings: CodecSettings) -> None:
+        super().__init__(settings, settings.image_shape)
+        self.block = settings.block
+        for axis, size in enumerate(settings.image_shape[1:]):
+            self.register_buffer(f"waves_{axis}", cosines(size), persistent=False)
+
+    def raw(self, image: Tensor) -> Tensor:
+        """Cosine transform of crops, shape as ``image``."""
+        for axis in range(self.spatial_dims):
+            waves = self.get_buffer(f"waves_{axis}")
+            image = torch.tensordot(image, waves, dims=([2], [1]))  # the next axis comes to place 2
+        return image
+
+    def decode_raw(self, raw: Tensor) -> Tensor:
+        """Crops of their cosine transform."""
+        for axis in range(self.spatial_dims):
+            raw = torch.tensordot(raw, self.get_buffer(f"waves_{axis}"), dims=([2], [0]))
+        return raw
+
+    def pack(self, scaled: Tensor) -> Tensor:
+        """Whitened crops ``(B, 1, ...)`` by blocks, shape ``(B, block ** dims, ...)``."""
+        image, dims = self.decode_raw(scaled), self.spatial_dims
+        split = image.reshape(
+            len(image), *(n for s in image.shape[2:] for n in (s // self.block, self.block))
+        )
+        inside = range(2, 2 * dims + 1, 2)
+        return split.permute(0, *inside, *range(1, 2 * dims, 2)).flatten(1, dims)
+
+    def unpack(self, code: Tensor) -> Tensor:
+        """Undoes :meth:`pack`."""
+        dims = self.spatial_dims
+        split = code.reshape(len(code), *[self.block] * dims, *code.shape[2:])
+        axes = [axis for place in range(1, dims + 1) for axis in (dims + place, place)]
+        image = split.permute(0, *axes).reshape(
+            len(code), 1, *(self.block * s for s in code.shape[2:])
+        )
+        return self.raw(image)
+
+
+def cosines(size: int) -> Tensor:
+    """Orthonormal cosine waves of rising frequency, one a row, shape ``(size, size)``."""
+    place, frequency = torch.arange(size) + 0.5, torch.arange(size)[:, None]
+    waves = math.sqrt(2 / size) * torch.cos(math.pi / size * place * frequency)
+    waves[0] /= math.sqrt(2)
+    return waves
+
+
+class Autoencoder(Codec):
+    """A trained codec.
 
     Args:
         settings: Sizes.
 
     Attributes:
         net: MONAI's ``AutoencoderKL``.
-        mean: Of each channel of the codes of the crops it was trained on, shape ``(channels,)``.
-        deviation: Their standard deviation. Both are constants of the trained autoencoder, never
-            of what is encoded later.
     """
 
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, settings: AutoencoderSettings) -> None:
-        super().__init__()
+    def __init__(self, settings: CodecSettings) -> None:
+        super().__init__(settings, (settings.code_channels, *[1] * settings.spatial_dims))
+        if settings.encoder_channels is None:
+            raise DiffusionError("encoder_channels: are missing. Give one number for each level.")
         levels = len(settings.encoder_channels)
         self.net: nn.Module = monai_networks().AutoencoderKL(
             spatial_dims=settings.spatial_dims,
@@ -65,9 +175,6 @@ class Autoencoder(nn.Module):
             with_encoder_nonlocal_attn=False,
             with_decoder_nonlocal_attn=False,
         )
-        self.spatial_dims = settings.spatial_dims
-        self.register_buffer("mean", torch.zeros(settings.latent_channels))
-        self.register_buffer("deviation", torch.ones(settings.latent_channels))
 
     def distribution(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of codes as the autoencoder trains on them.
@@ -78,23 +185,19 @@ class Autoencoder(nn.Module):
         found: tuple[Tensor, Tensor] = self.net.encode(image)  # type: ignore[operator]
         return found
 
-    def decode_raw(self, code: Tensor) -> Tensor:
-        """Crops of codes that are not normalised; not cut to ``[-1, 1]``."""
-        image: Tensor = self.net.decode(code)  # type: ignore[operator]
+    def raw(self, image: Tensor) -> Tensor:
+        """Means of the codes of crops."""
+        return self.distribution(image)[0]
+
+    def decode_raw(self, raw: Tensor) -> Tensor:
+        """Crops of codes that are not normalised."""
+        image: Tensor = self.net.decode(raw)  # type: ignore[operator]
         return image
 
-    def encode(self, image: Tensor) -> Tensor:
-        """Normalised codes, without noise, shape ``(B, channels, ...)``."""
-        mean, _ = self.distribution(image)
-        return (mean - self._of_channels(self.mean)) / self._of_channels(self.deviation)
 
-    def decode(self, code: Tensor) -> Tensor:
-        """Crops of normalised codes, shape ``(B, 1, ...)``, in ``[-1, 1]``."""
-        raw = code * self._of_channels(self.deviation) + self._of_channels(self.mean)
-        return self.decode_raw(raw).clamp(-1, 1)
-
-    def _of_channels(self, values: Tensor) -> Tensor:
-        return values.view(-1, *[1] * self.spatial_dims)
+def codec_of(settings: CodecSettings) -> Codec:
+    """An autoencoder where its channels are given, else the whitened spectrum."""
+    return Spectrum(settings) if settings.encoder_channels is None else Autoencoder(settings)
 
 
 class Tokens(nn.Module):
@@ -141,8 +244,8 @@ class Denoiser(nn.Module):
         self.tokens = Tokens(settings.attributes, settings.token_width)
         self.unet: nn.Module = monai_networks().DiffusionModelUNet(
             spatial_dims=settings.spatial_dims,
-            in_channels=settings.latent_channels,
-            out_channels=settings.latent_channels,
+            in_channels=settings.code_channels,
+            out_channels=settings.code_channels,
             channels=tuple(settings.channels),
             attention_levels=tuple(settings.attention_levels),
             num_res_blocks=1,
@@ -189,7 +292,7 @@ class Sampler(nn.Module):
 
     def __init__(self, settings: DiffusionSettings, steps: int) -> None:
         super().__init__()
-        self.autoencoder = Autoencoder(settings)
+        self.codec = codec_of(settings)
         self.net = Denoiser(settings)
         self.settings = settings
         self.steps = steps
@@ -215,13 +318,11 @@ class Sampler(nn.Module):
         Returns:
             Shape ``(B, 1, ...)``, values in ``[-1, 1]``.
         """
-        return draw_crops(
-            self.autoencoder, self.net, self.settings, latent, condition, steps=self.steps
-        )
+        return draw_crops(self.codec, self.net, self.settings, latent, condition, steps=self.steps)
 
 
 def draw_crops(
-    autoencoder: Autoencoder,
+    codec: Codec,
     net: nn.Module,
     settings: DiffusionSettings,
     latent: Tensor,
@@ -232,7 +333,7 @@ def draw_crops(
     """Crops of latent vectors, see :meth:`Sampler.forward`; ``net`` is a :class:`Denoiser`."""
     noise = latent.view(-1, *settings.latent_shape)
     codes = denoise(lambda code, time: net(code, time, condition), noise, steps)
-    return autoencoder.decode(codes)
+    return codec.decode(codes)
 
 
 def attention_parameters(net: nn.Module) -> list[nn.Parameter]:

@@ -12,7 +12,6 @@ Source: Nichol and Dhariwal 2021, arXiv 2102.09672 (cosine); Salimans and Ho 202
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -48,7 +47,11 @@ def velocity(code: Tensor, noise: Tensor, time: Tensor) -> Tensor:
 
 
 def denoise(predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int) -> Tensor:
-    """Draws codes by DDIM without fresh noise: equal noise gives equal codes.
+    """Draws codes by following the velocity back in time: equal noise gives equal codes.
+
+    A step takes the velocity in its middle, extrapolated from the last two. DDIM, which holds code
+    and noise fixed within a step, makes codes shrink where the velocity is small: 20 steps leave
+    94 % of the deviation of white codes.
 
     Args:
         predict: Maps noised codes ``(B, ...)`` and times ``(B,)`` to velocities.
@@ -58,15 +61,16 @@ def denoise(predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: i
     Returns:
         Codes, shape ``(B, ...)``.
 
-    Source: Song et al. 2020, arXiv 2010.02502, equation 12 with sigma = 0.
+    Source: the ordinary differential equation of Song et al. 2020, arXiv 2010.02502, by the method
+    of Adams and Bashforth of second order; its first step is DDIM's.
     """
-    current = noise
-    times = torch.linspace(1, 0, steps + 1, device=noise.device)
-    for now, following in pairwise(times.unbind()):
-        time = now.expand(len(noise))
-        predicted = predict(current, time)
-        code_share, noise_share = shares(time, current)
-        code = code_share * current - noise_share * predicted
-        left = noise_share * current + code_share * predicted
-        current = noised(code, left, following.expand(len(noise)))
+    current, before = noise, None
+    angle = math.pi / 2 / steps
+    for time in torch.linspace(1, 0, steps + 1, device=noise.device)[:-1].unbind():
+        predicted = predict(current, time.expand(len(noise)))
+        if before is None:
+            current = math.cos(angle) * current - math.sin(angle) * predicted
+        else:
+            current = current - angle * (1.5 * predicted - 0.5 * before)
+        before = predicted
     return current

@@ -14,22 +14,26 @@ class DiffusionError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AutoencoderSettings:
-    """Sizes of an autoencoder.
+class CodecSettings:
+    """Sizes of what turns crops into codes: their spectrum, or an autoencoder.
 
     Attributes:
         spatial_dims: 2 for crops, 3 for volumes.
         image_size: Edge of crops, and of the slices of volumes, in pixels.
         depth: Slices of a volume; none for crops.
-        encoder_channels: Feature channels of each level; each but the first halves all edges.
-        latent_channels: Channels of the codes.
+        encoder_channels: Feature channels of each level of an autoencoder; each but the first
+            halves all edges. None whitens crops by their spectrum.
+        latent_channels: Channels of the codes of an autoencoder.
+        block: Edge of the blocks of whitened pixels that become channels; 2 or more. Not used
+            with an autoencoder.
     """
 
     spatial_dims: int = 2
     image_size: int = 64
     depth: int | None = None
-    encoder_channels: Sequence[int] = (8, 16, 32)
+    encoder_channels: Sequence[int] | None = None
     latent_channels: int = 4
+    block: int = 4
 
     def __post_init__(self) -> None:
         """Checks the ranges.
@@ -44,10 +48,11 @@ class AutoencoderSettings:
                 f"depth={self.depth}, spatial_dims={self.spatial_dims}. Give a depth for volumes "
                 "(spatial_dims 3), and none for crops."
             )
-        if not self.encoder_channels or min(*self.encoder_channels, self.latent_channels, 1) < 1:
+        levels = [1] if self.encoder_channels is None else list(self.encoder_channels)
+        if not levels or min(*levels, self.latent_channels, self.block - 1) < 1:
             raise DiffusionError(
-                f"encoder_channels={list(self.encoder_channels)}, "
-                f"latent_channels={self.latent_channels}. Give numbers of 1 or more."
+                f"encoder_channels={levels}, latent_channels={self.latent_channels}, "
+                f"block={self.block}. Give numbers of 1 or more, and a block of 2 or more."
             )
         self.refuse_edges(self.shrinkage)
 
@@ -55,10 +60,21 @@ class AutoencoderSettings:
     def shrinkage(self) -> int:
         """Pixels along an edge of a crop for one of its code.
 
-        >>> AutoencoderSettings().shrinkage
+        >>> CodecSettings(encoder_channels=(8, 16, 32)).shrinkage
         4
         """
+        if self.encoder_channels is None:
+            return self.block
         return int(2 ** (len(self.encoder_channels) - 1))
+
+    @property
+    def code_channels(self) -> int:
+        """Channels of a code; a block has as many numbers as pixels.
+
+        >>> CodecSettings(block=4).code_channels
+        16
+        """
+        return self.latent_channels if self.encoder_channels else self.block**self.spatial_dims
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -69,10 +85,10 @@ class AutoencoderSettings:
     def latent_shape(self) -> tuple[int, ...]:
         """Shape of one code.
 
-        >>> AutoencoderSettings(spatial_dims=3, depth=16).latent_shape
+        >>> CodecSettings(spatial_dims=3, depth=16, encoder_channels=(8, 16, 32)).latent_shape
         (4, 4, 16, 16)
         """
-        return (self.latent_channels, *(edge // self.shrinkage for edge in self._edges()))
+        return (self.code_channels, *(edge // self.shrinkage for edge in self._edges()))
 
     def refuse_edges(self, step: int) -> None:
         """Refuses edges that halving does not divide.
@@ -107,14 +123,16 @@ class AutoencoderSettings:
             DiffusionError: Naming what is missing, or out of range.
         """
         names = [field.name for field in fields(cls)]
-        if missing := [name for name in names if name not in settings]:
-            raise DiffusionError(f"settings without {', '.join(missing)}.")
-        return cls(**{name: settings[name] for name in names})
+        if missing := [name for name in names if name not in {**settings, "block": None}]:
+            raise DiffusionError(
+                f"settings without {', '.join(missing)}."
+            )  # autoencoders: no block
+        return cls(**{name: settings[name] for name in names if name in settings})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DiffusionSettings(AutoencoderSettings):
-    """Sizes of an autoencoder and of the network that denoises its codes.
+class DiffusionSettings(CodecSettings):
+    """Sizes of a codec and of the network that denoises its codes.
 
     Attributes:
         channels: Feature channels of each level of the U-Net; each but the first halves all edges.
@@ -136,7 +154,7 @@ class DiffusionSettings(AutoencoderSettings):
         Raises:
             DiffusionError: Naming the setting.
         """
-        AutoencoderSettings.__post_init__(self)  # slots: `super()` would name the class before them
+        CodecSettings.__post_init__(self)  # slots: `super()` would name the class before them
         if not self.channels or len(self.channels) != len(self.attention_levels):
             raise DiffusionError(
                 f"channels={list(self.channels)}, attention_levels={list(self.attention_levels)}. "

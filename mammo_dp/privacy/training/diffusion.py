@@ -13,7 +13,8 @@ from classifier.features import cached_features, rank_zero_first
 from classifier.lora import LoRALinear, merged
 from data_prep.datamodule import CropBatch, CropsDataModule
 from gan.diffusion.module import LatentDiffusion
-from gan.diffusion.networks import Autoencoder, train_only
+from gan.diffusion.networks import Codec, train_only
+from gan.diffusion.settings import DiffusionError
 from mammo_dp.privacy.accounting.budget import PrivacyBudget
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.seals import SealedFeatures
@@ -28,9 +29,9 @@ ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "out_proj")  # of MONAI's attention
 class DPLatentDiffusion(DPTraining, LatentDiffusion):  # type: ignore[misc]  # its steps return no loss
     """A ``LatentDiffusion`` fine-tuned with differential privacy for each patient of its data.
 
-    It starts from a diffusion of phantoms. Codes of the patients' crops come from the frozen
-    autoencoder of that start, computed once and kept, sealed, in ``features`` below the run folder;
-    they are private. The loss of a crop is its mean over several pairs of time and noise, so that
+    It starts from a diffusion of phantoms, whose codec and its scale stay as they are. Codes of the
+    patients' crops are computed once and kept, sealed, in ``features`` below the run folder; they
+    are private. The loss of a crop is its mean over several pairs of time and noise, so that
     the clip meets a gradient with little noise of its own. Pairs are drawn under the secret key,
     row by row, so that nobody's presence changes those of another.
 
@@ -116,12 +117,23 @@ class DPLatentDiffusion(DPTraining, LatentDiffusion):  # type: ignore[misc]  # i
         trained = [p for p in self.net.parameters() if p.requires_grad]
         return self.privatise(Adam(trained, lr=self.learning_rate))
 
+    def scale_codes(self, data: CropsDataModule) -> None:
+        """Refuses to measure the scale of codes on patients.
+
+        Raises:
+            DiffusionError: Always.
+        """
+        raise DiffusionError(
+            "weights: are missing. A private fit measures no scale of codes on its patients. Give "
+            "the checkpoint of a LatentDiffusion of phantoms as --model.init_args.weights."
+        )
+
     def codes(self, data: CropsDataModule) -> Tensor:
         """Codes of the training crops from the cache, one for each pair."""
         views = 1 if data.augment == "none" else self.views
         with rank_zero_first(self.trainer.strategy):
             found = cached_features(
-                CodeBody(self.autoencoder, self.settings.latent_size, self.settings.depth),
+                CodeBody(self.codec, self.settings.latent_size, self.settings.depth),
                 data.manifest,
                 data.train_rows,
                 folder=Path(self.trainer.default_root_dir) / "features",
@@ -173,19 +185,19 @@ class DPLatentDiffusion(DPTraining, LatentDiffusion):  # type: ignore[misc]  # i
 
 
 class CodeBody(nn.Module):
-    """An autoencoder as the cache of features takes a network: codes are what a head would see.
+    """A codec as the cache of features takes a network: codes are what a head would see.
 
     Args:
-        autoencoder: Encodes crops.
+        codec: Encodes crops.
         latent_size: Numbers in a code.
         slices: Of volumes; none for crops in the plane.
     """
 
-    def __init__(self, autoencoder: Autoencoder, latent_size: int, slices: int | None) -> None:
+    def __init__(self, codec: Codec, latent_size: int, slices: int | None) -> None:
         super().__init__()
-        self.autoencoder = autoencoder
+        self.codec = codec
         self.slices = slices
-        self.head = nn.Linear(latent_size, 1).to(autoencoder.mean.device)
+        self.head = nn.Linear(latent_size, 1).to(codec.mean.device)
 
     def get_classifier(self) -> nn.Linear:
         """The head, of which only the width counts."""
@@ -193,7 +205,7 @@ class CodeBody(nn.Module):
 
     def forward_features(self, image: Tensor) -> Tensor:
         """Flat codes of crops ``(B, 1, H, W)`` or volumes, shape ``(B, latent)``."""
-        return self.autoencoder.encode(image).flatten(1)
+        return self.codec.encode(image).flatten(1)
 
     def forward_head(self, codes: Tensor, *, pre_logits: bool) -> Tensor:
         """The codes as they are."""

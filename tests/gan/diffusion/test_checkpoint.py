@@ -81,9 +81,9 @@ def test_files_that_hold_no_diffusion_of_crops_are_refused(tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match=r"tensors do not fit"):
         TrainedGenerator.read(path)
     with torch.no_grad():
-        model.autoencoder.mean[0] = torch.nan
+        model.codec.mean[0] = torch.nan
     save(path, model)
-    with pytest.raises(CheckpointError, match=r"autoencoder.mean holds NaN"):
+    with pytest.raises(CheckpointError, match=r"codec.mean holds NaN"):
         TrainedGenerator.read(path)
 
 

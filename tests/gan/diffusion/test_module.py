@@ -52,9 +52,9 @@ def test_an_autoencoder_learns_and_keeps_the_scale_of_its_codes(
     with torch.no_grad():
         before, after = ((model(images) - images).abs().mean() for model in (new, fitted))
         assert after < 0.9 * before
-        raw, _ = fitted.autoencoder.distribution(images)
-        codes = fitted.autoencoder.encode(images)
-    assert torch.allclose(fitted.autoencoder.mean, raw.mean((0, 2, 3)), atol=1e-5)
+        raw, _ = fitted.codec.distribution(images)
+        codes = fitted.codec.encode(images)
+    assert torch.allclose(fitted.codec.mean[:, 0, 0], raw.mean((0, 2, 3)), atol=1e-5)
     assert torch.allclose(codes.mean((0, 2, 3)), torch.zeros(2), atol=1e-4)
     assert torch.allclose(codes.std((0, 2, 3)), torch.ones(2), atol=1e-2)
     assert (first.parent / "samples" / "autoencoder.png").is_file()
@@ -64,12 +64,12 @@ def test_a_fit_denoises_frozen_codes_and_its_average_is_the_product(
     first: Path, cohort: CropsManifest, tmp_path: Path
 ) -> None:
     model = LatentDiffusion(**NETS, weights=str(first), views=2, average_decay=0.5)
-    start, codes = weights(model.net), weights(model.autoencoder)
+    start, codes = weights(model.net), weights(model.codec)
     assert model.average is not None
     assert torch.equal(weights(model.average.module), start)
     fit = trainer(tmp_path, max_steps=-1, max_epochs=1)
     fit.fit(model, crops(cohort, augment="gan"))
-    assert torch.equal(weights(model.autoencoder), codes)
+    assert torch.equal(weights(model.codec), codes)
     assert not torch.equal(weights(model.net), start)
     assert not torch.equal(weights(model.average.module), weights(model.net))
     assert (tmp_path / "samples" / "last.png").is_file()
@@ -78,6 +78,25 @@ def test_a_fit_denoises_frozen_codes_and_its_average_is_the_product(
     assert torch.equal(weights(more.net), weights(model.average.module))
     again = LatentDiffusion.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     assert torch.equal(weights(again.net), weights(model.net))
+
+
+def test_a_spectrum_is_that_of_the_first_fit_and_is_kept(
+    cohort: CropsManifest, tmp_path: Path
+) -> None:
+    white = NETS | {"encoder_channels": None, "block": 4}
+    model, data = LatentDiffusion(**white), crops(cohort)
+    fit = trainer(tmp_path / "first", max_steps=1)
+    fit.fit(model, data)
+    plain = data.dataset(data.train_rows)
+    raw = model.codec.raw(torch.stack([plain[i].image for i in range(len(plain))]))
+    assert torch.allclose(model.codec.mean, raw.mean(0), atol=1e-5)
+    assert torch.allclose(model.codec.deviation, raw.std(0), atol=1e-5)
+    fit.save_checkpoint(tmp_path / "first.ckpt", weights_only=True)
+    more = LatentDiffusion(**white, weights=str(tmp_path / "first.ckpt"))
+    trainer(tmp_path / "more", max_steps=1).fit(more, crops(cohort, train_split="val"))
+    assert torch.equal(more.codec.deviation, model.codec.deviation)
+    with pytest.raises(CheckpointError, match=r"tensors do not fit"):
+        LatentDiffusion(**NETS, weights=str(tmp_path / "first.ckpt"))
 
 
 def test_a_fit_that_resumes_is_the_fit_that_never_stopped(
@@ -170,7 +189,7 @@ def test_volumes_are_learned_as_crops_are(volumes: CropsManifest, tmp_path: Path
     first = CropAutoencoder(**FIRST | deep)
     fit = trainer(tmp_path / "first", max_steps=1)
     fit.fit(first, crops(volumes, depth=4))
-    assert not torch.equal(first.autoencoder.mean, torch.zeros(2))
+    assert not torch.equal(first.codec.mean, torch.zeros(2, 1, 1, 1))
     fit.save_checkpoint(tmp_path / "first.ckpt", weights_only=True)
     model = LatentDiffusion(**NETS | deep, weights=str(tmp_path / "first.ckpt"))
     before = weights(model.net)

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 import sys
 
+import numpy as np
 import pytest
 import torch
+from scipy.fft import dctn
 from torch import nn
 
 from gan.conditions import Conditions
 from gan.diffusion.networks import (
     Autoencoder,
     Sampler,
+    Spectrum,
     Tokens,
     attention_parameters,
     norm_bias_parameters,
 )
-from gan.diffusion.settings import AutoencoderSettings, DiffusionError, DiffusionSettings
+from gan.diffusion.settings import CodecSettings, DiffusionError, DiffusionSettings
 from tests.gan.diffusion.tiny import NETS, SHAPES, diffusion, shaken
 
 SETTINGS = {name: value for name, value in NETS.items() if name != "sample_steps"}
@@ -25,9 +28,9 @@ def test_codes_and_samples_have_the_shapes_that_settings_say(dims: int) -> None:
     sampler = Sampler(settings, steps=2)
     shaken(sampler)
     image = torch.randn(2, *settings.image_shape)
-    code = sampler.autoencoder.encode(image)
+    code = sampler.codec.encode(image)
     assert code.shape == (2, *settings.latent_shape)
-    assert sampler.autoencoder.decode(code).shape == image.shape
+    assert sampler.codec.decode(code).shape == image.shape
     condition = settings.attributes.of_classes(torch.tensor([0, 1]))
     noise = torch.randn(1, settings.latent_size).expand(2, -1)
     with torch.no_grad():
@@ -51,15 +54,52 @@ def test_a_crop_is_drawn_as_if_it_were_alone(dims: int) -> None:
 
 
 def test_scale_of_codes_is_taken_out_and_put_back() -> None:
-    autoencoder = Autoencoder(AutoencoderSettings(image_size=8, encoder_channels=(4, 8)))
+    autoencoder = Autoencoder(CodecSettings(image_size=8, encoder_channels=(4, 8)))
     image = torch.randn(2, 1, 8, 8)
     raw, _ = autoencoder.distribution(image)
     plain = autoencoder.decode(autoencoder.encode(image))
-    autoencoder.mean.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    autoencoder.mean.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None, None])
     autoencoder.deviation.fill_(0.5)
     scaled = autoencoder.encode(image)
     assert torch.allclose(scaled[:, 2], (raw[:, 2] - 3) / 0.5)
     assert torch.allclose(autoencoder.decode(scaled), plain, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dims", "block"), [(2, 4), (2, 3), (3, 2)])
+def test_a_spectrum_whitens_and_loses_nothing(dims: int, block: int) -> None:
+    depth = 4 if dims == 3 else None
+    settings = CodecSettings(spatial_dims=dims, depth=depth, image_size=12, block=block)
+    codec = Spectrum(settings)
+    rng = torch.Generator().manual_seed(0)
+    image = torch.rand(400, *settings.image_shape, generator=rng) - 0.5
+    image = (image + image.roll(1, -1) + image.roll(1, -2)) / 2  # neighbours are alike
+    raw = codec.raw(image)
+    expected = dctn(image[1, 0].double().numpy(), norm="ortho")
+    assert np.allclose(raw[1, 0].numpy(), expected, atol=1e-5)
+    codec.set_scale(raw)
+    code = codec.encode(image)
+    assert code.shape == (400, *settings.latent_shape)
+    assert torch.allclose(codec.decode(code), image, atol=1e-5)
+    white = codec.decode_raw(codec.unpack(code))
+    beside = [torch.corrcoef(x[:, 0].flatten(1).T[:2])[0, 1] for x in (image, white)]
+    assert beside[0] > 0.3
+    assert abs(beside[1]) < 0.15
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_blocks_of_pixels_become_channels(dims: int) -> None:
+    settings = CodecSettings(
+        spatial_dims=dims, depth=4 if dims == 3 else None, image_size=8, block=2
+    )
+    codec = Spectrum(settings)
+    image = torch.randn(2, *settings.image_shape)
+    code = codec.encode(image)  # no scale yet: the pixels themselves
+    place, inside = (1, 2, 3)[:dims], (1, 0, 1)[:dims]
+    pixel = tuple(2 * p + i for p, i in zip(place, inside, strict=True))
+    channel = int("".join(map(str, inside)), 2)
+    assert float(code[(1, channel, *place)]) == pytest.approx(
+        float(image[(1, 0, *pixel)]), abs=1e-5
+    )
 
 
 def test_a_missing_attribute_has_a_token_of_its_own() -> None:

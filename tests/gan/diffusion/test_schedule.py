@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,10 +26,17 @@ def test_the_exact_velocity_of_a_normal_distribution_is_sampled_from_it() -> Non
         return c * (s * off) - s * (mean + c * deviation**2 * off)
 
     noise = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0))
-    found = denoise(exact, noise, steps=500)
+    found = denoise(exact, noise, steps=40)
     expected = mean + deviation * noise  # the flow of a normal distribution is linear
     assert torch.allclose(found, expected, atol=0.02)
     assert not torch.allclose(found, mean + 1.2 * deviation * noise, atol=0.02)
+
+
+def test_white_codes_keep_their_deviation() -> None:
+    noise = torch.randn(2, 4)
+    for steps in (10, 20):
+        found = denoise(lambda seen, time: 0 * seen, noise, steps)
+        assert torch.allclose(found, math.cos(math.pi / 2 / steps) * noise, atol=1e-6)
 
 
 def test_one_step_is_the_guess_from_pure_noise() -> None:

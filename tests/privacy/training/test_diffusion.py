@@ -174,8 +174,8 @@ def test_adapters_are_folded_into_their_layers(dims: int) -> None:
 def start(tmp_path_factory: pytest.TempPathFactory) -> str:
     model = diffusion()
     with torch.no_grad():
-        model.autoencoder.mean.fill_(0.3)
-        model.autoencoder.deviation.fill_(0.7)
+        model.codec.mean.fill_(0.3)
+        model.codec.deviation.fill_(0.7)
     return str(save(tmp_path_factory.mktemp("start") / "last.ckpt", model))
 
 
@@ -227,7 +227,7 @@ def test_a_step_without_noise_is_the_clipped_loop_over_patients_crops_and_pairs(
             rng = draw(KEY, 0, VIEWS, row)
             uniform = rng.random(3)
             noises = torch.from_numpy(rng.standard_normal((3, 128), np.float32))
-            code = model.autoencoder.encode(hers[i].image[None])
+            code = model.codec.encode(hers[i].image[None])
             asked = torch.tensor([[0.0, 1.0]] if hers[i].malignant else [[1.0, 0.0]])
             for pair in range(3):
                 time = torch.tensor([0.25 + 0.75 * (pair + uniform[pair]) / 3]).float()
@@ -250,7 +250,7 @@ def test_a_private_fit_releases_a_generator(
     start: str, cohort: CropsManifest, tmp_path: Path, trainable: str
 ) -> None:
     model = private(start, trainable=trainable, ema_decay=0.9)
-    codes = model.autoencoder.state_dict()["mean"].clone()
+    codes = model.codec.state_dict()["mean"].clone()
     before = {name: p.clone() for name, p in model.net.state_dict().items()}
     fit = trainer(tmp_path, max_steps=2)
     fit.fit(model, crops(cohort, augment="gan", rate=0.5))
@@ -265,7 +265,7 @@ def test_a_private_fit_releases_a_generator(
     assert changed
     if trainable in ("attention", "lora"):
         assert changed <= attention
-    assert torch.equal(model.autoencoder.mean, codes)
+    assert torch.equal(model.codec.mean, codes)
     assert (tmp_path / "samples" / "last.png").is_file()
     (cached,) = (tmp_path / "features").iterdir()
     cached.write_bytes(cached.read_bytes()[:-3] + b"xyz")
@@ -273,6 +273,21 @@ def test_a_private_fit_releases_a_generator(
         trainer(tmp_path, max_steps=2).fit(
             private(start), crops(cohort, augment="gan", insecure_seed=None)
         )
+
+
+def test_a_private_fit_keeps_the_spectrum_of_its_start(
+    cohort: CropsManifest, tmp_path: Path
+) -> None:
+    white = {"encoder_channels": None, "block": 4}
+    public = diffusion(**white)
+    public.codec.deviation.uniform_(0.5, 2)
+    model = private(str(save(tmp_path / "start.ckpt", public)), **white)
+    before = flat(model.net)
+    trainer(tmp_path, max_steps=1).fit(model, crops(cohort))
+    assert torch.equal(model.codec.deviation, public.codec.deviation)
+    assert not torch.equal(flat(model.net), before)
+    with pytest.raises(DiffusionError, match="no scale of codes on its patients"):
+        trainer(tmp_path).fit(private(start="", weights=None, **white), crops(cohort))
 
 
 def test_volumes_are_learned_with_privacy_and_drawn(volumes: CropsManifest, tmp_path: Path) -> None:

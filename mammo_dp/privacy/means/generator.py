@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from classifier.unit_features import unit_features
 from gan.matching import RunningMatching
 from gan.module import MCGAN
-from mammo_dp.privacy.means.query import CLASSES, unit_features
+from mammo_dp.privacy.means.query import CLASSES
 from mammo_dp.privacy.means.release import ReleasedMeans
 
 log = logging.getLogger(__name__)

@@ -18,11 +18,12 @@ from torch import nn
 
 from classifier.module import CropClassifier
 from classifier.released import ReleasedClassifier, load_classifier, settings_of
+from classifier.unit_features import features_of
 from data_prep.manifest import CropsManifest, Split
 from mammo_dp.privacy.accounting.account import Mechanism
 from mammo_dp.privacy.accounting.budget import PrivacyBudget
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.means.query import LARGEST_CHANGE, NoisySums, exact_sums, features_of
+from mammo_dp.privacy.means.query import LARGEST_CHANGE, NoisySums, exact_sums
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access
 from mammo_dp.privacy.statement.lineage import collect_parents, require_bound
@@ -108,12 +109,11 @@ def release_means(
         ReleasedMeans.read(path)
         return
     model = load_classifier(checkpoint)
+    features = features_of(model, manifest, [row for rows in sampling.rows_of for row in rows])
+    of_patients = np.split(features, np.cumsum([len(rows) for rows in sampling.rows_of])[:-1])
     sums = exact_sums(
-        (
-            features_of(model, manifest, rows),
-            np.array([manifest.crops[row].malignant for row in rows]),
-        )
-        for rows in sampling.rows_of
+        (own, np.array([manifest.crops[row].malignant for row in rows]))
+        for own, rows in zip(of_patients, sampling.rows_of, strict=True)
     )
     noise = planned.noise_multiplier * LARGEST_CHANGE
     released = NoisySums(sums=noisy(sums, noise, draw(new_key(), 0, NOISE)), noise=noise)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from classifier.unit_features import features_of
 from data_prep.datamodule import CropBatch
 from data_prep.manifest import CropsManifest
 from gan.checkpoint import Checkpoint
@@ -17,7 +18,7 @@ from mammo_dp.privacy.accounting.account import compose
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.means import release
 from mammo_dp.privacy.means.generator import MatchedMCGAN, MeanMatching
-from mammo_dp.privacy.means.query import exact_sums, features_of
+from mammo_dp.privacy.means.query import exact_sums
 from mammo_dp.privacy.means.release import ReleasedMeans
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger

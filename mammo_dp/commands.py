@@ -60,6 +60,7 @@ FUNCTIONS: Mapping[str, str | Mapping[str, str]] = {
         "medigan": "mammo_dp.export.medigan:medigan",
         "set": "mammo_dp.export.synthetic_set:synthetic_set",
     },
+    "match-means": "mammo_dp.privacy.means.match:match_means",
     "fidelity": "mammo_dp.fidelity.command:fidelity",
     "attack": {
         "audit": "mammo_dp.attacks.audit.command:audit_run",
@@ -90,6 +91,7 @@ _RECORDED = frozenset(
         "interpolate",
         "evolve",
         "release-means",
+        "match-means",
         "export medigan",
         "export set",
     }

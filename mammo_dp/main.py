@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": "generator checkpoint -> labelled synthetic crops",
     "evolve": "patients' noisy votes choose phantoms or generated crops -> labelled crops",
     "release-means": "patients -> noisy mean features of each class, for generators to match",
+    "match-means": "phantoms + released means -> those of them whose classes have these means",
     "relabel": "synthetic crops + classifier -> the same crops, labelled by it",
     "interpolate": "generator checkpoint -> sheets between crops and between classes",
     "export": "classifier -> ONNX, Hugging Face; generator -> medigan; crops -> folder, DICOM",

@@ -25,7 +25,7 @@ from mammo_dp.privacy.evolution.population import (
     with_noise,
 )
 from mammo_dp.privacy.evolution.rounds import Round, RoundsAccount, origin
-from mammo_dp.privacy.evolution.simulators import GanSimulator, PhantomSimulator, Simulator
+from mammo_dp.privacy.evolution.simulators import GanSimulator, Genome, PhantomSimulator, Simulator
 from mammo_dp.privacy.statement.ledger import Access
 from mammo_dp.privacy.statement.lineage import collect_parents, require_bound
 from mammo_dp.privacy.training.sampling import new_key
@@ -130,9 +130,7 @@ def evolve(
         seed=seed,
     )
     space = describe if features is None else FeatureSpace(load_classifier(features))
-    electorate = Electorate.of_manifest(
-        manifest, split, public_size=public_size, described=space
-    )
+    electorate = Electorate.of_manifest(manifest, split, public_size=public_size, described=space)
     noise = budget.noise_multiplier(electorate.sampling, steps=rounds)
     planned = Mechanism(noise_multiplier=noise, sampling_rate=1.0, steps=rounds)
     if not allow_unbounded:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -54,6 +55,7 @@ LINES = (
     RELEASE,
     FIT,
     "generate --checkpoint gan/checkpoints/last.ckpt --per_class 3 --out generated",
+    "match-means --crops phantoms --means means/means.pt --per_class 4 --out matched",
 )
 
 
@@ -89,7 +91,7 @@ def test_all_that_follows_has_the_epsilon_of_the_one_release(
     monkeypatch.chdir(made)
     spent = compose([ReleasedMeans.read("means/means.pt").mechanism]).epsilon(1e-4)
     assert 0.98 * EPSILON < spent <= EPSILON
-    for folder in ("means", "gan", "generated"):
+    for folder in ("means", "gan", "generated", "matched"):
         statement = stored(folder)["statements"][0]
         assert statement["epsilon"] == pytest.approx(spent), folder
         assert statement["unit"] == "patient"
@@ -114,6 +116,38 @@ def test_what_is_released_is_the_exact_sum_and_noise_of_the_stated_size(made: Pa
     assert found.released.noise == found.mechanism.noise_multiplier
     # 26 standard normal numbers: their root mean square is within .6 of 1 but once in 100,000
     assert 0.4 < float((noise**2).mean()) ** 0.5 < 1.6
+
+
+def test_matched_crops_are_those_of_the_pool_with_the_class_of_a_mean(made: Path) -> None:
+    pool, found = CropsManifest.read(made / "phantoms"), CropsManifest.read(made / "matched")
+    assert {crop.sha256 for crop in found.crops} <= {crop.sha256 for crop in pool.crops}
+    assert len({crop.file for crop in found.crops}) == 8
+    assert sum(crop.malignant for crop in found.crops) == 4
+    assert {(crop.origin, crop.label_source) for crop in found.crops} == {("phantom", "means")}
+    released = ReleasedMeans.read(made / "means/means.pt")
+    targets, _ = released.released.means()
+    features = features_of(released.model, found, found.rows())
+    own = np.array([crop.malignant for crop in found.crops])
+    everything = features_of(released.model, pool, pool.rows()).mean(axis=0)
+    for label in (0, 1):
+        away = np.linalg.norm(features[own == label].mean(axis=0) - targets[label])
+        assert away < np.linalg.norm(everything - targets[label])
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("--crops patients --per_class 4", "crops belong to patients. Give a folder of phantoms"),
+        ("--crops phantoms --per_class 9", "per_class 9: phantoms/crops.csv has 16 crops. Give 1"),
+    ],
+)
+def test_pools_that_cannot_be_chosen_from_are_refused(
+    chain: Path, capsys: pytest.CaptureFixture[str], more: str, said: str
+) -> None:
+    line = f"match-means --means means/means.pt --out others {more}"
+    assert main(line.split()) == 1
+    assert said in capsys.readouterr().err
+    assert not Path("others/crops.csv").exists()
 
 
 def test_a_release_is_made_once(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,38 +6,23 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch.nn.functional import normalize
 
+from classifier.features import body_features
 from classifier.module import CropClassifier
 from data_prep.crop_set import watched
 from data_prep.datamodule import model_input
 from data_prep.manifest import CropsManifest
 from data_prep.transforms import pipeline
 
-_AT_ONCE = 64  # crops read from disk in one go
+_AT_ONCE = 64  # crops in memory
 
 
-def unit_features(net: nn.Module, images: Tensor) -> Tensor:
-    """What the head of a classifier sees of crops, brought to length 1; gradients flow through.
-
-    Args:
-        net: Model of :func:`classifier.backbones.build`, in evaluation mode.
-        images: Shape ``(B, 1, size, size)``, in ``[-1, 1]``.
-
-    Returns:
-        Shape ``(B, d)``.
-    """
-    tokens = net.forward_features(images)  # type: ignore[operator]  # of timm models
-    features: Tensor = net.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
-    return nn.functional.normalize(features.float(), dim=1)
-
-
-@torch.no_grad()
-def pixel_features(model: CropClassifier, pixels: NDArray[np.uint16]) -> NDArray[np.float64]:
-    """Features of crops as they are, by :func:`unit_features`.
+def unit_features(model: CropClassifier, pixels: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """What the head of a classifier sees of crops as they are, brought to length 1.
 
     Args:
-        model: In evaluation mode.
+        model: Whose body gives the features.
         pixels: Shape ``(N, size, size)``, in ``[0, 65535]``, N > 0.
 
     Returns:
@@ -45,17 +30,17 @@ def pixel_features(model: CropClassifier, pixels: NDArray[np.uint16]) -> NDArray
     """
     as_it_is = pipeline("none", int(model.hparams["image_size"]))
     images = torch.stack([model_input(one, as_it_is) for one in pixels])
-    features: NDArray[np.float64] = unit_features(model.net, images).double().numpy()
+    features: NDArray[np.float64] = normalize(body_features(model.net, images)).double().numpy()
     return features
 
 
 def features_of(
     model: CropClassifier, manifest: CropsManifest, rows: Sequence[int]
 ) -> NDArray[np.float64]:
-    """Features of crops of a manifest, with progress; see :func:`pixel_features`.
+    """Features of crops of a manifest, with progress; see :func:`unit_features`.
 
     Args:
-        model: In evaluation mode.
+        model: Whose body gives the features.
         manifest: Table of crops.
         rows: Rows of it, at least one.
 
@@ -64,7 +49,7 @@ def features_of(
     """
     starts = range(0, len(rows), _AT_ONCE)
     found = [
-        pixel_features(model, manifest.images(rows[start : start + _AT_ONCE]))
+        unit_features(model, manifest.images(rows[start : start + _AT_ONCE]))
         for start in watched(starts, "Computing features")
     ]
     return np.concatenate(found)

@@ -21,7 +21,7 @@ COMMANDS = {
     "predict": "a run scores crops, or boxes in DICOM mammograms -> predictions.csv",
     "generate": "generator checkpoint -> labelled synthetic crops",
     "evolve": "patients' noisy votes choose phantoms or generated crops -> labelled crops",
-    "release-means": "patients -> noisy mean features of each class, for generators to match",
+    "release-means": "patients -> noisy mean features of each class, for phantoms to match",
     "match-means": "phantoms + released means -> those of them whose classes have these means",
     "relabel": "synthetic crops + classifier -> the same crops, labelled by it",
     "interpolate": "generator checkpoint -> sheets between crops and between classes",

@@ -198,12 +198,9 @@ class TrainingCLI(LightningCLI):
         if self.subcommand != "fit":
             inputs["checkpoint"] = Path(self.config[self.subcommand].run) / RELEASED
             return inputs
-        arguments = config["model"].get("init_args", {})
-        inputs |= {
-            role: Path(path)
-            for role in ("weights", "means")
-            if (path := arguments.get(role)) and path not in (HUB, PACKAGE)
-        }
+        weights = config["model"].get("init_args", {}).get("weights")
+        if weights and weights not in (HUB, PACKAGE):
+            inputs["weights"] = Path(weights)
         return inputs
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -7,7 +7,7 @@ import numpy as np
 
 from classifier.module import CropClassifier
 from classifier.released import load_classifier
-from classifier.unit_features import pixel_features
+from classifier.unit_features import unit_features
 from data_prep.crop_image import save_crop_image
 from data_prep.crop_set import watched
 from data_prep.descriptors.voting import Floats, describe
@@ -150,7 +150,7 @@ class FeatureSpace:
     """What the head of a classifier sees of crops, at length 1, as the space of the votes.
 
     Args:
-        model: In evaluation mode.
+        model: Whose body gives the features.
     """
 
     def __init__(self, model: CropClassifier) -> None:
@@ -159,7 +159,7 @@ class FeatureSpace:
     def __call__(self, images: Floats) -> Floats:
         """Features of images in ``[0, 1]``, as of the 16-bit crops that they are written as."""
         pixels = np.rint(images.astype(np.float64) * _FULL_SCALE).astype(np.uint16)
-        return pixel_features(self.model, pixels).astype(np.float32)
+        return unit_features(self.model, pixels).astype(np.float32)
 
 
 class Described:

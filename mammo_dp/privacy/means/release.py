@@ -2,8 +2,8 @@
 """``release-means``: noisy class means of features of patients' crops, one access for any use.
 
 ``means.pt`` holds the noisy sums, the mechanism that made them and the network whose features they
-are, so it is all that a generator needs. It is written in one move: a process that dies before has
-released nothing, and the exact sums never leave its memory.
+are, so it is all that `match-means` needs. It is written in one move: a process that dies before
+has released nothing, and the exact sums never leave its memory.
 """
 
 import os
@@ -57,10 +57,10 @@ def release_means(
     delta: float = 1e-4,
     allow_unbounded: bool = False,
 ) -> None:
-    """Releases noisy means of features of each class, once, for generators to be trained to.
+    """Releases noisy means of features of each class, once, for synthetic crops to match.
 
-    One Gaussian query of all patients. A generator that is fitted to the result
-    (mammo_dp.MatchedMCGAN) is post-processing: it may train as long and as often as it likes.
+    One Gaussian query of all patients. What is made of the result, such as by `mammo-dp
+    match-means`, is post-processing and may be repeated as often as one likes.
 
     Args:
         crops: Folder of the patients' crops, both classes in ``split``.

@@ -115,13 +115,13 @@ def nearest_set(
             sums[label] += features[row]
     for _ in range(_ROUNDS):
         exchanged = False
-        for row in np.flatnonzero(classes != NONE):
+        for row in np.flatnonzero(classes != NONE).tolist():
             label = int(classes[row])
             sums[label] -= features[row]
             classes[row] = NONE
             other, added = best(label, per_class)
             gain = (added[row] - added[other]) / per_class**2
-            other = other if gain > _GAIN else int(row)
+            other = other if gain > _GAIN else row
             exchanged |= other != row
             classes[other] = label
             sums[label] += features[other]

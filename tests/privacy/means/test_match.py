@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -19,7 +21,7 @@ def away(features: NDArray[np.float64], classes: NDArray[np.int64], label: int) 
     """Squared distance of the mean of a class to its target, crop by crop."""
     own = [row for row in range(len(features)) if classes[row] == label]
     mean = [sum(float(features[row][k]) for row in own) / len(own) for k in range(6)]
-    return sum((a - b) ** 2 for a, b in zip(mean, targets()[label].tolist(), strict=True))
+    return math.dist(mean, targets()[label].tolist()) ** 2
 
 
 @pytest.mark.parametrize("per_class", [1, 4, 15])

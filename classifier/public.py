@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network that somebody else trained on public images, frozen and read at some of its stages."""
 
+import copy
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from classifier.backbones import build
 
@@ -15,7 +18,8 @@ class PublicNet(nn.Module):
     """The first stages of a timm model; what comes after the last one that is read is left out.
 
     The middle of such a network, where it sees texture and edges, tells more about other kinds of
-    images than its end.
+    images than its end. In evaluation mode its batch norms are computed within the convolutions
+    before them, which takes less than half of the time.
 
     Args:
         backbone: timm's name of the model.
@@ -44,7 +48,7 @@ class PublicNet(nn.Module):
                 self._indices, prune_head=True, **self._every
             )
             with torch.inference_mode():
-                maps = self.eval()(torch.zeros(1, 1, size, size))
+                maps = self._maps(self.net.eval(), torch.zeros(1, 1, size, size))
         except (AssertionError, IndexError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"public={backbone!r}, stages={list(self.stages)}, {size=}: cannot be read there "
@@ -53,6 +57,8 @@ class PublicNet(nn.Module):
         self.channels = tuple(int(found.shape[1]) for found in maps)
         self.edges = tuple(int(found.shape[-1]) for found in maps)
         self.requires_grad_(False)
+        # Of which tensors, and what was made of them; in a tuple, since it is no submodule.
+        self._folded: tuple[tuple[tuple[int, int], ...], tuple[nn.Module]] | None = None
 
     def whole(self) -> nn.Module:
         """The model with all its layers, as files of weights have them."""
@@ -67,7 +73,11 @@ class PublicNet(nn.Module):
         Returns:
             One tensor ``(B, channels, rows, columns)`` per stage.
         """
-        found: list[Tensor] = self.net.forward_intermediates(  # type: ignore[operator]
+        plain = self.training or torch.compiler.is_compiling()
+        return self._maps(self.net if plain else self._fast(), image)
+
+    def _maps(self, net: nn.Module, image: Tensor) -> list[Tensor]:
+        found: list[Tensor] = net.forward_intermediates(  # type: ignore[operator]
             image,
             indices=self._indices,
             stop_early=True,
@@ -75,6 +85,36 @@ class PublicNet(nn.Module):
             **self._every,
         )
         return found
+
+    def _fast(self) -> nn.Module:
+        """The network with its batch norms folded, made anew whenever its weights changed."""
+        tensors = itertools.chain(self.net.parameters(), self.net.buffers())
+        now = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
+        if self._folded is None or self._folded[0] != now:
+            # Outside of inference mode, so that gradients may pass through the copy later.
+            with torch.inference_mode(False), torch.no_grad():
+                net = folded(self.net)
+                probe = torch.linspace(-9, 9, self.size**2).sin().view(1, 1, self.size, self.size)
+                probe = probe.to(next(self.net.parameters()))
+                pairs = zip(self._maps(self.net, probe), self._maps(net, probe), strict=True)
+                same = all(bool((a - b).abs().max() <= 1e-3 * a.abs().max()) for a, b in pairs)
+            self._folded = (now, (net if same else self.net,))
+        return self._folded[1][0]
+
+
+def folded(net: nn.Module) -> nn.Module:
+    """A copy of a network whose batch norms are part of the convolutions registered before them.
+
+    It computes the same only in evaluation mode, and only where each batch norm reads the
+    convolution that stands before it; whoever asks has to compare.
+    """
+    result = copy.deepcopy(net).eval()
+    for module in result.modules():
+        for (name, conv), (after, norm) in itertools.pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, after, getattr(norm, "act", nn.Identity()))  # timm's has one
+    return result
 
 
 def one_by_one(read: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

@@ -194,6 +194,56 @@ def test_the_network_reads_as_the_whole_one_and_ends_after_its_last_stage() -> N
     assert not any(p.requires_grad for p in body.public.parameters())
 
 
+def test_folded_batch_norms_compute_the_same_and_follow_the_weights() -> None:
+    net = hybrid().public
+    assert net is not None
+    image = wide(noise(2), 64).requires_grad_()
+
+    def check() -> None:
+        naive = net._maps(net.net, image)
+        seen = net(image)
+        assert net._folded is not None
+        (fast,) = net._folded[1]
+        assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in fast.modules())
+        for expected, found in zip(naive, seen, strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+    with torch.inference_mode():
+        net(image)
+    check()
+    with torch.no_grad():
+        for name, tensor in net.net.named_buffers():
+            if name.endswith("running_var"):
+                tensor.mul_(0.5)
+    check()
+    state = net.net.state_dict()
+    net.net.load_state_dict({name: tensor * 1.1 for name, tensor in state.items()})
+    check()
+    (gradient,) = torch.autograd.grad(net(image)[-1].sum(), image)
+    (expected,) = torch.autograd.grad(net._maps(net.net, image)[-1].sum(), image)
+    torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_a_network_that_cannot_be_folded_is_read_as_it_is() -> None:
+    class Apart(torch.nn.Module):  # its norm reads the image, not what the convolution made
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = torch.nn.Conv2d(1, 3, 3, padding=1), torch.nn.BatchNorm2d(1)
+
+            self.norm.running_var = torch.full((1,), 4.0)
+
+        def forward_intermediates(self, image: Tensor, **_: Any) -> list[Tensor]:
+            return [self.conv(self.norm(image))]
+
+    net = hybrid().public
+    assert net is not None
+    net.net = Apart().eval()
+    image = wide(noise(2), 64)
+    torch.testing.assert_close(net(image)[0], net.net.conv(net.net.norm(image)))
+    assert net._folded is not None
+    assert net._folded[1][0] is net.net
+
+
 def test_stages_that_are_not_there_are_named() -> None:
     with pytest.raises(ValueError, match=r"stages=\[99\].*Choose other stages"):
         hybrid(stages=(99,))

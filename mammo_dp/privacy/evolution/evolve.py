@@ -66,8 +66,8 @@ def evolve(
     the rounds and from exactly one target; the statement adds what the simulator's own makers saw.
 
     Nearest is meant in a space that no patient has shaped: 24 fixed numbers about a crop, or the
-    features of a network, such as one of public images, see ``features``. On real crops the latter
-    came nearer to them at epsilon 4.
+    features of a network, such as one of public images, see ``features``. The latter brings crops
+    nearer to the patients' in these features, and not in those of another network.
 
     A killed run resumes with its account: a round is recorded before its noise is drawn.
 

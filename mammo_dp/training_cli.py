@@ -12,9 +12,9 @@ find it open and only train.
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import data_prep  # noqa: F401  declares what torchvision lacks before lightning is imported
 
@@ -30,6 +30,8 @@ from classifier.module import CropClassifier
 from classifier.weights import HUB, PACKAGE, model_of
 from data_prep.datamodule import CropsDataModule
 from data_prep.distortions import DISTORTIONS
+from data_prep.manifest import FILE_NAME as CROPS
+from data_prep.manifest import Split
 from mammo_dp.crop_rule import TrainedCrops
 from mammo_dp.privacy.accounting.selection import SelectionPlan
 from mammo_dp.privacy.statement.lineage import collect_parents, public_ledger, warn_of_unknown
@@ -37,6 +39,7 @@ from mammo_dp.privacy.statement.seals import RESUME, Binding, SealedFeatures
 from mammo_dp.privacy.training.classifier import refuse_selection
 from mammo_dp.privacy.training.fit_statement import write_fit_statement
 from mammo_dp.privacy.training.module import DPTraining, refuse_trainer
+from mammo_dp.privacy.training.outside import outside_classes
 from mammo_dp.privacy.training.plugins import SealedCheckpointIO
 from mammo_dp.runs import (
     RELEASED,
@@ -201,7 +204,7 @@ class TrainingCLI(LightningCLI):
         weights = config["model"].get("init_args", {}).get("weights")
         if weights and weights not in (HUB, PACKAGE):
             inputs["weights"] = Path(weights)
-        return inputs
+        return inputs | _further_files(config, {str(path) for path in inputs.values()})
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds the logger and, for a fit, the checkpoint from which a killed run resumes.
@@ -295,6 +298,54 @@ class TrainingCLI(LightningCLI):
         close_run(self.record)
 
     after_test = after_validate
+
+
+def _further_files(config: Mapping[str, Any], known: Collection[str]) -> dict[str, Path]:
+    """Files that further arguments of model, data or callbacks name, by argument.
+
+    Weights may come in by any argument of a class from anywhere, so each file is an input, whose
+    lineage counts. Words of our own classes are no paths, whatever lies beside.
+
+    Args:
+        config: Plain values.
+        known: Inputs that are known already.
+
+    Raises:
+        RunError: For a further folder of crops: a statement counts the patients of one.
+    """
+    parts = {name: config[name] for name in ("model", "data")}
+    callbacks = (config.get("trainer") or {}).get("callbacks") or []
+    for number, one in enumerate([callbacks] if isinstance(callbacks, Mapping) else callbacks):
+        parts[f"trainer.callbacks.{number}"] = one
+    found = {}
+    for part, content in parts.items():
+        is_ours = not outside_classes(content)
+        for role, value in _texts(content, part):
+            path = Path(value)
+            is_word = "/" not in value and not path.suffix
+            if value in (*known, *get_args(Split)) or (is_word and is_ours):
+                continue
+            if (path / CROPS).is_file() or (path.name == CROPS and path.is_file()):
+                raise RunError(
+                    f"--{role} {value}: is a further folder of crops, and a statement counts the "
+                    "patients of data.init_args.crops. Prepare one folder of all crops."
+                )
+            if path.is_file():
+                found[role] = path
+    return found
+
+
+def _texts(value: object, name: str) -> Iterator[tuple[str, str]]:
+    """Each text in a tree of plain values, with the names and numbers that lead to it."""
+    if isinstance(value, str):
+        yield name, value
+    named: Iterable[tuple[object, object]] = ()
+    if isinstance(value, Mapping):
+        named = value.items()
+    elif isinstance(value, list | tuple):
+        named = enumerate(value)
+    for key, one in named:
+        yield from _texts(one, f"{name}.{key}")
 
 
 def _keep(path: Path, model: LightningModule, max_steps: int) -> ModelCheckpoint:

@@ -66,10 +66,13 @@ def write_cohort(
             )
         )
     manifest = CropsManifest.write(folder, rows)
-    if origin == "phantom":  # as `prepare phantoms` does: without a statement they are unknown
+    # As `prepare` does: without a statement, phantoms and how patients were prepared are unknown.
+    if origin == "phantom":
         write_statement(
             folder, PrivacyLedger(exclusions=(PHANTOMS,)), artefact=folder / "crops.csv"
         )
+    if not synthetic:
+        write_statement(folder, PrivacyLedger(), about=manifest.sha256)
     return manifest
 
 

@@ -128,3 +128,11 @@ def test_attacks_name_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="that did not know it"):
         mammo_dp.lira_scores(target, own, inside, online=False)
     assert MyNetwork().net
+
+
+def test_spelling_does_not_make_two_patients_of_one() -> None:
+    data = torch.utils.data.TensorDataset(torch.zeros(4, 8), torch.zeros(4))
+    module = mammo_dp.DPDataModule(data, ["P-01", "p_01", " P01", "P-1"])
+    assert module.sampling.rows_of == ((0, 1, 2), (3,))
+    with pytest.raises(mammo_dp.PrivacyError, match="patient of example 3 has no letter"):
+        mammo_dp.DPDataModule(data, [*"abc", "-"])

@@ -17,6 +17,7 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.cohort import Cohort, one_spelling
 from mammo_dp.privacy.statement.document import (
     FILE_NAME,
+    NO_RELEASE,
     TEXT_NAME,
     require_ledger,
     write_files_list,
@@ -49,8 +50,8 @@ class Lineage:
             source: Released checkpoint in its run folder, or folder of ``crops.csv``.
 
         Raises:
-            PrivacyError: If there is none, it is about another file, or does not say what follows
-                from it.
+            PrivacyError: If there is none, it is about another file or about no release, or does
+                not say what follows from it.
         """
         source = Path(source)
         folder = source if source.is_dir() else run_of(source)
@@ -66,6 +67,8 @@ class Lineage:
             raise PrivacyError(
                 f"{findings.found[0]} Nothing is exported under a statement that does not hold."
             )
+        if statement.stored["artefact"] is None:
+            raise PrivacyError(f"{source}: {NO_RELEASE} Export a generated set, or a checkpoint.")
         return cls(folder=folder, stored=statement.stored, ledger=ledger)
 
     @property

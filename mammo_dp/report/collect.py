@@ -21,6 +21,7 @@ from mammo_dp.attacks.membership.results import read_result
 from mammo_dp.attacks.statistics import AUDIT_SCHEMA as AUDIT_SCHEMA
 from mammo_dp.privacy.statement.document import SCHEMA
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
+from mammo_dp.privacy.statement.seals import seal_doubt
 from mammo_dp.privacy.training.fit_statement import PUBLIC_STARTS
 from mammo_dp.runs import (
     FILE_NAME,
@@ -162,7 +163,8 @@ def collect(runs: Path) -> list[Row]:
         One row per finished evaluation: not private first, then by epsilon, start and name.
 
     Raises:
-        ReportError: If there is no evaluation, or one whose model or statement is missing.
+        ReportError: If there is no evaluation, or one whose model or statement is missing, or whose
+            statement cannot be relied on here.
     """
     if not runs.is_dir():
         raise ReportError(f"{runs}: is no folder. Give the folder that holds the runs.")
@@ -241,6 +243,11 @@ def _row(evaluation: RunRecord, records: list[RunRecord], runs: Path) -> Row:
     privacy = _json(path, again)
     if (schema := privacy.get("schema")) != SCHEMA:
         raise ReportError(f"{path}: has schema {schema}, known is {SCHEMA}. {again}")
+    if doubt := seal_doubt(privacy):
+        raise ReportError(
+            f"{path}: {doubt}. No number of it is reported; restore the file, use the key that it "
+            "was sealed with (MAMMO_DP_COHORT_KEY), or run the fit again."
+        )
     if (stated := privacy["artefact"]["sha256"]) != checkpoint.sha256:
         raise ReportError(
             f"{path}: is about another checkpoint ({stated[:12]}, measured was "

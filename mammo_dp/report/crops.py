@@ -4,7 +4,6 @@
 import base64
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.manifest import FILE_NAME, CropsManifest, Split
+from mammo_dp.privacy.statement.document import FILE_NAME as STATEMENT
+from mammo_dp.privacy.statement.document import covering_ledger, read_statement
 from mammo_dp.report.collect import Row, lineage, setting, unchanged
 from mammo_dp.runs import RunRecord, read_run
 
@@ -178,12 +179,17 @@ def sheet(label: str, folder: Path) -> dict[str, Any]:
 
     Args:
         label: Name of the crops.
-        folder: Folder of the crops; its ``privacy.json`` is quoted if there is one.
+        folder: Folder of the crops; its ``privacy.json`` is quoted if there is one about them.
     """
     manifest = CropsManifest.read(folder)
     text, real = notice(manifest)
-    if (folder / "privacy.json").is_file():
-        text += " " + json.loads((folder / "privacy.json").read_text(encoding="utf-8"))["summary"]
+    if (folder / STATEMENT).is_file():
+        found = covering_ledger(folder, manifest.sha256)
+        text += (
+            f" Of the statement no word is quoted: {found}."
+            if isinstance(found, str)
+            else f" {read_statement(folder)['summary']}"
+        )
     malignant = sum(crop.malignant for crop in manifest.crops)
     return {
         "label": label,

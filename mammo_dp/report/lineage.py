@@ -51,7 +51,11 @@ def ancestry(row: Row) -> dict[str, Node]:
     nodes: dict[str, Node] = {}
     accesses: Sequence[Mapping[str, Any]] = row.privacy["accesses"]
     evidence = read_evidence(row.model.folder) or {"cohorts": []}
-    cohorts = {known["manifest_sha256"] for known in evidence["cohorts"] if known}
+    cohorts = {  # of patients; an imported set is known by its crops, too
+        known["manifest_sha256"]
+        for known in evidence["cohorts"]
+        if known and known["crops_of_patients"]
+    }
 
     def visit(source: RunRecord | RunInput, sha256: str) -> str:
         key = str(source.folder.resolve()) if isinstance(source, RunRecord) else source.sha256

@@ -42,7 +42,7 @@ from mammo_dp.report.crops import datasets, manifest_of, sheet
 from mammo_dp.report.diagnosis import LEAST_CROPS, LEAST_PATIENTS, Subgroup, subgroups
 from mammo_dp.report.lineage import ancestry, described, settings, steps, versions
 from mammo_dp.report.sentences import choose, facts, featured, lead
-from mammo_dp.runs import run_folder, write_text_atomically
+from mammo_dp.runs import file_sha256, run_folder, write_text_atomically
 
 PAGE, PDF = "report.html", "report.pdf"
 TITLES = {
@@ -327,6 +327,11 @@ def _statements(rows: Sequence[Row], chosen: Row) -> dict[str, Any]:
         raise ReportError(
             f"{path}: is missing. `mammo-dp privacy explain {chosen.model.folder}` writes the "
             "same words; restore the file, or run the fit again."
+        )
+    if file_sha256(path) != chosen.privacy["text_sha256"]:
+        raise ReportError(
+            f"{path}: is not the text that privacy.json was written with. `mammo-dp privacy "
+            f"explain {chosen.model.folder}` writes that; restore the file, or run the fit again."
         )
     excluded = list(chosen.privacy["exclusions"])
     return {

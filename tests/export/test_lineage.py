@@ -46,8 +46,12 @@ def test_a_statement_is_copied_byte_by_byte(checkpoint: Path, tmp_path: Path) ->
 
 
 def test_what_has_no_statement_is_refused(tmp_path: Path, cohort: CropsManifest) -> None:
-    with pytest.raises(PrivacyError, match=r"comes without privacy.json.*Export what a command of"):
+    with pytest.raises(PrivacyError, match="no release: crops of patients stand in it"):
         Lineage.of(cohort.folder)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(PrivacyError, match=r"comes without privacy.json.*Export what a command of"):
+        Lineage.of(empty)
     path = run_of_fit(tmp_path / "run", cohort)
     stray = tmp_path / "stray.ckpt"
     stray.write_bytes(path.read_bytes())

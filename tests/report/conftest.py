@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tree of run folders as the commands write them, with made-up numbers."""
 
+import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from mammo_dp.attacks.membership.scores import LOSS_THRESHOLD
 from mammo_dp.attacks.membership.signals import Signals, write_signals
 from mammo_dp.attacks.statistics import Bounds
 from mammo_dp.privacy.statement.document import SCHEMA
+from mammo_dp.privacy.statement.seals import seal
 from mammo_dp.runs import close_run, file_sha256, open_run, read_run
 from tests.conftest import write_cohort
 
@@ -52,6 +54,12 @@ What is said of `last.ckpt`, where 1 < 2.
 
 - draws: the system's entropy.
 """
+
+
+def write_sealed(path: Path, content: Mapping[str, object]) -> None:
+    """A statement as this machine's key seals it."""
+    plain = {name: value for name, value in content.items() if name != "seal"}
+    path.write_text(json.dumps({**plain, "seal": seal(plain)}))
 
 
 @dataclass(frozen=True)
@@ -117,8 +125,9 @@ class Tree:
             "exclusions": EXCLUSIONS + (["the body was chosen by eye"] if voided else []),
             "randomness": {},
             "precision": "32-true",
+            "text_sha256": hashlib.sha256(PRIVACY.encode()).hexdigest(),
         }
-        (folder / "privacy.json").write_text(json.dumps(privacy))
+        write_sealed(folder / "privacy.json", privacy)
         (folder / "PRIVACY.md").write_text(PRIVACY)
         close_run(record)
         return folder

@@ -13,7 +13,7 @@ from mammo_dp.report.figures import utility_privacy
 from mammo_dp.report.sentences import attacker, choose, findings, lead, summary
 from mammo_dp.report.tables import comma_separated
 from mammo_dp.runs import RunInput, RunRecord, close_run, open_run
-from tests.report.conftest import BECAUSE, Tree
+from tests.report.conftest import BECAUSE, Tree, write_sealed
 
 Make = Callable[..., Tree]
 
@@ -125,8 +125,18 @@ def test_a_statement_about_another_checkpoint_is_refused(make_tree: Make) -> Non
     path = tree.runs / "baseline" / "privacy.json"
     stored = json.loads(path.read_text())
     stored["artefact"]["sha256"] = "0" * 64
-    path.write_text(json.dumps(stored))
+    write_sealed(path, stored)
     with pytest.raises(ReportError, match="is about another checkpoint"):
+        collect(tree.runs)
+
+
+def test_no_number_of_an_altered_statement_is_reported(make_tree: Make) -> None:
+    tree = make_tree(epsilons=())
+    path = tree.runs / "baseline" / "privacy.json"
+    stored = json.loads(path.read_text())
+    stored["statements"][0]["epsilon"] = 0.1
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ReportError, match=r"does not fit its seal.*No number of it is reported"):
         collect(tree.runs)
 
 
@@ -162,7 +172,7 @@ def test_what_descends_from_a_private_model_alone_keeps_its_guarantee(make_tree:
     tree.test("pretrain_phantom", 0.7)
     path = tree.runs / "pretrain_phantom" / "privacy.json"
     inherited = tree.statement("c" * 64, 6, voided=False)  # of the crops' labels, as after relabel
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"statements": [inherited]}))
+    write_sealed(path, json.loads(path.read_text()) | {"statements": [inherited]})
     rows = collect(tree.runs)
     row = choose(rows, None)
     assert (row.name, row.own) == ("pretrain_phantom", None)

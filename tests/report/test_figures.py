@@ -23,7 +23,7 @@ from mammo_dp.report.collect import collect
 from mammo_dp.report.figures import draw_lineage, utility_privacy
 from mammo_dp.report.lineage import Node
 from mammo_dp.report.page import figures
-from tests.report.conftest import Tree
+from tests.report.conftest import Tree, write_sealed
 
 Make = Callable[..., Tree]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -130,7 +130,7 @@ def test_a_model_of_synthetic_crops_without_guarantee_has_a_place_in_the_lane(
     tree.test("pretrain_gan", 0.6)
     path = tree.runs / "pretrain_gan" / "privacy.json"
     inherited = tree.statement("c" * 64, None, voided=True)  # the generator's, not its own
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"statements": [inherited]}))
+    write_sealed(path, json.loads(path.read_text()) | {"statements": [inherited]})
     svg = utility_privacy(collect(tree.runs)) or ""
     assert "pretrain_gan: AUROC 0.600" in svg
     assert "from random weights" in texts(svg)

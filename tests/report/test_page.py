@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mammo_dp.report.collect import collect
+from mammo_dp.privacy.statement.document import write_statement
+from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
+from mammo_dp.report.collect import ReportError, collect
 from mammo_dp.report.page import breakable, marked, parts, report
 from mammo_dp.report.sentences import findings, in_words, summary
 from mammo_dp.runs import RunError, read_run
@@ -208,14 +210,32 @@ def test_the_last_training_is_set_apart_only_where_it_is_not_all(tree: Tree) -> 
     )
 
 
-def test_a_sheet_repeats_what_the_statement_beside_its_crops_says(
+def test_a_sheet_repeats_what_the_statement_about_its_crops_says(
     make_tree: Make, tmp_path: Path
 ) -> None:
     tree = make_tree(epsilons=())
     folder = tree.data("synthetic")
-    (folder / "privacy.json").write_text('{"summary": "No guarantee for A < B."}')
-    report(runs=str(tree.runs), out=str(tmp_path / "out"), sheets={"MCGAN": str(folder)})
-    assert "No guarantee for A &lt; B." in (tmp_path / "out" / "report.html").read_text()
+
+    def page(name: str) -> str:
+        report(runs=str(tree.runs), out=str(tmp_path / name), sheets={"MCGAN": str(folder)})
+        return (tmp_path / name / "report.html").read_text()
+
+    ledger = PrivacyLedger(accesses=(Access.of_unknown("A < B", ""),))
+    write_statement(folder, ledger, artefact=folder / "crops.csv")
+    assert "It is unknown whose data A &lt; B used." in page("one")
+    path = folder / "privacy.json"
+    path.write_text(path.read_text().replace("A < B", "nobody"))
+    found = page("two")
+    assert "nobody" not in found
+    assert "no word is quoted: the statement beside it does not fit its seal" in found
+
+
+def test_words_that_are_not_those_of_the_statement_are_not_shown(make_tree: Make) -> None:
+    tree = make_tree(epsilons=())
+    words = tree.runs / "baseline" / "PRIVACY.md"
+    words.write_text(words.read_text().replace("0.5", "0.1"))
+    with pytest.raises(ReportError, match=r"is not the text that privacy\.json was written with"):
+        report(runs=str(tree.runs), out=str(tree.root / "out"))
 
 
 def test_a_crop_statement_counts_crops(tree: Tree) -> None:

@@ -10,6 +10,7 @@ from mammo_dp.privacy.accounting.account import Adjacency, Mechanism, Selection
 from mammo_dp.privacy.accounting.budget import PrivacyBudget, calibrate
 from mammo_dp.privacy.statement.document import ledger_of, read_statement
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
+from mammo_dp.privacy.statement.seals import seal_doubt
 
 Target = float | str  # an epsilon, or "none"
 NONE = "none"
@@ -61,6 +62,8 @@ def of_budgets(
 def of_run(folder: str | Path) -> list[Schedule]:
     """The last stage of a run, as its statement has it: one entry per cohort that it touched.
 
+    A statement that cannot be relied on here is quoted as such: it may be that of somebody else.
+
     Raises:
         PrivacyError: If there is no readable statement.
         AttackError: If no stage of its own touched patients.
@@ -69,6 +72,8 @@ def of_run(folder: str | Path) -> list[Schedule]:
     ledger, artefact = ledger_of(stored), stored["artefact"] or {"sha256": None}
     own = {a.cohort for a in ledger.accesses if a.released and a.released == artefact["sha256"]}
     statements = ledger.statements(stored["delta"], artefact["sha256"])
+    doubt = seal_doubt(stored)
+    warning = f"The statement of {Path(folder).name} {doubt}. It says: " if doubt else ""
     found = [
         Schedule(
             name=Path(folder).name,
@@ -76,7 +81,7 @@ def of_run(folder: str | Path) -> list[Schedule]:
             patients=statement.guarantees[-1].units,
             delta=statement.delta,
             adjacency=statement.adjacency,
-            end_to_end=statement.sentence,
+            end_to_end=f"{warning}{statement.sentence}",
         )
         for statement in statements
         if statement.cohort in own

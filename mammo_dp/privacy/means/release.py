@@ -3,10 +3,11 @@
 
 ``means.pt`` holds the noisy sums, the mechanism that made them and the network whose features they
 are, so it is all that `match-means` needs. It is written in one move: a process that dies before
-has released nothing, and the exact sums never leave its memory.
+has released nothing, and the exact sums never leave its memory. It is sealed together with the
+question that it answers, so that a run that was interrupted takes up no other.
 """
 
-import os
+import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,8 +27,9 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.means.query import LARGEST_CHANGE, NoisySums, exact_sums
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access
-from mammo_dp.privacy.statement.lineage import collect_parents, require_bound
+from mammo_dp.privacy.statement.lineage import collect_parents, inputs_ledger, require_bound
 from mammo_dp.privacy.statement.recompute import RESTORE
+from mammo_dp.privacy.statement.seals import Binding
 from mammo_dp.privacy.statement.verify import Evidence, StageCheck
 from mammo_dp.privacy.training.sampling import (
     FRESH_KEY,
@@ -37,7 +39,7 @@ from mammo_dp.privacy.training.sampling import (
     new_key,
     noisy,
 )
-from mammo_dp.runs import RunRecord, file_sha256
+from mammo_dp.runs import RunRecord, file_sha256, write_bytes_atomically
 
 MEANS = "means.pt"
 _RANDOMNESS = {"noise": FRESH_KEY, "sampling": "none: every patient is in the one query"}
@@ -105,8 +107,21 @@ def release_means(
             ),
             delta,
         )
-    if (path := Path(out) / MEANS).exists():  # of a process that died before its statement
-        ReleasedMeans.read(path)
+    path = Path(out) / MEANS
+    binding = Binding(
+        identity={
+            "kind": "released means",
+            "crops": manifest.sha256,
+            "checkpoint": file_sha256(checkpoint),
+            "split": split,
+            "public_size": public_size,
+            "mechanism": planned.as_json(),
+        },
+        remedy="It may also be the answer to another question. Delete the file; the same command "
+        "then asks the patients, whose first answer was never released",
+    )
+    if path.exists():  # of a process that died before its statement
+        binding.require(path)
         return
     model = load_classifier(checkpoint)
     features = features_of(model, manifest, [row for rows in sampling.rows_of for row in rows])
@@ -117,7 +132,7 @@ def release_means(
     )
     noise = planned.noise_multiplier * LARGEST_CHANGE
     released = NoisySums(sums=noisy(sums, noise, draw(new_key(), 0, NOISE)), noise=noise)
-    ReleasedMeans(released=released, mechanism=planned, model=model).write(path)
+    ReleasedMeans(released=released, mechanism=planned, model=model).write(path, binding)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,17 +155,22 @@ class ReleasedMeans:
         net: nn.Module = self.model.net
         return net
 
-    def write(self, path: Path) -> None:
-        """Writes the file in one move."""
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    def write(self, path: Path, binding: Binding) -> None:
+        """Writes the file in one move, sealed.
+
+        Args:
+            path: The file.
+            binding: The question that it answers.
+        """
         content = {
             "sums": torch.from_numpy(self.released.sums),
             "mechanism": asdict(self.mechanism),
             "settings": settings_of(self.model),
             "net": self.net.state_dict(),
         }
-        torch.save(content, temporary)
-        temporary.replace(path)
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        write_bytes_atomically(path, binding.sealed(buffer.getvalue()))
 
     @classmethod
     def read(cls, path: str | Path) -> "ReleasedMeans":
@@ -209,12 +229,9 @@ def write_means_statement(record: RunRecord) -> None:
         released=file_sha256(released),
         public_size=record.config["public_size"],
     )
-    parents = collect_parents(
-        record.inputs[role].path for role in ("crops", "checkpoint") if role in record.inputs
-    )
     write_statement(
         record.folder,
-        parents.plus(asked),
+        inputs_ledger(record).plus(asked),
         delta=record.config["delta"],
         artefact=released,
         randomness=_RANDOMNESS,

@@ -19,11 +19,12 @@ from typing import Any, Self
 
 from data_prep.fingerprints import near_copies
 from data_prep.identity import normalised
-from data_prep.manifest import CropsManifest, Split
+from data_prep.manifest import Crop, CropsManifest, Split
 from mammo_dp.privacy.statement.seals import cohort_key, key_id
 
 _DIGITS = 16  # of a patient's hash: 64 bits
 UNKNOWN = "unknown data"  # in place of the name of a data set
+_NOBODY = ""  # in place of the patient of a crop that a generator made
 _NOT_COMPARED = "on patients whose crops could not be compared, taken to be these,"
 
 
@@ -50,7 +51,8 @@ class CohortEvidence:
     Attributes:
         manifest_sha256: Hash of the manifest.
         crops_of_patients: How many patients have how many crops: pairs (crops, patients), sorted.
-        pixels: The crops of each patient, by the keyed hash of the patient, sorted.
+        pixels: The crops of each patient, by the keyed hash of the patient, sorted; under an empty
+            name those of an imported set, of which no patient is known.
     """
 
     manifest_sha256: str
@@ -134,15 +136,9 @@ class Cohort:
         key = cohort_key()
         crops = [manifest.crops[row] for row in manifest.rows(split)]
         real = [crop for crop in crops if not crop.is_synthetic]
-        mask = int.from_bytes(hmac.digest(key, b"fingerprints", hashlib.sha256))
         marks: dict[str, list[CropMark]] = {}
         for crop in real:
-            marks.setdefault(_keyed(key, "patient", crop.patient), []).append(
-                CropMark(
-                    exact=_keyed(key, "pixels", crop.sha256),
-                    near=crop.fingerprint and f"{int(crop.fingerprint, 16) ^ mask:064x}",
-                )
-            )
+            marks.setdefault(_keyed(key, "patient", crop.patient), []).append(_mark(key, crop))
         crops_of_patients = tuple(sorted(Counter(map(len, marks.values())).items()))
         patients = tuple(sorted(marks))
         return cls(
@@ -163,12 +159,36 @@ class Cohort:
         """Patients of an outside data set, of which only the name is known."""
         return cls(tag="", dataset=dataset, split=split, patients=None)
 
+    @classmethod
+    def of_imported(cls, manifest: CropsManifest, dataset: str) -> Self:
+        """Patients of an outside data set, behind a generator of which there are crops.
+
+        A copy of a patient's crop among them shows that the generator saw the patient, whatever
+        is said of it.
+
+        Args:
+            manifest: The crops.
+            dataset: Name of the data set, as somebody says.
+        """
+        key = cohort_key()
+        marks = tuple(_mark(key, crop) for crop in manifest.crops)
+        return replace(
+            cls.unknown(dataset),
+            private=CohortEvidence(
+                manifest_sha256=manifest.sha256,
+                crops_of_patients=(),
+                pixels=MappingProxyType({_NOBODY: marks}),
+            ),
+        )
+
     def is_comparable(self, other: "Cohort") -> bool:
         """Whether patients and crops of both are known here, hashed under one key."""
         return self.key_id == other.key_id and self._knows_its_crops and other._knows_its_crops
 
     def with_evidence(self, evidence: CohortEvidence) -> Self:
         """The same cohort; also its patients, where what is shared leaves them out."""
+        if _NOBODY in evidence.pixels:
+            return replace(self, private=evidence)
         return replace(self, patients=tuple(sorted(evidence.pixels)), private=evidence)
 
     def overlap(self, other: "Cohort") -> str:
@@ -196,6 +216,8 @@ class Cohort:
                 return "on some of these patients"
             comparable = self._knows_its_crops and other._knows_its_crops
             return "" if comparable else _NOT_COMPARED
+        if self._by_crops(other):  # evidence is sealed, so both have the marks of the key here
+            return "on some of these patients, as copies of their crops show,"
         if self.tag and other.tag:  # known once, but not from what is here
             return "on these patients" if self.tag == other.tag else _NOT_COMPARED
         if any(
@@ -247,6 +269,15 @@ class Cohort:
         """Reads what :meth:`as_json` gave."""
         patients = stored["patients"]
         return cls(**{**stored, "patients": None if patients is None else tuple(patients)})
+
+
+def _mark(key: bytes, crop: Crop) -> CropMark:
+    """What recognises a crop; the mask of fingerprints keeps distances, see :class:`CropMark`."""
+    mask = int.from_bytes(hmac.digest(key, b"fingerprints", hashlib.sha256))
+    return CropMark(
+        exact=_keyed(key, "pixels", crop.sha256),
+        near=crop.fingerprint and f"{int(crop.fingerprint, 16) ^ mask:064x}",
+    )
 
 
 def _names(dataset: str) -> list[str]:

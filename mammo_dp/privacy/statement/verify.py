@@ -35,6 +35,7 @@ from mammo_dp.privacy.statement.lineage import (
     ARCHIVE,
     HUB_SOURCE,
     PACKAGE_SOURCE,
+    UNPREPARED,
     data_ledger,
     inputs_ledger,
     loose_delta,
@@ -406,7 +407,12 @@ class Evidence:
             if access not in recorded.accesses:
                 what = f"leaves out {_named(access)}, which a parent lists"
                 self.findings.add(self.path, what, RESTORE)
-        one, other = list(recorded.exclusions), list(follows.exclusions)
+        if UNPREPARED in follows.exclusions:
+            self.findings.notes.append(f"{self.path}: {UNPREPARED}")
+        one, other = (
+            [exclusion for exclusion in ledger.exclusions if exclusion != UNPREPARED]
+            for ledger in (recorded, follows)
+        )
         self.findings.compare(self.path, "lineage_exclusions", one, other)
         fetched = [  # by no file that is a parent
             one for one in recorded.public if one.source.startswith((HUB_SOURCE, PACKAGE_SOURCE))
@@ -420,8 +426,8 @@ class Evidence:
         return follows
 
     def _parents(self) -> PrivacyLedger:
-        located = {
-            role: replace(self.record.inputs[role], path=str(path))
+        located = {  # as they are now; where that is not what was read, it has been found
+            role: RunInput(path=str(path), sha256=input_sha256(path))
             for role, path in self.inputs.items()
         }
         record = replace(self.record, inputs=located)

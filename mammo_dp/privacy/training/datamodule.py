@@ -19,6 +19,7 @@ from data_prep.datamodule import (
     collate_crops,
     seed_worker,
 )
+from data_prep.identity import normalised
 from data_prep.manifest import CropsManifest, Split, Unit
 from data_prep.transforms import Augmentation
 from mammo_dp.privacy.errors import PrivacyError
@@ -293,7 +294,8 @@ class DPDataModule(lightning.LightningDataModule):
         data: Map-style dataset of pairs ``(input, label)``, such as a ``TensorDataset``: inputs
             of one shape, ``(features,)`` or ``(channels, height, width)``, each a function of its
             patient alone, without random augmentation; labels are numbers.
-        patients: Patient of each example, of any type that can be compared, ``len(data)`` of them.
+        patients: Patient of each example, of any type that can be compared, ``len(data)`` of them;
+            the spelling of a text does not tell patients apart.
         rate: Probability that a patient joins a step, in ``(0, 1]``.
         public_size: Declared number of patients, see :class:`DPCropsDataModule`.
         insecure_seed: Fixes draws and noise, for tests: whoever knows it can remove the noise.
@@ -328,7 +330,13 @@ class DPDataModule(lightning.LightningDataModule):
         self.insecure_seed = insecure_seed
         rows: dict[Hashable, list[int]] = {}
         for row, patient in enumerate(patients):
-            rows.setdefault(patient, []).append(row)
+            name = normalised(patient) if isinstance(patient, str) else patient
+            if name == "":
+                raise PrivacyError(
+                    f"data: the patient of example {row} has no letter and no digit. Name the "
+                    "patient of each example."
+                )
+            rows.setdefault(name, []).append(row)
         self.sampling = PoissonSampling(
             unit="patient",
             rows_of=tuple(map(tuple, rows.values())),

@@ -8,7 +8,7 @@ in the released checkpoint, where training left it step by step, and with the co
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args
 
@@ -19,7 +19,7 @@ from mammo_dp.privacy.accounting.account import PLANNED, Noisy, fits_of, planned
 from mammo_dp.privacy.accounting.selection import SelectionPlan
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.document import write_statement
-from mammo_dp.privacy.statement.ledger import Access
+from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.statement.lineage import (
     HUB_SOURCE,
     PACKAGE_SOURCE,
@@ -34,7 +34,9 @@ from mammo_dp.privacy.training.monitors import (
     monitored_splits,
     monitors_of,
     of_other_splits,
+    unseen_monitors,
 )
+from mammo_dp.privacy.training.outside import outside_code, replaced_parts
 from mammo_dp.privacy.training.sampling import FRESH_KEY
 from mammo_dp.runs import RunRecord, file_sha256
 
@@ -83,40 +85,75 @@ def write_fit_statement(
     private = module if isinstance(module, DPTraining) else None
     sampling = private.sampling if private is not None else None
     unit: Unit = sampling.unit if sampling is not None else "patient"
-    inputs = inputs_ledger(record)
-    mechanisms: Sequence[Noisy | None] = (None,) if private is None else private.mechanisms
-    if plan is not None and private is not None:
-        mechanisms = (plan.of(private.mechanisms),)
-    ledger = inputs.joined([public_ledger(module)]).plus(
-        *(
-            Access.of_training(
-                f"{type(module).__name__} ({record.folder.name})",
-                manifest,
-                split,
-                unit=unit,
-                mechanism=mechanism,
-                released=file_sha256(released),
-                public_size=None if sampling is None else sampling.public_size,
-                crops_per_patient=data.crops_per_patient if unit == "crop" else None,
-                void=SEEDED if _is_seeded(data) else "",
-                note="" if plan is None else CHOSEN,
-            )
-            for mechanism in mechanisms
-        ),
-        *_selected(record, trainer, manifest, split, file_sha256(released), plan),
+    # An account without a step is none: whatever changed the weights, it was not private steps.
+    counted = () if private is None else private.mechanisms
+    mechanisms: Sequence[Noisy | None] = counted or (None,)
+    if plan is not None and counted:
+        mechanisms = (plan.of(counted),)
+    rows = getattr(data, "train_rows", None) or manifest.rows(split)
+    void = _void(trainer)
+    ledger = (
+        fit_parents(record)
+        .joined([public_ledger(module)])
+        .plus(
+            *(
+                Access.of_training(
+                    f"{type(module).__name__} ({record.folder.name})",
+                    manifest,
+                    used,
+                    unit=unit,
+                    mechanism=mechanism,
+                    released=file_sha256(released),
+                    public_size=None if sampling is None else sampling.public_size,
+                    crops_per_patient=data.crops_per_patient if unit == "crop" else None,
+                    void=void,
+                    note="" if plan is None else CHOSEN,
+                )
+                for used in sorted({split, *(manifest.crops[row].split for row in rows)})
+                for mechanism in mechanisms
+            ),
+            *_selected(record, trainer, manifest, split, file_sha256(released), plan),
+        )
     )
     write_statement(
         record.folder,
         ledger,
-        delta=private.budget.delta if private is not None else loose_delta(ledger),
+        delta=private.budget.delta if private is not None and counted else loose_delta(ledger),
         artefact=released,
-        exclusions=class_constants(record.config),
         randomness=(
             randomness(data.sampling.unit, seeded=_is_seeded(data)) if private is not None else None
         ),
         precision=str(trainer.precision),
         run=record,
     )
+
+
+def _void(trainer: "Trainer") -> str:
+    """Why the account of a private fit guarantees nothing, as a clause; empty if it does."""
+    from mammo_dp.privacy.training.module import DPTraining
+
+    module, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
+    if not isinstance(module, DPTraining):
+        return ""
+    if _is_seeded(data):
+        return SEEDED
+    if replaced := replaced_parts(module):
+        return (
+            f"with an account that its own code replaces in part ({', '.join(replaced)}), which "
+            "nobody here has read"
+        )
+    if module.mechanisms and module.accounted_steps != trainer.global_step:
+        return (
+            f"in {trainer.global_step} steps, of which its account holds {module.accounted_steps}"
+        )
+    return ""
+
+
+def fit_parents(record: RunRecord) -> PrivacyLedger:
+    """Whose data were used for the inputs of a fit, and what its configuration leaves open."""
+    inputs = inputs_ledger(record)
+    found = (*inputs.exclusions, *class_constants(record.config), *outside_code(record.config))
+    return replace(inputs, exclusions=tuple(dict.fromkeys(found)))
 
 
 def class_constants(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -135,9 +172,8 @@ def class_constants(config: Mapping[str, Any]) -> tuple[str, ...]:
     if not given:
         return ()
     return (
-        f"{' and '.join(given)}: constants of the configuration, and no count of labels by the "
-        "fit. Where they were chosen by counting labels of these patients, that look is not "
-        "covered.",
+        f"{' and '.join(given)}: constants of the configuration of a fit, and no count of labels "
+        "by it. Where they were chosen by counting labels of patients, that look is not covered.",
     )
 
 
@@ -153,7 +189,10 @@ def _selected(
     module, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
     declared: frozenset[str] = getattr(module, "training_metrics", frozenset())
     looked: dict[Split, str] = {}
-    if monitors := of_other_splits(monitors_of(trainer), declared):
+    found = monitors_of(trainer)
+    named = {monitor.name for monitor in found}
+    found += [one for one in unseen_monitors(record.config) if one.name not in named]
+    if monitors := of_other_splits(found, declared):
         evaluated = getattr(data, "evaluate_split", None)
         splits = monitored_splits(manifest, train_split=split, evaluate_split=evaluated)
         note = f"{', '.join(map(str, monitors))} looked at metrics of these data."
@@ -240,15 +279,11 @@ def check_fit(evidence: Evidence) -> bool:
     """
     settings = FitSettings.of(evidence.record.config)
     evidence.check_cohort("data", settings.data["train_split"] or "train")
-    for sentence in class_constants(evidence.record.config):
-        if sentence not in evidence.stored["exclusions"]:
-            what = f"leaves out what its configuration calls for: {sentence!r}"
-            evidence.findings.add(evidence.path, what, RUN_AGAIN)
     _check_selection(evidence)
     return _check_account(evidence, settings)
 
 
-FIT = StageCheck(check=check_fit)
+FIT = StageCheck(check=check_fit, parents=fit_parents)
 
 
 def _check_selection(evidence: Evidence) -> None:
@@ -328,7 +363,8 @@ def _check_settings(
             findings.compare(path, f"configured {name}", recorded, data[name])
     seeded = data["insecure_seed"] is not None
     for access in own:
-        findings.compare(path, "void", access.void, SEEDED if seeded else "")
+        if access.use == "training" and (seeded or access.void == SEEDED):
+            findings.compare(path, "void", access.void, SEEDED if seeded else "")
     drawn = randomness(data["unit"] or "patient", seeded=seeded)
     findings.compare(path, "randomness", evidence.stored["randomness"], drawn)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from data_prep.datamodule import CropBatch
+from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.accounting.account import Mechanism, compose
 from mammo_dp.privacy.accounting.budget import PrivacyBudget
 from mammo_dp.privacy.errors import PrivacyError
@@ -37,6 +38,7 @@ from mammo_dp.privacy.training.sampling import (
     key_name,
 )
 
+_SHORTEST_KEY = 192  # bits; 256 random ones have fewer once in 2^64
 _PRECISIONS = ("32-true", "bf16-mixed")
 
 
@@ -185,6 +187,9 @@ class DPTraining(lightning.LightningModule):
         if stage != "fit":
             return
         sampling = self.sampling
+        data = self._datamodule
+        if isinstance(manifest := getattr(data, "manifest", None), CropsManifest):
+            sampling.require_units_of(manifest, data.train_split)
         self.train()
         for method in candidates(self.net, self.gradient_method):
             refuse_layers(self.net, method)
@@ -212,7 +217,7 @@ class DPTraining(lightning.LightningModule):
                 net draws random numbers or keeps statistics, or gradients are wrong.
         """
         super().on_fit_start()
-        refuse_used_key(self._datamodule, self._earlier_keys)
+        refuse_known_key(self._datamodule, self._earlier_keys)
         settings = (self.noise_multiplier, self.sampling.rate)
         for noise, rate, steps in self.accountant.history:
             if (noise, rate) != settings:
@@ -348,7 +353,7 @@ class DPTraining(lightning.LightningModule):
         self._close_method()  # of an earlier fit that was interrupted
         methods = candidates(self.net, self.gradient_method)
         with self.trainer.precision_plugin.forward_context():
-            refuse_side_effects(self.net, self.losses, self.image_shape())
+            refuse_side_effects(self.net, self.losses, self.image_shape(), released=self)
             self.method, self.clipped_sums = first_that_passes(
                 self.net, methods, self.max_physical_batch, self.losses, self.image_shape()
             )
@@ -456,21 +461,29 @@ def refuse_other_size(before: int | None, now: int | None) -> None:
         )
 
 
-def refuse_used_key(data: Any, earlier: Collection[str]) -> None:  # noqa: ANN401  any data module
-    """Checks that a resumed fit draws and adds noise under a key of its own.
+def refuse_known_key(data: Any, earlier: Collection[str]) -> None:  # noqa: ANN401  any data module
+    """Checks that a fit draws and adds noise under a key that nobody knows, and of its own.
 
-    Steps after the last checkpoint are taken twice. With equal noise their difference would be the
-    difference of the exact sums. A fixed seed repeats it on purpose; the statement of such a run is
-    infinite.
+    A number that somebody chose, in place of 256 random bits, can be tried out. Steps after the
+    last checkpoint are taken twice; with equal noise their difference would be the difference of
+    the exact sums. A fixed seed does both on purpose; the statement of such a run is infinite.
 
     Args:
         data: Data module with the key.
         earlier: Names of the keys of earlier starts.
 
     Raises:
-        PrivacyError: If the key was used before.
+        PrivacyError: If the key is short, or was used before.
     """
-    if getattr(data, "insecure_seed", None) is None and key_name(data.key) in earlier:
+    if getattr(data, "insecure_seed", None) is not None:
+        return
+    if int(data.key).bit_length() < _SHORTEST_KEY:
+        raise PrivacyError(
+            f"data: {type(data).__name__} sets a key of {int(data.key).bit_length()} bits, which "
+            "can be tried out. Take mammo_dp.privacy.training.sampling.new_key() at each start; "
+            "for tests, set insecure_seed."
+        )
+    if key_name(data.key) in earlier:
         raise PrivacyError(
             f"data: {type(data).__name__} resumes with the key of an earlier start, so draws and "
             "noise would repeat. Take mammo_dp.privacy.training.sampling.new_key() at each start."

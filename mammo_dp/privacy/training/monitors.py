@@ -4,7 +4,8 @@
 Early stopping, the choice of a best checkpoint, a learning rate that falls on a plateau and tuners
 of settings all choose by numbers. Numbers of training crops belong to the training, which is
 accounted for anyway. All others are taken to be numbers of the evaluation split, unless the module
-declares them in ``training_metrics``.
+declares them in ``training_metrics``. Code from outside of the toolkit may read any of them
+without naming one.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, get_args
 
 from data_prep.manifest import CropsManifest, Split
+from mammo_dp.privacy.training.outside import OURS, outside_classes
 
 if TYPE_CHECKING:  # lightning and torch take seconds to import
     from lightning.pytorch import Trainer
@@ -23,7 +25,7 @@ _TRIALS = "the loops that it runs on trial"
 # Run training and validation to choose. Names, since verify reads configurations without lightning.
 _TUNERS = ("LearningRateFinder", "BatchSizeFinder")
 _SUFFIXES = ("_step", "_epoch")  # of one metric, logged twice by Lightning
-_OURS = ("gan", "classifier", "mammo_dp")
+_UNSEEN = "code from elsewhere, taken to read all"  # in place of names, which it may hide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,8 @@ def monitors_of(trainer: "Trainer") -> list[Monitor]:
 def configured_monitors(config: Mapping[str, Any]) -> list[Monitor]:
     """What steers a fit as far as its configuration shows.
 
-    Schedules, and metrics that a callback names in its code, stand in no configuration.
+    Schedules, and metrics that a callback names in its code, stand in no configuration. Where a fit
+    validates, code from outside of the toolkit is taken to steer it, see :func:`unseen_monitors`.
 
     Args:
         config: Of the fit, plain values.
@@ -86,7 +89,22 @@ def configured_monitors(config: Mapping[str, Any]) -> list[Monitor]:
             metrics = (*metrics, _TRIALS)
         if metrics:
             found.append(Monitor(name=name, metrics=metrics))
-    return found
+    named = {monitor.name for monitor in found}
+    return [*found, *(one for one in unseen_monitors(config) if one.name not in named)]
+
+
+def unseen_monitors(config: Mapping[str, Any]) -> list[Monitor]:
+    """Code from outside of the toolkit in a fit that validates: it can read every metric.
+
+    Args:
+        config: Of the fit, plain values.
+    """
+    if (config.get("trainer") or {}).get("limit_val_batches") == 0:
+        return []
+    return [
+        Monitor(name=path.rpartition(".")[2], metrics=(_UNSEEN,))
+        for path in outside_classes(config)
+    ]
 
 
 def of_other_splits(monitors: Iterable[Monitor], training_metrics: Iterable[str]) -> list[Monitor]:
@@ -146,7 +164,7 @@ def training_metrics_of(class_path: str) -> frozenset[str]:
         class_path: Of the module, as configured.
     """
     package, _, name = class_path.rpartition(".")
-    if package.partition(".")[0] not in _OURS:
+    if package.partition(".")[0] not in OURS:
         return frozenset()
     declared: frozenset[str] = getattr(
         getattr(import_module(package), name, None), "training_metrics", frozenset()

@@ -212,6 +212,25 @@ class PoissonSampling:
             )
         return cls(unit=unit, rows_of=units, rate=rate, public_size=public_size)
 
+    def require_units_of(self, manifest: CropsManifest, split: Split) -> None:
+        """Checks that the units are those of a split, all of them and whole.
+
+        Args:
+            manifest: Table of crops, which statements speak about.
+            split: Split that is trained on.
+
+        Raises:
+            PrivacyError: If a crop of another split is drawn, or a unit of the table is divided,
+                joined to another or left out.
+        """
+        stated = manifest.units(manifest.rows(split), self.unit)
+        if {*map(frozenset, self.rows_of)} != {*map(frozenset, stated)}:
+            raise PrivacyError(
+                f"sampling: its {_PLURAL[self.unit]} are not those of split {split!r} of "
+                f"{manifest.folder / FILE_NAME}, which a statement would speak about. Use "
+                "PoissonSampling.from_manifest; to train on other crops, prepare a folder of them."
+            )
+
     @property
     def units(self) -> int:
         """True number of units: to draw from, and for nothing that is released."""

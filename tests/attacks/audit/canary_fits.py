@@ -74,6 +74,7 @@ class CanaryData(lightning.LightningDataModule):
         sizes = list(map(len, sampling.rows_of))
         self.images = CanaryImages(coordinates, np.repeat(np.arange(len(sizes)), sizes))
         self.sampling, self.key = sampling, key
+        self.insecure_seed = key  # equal canaries give equal audits
 
     def image_shape(self) -> tuple[int, ...]:
         """Shape of one image."""

@@ -139,7 +139,7 @@ def test_audit_resumes_and_so_meets_the_refusal_of_a_used_key(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("mammo_dp.privacy.training.datamodule.new_key", lambda: 7)
+    monkeypatch.setattr("mammo_dp.privacy.training.datamodule.new_key", lambda: 2**255 + 7)
     assert main(["attack", "audit", "--run", str(run), "--out", str(tmp_path / "audit")]) == 1
     assert "key" in capsys.readouterr().err
 

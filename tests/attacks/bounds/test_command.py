@@ -150,6 +150,16 @@ def test_a_run_is_read_from_its_statement(ask: Ask, tmp_path: Path, cohort: Crop
     assert text.patients == 4
 
 
+def test_an_altered_statement_is_not_quoted_as_if_it_held(
+    tmp_path: Path, cohort: CropsManifest
+) -> None:
+    mechanism = Mechanism(noise_multiplier=40, sampling_rate=1, steps=30)
+    path = released(tmp_path / "run", cohort, mechanism) / "privacy.json"
+    path.write_text(path.read_text().replace('"noise_multiplier": 40', '"noise_multiplier": 400'))
+    (schedule,) = of_run(path.parent)
+    assert schedule.end_to_end.startswith("The statement of run does not fit its seal")
+
+
 def test_a_run_per_crop_is_bounded_per_patient(tmp_path: Path, cohort: CropsManifest) -> None:
     mechanism = Mechanism(noise_multiplier=40, sampling_rate=1, steps=1)
     run = released(tmp_path / "run", cohort, mechanism, unit="crop", crops_per_patient=6)

@@ -189,3 +189,25 @@ def test_damaged_and_foreign_files_are_named(chain: Path) -> None:
         ReleasedMeans.read("means/means.pt")
     with pytest.raises(PrivacyError, match="holds no released means"):
         ReleasedMeans.read("encoder/checkpoints/last.ckpt")
+
+
+def test_an_interrupted_release_takes_up_no_other_answer(
+    chain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Means with less noise, or of other patients, would get the statement of this question."""
+
+    def killed(record: RunRecord) -> None:
+        raise RuntimeError("killed")
+
+    line = RELEASE.replace("--out means", "--out swapped").split()
+    line[line.index("--target_epsilon") + 1] = str(EPSILON / 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(release, "write_means_statement", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            main(line)
+    Path("swapped/means.pt").write_bytes(Path("means/means.pt").read_bytes())
+    assert main(line) == 1
+    assert "swapped/means.pt: does not fit its seal" in capsys.readouterr().err
+    assert not Path("swapped/privacy.json").exists()
+    Path("swapped/means.pt").unlink()
+    assert main(line) == 0

@@ -25,7 +25,12 @@ from mammo_dp.privacy.statement.document import (
     write_statement,
 )
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
-from mammo_dp.privacy.statement.lineage import collect_parents, provenance_of_hub, warn_of_unknown
+from mammo_dp.privacy.statement.lineage import (
+    collect_parents,
+    inputs_ledger,
+    provenance_of_hub,
+    warn_of_unknown,
+)
 from mammo_dp.privacy.statement.seals import KEY_VARIABLE, seal
 from mammo_dp.runs import file_sha256, open_run
 
@@ -285,6 +290,7 @@ def test_public_weights_have_a_provenance(
     write_statement(tmp_path, collect_parents([weights]), artefact=weights)
     text = (tmp_path / TEXT_NAME).read_text()
     assert "## Public data, not accounted" in text
+    assert "Initial weights: https://example.org, as described beside them (sha256" in text
     assert str(public) in text
     (tmp_path / FILE_NAME).unlink()
     wrongs: list[object] = [said, said | {"sha256": "0" * 64}, said | {"sha256": ""}, []]
@@ -296,6 +302,19 @@ def test_public_weights_have_a_provenance(
     assert math.isinf(epsilon_of_child(cohort, weights)[0])
     monkeypatch.setattr(public_weights, "KNOWN", {file_sha256(weights): public})
     assert collect_parents([weights]).public == (public,)
+
+
+def test_a_description_does_not_make_the_checkpoint_of_a_fit_public(
+    tmp_path: Path, cohort: CropsManifest
+) -> None:
+    weights = tmp_path / "imagenet.ckpt"
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0"}, weights)
+    said = {"source": "https://example.org", "data": "ImageNet-1k", "licence": "MIT"}
+    described = json.dumps(said | {"sha256": file_sha256(weights)})
+    weights.with_name("imagenet.ckpt.provenance.yaml").write_text(described)
+    epsilon, because = epsilon_of_child(cohort, weights)
+    assert math.isinf(epsilon)
+    assert "It is the checkpoint of a fit, which needs its statement" in because
 
 
 @pytest.mark.parametrize(
@@ -319,3 +338,20 @@ def test_folders_that_are_none_are_refused(make_cohort: MakeCohort) -> None:
     phantoms = make_cohort("phantoms", origin="phantom")
     with pytest.raises(ManifestError):
         collect_parents([phantoms.folder / "images"])
+
+
+def test_an_input_that_was_replaced_since_the_run_began_has_no_lineage(
+    tmp_path: Path, cohort: CropsManifest, make_cohort: MakeCohort
+) -> None:
+    """Weights of the patients without privacy were read; those that lie there now are harmless."""
+    read = run_folder(tmp_path / "plain", cohort, None)
+    link = tmp_path / "start.ckpt"
+    link.symlink_to(read)
+    record = open_run(tmp_path / "run", command="fit", config={}, inputs={"weights": link})
+    assert not inputs_ledger(record).accesses[0].mechanism
+    link.unlink()
+    link.symlink_to(run_folder(tmp_path / "free", make_cohort(origin="phantom")))
+    with pytest.raises(
+        PrivacyError, match=r"start\.ckpt: was replaced since .* read it as weights"
+    ):
+        inputs_ledger(record)

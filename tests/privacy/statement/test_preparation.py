@@ -2,6 +2,7 @@
 """Preparation that lets one patient change another: refused, or said by every statement."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,16 @@ import yaml
 from data_prep.errors import DuplicateConflict
 from mammo_dp.benchmark.mixture import mix
 from mammo_dp.main import main, run
-from mammo_dp.privacy.statement.lineage import MERGED, collect_parents, preparation_exclusions
+from mammo_dp.privacy.statement.lineage import (
+    GIVEN_LOOKS,
+    MERGED,
+    PHANTOMS,
+    UNPREPARED,
+    collect_parents,
+)
+from mammo_dp.runs import config_sha256
 from tests.data_prep.tiny_archive import TinyArchive, film
-from tests.privacy.statement.verify.chain import DP
+from tests.privacy.statement.verify.chain import DP, edit, rewrite_crops
 
 PREPARE = "prepare cbis_ddsm --root archive --size 32 --val_fraction 0 --out"
 
@@ -32,6 +40,10 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyArchive:
 def exclusions(folder: str) -> list[str]:
     stored: dict[str, Any] = json.loads(Path(folder, "privacy.json").read_text())
     return list(stored["exclusions"])
+
+
+def said_of(path: str) -> tuple[str, ...]:
+    return collect_parents([path]).exclusions
 
 
 @pytest.mark.parametrize("pathology", ["BENIGN", "MALIGNANT"])
@@ -53,7 +65,7 @@ def test_each_statement_says_that_patients_were_merged(
     archive.write()
     run([*PREPARE.split(), "real", "--across_patients", "merge"])
     assert "patients merged, because they share an image: 2" in capsys.readouterr().out
-    assert preparation_exclusions("real") == preparation_exclusions("real/crops.csv") == (MERGED,)
+    assert said_of("real") == said_of("real/crops.csv") == (MERGED,)
     Path("dp.yaml").write_text(yaml.safe_dump(DP))
     run(["fit", "--config", "dp.yaml", "--data.init_args.crops", "real", "--run_dir", "dp"])
     assert MERGED in exclusions("dp")
@@ -69,7 +81,49 @@ def test_the_words_follow_from_the_flag_not_from_the_patients(archive: TinyArchi
     archive.write()
     run([*PREPARE.split(), "merge", "--across_patients", "merge"])
     run([*PREPARE.split(), "refuse"])
-    assert preparation_exclusions("merge") == (MERGED,)
-    assert preparation_exclusions("refuse") == preparation_exclusions("archive") == ()
+    assert said_of("merge") == (MERGED,)
+    assert said_of("refuse") == ()
     assert Path("merge/crops.csv").read_bytes() == Path("refuse/crops.csv").read_bytes()
     assert not any(char.isdigit() for char in MERGED)
+
+
+def test_the_record_of_a_prepared_folder_cannot_be_rewritten(
+    archive: TinyArchive, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive.write()
+    run([*PREPARE.split(), "real", "--across_patients", "merge"])
+    stored = json.loads(Path("real/privacy.json").read_text())
+    assert stored["artefact"] is None  # no release
+    assert MERGED in stored["exclusions"]
+    assert main(["privacy", "verify", "real"]) == 0, capsys.readouterr().err
+
+    def change(record: dict[str, Any]) -> None:
+        record["config"]["across_patients"] = "refuse"
+        record["config_sha256"] = config_sha256(record["command"], record["config"], record["seed"])
+
+    edit("real/run.json", change)
+    assert said_of("real") == (MERGED,)  # sealed
+    assert main(["privacy", "verify", "real"]) == 1
+    assert "run.config_sha256 is recorded as" in capsys.readouterr().err
+
+
+def test_an_unknown_preparation_is_an_exclusion(archive: TinyArchive) -> None:
+    """Without its record, or with another table."""
+    archive.write()
+    run([*PREPARE.split(), "real", "--across_patients", "merge"])
+    shutil.copytree("real", "moved", ignore=shutil.ignore_patterns("*.json", "PRIVACY.md"))
+    assert said_of("moved") == (UNPREPARED,)
+    rewrite_crops("real", lambda rows: rows.reverse())
+    assert said_of("real") == (UNPREPARED,)
+
+
+def test_phantoms_with_looks_that_somebody_gave_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = ["prepare", "phantoms", "--per_class", "2", "--size", "16", "--out"]
+    run([*line, "usual"])
+    run([*line, "given", "--parameters.slant_range", "[0.0, 0.1]"])
+    assert said_of("usual") == (PHANTOMS,)
+    assert said_of("given") == (PHANTOMS, GIVEN_LOOKS)
+    assert main(["privacy", "verify", "given"]) == 0, capsys.readouterr().err

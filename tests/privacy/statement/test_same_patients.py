@@ -18,6 +18,7 @@ from mammo_dp.privacy.accounting.account import Mechanism, compose
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.evolution.population import Electorate
 from mammo_dp.privacy.statement.cohort import Cohort, CohortEvidence
+from mammo_dp.privacy.statement.document import covering_ledger, write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.statement.seals import KEY_VARIABLE
 from mammo_dp.privacy.training.sampling import PoissonSampling
@@ -207,3 +208,34 @@ def test_an_emptied_fingerprint_hides_no_copy(ours: CropsManifest, tmp_path: Pat
     hidden: list[Crop] = [replace(crop, fingerprint="") for crop in manifest.crops]
     with pytest.raises(PrivacyError, match="one crop"):
         PoissonSampling.from_manifest(CropsManifest.write(tmp_path, hidden), "train", rate=0.5)
+
+
+@pytest.mark.parametrize("change", [CHANGES["dimmer"], CHANGES["mirrored"]])
+def test_copies_in_an_imported_set_show_whom_its_generator_saw(
+    ours: CropsManifest, tmp_path: Path, change: Change
+) -> None:
+    """Its provenance names another data set; the crops say whose they are."""
+    spent = Access.of_training("fit", ours, "train", mechanism=NOISY)
+
+    def found(patients: Iterable[str], folder: str) -> float:
+        bought = saved_again(
+            ours,
+            tmp_path / folder,
+            change,
+            patients=patients,
+            patient_id="",
+            origin="synthetic:bought",
+        )
+        saw = Access(stage="GAN,", cohort=Cohort.of_imported(bought, "inbreast"))
+        write_statement(tmp_path / folder, PrivacyLedger().plus(saw), about=bought.sha256)
+        ledger = covering_ledger(tmp_path / folder, bought.sha256)  # as a fit on it finds it
+        assert isinstance(ledger, PrivacyLedger)
+        own = ledger.plus(spent).statements(DELTA)[-1]
+        assert own.cohort == spent.cohort
+        assert math.isfinite(own.epsilon) or own.because == (
+            "GAN, was trained on some of these patients, as copies of their crops show, without DP."
+        )
+        return own.epsilon
+
+    assert math.isinf(found(["P001"], "copies"))
+    assert math.isfinite(found(["P004", "P005"], "others"))  # of val, who do not train

@@ -15,6 +15,8 @@ import yaml
 from data_prep.crop_image import save_crop_image
 from data_prep.manifest import Crop, CropsManifest
 from mammo_dp.main import main, run
+from mammo_dp.privacy.statement.document import write_statement
+from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from tests.conftest import write_cohort
 from tests.privacy.statement.verify.chain import DP
 
@@ -57,7 +59,8 @@ def fitted(folder: Path, change: Change | None, **data: object) -> Path:
             change(crop, manifest.folder) if crop.patient_id == LAST else crop
             for crop in manifest.crops
         ]
-        CropsManifest.write(manifest.folder, [crop for crop in found if crop is not None])
+        written = CropsManifest.write(manifest.folder, [crop for crop in found if crop is not None])
+        write_statement(written.folder, PrivacyLedger(), about=written.sha256)  # as `prepare` does
     config = json.loads(json.dumps(DP))
     config["data"]["init_args"] |= data
     config["seed_everything"] = 5
@@ -65,7 +68,7 @@ def fitted(folder: Path, change: Change | None, **data: object) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(
-            "mammo_dp.privacy.training.datamodule.new_key", lambda: 3
+            "mammo_dp.privacy.training.datamodule.new_key", lambda: 2**255 + 3
         )  # no seed: that is infinite
         run(["fit", "--config", "dp.yaml", "--data.init_args.crops", "real", "--run_dir", "dp"])
         run(["export", "classifier", "--run", "dp", "--out", "hf"])

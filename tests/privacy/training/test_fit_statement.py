@@ -1,11 +1,14 @@
 """The names by which a statement is held against a configuration are those of the arguments."""
 
 import inspect
+from pathlib import Path
 
 import pytest
 
 from classifier import weights
 from classifier.module import CropClassifier
+from mammo_dp.privacy.statement.document import write_statement
+from mammo_dp.privacy.statement.lineage import collect_parents
 from mammo_dp.privacy.training.calibration import DPCalibration
 from mammo_dp.privacy.training.classifier import DPCropClassifier
 from mammo_dp.privacy.training.datamodule import DPCropsDataModule
@@ -17,8 +20,10 @@ from mammo_dp.privacy.training.fit_statement import (
     START_SETTING,
     FitSettings,
     class_constants,
+    fit_parents,
 )
 from mammo_dp.privacy.training.generator import DPMCGAN
+from mammo_dp.runs import open_run
 
 
 @pytest.mark.parametrize(
@@ -59,3 +64,13 @@ def test_class_weights_and_prior_are_stated_where_they_are_given() -> None:
     (both,) = said(malignant_weight=2, prior=0.1)
     assert both.startswith("malignant_weight 2 and prior 0.1: constants of the configuration")
     assert "counting labels" in both
+
+
+def test_what_a_configuration_leaves_open_is_inherited(tmp_path: Path) -> None:
+    """Not only the fit says it: whatever descends from the weights does."""
+    config = {"model": {"init_args": {"malignant_weight": 2}}}
+    record = open_run(tmp_path / "fit", command="fit", config=config, inputs={})
+    weights = tmp_path / "fit" / "last.ckpt"
+    weights.write_text("weights")
+    write_statement(record.folder, fit_parents(record), artefact=weights)
+    assert collect_parents([weights]).exclusions == class_constants(config) != ()

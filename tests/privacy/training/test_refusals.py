@@ -114,3 +114,17 @@ def test_a_loader_that_is_not_accounted_is_refused(cohort: CropsManifest, tmp_pa
 def test_impossible_promises_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(PrivacyError, match=next(iter(change)).removeprefix("target_")):
         model(**change)
+
+
+class ChosenKey(DPCropsDataModule):
+    """Takes a number of its own, for repeatable runs."""
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.key = 2026
+
+
+def test_a_key_that_can_be_tried_out_is_refused(cohort: CropsManifest, tmp_path: Path) -> None:
+    chosen = ChosenKey(str(cohort.folder), rate=0.5, augment="none")
+    with pytest.raises(PrivacyError, match="ChosenKey sets a key of 11 bits, which can be tried"):
+        trainer(tmp_path).fit(model(), chosen)

@@ -54,7 +54,13 @@ def first_that_passes(
 
 
 @torch.no_grad()
-def refuse_side_effects(net: nn.Module, losses: Losses, image_shape: Sequence[int]) -> None:
+def refuse_side_effects(
+    net: nn.Module,
+    losses: Losses,
+    image_shape: Sequence[int],
+    *,
+    released: nn.Module | None = None,
+) -> None:
     """Refuses a net whose passes in training draw random numbers, or leave something behind.
 
     Torch gives out its random numbers in turn, under a seed that is public: with one unit more, the
@@ -65,6 +71,7 @@ def refuse_side_effects(net: nn.Module, losses: Losses, image_shape: Sequence[in
         net: The model in the modes it trains in.
         losses: Loss of each row.
         image_shape: Shape of one row of ``CropBatch.image``.
+        released: What is released, if that is more than the net.
 
     Raises:
         PrivacyError: Naming layers and buffers.
@@ -72,7 +79,8 @@ def refuse_side_effects(net: nn.Module, losses: Losses, image_shape: Sequence[in
     device = next(net.parameters()).device
     images = torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(device)
     label = torch.arange(2, device=device)
-    before, kept = _random_state(device), {name: b.clone() for name, b in net.named_buffers()}
+    whole = net if released is None else released
+    before, kept = _random_state(device), {n: t.clone() for n, t in _tensors(whole).items()}
     losses(CropBatch(images, label, label, label))
     if not torch.equal(before, _random_state(device)):
         raise PrivacyError(
@@ -80,11 +88,21 @@ def refuse_side_effects(net: nn.Module, losses: Losses, image_shape: Sequence[in
             "a public seed, so one patient would change the gradients of others. Set the rates of "
             "dropout and stochastic depth to 0, such as backbone_args: {drop_path_rate: 0.0}."
         )
-    if changed := [n for n, b in net.named_buffers() if not torch.equal(b, kept[n])]:
+    now = _tensors(whole)
+    if changed := sorted(n for n in {*now, *kept} if not _equal(now.get(n), kept.get(n))):
         raise PrivacyError(
             f"{', '.join(changed)}: change with each pass and would be released without noise. "
-            "Use layers that keep no statistics, or freeze the body and train the head."
+            "Use layers and losses that keep no statistics, or freeze the body and train the head."
         )
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint of a module holds."""
+    return {name: t for name, t in module.state_dict().items() if isinstance(t, Tensor)}
+
+
+def _equal(now: Tensor | None, before: Tensor | None) -> bool:
+    return now is not None and before is not None and torch.equal(now, before)
 
 
 def self_check(

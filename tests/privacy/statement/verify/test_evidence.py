@@ -122,8 +122,8 @@ def test_a_patient_moved_to_another_split_is_named(verify: Verify) -> None:
         ),
         ("data.init_args.insecure_seed", 1, "void is recorded as '', but is 'with draws and noise"),
         ("data.init_args.insecure_seed", 0, "void is recorded as '', but is 'with draws and noise"),
-        ("model.init_args.malignant_weight", 2.0, "leaves out what its configuration calls for"),
-        ("model.init_args.prior", 0.1, "'prior 0.1: constants of the configuration"),
+        ("model.init_args.malignant_weight", 2.0, "lineage_exclusions is recorded as"),
+        ("model.init_args.prior", 0.1, "lineage_exclusions is recorded as"),
         ("trainer.max_steps", 3, "ran 4 steps, but trainer.max_steps is 3"),
     ],
 )

@@ -72,8 +72,9 @@ class ReleasedClassifier:
                 f"{path}: cannot be read as a checkpoint ({type(error).__name__}). {ADVICE}."
             ) from error
         own = {key.removeprefix(PREFIX): v for key, v in state.items() if key.startswith(PREFIX)}
-        if not own:
-            parts = sorted({key.partition(".")[0] for key in state})
+        parts = sorted({key.partition(".")[0] for key in state})
+        # a diffusion calls its network net, too, but holds more
+        if not own or (len(parts) > 1 and "backbone" not in settings):
             raise ReleasedError(
                 f"{path}: is no crop classifier; it holds {', '.join(parts) or 'no tensor'}. "
                 f"{ADVICE}."

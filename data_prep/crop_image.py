@@ -5,10 +5,13 @@ import hashlib
 import io
 import warnings
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
+
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 
 def pixel_hash(pixels: NDArray[np.uint16]) -> str:
@@ -49,6 +52,15 @@ def _tiff(slices: NDArray[np.uint16]) -> bytes:
     first, *others = (Image.fromarray(one) for one in slices)
     first.save(file, "TIFF", save_all=True, append_images=others, compression="tiff_adobe_deflate")
     return file.getvalue()
+
+
+def plane_of(pixels: NDArray[Pixel]) -> NDArray[Pixel]:
+    """A crop in the plane as it is, of a volume ``(depth, H, W)`` the middle slice.
+
+    >>> plane_of(np.arange(3)[:, None, None]).item()
+    1
+    """
+    return pixels if pixels.ndim == 2 else pixels[len(pixels) // 2]
 
 
 def read_volume(path: Path, *, depth: int) -> NDArray[np.uint16]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.crop_image import pixel_hash, read_volume
+from data_prep.crop_image import pixel_hash, plane_of, read_volume
 from data_prep.errors import LabelError, LeakageError, ManifestError
 from data_prep.fingerprints import distance, fingerprint
 from data_prep.identity import patient_identity
@@ -332,6 +332,17 @@ class CropsManifest:
         self.require_depth(None)
         return self.stacked(rows)
 
+    def planes(self, rows: Sequence[int]) -> NDArray[np.uint16]:
+        """Loads crops in the plane, or the middle slices of volumes, of one size.
+
+        Returns:
+            Shape ``(len(rows), size, size)``, values in ``[0, 65535]``.
+
+        Raises:
+            ManifestError: As :meth:`pixels`, and for unequal sizes.
+        """
+        return self._stack([plane_of(self.pixels(row)) for row in rows], ())
+
     def stacked(self, rows: Sequence[int]) -> NDArray[np.uint16]:
         """Loads crops, or volumes, of one size.
 
@@ -342,12 +353,21 @@ class CropsManifest:
         Raises:
             ManifestError: As :meth:`pixels`, and for unequal sizes.
         """
-        loaded = [self.pixels(row) for row in rows]
+        depth = () if self.depth is None else (self.depth,)
+        return self._stack([self.pixels(row) for row in rows], depth)
+
+    def _stack(
+        self, loaded: Sequence[NDArray[np.uint16]], depth: tuple[int, ...]
+    ) -> NDArray[np.uint16]:
+        """Puts crops of one size together.
+
+        Raises:
+            ManifestError: For unequal sizes.
+        """
         if len({image.shape for image in loaded}) > 1:
             sizes = sorted({image.shape[-1] for image in loaded})
             raise ManifestError(f"{self.folder}: crops of sizes {sizes}. Prepare them at one size.")
-        empty = (0, 0, 0) if self.depth is None else (0, self.depth, 0, 0)
-        return np.stack(loaded) if loaded else np.empty(empty, np.uint16)
+        return np.stack(loaded) if loaded else np.empty((0, *depth, 0, 0), np.uint16)
 
     def require_depth(self, depth: int | None) -> None:
         """Refuses volumes where crops in the plane are needed, and the other way round.

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conditions of a generator: malignancy and, where known, BI-RADS descriptors and view.
+"""Conditions of a generator: malignancy and, where known, BI-RADS descriptors, view and size.
 
-A condition is a row of zeros and ones, one column per level. An attribute that is not known, or not
-asked for, leaves its columns at zero. Which levels exist is public: nothing is counted from crops.
+A condition is a row with one column per level of an attribute, 1 for the level that it has. A
+number has two columns, for the ends of its range, and lies between them: its columns add up to 1.
+An attribute that is not known, or not asked for, leaves its columns at zero. Levels and ranges are
+public: nothing is counted from crops.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +37,10 @@ LEVELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "view": ("CC", "MLO", "other"),
     }
 )
+# Least and largest value; what is known to lie outside counts as the nearer end.
+NUMBERS: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {"size_share": (0.3, 0.8)}  # longer edge of the mass, in edges of the crop
+)
 
 
 class ConditionError(ValueError):
@@ -45,7 +52,8 @@ class Conditions:
     """The columns of a condition.
 
     Attributes:
-        names: Attributes beside malignancy, among ``LEVELS``, in the order of their columns.
+        names: Attributes beside malignancy, among ``LEVELS`` and ``NUMBERS``, in the order of
+            their columns.
     """
 
     names: tuple[str, ...] = ()
@@ -56,8 +64,9 @@ class Conditions:
         Raises:
             ConditionError: Naming them.
         """
-        if unknown := [name for name in self.names if name not in LEVELS]:
-            raise ConditionError(f"conditions {unknown} are unknown. Allowed: {', '.join(LEVELS)}.")
+        known = {**LEVELS, **NUMBERS}
+        if unknown := [name for name in self.names if name not in known]:
+            raise ConditionError(f"conditions {unknown} are unknown. Allowed: {', '.join(known)}.")
         if len(set(self.names)) < len(self.names):
             raise ConditionError(f"conditions {list(self.names)}: one stands twice. Remove it.")
 
@@ -68,23 +77,35 @@ class Conditions:
         >>> Conditions(("view",)).width
         5
         """
-        return len(MALIGNANCY) + sum(len(LEVELS[name]) for name in self.names)
+        return sum(self.sizes)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Columns of malignancy, and of each attribute.
+
+        >>> Conditions(("view", "size_share")).sizes
+        (2, 3, 2)
+        """
+        return (len(MALIGNANCY), *(len(LEVELS.get(name, "ab")) for name in self.names))
 
     def vector(self, *, malignant: bool, attributes: Mapping[str, str]) -> Tensor:
         """The condition of a crop that is asked for.
 
         Args:
             malignant: Class.
-            attributes: Level by attribute; what is left out is unknown.
+            attributes: Level, or number, by attribute; what is left out is unknown.
 
         Returns:
             Shape ``(width,)``, float32.
 
         Raises:
-            ConditionError: For an attribute or level that is not among the columns.
+            ConditionError: For an attribute or level that is not among the columns, or a number
+                outside its range.
 
         >>> Conditions(("view",)).vector(malignant=True, attributes={"view": "CC"})
         tensor([0., 1., 1., 0., 0.])
+        >>> Conditions(("size_share",)).vector(malignant=True, attributes={"size_share": "0.4"})
+        tensor([0.0000, 1.0000, 0.8000, 0.2000])
         """
         if unknown := sorted(set(attributes) - set(self.names)):
             able = ", ".join(self.names) or "malignancy only"
@@ -94,6 +115,9 @@ class Conditions:
         row = [float(not malignant), float(malignant)]
         for name in self.names:
             value = attributes.get(name)
+            if name in NUMBERS:
+                row += _between_ends(name, value)
+                continue
             if value is not None and value not in LEVELS[name]:
                 raise ConditionError(
                     f"{name}={value!r} is unknown. Allowed: {', '.join(LEVELS[name])}."
@@ -166,13 +190,36 @@ class Conditions:
             len(condition), 1 + len(self.names), generator=rng, device=condition.device
         )
         kept = (draws[:, 1:] >= rate) & (draws[:, :1] >= rate)
-        sizes = torch.tensor([len(LEVELS[name]) for name in self.names], device=condition.device)
+        sizes = torch.tensor(self.sizes[1:], device=condition.device)
         columns = kept.repeat_interleave(sizes, dim=1)
         return torch.cat([condition[:, :2], condition[:, 2:] * columns], dim=1)
 
 
+def _between_ends(name: str, value: str | None) -> list[float]:
+    """Columns of a number: shares of the ends of its range; zeros if it is unknown.
+
+    Raises:
+        ConditionError: If it is none, or outside the range.
+    """
+    if value is None:
+        return [0.0, 0.0]
+    (low, high), number = NUMBERS[name], _number(value)
+    if number is None or not low <= number <= high:
+        raise ConditionError(f"{name}={value!r}. Give a number from {low} to {high}.")
+    share = (number - low) / (high - low)
+    return [1 - share, share]
+
+
+def _number(value: str) -> float | None:
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
 def level_of(crop: Crop, name: str) -> str | None:
-    """Level of an attribute, rare words merged.
+    """Level of an attribute, rare words merged; of a number, the nearest within its range.
 
     Of several words the most suspicious counts, since it decides what is done; small letters count
     as capitals. Words without a level of their own, such as ``ASYMMETRIC_BREAST_TISSUE``, become
@@ -180,13 +227,16 @@ def level_of(crop: Crop, name: str) -> str | None:
 
     Args:
         crop: Row of a manifest.
-        name: Among ``LEVELS``.
+        name: Among ``LEVELS`` and ``NUMBERS``.
 
     Returns:
-        A level, or none if unknown.
+        A level or number, or none if unknown.
     """
     if name == "view":
         return crop.view
+    if name in NUMBERS:
+        number = _number(crop.attributes.get(name, ""))
+        return None if number is None else str(min(max(number, NUMBERS[name][0]), NUMBERS[name][1]))
     value = crop.attributes.get(name, "").upper()
     if value in ("", "N/A", "NA", "0"):
         return None

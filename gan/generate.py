@@ -9,7 +9,7 @@ the manifest, which holds the same, is written.
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +26,8 @@ from data_prep.crop_set import watched
 from data_prep.fingerprints import fingerprint
 from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import Crop, CropsManifest, View
+from data_prep.phantoms.crops import phantom_cases
+from data_prep.phantoms.parameters import PhantomParameters
 from gan.checkpoint import TrainedGenerator
 from gan.conditions import Conditions
 
@@ -166,11 +168,13 @@ class Request:
         guidance: Distance of the classes from their middle, ``>= 0``: 1 is as trained, more
             exaggerates, 0 is neither class.
         truncation: Factor on the latent vectors, in ``(0, 1]``.
-        seed: Of latent vectors and noise, ``>= 0``.
+        seed: Of latent vectors, noise and drawn attributes, ``>= 0``.
+        draw_attributes: Whether other attributes are drawn for each crop.
     """
 
     per_class: int
     attributes: Mapping[str, str]
+    draw_attributes: bool = False
     guidance: float
     truncation: float
     seed: int
@@ -190,6 +194,23 @@ class Request:
                 f"truncation={self.truncation}. Give a number above 0, at most 1."
             )
 
+    def attributes_of(self, number: int, names: Sequence[str]) -> dict[str, str]:
+        """Level by attribute of one crop.
+
+        Drawn are those of the phantom with this number and seed, by the shares and ranges of
+        :mod:`data_prep.phantoms.parameters`: nothing is counted from patients.
+
+        Args:
+            number: Of the crop; odd ones are malignant.
+            names: What the generator was trained with.
+        """
+        if not self.draw_attributes:
+            return dict(self.attributes)
+        parameters = PhantomParameters()
+        (case,) = phantom_cases(number, number + 1, seed=self.seed, parameters=parameters)
+        drawn = {**case.stated, "view": case.view}
+        return {name: drawn[name] for name in names} | dict(self.attributes)
+
 
 def generate(
     checkpoint: str,
@@ -197,6 +218,7 @@ def generate(
     *,
     per_class: int = 1000,
     attributes: dict[str, str] | None = None,
+    draw_attributes: bool = False,
     guidance: float = 1.0,
     truncation: float = 1.0,
     seed: int = 0,
@@ -213,7 +235,9 @@ def generate(
         out: Folder to fill with crops.csv, generate.json and images/.
         per_class: Crops of each class, 1 or more.
         attributes: What all crops should show, such as --attributes.margin SPICULATED; only what
-            the generator was trained with (density, shape, margin, view).
+            the generator was trained with (density, shape, margin, view, size_share).
+        draw_attributes: Whether the other attributes that it was trained with are drawn for each
+            crop, with the shares and ranges of phantoms, which are published and no patient's.
         guidance: 1 asks for the classes as trained, more exaggerates what tells them apart, 0 asks
             for neither.
         truncation: Factor on the latent vectors, above 0, at most 1: less is more typical, less
@@ -229,6 +253,7 @@ def generate(
     request = Request(
         per_class=per_class,
         attributes=attributes or {},
+        draw_attributes=draw_attributes,
         guidance=guidance,
         truncation=truncation,
         seed=seed,
@@ -236,11 +261,16 @@ def generate(
     if batch_size < 1:
         raise GenerationError(f"{batch_size=}. Give 1 or more.")
     generator = TrainedGenerator.read(checkpoint, volumes=True)
-    classes = both_classes(generator.conditions, attributes=request.attributes, guidance=guidance)
+    if draw_attributes and not generator.conditions.names:
+        raise GenerationError(
+            f"draw_attributes: {checkpoint} was trained with malignancy only. Leave the flag out, "
+            "or give a generator with model.init_args.conditions."
+        )
+    both_classes(generator.conditions, attributes=request.attributes, guidance=guidance)  # refuses
     settings = {"checkpoint": generator.sha256, **asdict(request)}
     drawn = DrawnCrops.open(Path(out), settings, generator.depth)
     if not (drawn.folder / CROPS).exists():
-        _draw(generator, classes, request, drawn, batch_size)
+        _draw(generator, request, drawn, batch_size)
         CropsManifest.write(out, _rows(generator, request, drawn))
     drawn.close()
 
@@ -277,7 +307,6 @@ def both_classes(
 
 def _draw(
     generator: TrainedGenerator,
-    classes: Tensor,
     request: Request,
     drawn: DrawnCrops,
     batch_size: int,
@@ -291,7 +320,7 @@ def _draw(
             if drawn.marks.keys() >= set(numbers):
                 continue
             crops = generator.crops(
-                classes[torch.tensor(numbers) % 2],
+                torch.stack([_asked(generator.conditions, request, n) for n in numbers]),
                 start=start,
                 seed=request.seed,
                 truncation=request.truncation,
@@ -303,11 +332,18 @@ def _draw(
             writing.result()
 
 
+def _asked(conditions: Conditions, request: Request, number: int) -> Tensor:
+    """Condition of one crop, shape ``(columns,)``."""
+    attributes = request.attributes_of(number, conditions.names)
+    return both_classes(conditions, attributes=attributes, guidance=request.guidance)[number % 2]
+
+
 def _rows(generator: TrainedGenerator, request: Request, drawn: DrawnCrops) -> Iterator[Crop]:
     """Rows of the manifest."""
-    described = {name: level for name, level in request.attributes.items() if name != "view"}
     for number in range(2 * request.per_class):
         sha256, fingerprint = drawn.marks[number]
+        asked = request.attributes_of(number, generator.conditions.names)
+        view = cast(View | None, asked.pop("view", None))
         yield Crop(
             file=file_of(number, generator.depth),
             depth=generator.depth,
@@ -321,6 +357,6 @@ def _rows(generator: TrainedGenerator, request: Request, drawn: DrawnCrops) -> I
             crop_rule=generator.crop_rule,
             sha256=sha256,
             fingerprint=fingerprint,
-            view=cast(View | None, request.attributes.get("view")),
-            attributes=described,
+            view=view,
+            attributes=asked,
         )

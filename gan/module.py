@@ -62,7 +62,8 @@ class MCGAN(lightning.LightningModule):
         channels: Feature channels at the full resolution, doubling with each halving.
         latent: Length of the latent vector.
         conditions: Attributes beside malignancy that crops can be asked for, among ``density``,
-            ``shape``, ``margin`` and ``view``; each must be known of some training crop.
+            ``shape``, ``margin``, ``view`` and ``size_share``, the longer edge of the mass in edges
+            of the crop; each must be known of some training crop.
         weights: Checkpoint of an MCGAN of equal networks to start from.
         loss: ``"hinge"`` or ``"non-saturating"``.
         r1: Weight ``gamma`` of the gradient penalty on real crops; 0 leaves it out.

@@ -324,7 +324,7 @@ def test_a_model_of_crops_refuses_volumes(
     assert message in line
 
 
-def test_fidelity_refuses_volumes(
+def test_fidelity_refuses_volumes_beside_crops(
     tmp_path: Path,
     volumes: CropsManifest,
     cohort: CropsManifest,
@@ -334,6 +334,9 @@ def test_fidelity_refuses_volumes(
     assert main(["fidelity", *sets, "--out", str(tmp_path / "out")]) == 1
     shown = capsys.readouterr().err
     assert f"{volumes.folder}/crops.csv: holds volumes of 4 slices" in shown
+    sets = ["--real", str(volumes.folder), "--synthetic", str(cohort.folder)]
+    assert main(["fidelity", *sets, "--out", str(tmp_path / "deep")]) == 1
+    assert "holds crops in the plane, where volumes of 4 slices" in capsys.readouterr().err
 
 
 def test_stress_scores_the_same_crops_distorted(tmp_path: Path, cohort: CropsManifest) -> None:

@@ -71,6 +71,12 @@ class PhantomCase:
             }
         )
 
+    @property
+    def stated(self) -> Mapping[str, str]:
+        """What ``crops.csv`` says: the attributes and ``size_share``, the size of the mass."""
+        size = {"size_share": f"{self.mass.size:.3f}"}
+        return MappingProxyType({**self.attributes, **size})
+
 
 def draw_case(
     rng: np.random.Generator, *, malignant: bool, parameters: PhantomParameters

@@ -249,7 +249,7 @@ def _write_chunk(
     cases = phantom_cases(start, end, seed=seed, parameters=parameters)
     drawn: Iterable[tuple[FloatImage, Mapping[str, str]]]
     if depth is None:
-        known = (case.attributes for case in cases)
+        known = (case.stated for case in cases)
         drawn = zip(render(cases, size=size), known, strict=True)
     else:
         volumes = (draw_volume(case, size=size, depth=depth) for case in cases)

@@ -92,12 +92,12 @@ class VolumePhantom:
 
     @property
     def attributes(self) -> Mapping[str, str]:
-        """Those of the case, ``size_mm`` (longer edge in the plane) and ``centre_slice``."""
+        """What the case states, ``size_mm`` (longer edge in the plane) and ``centre_slice``."""
         known = {
             "size_mm": f"{self.case.mass.size * EDGE_MM:.2f}",
             "centre_slice": f"{self.centre_slice:.2f}",
         }
-        return MappingProxyType({**self.case.attributes, **known})
+        return MappingProxyType({**self.case.stated, **known})
 
 
 def draw_volume(case: PhantomCase, *, size: int = 128, depth: int = 16) -> VolumePhantom:

@@ -60,7 +60,8 @@ class LatentDiffusion(lightning.LightningModule):
         head_channels: Channels of a head of attention.
         token_width: Length of an attribute's token.
         conditions: Attributes beside malignancy that crops can be asked for, among ``density``,
-            ``shape``, ``margin`` and ``view``.
+            ``shape``, ``margin``, ``view`` and ``size_share``, the longer edge of the mass in edges
+            of the crop.
         trainable: ``all`` of the U-Net, ``attention`` with its norms, or ``norm_bias``.
         views: 1 trains on the crops as they are, V > 1 on V augmented views of each, drawn once.
         earliest_time: Times of the noise are uniform from here to 1, pure noise; in ``[0, 1)``.

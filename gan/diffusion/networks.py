@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gan.conditions import LEVELS, MALIGNANCY, Conditions
+from gan.conditions import Conditions
 from gan.diffusion.schedule import denoise
 from gan.diffusion.settings import AutoencoderSettings, DiffusionError, DiffusionSettings
 
@@ -107,7 +107,7 @@ class Tokens(nn.Module):
 
     def __init__(self, conditions: Conditions, width: int) -> None:
         super().__init__()
-        self.sizes = [len(MALIGNANCY), *(len(LEVELS[name]) for name in conditions.names)]
+        self.sizes = conditions.sizes
         self.layers = nn.ModuleList(nn.Linear(size + 1, width, bias=False) for size in self.sizes)
 
     def forward(self, condition: Tensor) -> Tensor:

@@ -91,7 +91,8 @@ class AutoencoderSettings:
                 below = max(1, edge // step) * step
                 raise DiffusionError(
                     f"{name}={edge}: the networks halve it until {step} become one. Give a "
-                    f"multiple of {step}, such as {below} or {below + step}."
+                    f"multiple of {step}, such as {below} or {below + step}, or fewer levels: "
+                    f"encoder_channels has {len(self.encoder_channels)}."
                 )
 
     def _edges(self) -> tuple[int, ...]:
@@ -120,7 +121,7 @@ class DiffusionSettings(AutoencoderSettings):
         attention_levels: Which levels attend to themselves and to the attributes.
         head_channels: Channels of a head of attention.
         token_width: Length of an attribute's token.
-        conditions: Attributes beside malignancy, among ``gan.conditions.LEVELS``.
+        conditions: Attributes beside malignancy, see :class:`gan.conditions.Conditions`.
     """
 
     channels: Sequence[int] = (32, 64, 64)

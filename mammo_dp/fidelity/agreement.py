@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import expit
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
 
@@ -57,11 +57,15 @@ def machine_scores(train: Labelled, test: Floats) -> Floats:
         train: Descriptions ``(N, d)`` and labels, both classes present.
         test: Descriptions, shape ``(M, d)``.
     """
+    found: Floats = kernel_machine().fit(*train).decision_function(test)
+    return found
+
+
+def kernel_machine() -> Pipeline:
+    """A support vector machine on standardised descriptions, not yet fitted."""
     # a test crop far outside the training law would otherwise be infinitely far from all vectors
     clip = FunctionTransformer(np.clip, kw_args={"a_min": -5, "a_max": 5})
-    machine = make_pipeline(StandardScaler(), clip, SVC(C=1.0, gamma="auto"))
-    found: Floats = machine.fit(*train).decision_function(test)
-    return found
+    return make_pipeline(StandardScaler(), clip, SVC(C=1.0, gamma="auto"))
 
 
 def descent_scores(train: Labelled, test: Floats) -> Floats:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data_prep.manifest import CropsManifest, Split
-from mammo_dp.fidelity.comparison import compare
+from mammo_dp.fidelity.comparison import SCHEMA, compare
+from mammo_dp.fidelity.controllability import controllability
 from mammo_dp.fidelity.features import choose, public_space
 from mammo_dp.fidelity.results import draw_blind_sheet, draw_figure, print_table
 from mammo_dp.fidelity.samples import FidelityError, Samples
@@ -47,6 +48,9 @@ def fidelity(
     Distances are taken in two feature spaces: the one chosen below, and beside it the middle of
     EfficientNet-Lite0, trained on ImageNet, where the extra `imagenet` is installed. A generator
     that was trained against public features is to be judged by the other one too.
+    What was asked of a generator is compared with what is measured on its crops, attribute by
+    attribute, beside the same on phantoms.
+    Volumes are compared by their middle slices.
     There is no radiomics distance, since pyradiomics has no release that builds on this Python;
     texture counts in the features and in what agreement is learned from. Agreement is that of two
     classifiers: a kernel machine, and the default classifier of this package.
@@ -112,7 +116,14 @@ def fidelity(
     ) as record:
         if not record.is_finished:
             _fill(record, CropsManifest.read(real), manifests)
-        print_table(json.loads((record.folder / RESULT).read_text(encoding="utf-8")), record.folder)
+        path = record.folder / RESULT
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["schema"] != SCHEMA:
+            raise FidelityError(
+                f"{path}: has schema {stored['schema']}, known is {SCHEMA}. Compare again, into a "
+                "new folder."
+            )
+        print_table(stored, record.folder)
 
 
 def _fill(record: RunRecord, cohort: CropsManifest, found: Mapping[str, CropsManifest]) -> None:
@@ -121,6 +132,8 @@ def _fill(record: RunRecord, cohort: CropsManifest, found: Mapping[str, CropsMan
     if asked["encoder"]:
         compared = {cohort.sha256, *(manifest.sha256 for manifest in found.values())}
         _require_foreign(asked["encoder"], compared)
+    for manifest in found.values():
+        manifest.require_depth(cohort.depth)
     train = Samples.of_manifest(cohort, asked["train_split"])
     test = Samples.of_manifest(cohort, asked["test_split"])
     sources = {name: Samples.of_manifest(manifest) for name, manifest in found.items()}
@@ -145,6 +158,11 @@ def _fill(record: RunRecord, cohort: CropsManifest, found: Mapping[str, CropsMan
     }
     for name, manifest in found.items():
         result["sources"][name]["manifest"] = manifest.sha256
+    asked_for = {name: (samples, found[name].crops) for name, samples in sources.items()}
+    result["slices"] = cohort.depth
+    result["controllability"] = controllability(
+        asked_for, depth=cohort.depth, seed=record.seed or 0
+    )
     draw_figure(result, folder / "fidelity.png")
     if asked["blind"]:
         draw_blind_sheet(

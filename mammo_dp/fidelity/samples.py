@@ -45,7 +45,7 @@ class Samples:
 
     @classmethod
     def of_manifest(cls, manifest: CropsManifest, split: Split | None = None) -> Self:
-        """Loads one split, or all crops.
+        """Loads one split, or all crops; of volumes the middle slices.
 
         Raises:
             FidelityError: If a class is missing: most measures are taken within classes.
@@ -61,7 +61,7 @@ class Samples:
                 "them malignant. Both classes are needed; choose another split or folder."
             )
         return cls(
-            images=(manifest.images(rows) / FULL_SCALE).astype(np.float32),
+            images=(manifest.planes(rows) / FULL_SCALE).astype(np.float32),
             malignant=malignant,
             patient=np.array([unit[row] for row in rows], np.int64),
         )

@@ -111,7 +111,7 @@ _NIST: tuple[tuple[str, str, str, str], ...] = (
     ("", "Utility and accuracy", "utility benchmark", "with intervals"),
     ("", "Bias", "subgroups", "systemic bias, as far as groups are known"),
     ("", "Machine learning", "configurations", "noisy steps on clipped gradients per unit"),
-    ("", "Synthetic data", "samples lineage", "who stands behind generated crops"),
+    ("", "Synthetic data", "samples fidelity lineage", "who stands behind generated crops"),
     ("", "Query model", "statement", "data release: the final weights, once"),
     ("", "Trust model", "statement attacks", "central: whoever trains is trusted"),
     ("", "Side channels and implementation", "excluded statement", "randomness and precision"),

@@ -35,7 +35,8 @@ from mammo_dp.runs import (
 
 ATTACK, AUDIT, STRESS = "attack.json", "audit.json", "stress.json"
 LADDER, RECONSTRUCTION, BENCHMARK = "ladder.json", "reconstruction.json", "benchmark.json"
-_RESULT_SCHEMA = 1  # of each of these three, and of STRESS
+FIDELITY = "fidelity.json"
+_RESULT_SCHEMAS = {FIDELITY: 4}  # 1 of the three in the line before, and of STRESS
 METRICS = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
@@ -404,7 +405,7 @@ def found(runs: Path, file: str) -> list[Result]:
 
     Args:
         runs: Reported folder.
-        file: ``LADDER``, ``RECONSTRUCTION`` or ``BENCHMARK``.
+        file: ``LADDER``, ``RECONSTRUCTION``, ``BENCHMARK`` or ``FIDELITY``.
 
     Raises:
         ReportError: For a file that cannot be read, or of another schema.
@@ -419,8 +420,8 @@ def found(runs: Path, file: str) -> list[Result]:
 def _result(path: Path) -> dict[str, Any]:
     try:
         stored = dict(json.loads(path.read_text(encoding="utf-8")))
-        if stored["schema"] != _RESULT_SCHEMA:
-            raise ValueError(f"schema {stored['schema']}, known is {_RESULT_SCHEMA}")
+        if stored["schema"] != (known := _RESULT_SCHEMAS.get(path.name, 1)):
+            raise ValueError(f"schema {stored['schema']}, known is {known}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReportError(
             f"{path}: cannot be read ({error!r}). Run the command that wrote it again, into a "
@@ -431,5 +432,5 @@ def _result(path: Path) -> dict[str, Any]:
 
 def paths(runs: Path) -> list[Path]:
     """Each such file, for the record of a report."""
-    files = (LADDER, RECONSTRUCTION, BENCHMARK)
+    files = (LADDER, RECONSTRUCTION, BENCHMARK, FIDELITY)
     return [result.folder / file for file in files for result in found(runs, file)]

@@ -136,7 +136,7 @@ def _split(name: str) -> Split:
 
 
 def contact_sheet(manifest: CropsManifest, *, columns: int = 10, cell_px: int = 96) -> bytes:
-    """Draws benign crops above malignant ones.
+    """Draws benign crops above malignant ones; of volumes the middle slices.
 
     The crops are spread evenly over the rows of the manifest, so that the same manifest gives the
     same picture and no eye has chosen.
@@ -191,13 +191,15 @@ def sheet(label: str, folder: Path) -> dict[str, Any]:
             else f" {read_statement(folder)['summary']}"
         )
     malignant = sum(crop.malignant for crop in manifest.crops)
+    deep = manifest.depth is not None
+    kind = f"volumes of {manifest.depth} slices, of each the middle one" if deep else "crops"
     return {
         "label": label,
         "notice": text,
         "real": real,
         "source": embedded(contact_sheet(manifest)),
         "alt": f"Contact sheet of {label}: benign crops in the upper row, malignant ones below.",
-        "count": f"{len(manifest.crops)} crops, {malignant} malignant; benign above, malignant "
+        "count": f"{len(manifest.crops)} {kind}, {malignant} malignant; benign above, malignant "
         "below.",
     }
 
@@ -249,7 +251,7 @@ def _spread(rows: Sequence[int], count: int) -> list[int]:
 
 
 def _cell(manifest: CropsManifest, row: int, cell_px: int) -> NDArray[np.uint8]:
-    pixels = manifest.image(row)
+    (pixels,) = manifest.planes([row])
     image = Image.fromarray((pixels >> 8).astype(np.uint8))
     if pixels.shape[0] > cell_px:
         image = image.resize((cell_px, cell_px), Image.Resampling.BOX)

@@ -26,6 +26,7 @@ from mammo_dp.report.collect import (
     ATTACK,
     AUDIT,
     BENCHMARK,
+    FIDELITY,
     LADDER,
     RECONSTRUCTION,
     STRESS,
@@ -51,6 +52,7 @@ TITLES = {
     "corridor": "Risk corridor",
     "reconstruction": "What a server could reconstruct",
     "samples": "What the models saw",
+    "fidelity": "Synthetic crops",
     "data": "Patients and crops",
     "calibration": "Calibration",
     "roc": "Discrimination",
@@ -191,11 +193,13 @@ def render(
         results.reconstruction(one, show_patients=show_patients)
         for one in found(root, RECONSTRUCTION)
     ]
+    fidelities = [results.fidelity(result) for result in found(root, FIDELITY)]
     benchmarks = [results.benchmark(result) for result in found(root, BENCHMARK)]
     has = {
         "corridor": bool(ladders),
         "reconstruction": bool(reconstructions),
         "samples": bool(sheets),
+        "fidelity": bool(fidelities),
         "data": bool(data_rows),
         "calibration": "calibration" in drawn,
         "roc": "roc" in drawn,
@@ -214,6 +218,7 @@ def render(
             for name, one in zip(_corridors(ladders), ladders, strict=True)
         ],
         "reconstructions": reconstructions,
+        "fidelities": fidelities,
         "benchmarks": benchmarks,
         "chosen": chosen.name,
         "split": chosen.split,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results of whole grids on a page: a benchmark, a ladder of attacks, a reconstruction."""
+"""Results of whole grids on a page: benchmark, ladder of attacks, reconstruction, fidelity."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from classifier.evaluate import Estimate
 from mammo_dp.attacks.ladder.cells import NO_PRIOR, PRIOR, Key, find, key_of, ncc_at, probabilities
+from mammo_dp.fidelity.results import NAMES, in_hundredths, shown
 from mammo_dp.report.collect import Result, estimate
 from mammo_dp.report.crops import attack_sheet
 from mammo_dp.report.tables import NONE, epsilon, interval, number, plain
@@ -288,6 +289,60 @@ def _attack(cell: Stored | None) -> str:
         return NONE
     values = (cell[name] for name in ("value", "bound", "blind"))
     return " / ".join(NONE if value is None else f"{value:.3f}" for value in values)
+
+
+def fidelity(result: Result) -> dict[str, Any]:
+    """What the page says about one comparison of synthetic crops with real ones.
+
+    Args:
+        result: A ``fidelity.json``.
+    """
+    stored = result.stored
+    sources: Mapping[str, Any] = stored["sources"]
+    every, taken = sources.values(), next(iter(sources.values()))["scores"]
+    near = [
+        [
+            words,
+            shown(taken[measure]["bound"]),
+            *(shown(one["scores"][measure]["found"]) for one in every),
+        ]
+        for measure, words in NAMES.items()
+        if measure in taken
+    ]
+    copies = ["yes" if one["copying"]["copies"] else "no" for one in (stored["real"], *every)]
+    control = stored["controllability"]
+    asked = [
+        [
+            f"{attribute}, {measured['measure']}",
+            in_hundredths(measured["ceiling"]["found"]),
+            *(
+                in_hundredths(own["found"]) if (own := measured["sources"].get(name)) else NONE
+                for name in sources
+            ),
+        ]
+        for attribute, measured in control["attributes"].items()
+    ]
+    depth, half = stored["slices"], stored["crops_of_a_half"]
+    seen = f" Of volumes of {depth} slices the middle ones." if depth else ""
+    return {
+        "name": result.name,
+        "tables": [
+            Table(
+                label=f"Synthetic against real crops, {result.name}",
+                head=("Measure", "Real, other patients", *sources),
+                rows=[*near, ["copies training crops", *copies]],
+                note=f"{sum(half.values())} crops on each side ({half['malignant']} malignant); "
+                f"{stored['level']:.0%} intervals over patients and crops.{seen} "
+                f"{stored['notice']}",
+            ),
+            Table(
+                label=f"Asked against measured, {result.name}",
+                head=("Attribute", "Phantoms, the ceiling", *sources),
+                rows=asked,
+                note=f"{control['words']}{seen} {NONE}: not asked for, or of all crops alike.",
+            ),
+        ],
+    }
 
 
 def reconstruction(result: Result, *, show_patients: bool) -> dict[str, Any]:

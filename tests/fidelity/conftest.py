@@ -3,17 +3,21 @@ from pathlib import Path
 
 import pytest
 
-from mammo_dp.fidelity import features
+from mammo_dp.fidelity import controllability, features
 from mammo_dp.fidelity.features import Recipe
 
 
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The default feature space from a tiny recipe, made once a session; its cache folder."""
+    """Feature space and reader from few phantoms, made once a session; the cache folder."""
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(features.CACHE_VARIABLE, str(cache))
         patch.setattr(features, "Recipe", tiny_recipe)
+        patch.setattr(controllability, "TAUGHT", 60)
+        patch.setattr(controllability, "JUDGED", 40)
+        patch.setattr(controllability, "TAUGHT_VOLUMES", 30)
+        patch.setattr(controllability, "JUDGED_VOLUMES", 20)
         yield cache
 
 

@@ -14,6 +14,7 @@ from data_prep.crop_image import save_crop_image
 from data_prep.manifest import Crop, CropsManifest
 from data_prep.phantoms.crops import phantom_stream
 from data_prep.symmetries import symmetric
+from mammo_dp.fidelity import command
 from mammo_dp.fidelity.agreement import STUDENTS
 from mammo_dp.fidelity.measures import IN_FEATURES, IN_PUBLIC
 from mammo_dp.main import main
@@ -125,6 +126,11 @@ def test_each_number_has_interval_bound_and_crops_the_same_for_all_sources(
     assert "no epsilon" in result["notice"]
     assert all("good - copied" in result["tstr_differences"][student] for student in STUDENTS)
     assert set(result["classifiers"]) == set(STUDENTS)
+    followed = result["controllability"]["attributes"]["malignancy"]
+    assert set(followed["sources"]) == set(SOURCES)
+    assert followed["sources"]["good"]["crops"] == 80
+    assert followed["ceiling"]["found"]["value"] < 1
+    assert result["slices"] is None
 
 
 @pytest.mark.slow
@@ -158,7 +164,10 @@ def test_the_key_of_the_blind_sheet_counts_sources_and_classes_alike(done: Path)
 
 @pytest.mark.slow
 def test_a_finished_run_is_shown_again_and_not_computed(
-    done: Path, data: Path, capsys: pytest.CaptureFixture[str]
+    done: Path,
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     written = (done / "fidelity.json").stat().st_mtime_ns
     assert run(data, done, *named(data)) == 0
@@ -167,6 +176,10 @@ def test_a_finished_run_is_shown_again_and_not_computed(
     assert "Fréchet distance" in shown
     assert ("Public network: absent" in shown) is (find_spec(WEIGHTS) is None)
     assert "no epsilon covers" in shown
+    assert "Asked against measured" in shown
+    monkeypatch.setattr(command, "SCHEMA", 100)
+    assert run(data, done, *named(data)) == 1
+    assert "fidelity.json: has schema 4, known is 100" in capsys.readouterr().err
 
 
 def test_an_encoder_whose_earlier_stage_saw_the_compared_crops_is_refused(

@@ -69,6 +69,33 @@ def test_what_cannot_be_asked_for_is_named(asked: dict[str, str], message: str) 
         Conditions(("shape",)).vector(malignant=True, attributes=asked)
 
 
+@pytest.mark.parametrize(
+    ("stated", "columns"),
+    [
+        ("0.3", [1, 0]),
+        ("0.425", [0.75, 0.25]),
+        ("0.8", [0, 1]),
+        ("0.95", [0, 1]),  # the nearest end
+        ("", [0, 0]),
+        ("large", [0, 0]),
+        ("nan", [0, 0]),
+    ],
+)
+def test_a_number_lies_between_the_ends_of_its_range_or_is_unknown(
+    stated: str, columns: list[float]
+) -> None:
+    conditions = Conditions(("shape", "size_share"))
+    row = conditions.known_of([crop(size_share=stated)])[0]
+    assert row[2:7].tolist() == [0] * 5
+    assert row[7:].tolist() == pytest.approx(columns)
+
+
+@pytest.mark.parametrize("value", ["0.9", "0.2", "nan", "large"])
+def test_a_number_outside_its_range_cannot_be_asked_for(value: str) -> None:
+    with pytest.raises(ConditionError, match=r"size_share='.*'\. Give a number from 0\.3 to 0\.8"):
+        Conditions(("size_share",)).vector(malignant=True, attributes={"size_share": value})
+
+
 def test_an_attribute_that_no_crop_has_is_refused() -> None:
     with pytest.raises(ConditionError, match="'margin' is known of none of the 2 crops"):
         Conditions(("shape", "margin")).of_crops([crop(shape="OVAL"), crop()])
@@ -92,3 +119,10 @@ def test_forgetting_takes_whole_attributes_and_keeps_malignancy() -> None:
     # 0.9 * 0.9 keeps one; standard error 0.003
     assert kept.mean(1).tolist() == pytest.approx([0.81, 0.81], abs=0.012)
     assert float((kept.sum(0) == 0).float().mean()) == pytest.approx(0.1 + 0.9 * 0.01, abs=0.01)
+
+
+def test_forgetting_takes_both_columns_of_a_number() -> None:
+    conditions = Conditions(("size_share",))
+    rows = conditions.vector(malignant=True, attributes={"size_share": "0.5"}).repeat(1000, 1)
+    forgotten = conditions.forgetful(rows, 0.5, torch.Generator().manual_seed(0))
+    assert set(forgotten[:, 2:].sum(1).round(decimals=3).tolist()) == {0.0, 1.0}

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from data_prep.manifest import CropsManifest
+from data_prep.phantoms.crops import write_phantom_crops
 from gan.checkpoint import TrainedGenerator, draw
 from gan.conditions import ConditionError
 from gan.generate import GenerationError, generate
@@ -95,6 +96,43 @@ def test_what_was_asked_for_stands_in_each_row(checkpoint: Path, tmp_path: Path)
     for crop in CropsManifest.read(tmp_path).crops:
         assert (dict(crop.attributes), crop.view) == ({"margin": "SPICULATED"}, "MLO")
     assert json.loads((tmp_path / "generate.json").read_text())["attributes"] == asked
+
+
+def test_drawn_attributes_are_those_of_phantoms_and_what_is_given_stays(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """Names the change by which it fails: one draw for all crops, or a draw from elsewhere."""
+    drawn, fixed, flat = (tmp_path / name for name in ("drawn", "fixed", "phantoms"))
+    generate(str(checkpoint), str(drawn), per_class=6, draw_attributes=True, seed=5, batch_size=5)
+    asked = {"view": "CC"}
+    generate(
+        str(checkpoint), str(fixed), per_class=6, attributes=asked, draw_attributes=True, seed=5
+    )
+    phantoms = write_phantom_crops(flat, per_class=6, size=16, seed=5, workers=1)
+    for one, other, phantom in zip(
+        CropsManifest.read(drawn).crops,
+        CropsManifest.read(fixed).crops,
+        phantoms.crops,
+        strict=True,
+    ):
+        margin = {"margin": phantom.attributes["margin"]}
+        assert (dict(one.attributes), one.view) == (margin, phantom.view)
+        assert (dict(other.attributes), other.view) == (margin, "CC")
+    assert len({crop.attributes["margin"] for crop in phantoms.crops}) > 1
+    net = MCGAN.load_from_checkpoint(checkpoint, weights_only=True)
+    crop = CropsManifest.read(drawn).crops[7]
+    latent, noise = draw(net.generator, 7, seed=5)
+    given = {**crop.attributes, "view": str(crop.view)}
+    condition = net.conditions.vector(malignant=True, attributes=given)
+    expected = net(latent[None], noise[None], condition[None])[0, 0]
+    grey = (expected.detach().double().numpy() + 1) / 2 * 65535
+    assert np.abs(grey - pixels(drawn)[7]).max() < 2
+
+
+def test_without_attributes_none_are_drawn(tmp_path: Path) -> None:
+    path = save(tmp_path / "last.ckpt", MCGAN(image_size=16, channels=2, latent=8))
+    with pytest.raises(GenerationError, match=r"draw_attributes: .* trained with malignancy only"):
+        generate(str(path), str(tmp_path / "out"), per_class=1, draw_attributes=True)
 
 
 def test_a_killed_run_ends_with_the_same_crops(checkpoint: Path, tmp_path: Path) -> None:

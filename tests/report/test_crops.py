@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data_prep.manifest import CropsManifest
-from mammo_dp.report.crops import GAP_PX, contact_sheet, notice
+from mammo_dp.report.crops import GAP_PX, contact_sheet, notice, sheet
 
 Make = Callable[..., CropsManifest]
 
@@ -34,6 +34,16 @@ def test_large_crops_are_shrunk_and_missing_ones_leave_gaps(make_cohort: Make) -
     with Image.open(io.BytesIO(contact_sheet(manifest, columns=5, cell_px=20))) as image:
         assert image.size == (5 * 22 - GAP_PX, 2 * 22 - GAP_PX)
         assert np.array(image)[:, 3 * 22 :, 1].max() == 0
+
+
+def test_a_sheet_of_volumes_shows_their_middle_slices(volumes: CropsManifest) -> None:
+    with Image.open(io.BytesIO(contact_sheet(volumes, columns=3))) as image:
+        drawn = np.array(image)
+    first = next(row for row in volumes.rows() if not volumes.crops[row].malignant)
+    np.testing.assert_array_equal(drawn[:16, :16, 0], volumes.pixels(first)[2] >> 8)
+    assert (
+        "20 volumes of 4 slices, of each the middle one" in sheet("Deep", volumes.folder)["count"]
+    )
 
 
 def test_the_same_manifest_gives_the_same_picture(make_cohort: Make) -> None:

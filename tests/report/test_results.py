@@ -12,6 +12,7 @@ from mammo_dp.attacks.ladder.cells import Cell, Rung
 from mammo_dp.attacks.ladder.figure import corridor
 from mammo_dp.report.collect import (
     BENCHMARK,
+    FIDELITY,
     LADDER,
     RECONSTRUCTION,
     ReportError,
@@ -20,7 +21,7 @@ from mammo_dp.report.collect import (
     found,
 )
 from mammo_dp.report.page import report
-from mammo_dp.report.results import benchmark, ladder, reconstruction
+from mammo_dp.report.results import benchmark, fidelity, ladder, reconstruction
 from mammo_dp.runs import close_run, open_run
 from tests.report.conftest import Tree
 
@@ -159,6 +160,34 @@ def a_benchmark() -> dict[str, Any]:
     }
 
 
+def a_fidelity() -> dict[str, Any]:
+    score = {"found": INTERVAL, "bound": {"value": 3.0, "low": 2.0, "high": 4.0}, "crops": 20}
+    followed = {"found": {"value": 0.25, "low": 0.125, "high": 0.375}, "crops": 40}
+    copying = {"copying": {"copies": False}}
+    return {
+        "schema": 4,
+        "notice": "No epsilon covers <this>.",
+        "level": 0.95,
+        "slices": 16,
+        "crops_of_a_half": {"benign": 12, "malignant": 8},
+        "real": copying,
+        "sources": {
+            "eps1": {"scores": {"frechet": score}, **copying},
+            "published": {"scores": {"frechet": score}, "copying": {"copies": True}},
+        },
+        "controllability": {
+            "words": "Asked against measured.",
+            "attributes": {
+                "size_share": {
+                    "measure": "correlation",
+                    "ceiling": {"found": INTERVAL, "crops": 200},
+                    "sources": {"eps1": followed},
+                }
+            },
+        },
+    }
+
+
 def write(folder: Path, name: str, content: dict[str, Any], crops: Path | None = None) -> None:
     inputs = {"data": crops} if crops else {}
     record = open_run(folder, command="attack", config={}, inputs=inputs)
@@ -251,17 +280,36 @@ def test_a_benchmark_keeps_failures_and_turns_differences_to_the_reference(
     assert said["missing"] == ["Failed: real, seed 2. it broke"]
 
 
+def test_a_fidelity_shows_measures_beside_real_crops_and_control_beside_its_ceiling(
+    tmp_path: Path,
+) -> None:
+    said = fidelity(Result(folder=tmp_path, name="fidelity", stored=a_fidelity()))
+    near, asked = said["tables"]
+    assert near.head == ("Measure", "Real, other patients", "eps1", "published")
+    assert near.rows == [
+        ["Fréchet distance", "3 [2, 4]", "0.5 [0.4, 0.6]", "0.5 [0.4, 0.6]"],
+        ["copies training crops", "no", "no", "yes"],
+    ]
+    assert "20 crops on each side (8 malignant); 95% intervals" in near.note
+    assert asked.rows == [
+        ["size_share, correlation", "0.50 [0.40, 0.60]", "0.25 [0.12, 0.38]", "—"]
+    ]
+    assert all("volumes of 16 slices the middle" in table.note for table in said["tables"])
+
+
 def test_the_page_shows_all_of_them_escaped(make_tree: Make) -> None:
     tree = make_tree(epsilons=(6,), starts=("phantom",))
     write(tree.runs / "ladder", LADDER, a_ladder())
     write(tree.runs / "reconstruction", RECONSTRUCTION, a_reconstruction())
     write(tree.runs / "grid", BENCHMARK, a_benchmark())
+    write(tree.runs / "fidelity", FIDELITY, a_fidelity())
     report(runs=str(tree.runs), out=str(tree.root / "out"))
     html = (tree.root / "out" / "report.html").read_text()
-    for section in ("corridor", "reconstruction", "benchmark"):
+    for section in ("corridor", "reconstruction", "fidelity", "benchmark"):
         assert f'<h2 id="{section}">' in html
     assert "A server &lt;b&gt; with <code>prior</code>." in html
     assert "it broke" in html
+    assert "No epsilon covers &lt;this&gt;." in html
     assert "Finding: budget 6: list reaches named &lt;1&gt;." in html
 
 

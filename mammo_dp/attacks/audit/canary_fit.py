@@ -153,7 +153,7 @@ class RunSettings:
         if not issued:
             raise AttackError(
                 f"{path}: {found.model['class_path']} does not train privately, so there is no "
-                "claim to audit. Give the run of a DPCropClassifier or DPMCGAN."
+                "claim to audit. Give the run of a DPCropClassifier, DPMCGAN or DPLatentDiffusion."
             )
         return found
 
@@ -220,7 +220,7 @@ class RunSettings:
         """The data module on the canaries' crops, without augmentation."""
         own = dict(self.data["init_args"]) | {"crops": str(folder)}
         if issubclass(_class(self.data), CropsDataModule):
-            own["augment"] = "none"
+            own |= {"augment": "none", "depth": None}  # they lie in the plane
         return {"class_path": self.data["class_path"], "init_args": own}
 
 

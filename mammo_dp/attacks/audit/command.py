@@ -273,7 +273,7 @@ def stage_of(run: Path) -> Stage:
     if (run / RUN).exists() and (command := read_run(run).command) != "fit":
         raise AttackError(
             f"{run}: was made by {command!r}, whose noise is not that of the training loop. Give "
-            "the run of a DPCropClassifier or DPMCGAN."
+            "the run of a DPCropClassifier, DPMCGAN or DPLatentDiffusion."
         )
     for statement in stated:
         for own in fits_of(statement.own):
@@ -290,7 +290,7 @@ def stage_of(run: Path) -> Stage:
             )
     raise AttackError(
         f"{run}: its statement names no private training of its own, so there is no claim to "
-        "audit. Give the run of a DPCropClassifier or DPMCGAN."
+        "audit. Give the run of a DPCropClassifier, DPMCGAN or DPLatentDiffusion."
     )
 
 

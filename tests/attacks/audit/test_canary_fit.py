@@ -67,6 +67,10 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> None:
         settings(trainable="head", data={"unit": "crop"}),
         settings(trainable="head", data={"train_split": "test", "num_workers": 0}),
         settings(model="mammo_dp.DPMCGAN", data={"augment": "none"}, channels=4),
+        settings(model="mammo_dp.DPLatentDiffusion", clipping="automatic", pairs=2),
+        settings(  # of volumes; canaries lie in the plane
+            model="mammo_dp.DPLatentDiffusion", data={"depth": 4}, spatial_dims=3, depth=4
+        ),
     ],
 )
 @pytest.mark.usefixtures("silent")

@@ -219,7 +219,7 @@ def test_written_crops_form_a_manifest_that_a_second_run_repeats(tmp_path: Path)
     for crop in manifest.crops:
         assert crop.is_synthetic
         assert (crop.origin, crop.label_source, crop.crop_rule) == ("phantom", "phantom", "centred")
-        assert set(crop.attributes) == {"density", "shape", "margin", "subtlety"}
+        assert set(crop.attributes) == {"density", "shape", "margin", "subtlety", "size_share"}
 
 
 def test_the_number_of_workers_leaves_the_folder_alone(tmp_path: Path) -> None:

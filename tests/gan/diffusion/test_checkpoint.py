@@ -12,7 +12,7 @@ from gan.diffusion.checkpoint import DiffusionCheckpoint
 from gan.generate import generate
 from gan.interpolate import interpolate
 from mammo_dp.main import main
-from tests.gan.diffusion.tiny import DEPTH, FIRST, diffusion, save, shaken
+from tests.gan.diffusion.tiny import DEPTH, FIRST, SHAPES, diffusion, save, shaken
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,20 @@ def test_generate_draws_with_the_averaged_network(checkpoint: Path, tmp_path: Pa
     with torch.no_grad():
         crop = model(latent[None], asked[None])[0, 0].double().numpy()
     assert np.abs(pixels[3] - np.rint((crop + 1) / 2 * 65535)).max() <= 2
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_size_is_asked_for_or_drawn_for_each_crop(dims: int, tmp_path: Path) -> None:
+    model = diffusion(conditions=["size_share"], **SHAPES[dims])
+    path = str(save(tmp_path / "last.ckpt", model))
+    small, large = ({"size_share": size} for size in ("0.3", "0.8"))
+    for name, asked in (("small", small), ("large", large)):
+        generate(path, str(tmp_path / name), per_class=2, attributes=asked)
+    generate(path, str(tmp_path / "drawn"), per_class=2, draw_attributes=True)
+    one, other, drawn = (CropsManifest.read(tmp_path / n) for n in ("small", "large", "drawn"))
+    assert not np.array_equal(one.stacked([0]), other.stacked([0]))
+    assert {crop.attributes["size_share"] for crop in one.crops} == {"0.3"}
+    assert len({crop.attributes["size_share"] for crop in drawn.crops}) == 4
 
 
 def test_interpolate_takes_a_diffusion(checkpoint: Path, tmp_path: Path) -> None:

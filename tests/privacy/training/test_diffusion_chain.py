@@ -75,7 +75,11 @@ def test_a_private_diffusion_hands_its_epsilon_on_to_its_crops(
     assert free["accesses"] == []  # phantoms are no patients
 
     assert all(main(["privacy", "verify", folder]) == 0 for folder in ("private", "generated"))
-    capsys.readouterr()
+    assert main(["attack", "audit", "--run", "private", "--canaries", "40"]) == 0
+    assert "The claim is not refuted" in capsys.readouterr().out
+    words = ["--crops", str(cohort.folder), "--run", "private"]
+    assert main(["attack", "membership", *words]) == 1
+    assert "is no crop classifier; it holds autoencoder, net." in capsys.readouterr().err
     words = ["--checkpoint", f"private/{LAST}", "--out", "exported", "--name", "MASSES"]
     assert main(["export", "medigan", *words]) == 1
     assert "a diffusion needs MONAI" in capsys.readouterr().err

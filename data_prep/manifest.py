@@ -24,7 +24,7 @@ Split = Literal["train", "val", "test"]
 Unit = Literal["patient", "crop"]
 View = Literal["CC", "MLO", "other"]
 Laterality = Literal["L", "R"]
-LabelSource = Literal["pathology", "birads", "image", "generator", "phantom", "classifier"]
+LabelSource = Literal["pathology", "birads", "image", "generator", "phantom", "classifier", "means"]
 CropRule = Literal["centred", "reference-2024", "as-is"]
 
 ATTRIBUTES = ("density", "shape", "margin", "subtlety")

@@ -28,72 +28,24 @@ SQUARES = 0.5  # weight of mean squares beside that of means
 _LIMIT = 5.0  # standard deviations; an odd crop must not rule a mean
 
 
-class RunningMatching(nn.Module):
-    """Compares running means of what is known of generated crops, class by class, with targets.
+class Matching(nn.Module):
+    """Compares running statistics of generated crops with those of real ones.
 
-    The running means are part of a checkpoint, so that a resumed run continues as if it had not
-    stopped. A subclass says what is known of a crop (:meth:`describe`) and what a crop of each
-    class is pushed along (:meth:`slope`).
-
-    Args:
-        count: Numbers that are known of a crop.
-    """
-
-    running: Tensor
-    updates: Tensor
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.register_buffer("running", torch.zeros(2, count))
-        self.register_buffer("updates", torch.zeros(2, dtype=torch.int64))
-
-    def describe(self, crops: Tensor) -> Tensor:
-        """Numbers of crops ``(B, 1, H, H)`` in ``[-1, 1]``, shape ``(B, count)``."""
-        raise NotImplementedError
-
-    def slope(self) -> Tensor:
-        """Half the slope of the distance in the running means, shape ``(2, count)``."""
-        raise NotImplementedError
-
-    def distance(self) -> Tensor:
-        """How far the running means are from the targets, a scalar, 0 for equal ones."""
-        raise NotImplementedError
-
-    def forward(self, fakes: Tensor, malignant: Tensor) -> Tensor:
-        """Penalty whose gradient is that of half the distance of one batch.
-
-        Its value means nothing: running means carry no gradient, so each batch is pushed along the
-        distance that the last batches have shown. :meth:`distance` says how far they are.
-
-        Args:
-            fakes: Shape ``(B, 1, H, H)``, values in ``[-1, 1]``.
-            malignant: Classes they were asked for, shape ``(B,)``, 1 or 0.
-        """
-        numbers = self.describe(fakes)
-        for label in (0, 1):
-            own = numbers[malignant == label]
-            if len(own):
-                self._update(label, own.detach().mean(0))
-        return (self.slope()[malignant.long()] * numbers).mean()
-
-    def _update(self, label: int, mean: Tensor) -> None:
-        decay = decay_of(int(self.updates[label]), LONGEST)
-        self.running[label].lerp_(mean, 1 - decay if self.updates[label] else 1.0)
-        self.updates[label] += 1
-
-
-class Matching(RunningMatching):
-    """Matches means and mean squares of fixed measurements to those of real crops.
-
-    Those of the real crops are no part of a checkpoint: a resumed run takes them again.
+    The running statistics are part of a checkpoint, so that a resumed run continues as if it had
+    not stopped; those of the real crops are taken again.
 
     Args:
         image_size: Edge of the crops, in pixels, a power of two from 16 on.
     """
 
+    running: Tensor
+    updates: Tensor
+
     def __init__(self, image_size: int) -> None:
-        super().__init__(2 * COUNT)
+        super().__init__()
         self.measurements = Measurements(min(SIZE, image_size))
+        self.register_buffer("running", torch.zeros(2, 2 * COUNT))
+        self.register_buffer("updates", torch.zeros(2, dtype=torch.int64))
 
     def take_real(self, crops: Tensor, malignant: Tensor) -> None:
         """Takes the statistics to be matched.
@@ -112,15 +64,28 @@ class Matching(RunningMatching):
         within.diagonal().add_(RIDGE)
         self._metric = torch.linalg.inv(within)
 
-    def describe(self, crops: Tensor) -> Tensor:
-        """Scaled measurements of crops and their squares, shape ``(B, 2 * COUNT)``."""
-        return self._moments(self._measure(crops))
+    def forward(self, fakes: Tensor, malignant: Tensor) -> Tensor:
+        """Penalty whose gradient is that of the squared distance of statistics.
+
+        Its value means nothing: running statistics carry no gradient, so each batch is pushed along
+        the distance that the last batches have shown. :meth:`distance` says how far they are.
+
+        Args:
+            fakes: Shape ``(B, 1, H, H)``, values in ``[-1, 1]``.
+            malignant: Classes they were asked for, shape ``(B,)``, 1 or 0.
+        """
+        moments = self._moments(self._measure(fakes))
+        for label in (0, 1):
+            own = moments[malignant == label]
+            if len(own):
+                self._update(label, own.detach().mean(0))
+        return (self._slope()[malignant.long()] * moments).mean()
 
     def distance(self) -> Tensor:
         """Squared distance of the running statistics to the real ones, per number, a scalar."""
-        return (self.slope() * (self.running - self._real)).mean()
+        return (self._slope() * (self.running - self._real)).mean()
 
-    def slope(self) -> Tensor:
+    def _slope(self) -> Tensor:
         """What a crop of each class is pushed along, shape ``(2, 2 * COUNT)``."""
         away = self.running - self._real
         slope = away * self._weights()
@@ -128,6 +93,11 @@ class Matching(RunningMatching):
         apart = (self._metric * (away[1, :COUNT] - away[0, :COUNT])).sum(1)
         slope[:, :COUNT] += CLASSES / 2 * torch.stack([-apart, apart])
         return slope
+
+    def _update(self, label: int, mean: Tensor) -> None:
+        decay = decay_of(int(self.updates[label]), LONGEST)
+        self.running[label].lerp_(mean, 1 - decay if self.updates[label] else 1.0)
+        self.updates[label] += 1
 
     def _measure(self, crops: Tensor) -> Tensor:
         """Measurements of crops, made coarser first where they are finer than ``SIZE``."""

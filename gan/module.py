@@ -27,7 +27,7 @@ from gan.losses import (
     gradient_penalty,
     mode_seeking,
 )
-from gan.matching import Matching, RunningMatching
+from gan.matching import Matching
 from gan.monitor import Monitor, SampleCheck
 from gan.projected import ProjectedDiscriminator
 from gan.samples import write_sheet
@@ -149,7 +149,7 @@ class MCGAN(lightning.LightningModule):
         for net in (self.generator, self.discriminator):  # oneDNN and cuDNN are faster this way
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = averaged(self.generator, average_decay)
-        self.matched: RunningMatching | None = Matching(image_size) if matching else None
+        self.matched = Matching(image_size) if matching else None
         self.projected: ProjectedDiscriminator | None = None
         rng = torch.Generator().manual_seed(seed)
         shape = (SAMPLE_COLUMNS, 1, image_size, image_size)
@@ -191,7 +191,7 @@ class MCGAN(lightning.LightningModule):
         self._asked[data.train_rows] = known
         self._asked = self._asked.to(self.device)
         self._monitor = Monitor.of_data(data, self.seed)
-        if isinstance(self.matched, Matching):
+        if self.matched is not None:
             plain = data.dataset(data.train_rows)
             items = [plain[index] for index in range(len(plain))]
             self.matched.take_real(

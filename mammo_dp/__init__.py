@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from mammo_dp.privacy.accounting.risk import Risk, TradeOff, risk_of
     from mammo_dp.privacy.commands import verified as verify
     from mammo_dp.privacy.errors import PrivacyError
-    from mammo_dp.privacy.means.generator import MatchedMCGAN
     from mammo_dp.privacy.statement.document import read_statements
     from mammo_dp.privacy.statement.guarantee import PrivacyStatement
     from mammo_dp.privacy.training.calibration import DPCalibration
@@ -66,7 +65,6 @@ __all__ = [
     "DPLatentDiffusion",
     "DPTraining",
     "LatentDiffusion",
-    "MatchedMCGAN",
     "Mechanism",
     "PoissonSampling",
     "PrivacyBudget",
@@ -110,7 +108,6 @@ MODULES = {
     "DPLatentDiffusion": "mammo_dp.privacy.training.diffusion",
     "DPTraining": "mammo_dp.privacy.training.module",
     "LatentDiffusion": "gan.diffusion.module",
-    "MatchedMCGAN": "mammo_dp.privacy.means.generator",
     "Mechanism": "mammo_dp.privacy.accounting.account",
     "PoissonSampling": "mammo_dp.privacy.training.sampling",
     "PrivacyBudget": "mammo_dp.privacy.accounting.budget",

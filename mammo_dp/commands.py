@@ -16,11 +16,14 @@ from jsonargparse import SUPPRESS, ArgumentParser, auto_cli
 from mammo_dp.runs import RunRecord, run_folder
 from mammo_dp.signatures import stub
 
-_MADE = ("crops", "checkpoint")  # inputs that other stages made
+_MADE = ("crops", "checkpoint", "features", "means")  # inputs that other stages made
 
 Function = Callable[..., None]
 # Flags that name what a command reads; their content is hashed into run.json.
-_INPUTS = ("root", "table", "images", "masks", "boxes", "crops", "checkpoint", "provenance")
+_INPUTS = (
+    *("root", "table", "images", "masks", "boxes", "crops", "checkpoint", "features", "means"),
+    "provenance",
+)
 # Flags that change where and how fast a command runs, not what it makes.
 _SPEED = frozenset({"workers", "scheduler", "dry_run"})
 
@@ -57,6 +60,7 @@ FUNCTIONS: Mapping[str, str | Mapping[str, str]] = {
         "medigan": "mammo_dp.export.medigan:medigan",
         "set": "mammo_dp.export.synthetic_set:synthetic_set",
     },
+    "match-means": "mammo_dp.privacy.means.match:match_means",
     "fidelity": "mammo_dp.fidelity.command:fidelity",
     "attack": {
         "audit": "mammo_dp.attacks.audit.command:audit_run",
@@ -87,6 +91,7 @@ _RECORDED = frozenset(
         "interpolate",
         "evolve",
         "release-means",
+        "match-means",
         "export medigan",
         "export set",
     }

@@ -201,12 +201,9 @@ class TrainingCLI(LightningCLI):
         if self.subcommand != "fit":
             inputs["checkpoint"] = Path(self.config[self.subcommand].run) / RELEASED
             return inputs
-        arguments = config["model"].get("init_args", {})
-        inputs |= {
-            role: Path(path)
-            for role in ("weights", "means")
-            if (path := arguments.get(role)) and path not in (HUB, PACKAGE)
-        }
+        weights = config["model"].get("init_args", {}).get("weights")
+        if weights and weights not in (HUB, PACKAGE):
+            inputs["weights"] = Path(weights)
         return inputs | _further_files(config, {str(path) for path in inputs.values()})
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -10,13 +10,14 @@ further places hold its variations, coarse in early rounds, fine in late ones.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.crop_set import watched
 from data_prep.descriptors.voting import Floats, describe, nearest
 from data_prep.manifest import CropsManifest, Split
 from mammo_dp.privacy.errors import PrivacyError
@@ -26,8 +27,9 @@ from mammo_dp.privacy.training.sampling import NOISE, PoissonSampling, draw, noi
 CLASSES = 2  # benign, malignant
 Histogram = NDArray[np.float64]
 _FULL_SCALE = 65535  # of 16-bit grey
-_AT_ONCE = 256  # crops that are described in one go
+_AT_ONCE = 64  # crops that are described in one go
 Candidates = tuple[tuple[Genome, ...], ...]  # benign, malignant; as many of each
+Describe = Callable[[Floats], Floats]  # images (N, size, size) in [0, 1] to a space (N, d)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +187,12 @@ class Electorate:
 
     @classmethod
     def of_manifest(
-        cls, manifest: CropsManifest, split: Split, *, public_size: int | None = None
+        cls,
+        manifest: CropsManifest,
+        split: Split,
+        *,
+        public_size: int | None = None,
+        described: Describe = describe,
     ) -> Self:
         """Describes the crops of a split, which must hold both classes.
 
@@ -193,6 +200,7 @@ class Electorate:
             manifest: Table of crops.
             split: Whose patients vote.
             public_size: Declared number of patients, > 0; ``None`` if the true number is public.
+            described: The space of the votes. Whatever it is, a patient's votes have length 1.
 
         Raises:
             LabelError: If the split is empty or has one class only.
@@ -202,12 +210,12 @@ class Electorate:
             manifest, split, unit="patient", rate=1.0, public_size=public_size
         )
         rows = [row for unit in sampling.rows_of for row in unit]
-        described = []
-        for start in range(0, len(rows), _AT_ONCE):
+        found = []
+        for start in watched(range(0, len(rows), _AT_ONCE), "Describing crops"):
             images = manifest.images(rows[start : start + _AT_ONCE])
-            described.append(describe((images / _FULL_SCALE).astype(np.float32)))
+            found.append(described((images / _FULL_SCALE).astype(np.float32)))
         return cls(
-            crops=np.concatenate(described),
+            crops=np.concatenate(found),
             malignant=np.array([manifest.crops[row].malignant for row in rows]),
             patient=np.repeat(np.arange(sampling.units), [len(unit) for unit in sampling.rows_of]),
             sampling=sampling,

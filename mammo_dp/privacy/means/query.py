@@ -9,18 +9,12 @@ classes of the crops. Patients with crops of both classes divide the same length
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from classifier.module import CropClassifier
-from data_prep.datamodule import model_input
-from data_prep.manifest import CropsManifest
-from data_prep.transforms import pipeline
 from mammo_dp.privacy.errors import PrivacyError
 
 CLASSES = 2  # benign, malignant
@@ -29,37 +23,7 @@ LARGEST_CHANGE = 1.0  # of the sums by one patient; the clipping norm of the que
 # constant makes counts more exact and features less. For means of length .3 of 64 features the best
 # is .19, and .25 costs under a hundredth.
 COUNTED = 0.25
-_AT_ONCE = 64  # crops in one pass
 Sums = NDArray[np.float64]
-
-
-def unit_features(net: nn.Module, images: Tensor) -> Tensor:
-    """What the head of a classifier sees of crops, brought to length 1; gradients flow through.
-
-    Args:
-        net: Model of :func:`classifier.backbones.build`, in evaluation mode.
-        images: Shape ``(B, 1, size, size)``, in ``[-1, 1]``.
-
-    Returns:
-        Shape ``(B, d)``.
-    """
-    tokens = net.forward_features(images)  # type: ignore[operator]  # of timm models
-    features: Tensor = net.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
-    return nn.functional.normalize(features.float(), dim=1)
-
-
-@torch.no_grad()
-def features_of(
-    model: CropClassifier, manifest: CropsManifest, rows: Sequence[int]
-) -> NDArray[np.float64]:
-    """Features of crops as they are, by :func:`unit_features`, shape ``(rows, d)``."""
-    as_it_is = pipeline("none", int(model.hparams["image_size"]))
-    found = []
-    for start in range(0, len(rows), _AT_ONCE):
-        pixels = manifest.images(rows[start : start + _AT_ONCE])
-        images = torch.stack([model_input(one, as_it_is) for one in pixels])
-        found.append(unit_features(model.net, images).double().numpy())
-    return np.concatenate(found)
 
 
 def patient_vector(features: NDArray[np.floating], malignant: NDArray[np.bool_]) -> Sums:

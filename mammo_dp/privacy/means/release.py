@@ -2,9 +2,9 @@
 """``release-means``: noisy class means of features of patients' crops, one access for any use.
 
 ``means.pt`` holds the noisy sums, the mechanism that made them and the network whose features they
-are, so it is all that a generator needs. It is written in one move: a process that dies before has
-released nothing, and the exact sums never leave its memory. It is sealed together with the question
-that it answers, so that a run that was interrupted takes up no other.
+are, so it is all that `match-means` needs. It is written in one move: a process that dies before
+has released nothing, and the exact sums never leave its memory. It is sealed together with the
+question that it answers, so that a run that was interrupted takes up no other.
 """
 
 import io
@@ -19,11 +19,12 @@ from torch import nn
 
 from classifier.module import CropClassifier
 from classifier.released import ReleasedClassifier, load_classifier, settings_of
+from classifier.unit_features import features_of
 from data_prep.manifest import CropsManifest, Split
 from mammo_dp.privacy.accounting.account import Mechanism
 from mammo_dp.privacy.accounting.budget import PrivacyBudget
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.means.query import LARGEST_CHANGE, NoisySums, exact_sums, features_of
+from mammo_dp.privacy.means.query import LARGEST_CHANGE, NoisySums, exact_sums
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access
 from mammo_dp.privacy.statement.lineage import collect_parents, inputs_ledger, require_bound
@@ -58,10 +59,10 @@ def release_means(
     delta: float = 1e-4,
     allow_unbounded: bool = False,
 ) -> None:
-    """Releases noisy means of features of each class, once, for generators to be trained to.
+    """Releases noisy means of features of each class, once, for synthetic crops to match.
 
-    One Gaussian query of all patients. A generator that is fitted to the result
-    (mammo_dp.MatchedMCGAN) is post-processing: it may train as long and as often as it likes.
+    One Gaussian query of all patients. What is made of the result, such as by `mammo-dp
+    match-means`, is post-processing and may be repeated as often as one likes.
 
     Args:
         crops: Folder of the patients' crops, both classes in ``split``.
@@ -123,12 +124,11 @@ def release_means(
         binding.require(path)
         return
     model = load_classifier(checkpoint)
+    features = features_of(model, manifest, [row for rows in sampling.rows_of for row in rows])
+    of_patients = np.split(features, np.cumsum([len(rows) for rows in sampling.rows_of])[:-1])
     sums = exact_sums(
-        (
-            features_of(model, manifest, rows),
-            np.array([manifest.crops[row].malignant for row in rows]),
-        )
-        for rows in sampling.rows_of
+        (own, np.array([manifest.crops[row].malignant for row in rows]))
+        for own, rows in zip(of_patients, sampling.rows_of, strict=True)
     )
     noise = planned.noise_multiplier * LARGEST_CHANGE
     released = NoisySums(sums=noisy(sums, noise, draw(new_key(), 0, NOISE)), noise=noise)

@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 
-from data_prep.descriptors.voting import describe
+from classifier.module import CropClassifier
+from data_prep.descriptors.voting import Floats, describe
 from data_prep.manifest import CropsManifest
 from gan.module import MCGAN
 from mammo_dp.main import main
@@ -36,6 +37,7 @@ from tests.privacy.statement.verify.chain import (
 from tests.privacy.training.fits import quiet
 
 pytestmark = quiet
+BODY = {"patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2}
 FLAGS = ["--target_epsilon=8", "--delta=1e-3", "--candidates=4", "--rounds=3", "--per_class=5"]
 
 
@@ -119,6 +121,66 @@ def test_no_file_holds_exact_votes(made: Path, cohort: CropsManifest) -> None:
         *("PRIVACY.md", "account.json", "crops.csv", "images", "privacy.json"),
         *("privacy_evidence.json", "rounds", "run.json"),
     }
+
+
+def test_votes_in_the_features_of_a_network_are_those_of_a_loop_over_crops(
+    cohort: CropsManifest, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    space = evolve.FeatureSpace(CropClassifier(backbone_args=BODY, image_size=16).eval())
+    voters = Electorate.of_manifest(cohort, "train", described=space)
+    simulator = PhantomSimulator(size=32)
+    rng = np.random.default_rng(0)
+    candidates = tuple(
+        tuple(Genome.fresh(rng, malignant=bool(label)) for _ in range(5)) for label in (0, 1)
+    )
+    described = evolve.Described(simulator, space)
+    votes = voters.votes(described(candidates))
+    naive = np.zeros((2, 5))
+    for rows in voters.sampling.rows_of:
+        own = np.zeros((2, 5))
+        for row in rows:
+            label = int(cohort.crops[row].malignant)
+            (crop,) = space((cohort.images([row]) / 65535).astype(np.float32))
+            offered = [space(simulator.render([one]))[0] for one in candidates[label]]
+            own[label, int(np.argmin([math.dist(crop, one) for one in offered]))] += 1
+        naive += own / np.linalg.norm(own)  # a vote of length 1, whatever the space
+    np.testing.assert_allclose(votes, naive, atol=1e-9)
+    assert np.ptp(votes) > 0
+
+
+def test_each_candidate_is_described_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def counted(images: Floats) -> Floats:
+        seen.append(len(images))
+        return describe(images)
+
+    rng = np.random.default_rng(0)
+    one, two, three = (Genome.fresh(rng, malignant=False) for _ in range(3))
+    described = evolve.Described(simulator := PhantomSimulator(size=32), counted)
+    described(((one, two), (two, two)))
+    found = described(((three, one), (one, two)))
+    assert seen == [2, 1]
+    naive = describe(simulator.render([three, one, one, two])).reshape(2, 2, -1)
+    np.testing.assert_allclose(found, naive, atol=1e-5)
+
+
+def test_statement_names_the_public_network_whose_features_decide(
+    cohort: CropsManifest, tmp_path: Path, verify: Verify, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = CropClassifier(backbone_args=BODY, image_size=16)
+    content = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
+    torch.save(content, "body.ckpt")
+    assert evolution(cohort, Path("unknown"), "--features=body.ckpt") == 1
+    described = {"source": "a hub", "data": "ImageNet-1k", "licence": "Apache-2.0"}
+    described["sha256"] = file_sha256(Path("body.ckpt"))
+    Path("body.ckpt.provenance.yaml").write_text(yaml.safe_dump(described))
+    assert evolution(cohort, Path("out"), "--features=body.ckpt") == 0
+    assert 7.9 < statement(Path("out"))["epsilon"] <= 8
+    assert "ImageNet-1k" in Path("out/PRIVACY.md").read_text()
+    assert verify("out")["findings"] == []
 
 
 def test_verify_derives_the_statement_again(evolved: str, verify: Verify) -> None:

@@ -3,7 +3,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from mammo_dp.privacy.errors import PrivacyError
@@ -13,7 +12,6 @@ from mammo_dp.privacy.means.query import (
     NoisySums,
     exact_sums,
     patient_vector,
-    unit_features,
 )
 
 Patient = tuple[NDArray[np.float64], NDArray[np.bool_]]
@@ -111,20 +109,3 @@ def test_a_class_that_counts_no_more_than_its_noise_has_no_mean() -> None:
     sums = exact_sums(patients(6))
     with pytest.raises(PrivacyError, match=r"no mean\. Give more patients"):
         NoisySums(sums=sums, noise=10.0).means()
-
-
-def test_gradients_flow_through_features() -> None:
-    class Net(torch.nn.Module):
-        def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-            return images.flatten(1)
-
-        def forward_head(self, features: torch.Tensor, pre_logits: bool) -> torch.Tensor:
-            assert pre_logits
-            return features
-
-    images = torch.randn(2, 1, 3, 3, requires_grad=True)
-    found = unit_features(Net(), images)
-    torch.testing.assert_close(found.norm(dim=1), torch.ones(2))
-    found[:, 0].sum().backward()  # type: ignore[no-untyped-call]
-    assert images.grad is not None
-    assert images.grad.abs().sum() > 0

@@ -72,7 +72,7 @@ class LatentDiffusion(lightning.LightningModule):
         conditions: Attributes beside malignancy that crops can be asked for, among ``density``,
             ``shape``, ``margin``, ``view`` and ``size_share``, the longer edge of the mass in edges
             of the crop.
-        trainable: ``all`` of the U-Net, ``attention`` with its norms, or ``norm_bias``.
+        trainable: ``all`` of the U-Net, ``attention`` with its norms and output, or ``norm_bias``.
         views: 1 trains on the crops as they are, V > 1 on V augmented views of each, drawn once.
         earliest_time: Times of the noise are uniform from here to 1, pure noise; in ``[0, 1)``.
             Above 0, fine detail stays as it is in ``weights``.

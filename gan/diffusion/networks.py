@@ -337,8 +337,16 @@ def draw_crops(
 
 
 def attention_parameters(net: nn.Module) -> list[nn.Parameter]:
-    """Self-attention, attention to attributes and the norms before them, of each transformer."""
-    return [p for name, p in net.named_parameters() if ATTENTION_PARTS & set(_block(name))]
+    """Attention to itself and to attributes, the norms before it, and what passes it on.
+
+    The layer that passes on what a transformer found (``proj_out``) starts at zero and is small
+    after a short fit; while it stays, attention can learn what it likes and changes nothing.
+    """
+    return [
+        p
+        for name, p in net.named_parameters()
+        if ATTENTION_PARTS & set(_block(name)) or "proj_out" in name.split(".")
+    ]
 
 
 def norm_bias_parameters(net: nn.Module) -> list[nn.Parameter]:

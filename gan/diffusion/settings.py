@@ -105,10 +105,14 @@ class CodecSettings:
         for name, edge in edges.items():
             if edge < step or edge % step:
                 below = max(1, edge // step) * step
+                fewer = (
+                    f"a smaller block than {self.block}"
+                    if self.encoder_channels is None
+                    else f"fewer levels: encoder_channels has {len(self.encoder_channels)}"
+                )
                 raise DiffusionError(
                     f"{name}={edge}: the networks halve it until {step} become one. Give a "
-                    f"multiple of {step}, such as {below} or {below + step}, or fewer levels: "
-                    f"encoder_channels has {len(self.encoder_channels)}."
+                    f"multiple of {step}, such as {below} or {below + step}, or {fewer}."
                 )
 
     def _edges(self) -> tuple[int, ...]:
@@ -123,10 +127,9 @@ class CodecSettings:
             DiffusionError: Naming what is missing, or out of range.
         """
         names = [field.name for field in fields(cls)]
-        if missing := [name for name in names if name not in {**settings, "block": None}]:
-            raise DiffusionError(
-                f"settings without {', '.join(missing)}."
-            )  # autoencoders: no block
+        known = {"block", *settings}  # an autoencoder has no block
+        if missing := [name for name in names if name not in known]:
+            raise DiffusionError(f"settings without {', '.join(missing)}.")
         return cls(**{name: settings[name] for name in names if name in settings})
 
 

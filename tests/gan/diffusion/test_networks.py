@@ -119,6 +119,7 @@ def test_a_missing_attribute_has_a_token_of_its_own() -> None:
 def test_parts_that_may_train_are_those_of_their_types(dims: int) -> None:
     from monai.networks.blocks.crossattention import CrossAttentionBlock
     from monai.networks.blocks.selfattention import SABlock
+    from monai.networks.nets.diffusion_model_unet import SpatialTransformer
 
     net = diffusion(**SHAPES[dims]).net
     expected: set[int] = set()
@@ -130,8 +131,12 @@ def test_parts_that_may_train_are_those_of_their_types(dims: int) -> None:
             norms |= {id(p) for p in module.parameters()}
         if isinstance(module, nn.GroupNorm):
             norms |= {id(p) for p in module.parameters()}
-    found = attention_parameters(net)
-    inside = {id(p) for p in found}
+    transformers = [module for module in net.modules() if isinstance(module, SpatialTransformer)]
+    passing = {id(p) for module in transformers for p in module.proj_out.parameters()}
+    assert len(passing) == 2 * len(transformers) > 0
+    inside = {id(p) for p in attention_parameters(net)}
+    assert passing < inside
+    inside -= passing
     assert expected < inside
     assert inside - expected < norms
     assert len(inside - expected) == len(expected) // 10 * 4  # two norms to two attentions of five

@@ -50,8 +50,9 @@ class DPLatentDiffusion(DPTraining, LatentDiffusion):  # type: ignore[misc]  # i
         clipping_norm: Largest L2 norm of one unit's gradient, > 0.
         clipping: ``flat`` shortens gradients that are longer, ``automatic`` scales every gradient
             to about this length.
-        trainable: ``attention`` with its norms and output, ``lora``, adapters of attention, ``norm_bias``, all
-            norms and biases of the U-Net, or ``all`` of it, attributes' tokens included.
+        trainable: ``attention`` with its norms and output, ``lora``, adapters of attention,
+            ``norm_bias``, all norms and biases of the U-Net, or ``all`` of it, attributes' tokens
+            included.
         lora_rank: Rank of the adapters, >= 1; they are added to their layers at the end of the fit.
         pairs: Pairs of time and noise of each crop in a step, >= 1. With augmented data, each pair
             has a view of its own, drawn once.

@@ -316,7 +316,8 @@ def _further_files(config: Mapping[str, Any], known: Collection[str]) -> dict[st
     parts = {name: config[name] for name in ("model", "data")}
     callbacks = (config.get("trainer") or {}).get("callbacks") or []
     for number, one in enumerate([callbacks] if isinstance(callbacks, Mapping) else callbacks):
-        parts[f"trainer.callbacks.{number}"] = one
+        if outside_classes(one):  # ours bring in no weights; some write the file that they name
+            parts[f"trainer.callbacks.{number}"] = one
     found = {}
     for part, content in parts.items():
         is_ours = not outside_classes(content)

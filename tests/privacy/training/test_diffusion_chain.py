@@ -79,7 +79,7 @@ def test_a_private_diffusion_hands_its_epsilon_on_to_its_crops(
     assert "The claim is not refuted" in capsys.readouterr().out
     words = ["--crops", str(cohort.folder), "--run", "private"]
     assert main(["attack", "membership", *words]) == 1
-    assert "is no crop classifier; it holds autoencoder, net." in capsys.readouterr().err
+    assert "is no crop classifier; it holds codec, net." in capsys.readouterr().err
     words = ["--checkpoint", f"private/{LAST}", "--out", "exported", "--name", "MASSES"]
     assert main(["export", "medigan", *words]) == 1
     assert "a diffusion needs MONAI" in capsys.readouterr().err

@@ -184,6 +184,7 @@ def test_spectral_norm_bounds_each_layer() -> None:
 
 
 def test_plain_weights_judge_as_the_spectral_ones_they_come_from() -> None:
+    torch.manual_seed(0)  # power iterations of few steps may be a tenth away
     source = Discriminator(16, channels=4)
     crops, condition = torch.randn(3, 1, 16, 16), asked(0, 1, 1)
     for _ in range(30):

@@ -77,6 +77,7 @@ class PublicNet(nn.Module):
         return self._maps(self.net if plain else self._fast(), image)
 
     def _maps(self, net: nn.Module, image: Tensor) -> list[Tensor]:
+        """What :meth:`forward` says, by the network itself or its folded copy."""
         found: list[Tensor] = net.forward_intermediates(  # type: ignore[operator]
             image,
             indices=self._indices,
@@ -107,6 +108,12 @@ def folded(net: nn.Module) -> nn.Module:
 
     It computes the same only in evaluation mode, and only where each batch norm reads the
     convolution that stands before it; whoever asks has to compare.
+
+    Args:
+        net: Any network; it stays as it is.
+
+    Returns:
+        In evaluation mode; a norm's activation stands in its place.
     """
     result = copy.deepcopy(net).eval()
     for module in result.modules():

@@ -188,7 +188,7 @@ def calibrate(budget: PrivacyBudget, *, sampling_rate: float, steps: int) -> flo
 
     Args:
         budget: Target.
-        sampling_rate: Chance that a unit joins a step, in ``(0, 1]``.
+        sampling_rate: Probability that a unit joins a step, in ``(0, 1]``.
         steps: Number of steps, > 0.
 
     Raises:

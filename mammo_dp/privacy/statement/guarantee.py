@@ -64,7 +64,7 @@ class Guarantee:
 
         Args:
             mechanisms: At least one.
-            delta: Chance that the bound of epsilon fails.
+            delta: Probability that the bound of epsilon fails.
             unit: What is protected.
             units: How many there are, if known; one of them is guessed with probability 1 / units.
             because: Why epsilon is what it is, in sentences.
@@ -142,7 +142,7 @@ class PrivacyStatement:
 
     Attributes:
         cohort: Whose guarantee.
-        delta: Chance that the bounds of epsilon fail.
+        delta: Probability that the bounds of epsilon fail.
         adjacency: What neighbouring cohorts differ by, for every number here.
         guarantee: Of a patient, or of a crop if all mechanisms protect crops.
         patient: Of the patient with the most crops, if ``guarantee`` is that of a crop.

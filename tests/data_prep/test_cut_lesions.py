@@ -383,7 +383,7 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(tmp_path
         )
 
     out = tmp_path / "killed"
-    for written in (1, 4, 9, 16):  # lines in the journal
+    for written in (1, 12):  # lines in the journal
         process = start("killed")
         while process.poll() is None:
             journal = out / JOURNAL

@@ -17,7 +17,7 @@ from mammo_dp.privacy.statement.lineage import PHANTOMS
 from tests.gan.diffusion.tiny import NETS, diffusion, save
 from tests.privacy.statement.verify.chain import DP
 
-STEPS = 20
+STEPS = 6
 # Imports once, then forks a process per fit; no thread is running before the fork.
 SCRIPT = """
 import os, signal, sys, time

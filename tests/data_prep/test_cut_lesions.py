@@ -152,10 +152,10 @@ def test_an_image_that_hangs_or_kills_costs_itself(
     folder_of(tmp_path, names)
     monkeypatch.setattr(cut_image, "read_image", _deadly)
     with dask.config.set({"distributed.worker.preload": [str(ROOT / "tests/data_prep/deadly.py")]}):
-        manifest = cut(tmp_path, workers=workers, limit_s=2.0)
+        manifest = cut(tmp_path, workers=workers, limit_s=1.0)
     assert len(manifest.crops) == len(names) - workers
     reasons = {row["reason"]: row["message"] for row in rejected(tmp_path / "out")}
-    assert "takes more than 2 s, twice. Copy the file again" in reasons["timeout"]
+    assert "takes more than 1 s, twice. Copy the file again" in reasons["timeout"]
     if workers > 1:
         assert "ends the process that reads it, twice" in reasons["worker_died"]
     assert len(reasons) == workers

@@ -14,6 +14,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor
 
 from classifier.public import PublicNet, one_by_one, resized
+from classifier.weights import PUBLIC_NETWORK
 from classifier.whitened import WhitenedFeatures
 from data_prep.descriptors.measurements import COUNT, Measurements
 from data_prep.symmetries import symmetric
@@ -159,7 +160,7 @@ def crop_measurements(pretrained: bool = False, **arguments: Any) -> FixedFeatur
 def crop_features(pretrained: bool = False, **arguments: Any) -> FixedFeatures:
     """Measurements and EfficientNet-Lite0 at its stages 4 and 5, unless told otherwise."""
     defaults: dict[str, Any] = {
-        "public": "tf_efficientnet_lite0",
+        "public": PUBLIC_NETWORK,
         "stages": (4, 5),
         "components": 64,
     }

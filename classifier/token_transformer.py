@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from classifier.public import PublicNet, one_by_one, resized
+from classifier.weights import PUBLIC_NETWORK
 from classifier.whitened import WhitenedFeatures
 from data_prep.symmetries import inverse, symmetric
 
@@ -73,7 +74,7 @@ class TokenTransformer(WhitenedFeatures):
         in_chans: int = 1,
         num_classes: int = 1,
         components: int = 64,
-        public: str = "tf_efficientnet_lite0",
+        public: str = PUBLIC_NETWORK,
         stages: Sequence[int] = (4,),
         public_size: int = 224,
         symmetries: int = 4,

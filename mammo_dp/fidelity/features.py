@@ -25,7 +25,14 @@ from classifier.evaluate import auroc
 from classifier.features import body_features
 from classifier.public import PublicNet, one_by_one
 from classifier.released import load_classifier
-from classifier.weights import HUB, PACKAGE, WeightsError, load_weights, state_sha256
+from classifier.weights import (
+    HUB,
+    PACKAGE,
+    PUBLIC_NETWORK,
+    WeightsError,
+    load_weights,
+    state_sha256,
+)
 from data_prep.phantoms.crops import Phantom, phantom_stream
 from mammo_dp.fidelity.samples import FidelityError, Images
 from mammo_dp.runs import file_sha256
@@ -34,7 +41,6 @@ CACHE_VARIABLE = "MAMMO_DP_CACHE"
 _WIDTHS = (24, 48, 96, 128)
 _BATCH = 64
 _CLIP = 5.0  # standard deviations: a few odd crops would else rule all moments
-_PUBLIC = "tf_efficientnet_lite0"
 _STAGES = (4, 5)  # of it: the middle, where it sees texture and edges, as crop_features does
 
 log = logging.getLogger(__name__)
@@ -337,7 +343,7 @@ class _Public(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.public = PublicNet(_PUBLIC, size=size, stages=_STAGES)
+        self.public = PublicNet(PUBLIC_NETWORK, size=size, stages=_STAGES)
 
     @torch.no_grad()
     def pooled(self, images: Images) -> Tensor:
@@ -367,7 +373,7 @@ def public_space(size: int) -> Extractor | None:
     except WeightsError as error:
         log.warning("No distances in a public feature space. %s", error)
         return None
-    path = _cached("public-space", recipe, _PUBLIC, _STAGES, loaded.sha256)
+    path = _cached("public-space", recipe, PUBLIC_NETWORK, _STAGES, loaded.sha256)
     if not path.exists():
         print(f"Principal components of phantoms in the public network, once: {path}", flush=True)
         stream = phantom_stream(per_class=recipe.per_class, size=size, seed=recipe.seed)
@@ -377,8 +383,8 @@ def public_space(size: int) -> Extractor | None:
     stages = " and ".join(map(str, _STAGES))
     return Extractor(
         name=(
-            f"{loaded.path} ({_PUBLIC}, ImageNet), mean and spread of stages {stages} at {size} px,"
-            f" principal components of {2 * recipe.per_class} phantoms"
+            f"{loaded.path} ({PUBLIC_NETWORK}, ImageNet), mean and spread of stages {stages} at "
+            f"{size} px, principal components of {2 * recipe.per_class} phantoms"
         ),
         sha256=loaded.sha256,
         features=lambda images: projection(net.pooled(images)),

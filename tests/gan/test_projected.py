@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import classifier.weights
-from classifier.weights import PACKAGES
+from classifier.weights import PACKAGES, PUBLIC_NETWORK
 from data_prep.manifest import CropsManifest
 from gan.checkpoint import Checkpoint
 from gan.conditions import other_class
@@ -22,7 +22,7 @@ from gan.losses import Loss
 from gan.module import MCGAN
 from gan.projected import MIXED, ProjectedDiscriminator
 from mammo_dp.main import main
-from mammo_dp.projected import PUBLIC, ProjectedMCGAN
+from mammo_dp.projected import ProjectedMCGAN
 from tests.conftest import write_cohort
 from tests.gan.test_module import TINY, data, pytestmark, trainer  # noqa: F401  a mark
 
@@ -206,7 +206,7 @@ def test_the_statement_names_the_public_weights_and_holds(
     )
     said = json.loads(Path("gan/privacy.json").read_text())
     assert said["statements"][0]["epsilon"] == "infinity"
-    assert PACKAGES[PUBLIC].sha256 in json.dumps(said)
+    assert PACKAGES[PUBLIC_NETWORK].sha256 in json.dumps(said)
     assert main(["privacy", "verify", "gan"]) == 0
     content = torch.load("gan/checkpoints/last.ckpt", weights_only=True)
     kept = {".".join(name.split(".")[:2]) for name in content["state_dict"] if "projected" in name}
@@ -217,8 +217,8 @@ def test_the_statement_names_the_public_weights_and_holds(
 def test_without_the_package_it_is_an_mcgan_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    absent = replace(PACKAGES[PUBLIC], distribution="no-such-package")
-    monkeypatch.setattr(classifier.weights, "PACKAGES", {PUBLIC: absent})
+    absent = replace(PACKAGES[PUBLIC_NETWORK], distribution="no-such-package")
+    monkeypatch.setattr(classifier.weights, "PACKAGES", {PUBLIC_NETWORK: absent})
     torch.manual_seed(0)
     net = ProjectedMCGAN(**TINY, public_size=32, stages=[1])
     assert net.projected is None

@@ -7,10 +7,8 @@ from typing import Any
 import lightning
 import torch
 
-from gan.module import MCGAN
 
-
-def save(path: Path, net: MCGAN, **extra: Any) -> Path:
+def save(path: Path, net: lightning.LightningModule, **extra: Any) -> Path:
     """A checkpoint as Lightning writes it, without the training."""
     content = {
         "state_dict": net.state_dict(),

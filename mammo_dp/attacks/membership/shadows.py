@@ -35,7 +35,7 @@ from mammo_dp.attacks.membership.signals import Signals
 from mammo_dp.privacy.accounting.account import fits_of
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.privacy.statement.seals import SealedFeatures
-from mammo_dp.privacy.training.descent import plan_descent
+from mammo_dp.privacy.training.descent import plan_descent, undecided_norm
 from mammo_dp.privacy.training.gradients.units import Clip
 from mammo_dp.runs import RELEASED, RunRecord, read_run
 
@@ -161,7 +161,7 @@ class TrainedRun:
                 unit=self.statement.unit,
                 noise_multiplier=own[0].noise_multiplier,
                 sampling_rate=own[0].sampling_rate,
-                clip=Clip(norm=settings["clipping_norm"], rule=settings["clipping"]),
+                clip=Clip(norm=self._clipping_norm(), rule=settings["clipping"]),
             )
         else:
             size = int(self.data.get("batch_size", 32))
@@ -182,6 +182,12 @@ class TrainedRun:
             malignant_weight=settings.get("malignant_weight", 1.0),
         )
 
+    def _clipping_norm(self) -> float:
+        """As set, or as it followed from the features."""
+        if (given := self.settings["clipping_norm"]) is not None:
+            return float(given)
+        return undecided_norm(head(self.released.model.net).in_features)
+
     def _learning_rate(self) -> float:
         """As set, or as it followed from the noise of the run."""
         if (given := self.settings["learning_rate"]) is not None:
@@ -190,7 +196,7 @@ class TrainedRun:
         assert units is not None  # of a cohort that was trained on
         return plan_descent(
             noise_multiplier=own.noise_multiplier,
-            clipping_norm=self.settings["clipping_norm"],
+            clipping_norm=self._clipping_norm(),
             expected_units=own.sampling_rate * units,
             steps=own.steps,
             features=head(self.released.model.net).in_features,

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The private classifier: ``DPCropClassifier``."""
 
-import math
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -17,7 +16,7 @@ from mammo_dp.privacy.accounting.selection import SelectionPlan
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.seals import SealedFeatures
 from mammo_dp.privacy.training.datamodule import DPCropsDataModule, DPDataModule
-from mammo_dp.privacy.training.descent import plan_descent
+from mammo_dp.privacy.training.descent import plan_descent, undecided_norm
 from mammo_dp.privacy.training.gradients.methods import GradientMethod
 from mammo_dp.privacy.training.gradients.units import Clipping
 from mammo_dp.privacy.training.module import DPTraining
@@ -166,7 +165,7 @@ class DPCropClassifier(DPTraining, CropClassifier):  # type: ignore[misc]  # its
                 "clipping_norm=None: follows only for crop_features, crop_measurements and "
                 "crop_tokens with trainable: head. Give a norm."
             )
-        return math.sqrt(head(self.net).in_features + 1) / 2  # one more for the bias
+        return undecided_norm(head(self.net).in_features)
 
     def _planned_rate(self) -> float:
         """The rate of the signal-to-noise rule, which is printed.

@@ -47,6 +47,15 @@ class Descent:
         )
 
 
+def undecided_norm(features: int) -> float:
+    """Length of the gradient in the head of a crop whose residual is a half.
+
+    Args:
+        features: Features of the head, whose length is their square root; the bias is one more.
+    """
+    return math.sqrt(features + 1) / 2
+
+
 def plan_descent(
     *,
     noise_multiplier: float,

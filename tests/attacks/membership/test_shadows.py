@@ -2,6 +2,7 @@
 """Attacks by shadow heads and reference runs, through the command."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +16,24 @@ from torch.nn import functional as F
 from classifier.backbones import head
 from classifier.features import body_features
 from classifier.module import CropClassifier
+from classifier.whitened import WhitenedFeatures
 from data_prep.datamodule import CropsDataset, collate_crops
 from data_prep.manifest import CropsManifest
 from mammo_dp.attacks import AttackError
 from mammo_dp.attacks.membership.command import attack_membership
+from mammo_dp.attacks.membership.heads import NoisySteps
 from mammo_dp.attacks.membership.results import Result, read_result
 from mammo_dp.attacks.membership.scores import ATTACKS, LOSS_THRESHOLD, read_observed, with_ratios
 from mammo_dp.attacks.membership.shadows import TrainedRun
 from mammo_dp.attacks.membership.signals import read_signals
-from mammo_dp.privacy.statement.document import read_statements
+from mammo_dp.main import main
+from mammo_dp.privacy.statement.document import read_statements, write_statement
+from mammo_dp.privacy.statement.ledger import PrivacyLedger
+from mammo_dp.privacy.statement.lineage import PHANTOMS
+from mammo_dp.privacy.training.classifier import DPCropClassifier
 from tests.attacks.membership.targets import model, write_run
+from tests.conftest import write_cohort
+from tests.gan.checkpoints import save
 
 NAME = LOSS_THRESHOLD.name
 
@@ -143,3 +152,39 @@ def test_no_shadows_leave_the_loss_threshold(
     result = attack_head(head_run, noise, tmp_path / "out", shadows=0)
     assert [outcome.attack.name for outcome in result.outcomes] == [NAME]
     assert result.not_tried["rmia"] == "no shadow heads were asked for"
+
+
+@pytest.mark.filterwarnings("ignore:The '.*' does not have many workers")
+@pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode at the start of training")
+def test_a_run_of_the_shipped_configuration_is_attacked_as_it_was_trained(
+    tmp_path: Path, noise: CropsManifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its norm and its rate stand in no configuration: they follow from features and noise."""
+    phantoms = write_cohort(tmp_path / "phantoms", origin="phantom")
+    net = CropClassifier(
+        backbone="crop_measurements",
+        backbone_args={"components": 4},
+        image_size=32,
+        trainable="head",
+    )
+    images = torch.stack([CropsDataset(phantoms, [row])[0].image for row in range(24)])
+    assert isinstance(net.net, WhitenedFeatures)
+    net.net.whiten(net.net.numbers(images))
+    (tmp_path / "start").mkdir()
+    start = save(tmp_path / "start" / "last.ckpt", net)
+    write_statement(start.parent, PrivacyLedger(exclusions=(PHANTOMS,)), artefact=start)
+    words = ["fit", "--config", "configs/classifier/dp_finetune.yaml", "--run_dir"]
+    words += [str(tmp_path / "run"), "--data.init_args.crops", str(noise.folder)]
+    words += ["--data.init_args.image_size", "32", "--model.init_args.weights", str(start)]
+    words += ["--trainer.limit_val_batches", "0", "--trainer.enable_progress_bar", "false"]
+    assert main([*words, "--model.init_args.delta", "1e-3"]) == 0
+    (statement,) = read_statements(tmp_path / "run")
+    recipe = TrainedRun.read(tmp_path / "run", statement).recipe(36, 0.5)
+    trained = DPCropClassifier.load_from_checkpoint(
+        tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True
+    )
+    assert isinstance(recipe.kind, NoisySteps)
+    assert recipe.kind.clip.norm == trained.clipping_norm == pytest.approx(math.sqrt(5) / 2)
+    assert f"at rate {recipe.learning_rate:.3g} on 4 features" in capsys.readouterr().out
+    result = attack_head(tmp_path / "run", noise, tmp_path / "out")
+    assert dict(result.not_tried) == {}

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.crop_image import save_crop_image
-from data_prep.crop_set import watched
 from data_prep.fingerprints import fingerprint
 from data_prep.manifest import Crop, CropsManifest
 from data_prep.phantoms.case import PhantomCase, draw_case
@@ -30,6 +29,7 @@ from data_prep.phantoms.parameters import PhantomError, PhantomParameters
 from data_prep.phantoms.texture import Details, FloatImage
 from data_prep.phantoms.tissue import tissue
 from data_prep.phantoms.tomosynthesis import EDGE_MM, SLICE_MM, draw_volume
+from data_prep.progress import watched
 
 CHUNK = 16  # cases rendered together; more would leave the processor's cache
 CROPS_PER_WORKER = 256  # a process starts in the time of about as many crops

@@ -55,7 +55,7 @@ def _png(pixels: NDArray[np.uint16]) -> bytes:
     rows[:, 1:] = pixels.astype(">u2").view(np.uint8)
     header = struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0)  # 16 bits, grey
     parts = [b"\x89PNG\r\n\x1a\n"]
-    for data in (b"IHDR" + header, b"IDAT" + zlib.compress(rows, 0), b"IEND"):
+    for data in (b"IHDR" + header, b"IDAT" + zlib.compress(rows.tobytes(), 0), b"IEND"):
         parts.append(struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data)))
     return b"".join(parts)
 

@@ -151,8 +151,8 @@ def picture() -> NDArray[np.uint16]:
 def crop_of(path: Path, spacing_mm: float | None) -> tuple[str, float | None]:
     """Hash and spacing of the crop that the cutter makes."""
     mammogram = read_image(path, where="case", spacing_mm=spacing_mm)
-    box = locate(BOX, mammogram, where="case")
     grey = range_of(mammogram, "case")
+    box = locate(BOX, mammogram, grey, where="case")
     pixels, mm = cut_box(mammogram, box, Cutting(size=32), grey, where="case")
     return pixel_hash(pixels), mm
 

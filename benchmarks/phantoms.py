@@ -5,7 +5,7 @@
 
 The last lines compare the folder with two bounds. The first is the number of workers times the
 rate of one process that draws, renders and saves; what is missing is the start of the workers and
-the time that they wait for one another. The second counts only Fourier transforms and PNG coding.
+the time that they wait for one another. The second counts only Fourier transforms.
 Wall-clock rates need an idle machine; processor times, which include those of the workers, are
 fair on a busy one. The parts take turns, and the best round of each counts.
 """
@@ -66,10 +66,8 @@ def main() -> None:
                 save_crop_image(root / "alone" / f"{i}.png", image)
 
         def bare() -> None:
-            for start in range(0, PARTS, CHUNK):
+            for _ in range(0, PARTS, CHUNK):
                 transforms(size)
-                for image in images[start : start + CHUNK]:
-                    cv2.imencode(".png", image)
 
         def written() -> None:
             write_phantom_crops(
@@ -80,7 +78,7 @@ def main() -> None:
             "cases drawn": (PARTS, lambda: phantom_cases(0, PARTS, parameters=KNOWN)),
             "rendered": (PARTS, lambda: render(cases, size=size)),
             "saved": (PARTS, saved),
-            "transforms and PNG coding": (PARTS, bare),
+            "transforms": (PARTS, bare),
             f"folder, {workers} workers": (chosen.crops, written),
         }
         walls: dict[str, float] = {}
@@ -105,7 +103,7 @@ def main() -> None:
         f"{one / workers / walls[whole]:.2f}; by processor time alone: {one / costs[whole]:.2f}"
     )
     print(
-        f"folder's rate / {workers} times that of transforms and PNG coding: "
+        f"folder's rate / {workers} times that of transforms: "
         f"{costs[floor] / workers / walls[whole]:.2f}"
     )
 

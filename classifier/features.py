@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from classifier.backbones import head, image_shape, slices_of
 from classifier.token_transformer import TokenTransformer
 from classifier.weights import state_sha256
-from data_prep.crop_set import watched
 from data_prep.datamodule import model_input
 from data_prep.errors import ManifestError
 from data_prep.manifest import CropsManifest
+from data_prep.progress import watched
 from data_prep.transforms import Augmentation, pipeline
 
 log = logging.getLogger(__name__)

@@ -21,9 +21,9 @@ from classifier.fixed_features import FixedFeatures
 from classifier.module import CropClassifier
 from classifier.token_transformer import TokenTransformer
 from classifier.whitened import WhitenedFeatures
-from data_prep.crop_set import watched
 from data_prep.datamodule import CropBatch, CropsDataModule
 from data_prep.descriptors.targets import COUNT, describe
+from data_prep.progress import watched
 from data_prep.symmetries import symmetric
 
 

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from classifier.backbones import slices_of
 from classifier.module import CropClassifier
 from classifier.released import load_classifier
-from data_prep.crop_set import print_counts, watched
+from data_prep.crop_set import print_counts
 from data_prep.datamodule import CropsDataset, collate_crops
 from data_prep.errors import LabelError
 from data_prep.manifest import FILE_NAME, CropsManifest
+from data_prep.progress import watched
 
 _BATCH = 64
 

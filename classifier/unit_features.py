@@ -10,9 +10,9 @@ from torch.nn.functional import normalize
 
 from classifier.features import body_features
 from classifier.module import CropClassifier
-from data_prep.crop_set import watched
 from data_prep.datamodule import model_input
 from data_prep.manifest import CropsManifest
+from data_prep.progress import watched
 from data_prep.transforms import pipeline
 
 _AT_ONCE = 64  # crops in memory

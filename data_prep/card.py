@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.crop_set import Outcome
-from data_prep.cropping import Box, crop_window, grey_range, to_16_bit
+from data_prep.cropping import Box, GreyRange, crop_window, grey_range, to_16_bit
 from data_prep.cutting import Cutting
 from data_prep.dicom import Format, Mammogram, SpacingSource
 from data_prep.dicom_volumes import is_turned, open_volume, turned
@@ -395,7 +395,8 @@ def _cut_picture(
 ) -> _Picture:
     try:
         mammogram = _read(one, cutting)
-        box = locate(one.row.region, mammogram, where=one.row.where)
+        grey = grey_range(mammogram)
+        box = locate(one.row.region, mammogram, grey, where=one.row.where)
         window = crop_window(
             box,
             margin_mm=cutting.margin_mm,
@@ -403,7 +404,11 @@ def _cut_picture(
             mm_per_px=mammogram.spacing_mm or cutting.spacing_mm,
         )
         return _Picture(
-            caption=caption, box=box, window=window, **_whole(mammogram, [box, window]), **known
+            caption=caption,
+            box=box,
+            window=window,
+            **_whole(mammogram, grey, [box, window]),
+            **known,
         )
     except Exception as error:  # a page must not end hours of work
         return _Picture(caption=caption, note=_unread(error), **known)
@@ -412,7 +417,8 @@ def _cut_picture(
 def _refused_picture(one: TriedLesion, cutting: Cutting) -> _Picture:
     try:
         mammogram = _read(one, cutting)
-        whole = _whole(mammogram, [])
+        grey = grey_range(mammogram)
+        whole = _whole(mammogram, grey, [])
     except Exception as error:
         return _Picture(caption=one.row.key, note=_unread(error))
     try:
@@ -430,7 +436,7 @@ def _refused_picture(one: TriedLesion, cutting: Cutting) -> _Picture:
         note=note,
         beside="" if said.mask is None else _png(_reduced(said.mask.astype(np.float32))),
         beside_is="" if said.mask is None else "mask",
-        **_whole(mammogram, [said.box]),
+        **_whole(mammogram, grey, [said.box]),
     )
 
 
@@ -463,10 +469,9 @@ def _meets(box: Box, width: int, height: int) -> bool:
     )
 
 
-def _whole(mammogram: Mammogram, boxes: Sequence[Box]) -> dict[str, Any]:
+def _whole(mammogram: Mammogram, grey: GreyRange, boxes: Sequence[Box]) -> dict[str, Any]:
     """The picture of a whole mammogram, and how much room it needs for boxes beyond its edge."""
     height, width = mammogram.shape
-    grey = grey_range(mammogram)
     step = max(1, max(height, width) // _SAMPLED)
     small = _reduced(
         to_16_bit(mammogram[::step, ::step], grey).astype(np.float32) / np.float32(65535)

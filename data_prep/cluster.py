@@ -12,14 +12,9 @@ import dask
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
 from data_prep.errors import DataError
+from data_prep.kept_memory import KEEPING
 
 _ANSWER_WITHIN_S = 20
-# Of glibc; bytes. Blocks of the size of an image stay with the process; one arena holds them all.
-_KEEPING = {
-    "MALLOC_TRIM_THRESHOLD_": 256 * 2**20,
-    "MALLOC_MMAP_THRESHOLD_": 32 * 2**20,
-    "MALLOC_ARENA_MAX": 1,
-}
 
 
 class ClusterError(DataError):
@@ -62,7 +57,7 @@ def workers(
         if deaths_allowed is not None:
             own["distributed.scheduler.allowed-failures"] = deaths_allowed
         if keep_memory:
-            own |= {f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in _KEEPING.items()}
+            own |= {f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in KEEPING.items()}
         # One task per process: warnings, output and random state belong to a process.
         with (
             dask.config.set(own),

@@ -3,18 +3,14 @@
 
 import csv
 import io
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from data_prep.crop_image import read_volume, save_crop_image
 from data_prep.duplicates import AcrossPatients, deduplicate, thumbnail
@@ -24,11 +20,8 @@ from data_prep.fingerprints import fingerprint
 from data_prep.images import Kind, read_picture
 from data_prep.manifest import Crop, CropsManifest, Split
 
-EVERY_S = 5.0  # between lines of progress in a file
 REJECTED_FILE = "rejected.csv"
 CROP_KINDS: tuple[Kind, ...] = ("PNG",)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,33 +199,6 @@ def read_grey(path: Path, where: str, *, deep: bool = False) -> NDArray[np.uint1
     if pixels.shape[0] != pixels.shape[1]:
         raise PictureRejected("not_square", f"{where}: shape {pixels.shape}. Crops are square.")
     return pixels.astype(np.uint16) * np.uint16(257 if mode == "L" else 1)
-
-
-def watched(items: Iterable[T], what: str, *, total: int | None = None) -> Iterable[T]:
-    """Shows progress on the error stream: a bar, or a line every few seconds in a file.
-
-    Args:
-        items: What is worked on.
-        what: Name of the work.
-        total: Number of items, for those that do not know it themselves.
-    """
-    total = len(items) if isinstance(items, Sized) and total is None else total or 0
-    console = Console(stderr=True)
-    if console.is_terminal:
-        return track(items, description=what, console=console, total=total)
-    return _told(items, what, total)
-
-
-def _told(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """A line whenever ``EVERY_S`` have passed; none for what is done before."""
-    begun = told = time.monotonic()
-    for done, item in enumerate(items):
-        now = time.monotonic()
-        if now - told >= EVERY_S:
-            told, left = now, (now - begun) * (total - done) / done if done else 0.0
-            line = f"{what}: {done} of {total}" + (f", {left:.0f} s left" if done else "")
-            print(line, file=sys.stderr, flush=True)
-        yield item
 
 
 def print_counts(manifest: CropsManifest, reasons: Counter[str], *, merged: int) -> None:

@@ -147,7 +147,7 @@ def crops_of(order: ImageOrder, cutting: Cutting) -> Iterator[CutOut | RecordRej
         return
     for lesion in order.lesions:
         try:
-            box = locate(lesion.region, mammogram, where=lesion.where)
+            box = locate(lesion.region, mammogram, grey, where=lesion.where)
             pixels, mm = cut_box(mammogram, box, cutting, grey, where=lesion.where)
         except Exception as error:
             yield _rejected(error, lesion.where, "mask or outline")
@@ -205,7 +205,7 @@ def _cut_slab(
     turn = slab.side is not None and is_turned(middle, slab.side)
     middle = turned(middle) if turn else middle
     grey = range_of(middle, where)
-    box = locate(slab, middle, where=where)
+    box = locate(slab, middle, grey, where=where)
     first = min(max(slab.slice - slab.depth // 2, 0), volume.slices - slab.depth)
     crops, mm = [], None
     for number in range(first, first + slab.depth):

@@ -29,7 +29,7 @@ from distributed.comm.core import CommClosedError
 from data_prep import cluster
 from data_prep.card import TriedLesion, write_card
 from data_prep.cluster import ClusterError, FixedThreads, usable_cores
-from data_prep.crop_set import REJECTED_FILE, CropSet, print_counts, watched
+from data_prep.crop_set import REJECTED_FILE, CropSet, print_counts
 from data_prep.cut_image import Cut, ImageOrder, LesionOrder, cut_image
 from data_prep.cutting import Cutting
 from data_prep.duplicates import AcrossPatients
@@ -37,6 +37,7 @@ from data_prep.errors import ManifestError, RecordRejected
 from data_prep.identity import normalised
 from data_prep.lesions import LesionRow, LesionTable, Slab
 from data_prep.manifest import FILE_NAME, Crop, CropsManifest, Split
+from data_prep.progress import watched
 from data_prep.splits import assign_split, check_patients, refine_split
 
 JOURNAL = "cutting.jsonl"

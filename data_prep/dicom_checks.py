@@ -248,7 +248,8 @@ def decoded(dataset: Dataset) -> NDArray[Any]:
     """
     syntax = dataset.file_meta.TransferSyntaxUID
     plugin = _DECODERS[str(syntax)][0] if syntax.is_encapsulated else ""
-    options: Any = {"correct_unused_bits": False}  # pydicom types them as one
+    # Pixels are not copied where they lie in the file as they are. pydicom types options as one.
+    options: Any = {"correct_unused_bits": False, "view_only": True}
     pixels, _ = get_decoder(syntax).as_array(dataset, raw=True, decoding_plugin=plugin, **options)
     return pixels
 

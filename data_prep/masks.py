@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.cropping import Box, breast_level, lesion_box, scale_box
+from data_prep.cropping import Box, GreyRange, lesion_box, scale_box
 from data_prep.dicom import Mammogram, read_series_file
 from data_prep.errors import GeometryRejected, RecordRejected
 from data_prep.images import read_image, read_mask_values
@@ -45,13 +45,14 @@ class _Found:
     inside: NDArray[np.bool_]
 
 
-def locate(region: Region, mammogram: Mammogram, *, where: str) -> Box:
+def locate(region: Region, mammogram: Mammogram, grey: GreyRange, *, where: str) -> Box:
     """Finds the box of a lesion, and verifies that it can be one.
 
     Args:
         region: Box, outline or mask, in pixels of the image as it is stored; of a volume, the box
             in the slice that the image is.
         mammogram: The image.
+        grey: Its grey range.
         where: Start of every message.
 
     Returns:
@@ -72,11 +73,11 @@ def locate(region: Region, mammogram: Mammogram, *, where: str) -> Box:
         shape = (mask.shape[0], mask.shape[1])
         placed = _to_pixels(box, shape, mammogram)
         _check_supplied((*region.supplied_crop, *others), placed, shape, mammogram, where)
-        _check_breast(placed, mammogram, where, "mask_mismatch", "the ROI mask's lesion")
+        _check_breast(placed, mammogram, grey, where, "mask_mismatch", "the ROI mask's lesion")
         return placed
     box = _outline_box(region, where) if isinstance(region, Outline) else region
     placed = _to_pixels(_clipped(box, stored, where), stored, mammogram)
-    _check_breast(placed, mammogram, where, "box_outside", "the lesion")
+    _check_breast(placed, mammogram, grey, where, "box_outside", "the lesion")
     return placed
 
 
@@ -382,13 +383,14 @@ def _reduced(image: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
     return np.asarray(cv2.resize(cropped, size, interpolation=cv2.INTER_AREA), np.float32)
 
 
-def _check_breast(box: Box, mammogram: Mammogram, where: str, reason: str, what: str) -> None:
+def _check_breast(
+    box: Box, mammogram: Mammogram, grey: GreyRange, where: str, reason: str, what: str
+) -> None:
     """Refuses a lesion in the air beside the breast."""
     part = mammogram[max(box.y0, 0) : box.y1, max(box.x0, 0) : box.x1]
     if not part.size:
         return  # below one pixel: too small, which is said when it is cut
-    level = breast_level(mammogram)
-    if level is not None and float((part <= level).mean()) >= IN_AIR:
+    if float((part <= grey.air).mean()) >= IN_AIR:
         raise GeometryRejected(
             reason,
             f"{where}: {what} lies in the background, not in the breast. Correct it, or leave the "

@@ -23,7 +23,7 @@ from data_prep.archives.commands import (
     vindr,
 )
 from data_prep.card import write_card
-from data_prep.crop_set import CropSet, print_counts, read_grey, watched
+from data_prep.crop_set import CropSet, print_counts, read_grey
 from data_prep.cut_lesions import cut_lesions, patient_splits
 from data_prep.cutting import Cutting
 from data_prep.duplicates import AcrossPatients
@@ -31,6 +31,7 @@ from data_prep.errors import ManifestError, RecordRejected
 from data_prep.lesion_table import described, described_files, read_lesion_table
 from data_prep.manifest import CropRule, CropsManifest, Split
 from data_prep.phantoms.parameters import PhantomParameters
+from data_prep.progress import watched
 from data_prep.readers.crop_folder import read_crop_folder
 from data_prep.readers.synthetic_folder import LabelRule, read_synthetic_folder
 from data_prep.table_columns import ONE_AND_ZERO, OWN_NAMES, Columns, Labels

@@ -26,7 +26,7 @@ MAX_CELL = 128 * 1024  # characters; outlines of thousands of points have less
 _MAX_LINE = 4 * 1024 * 1024  # characters; a file without line breaks must not fill the memory
 _MAX_UNPACKED = 512 * 1024 * 1024  # bytes of an XLSX: a ZIP file may unpack to anything
 _SAMPLE = 64 * 1024  # characters that decide about the delimiter
-_KNOWN = 100_000  # distinct short cells that are kept once
+_KNOWN = 100_000  # distinct cells that are kept once
 _BOMS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig"}
 _ZIP, _OLD_EXCEL = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 
@@ -184,12 +184,11 @@ def _table(
                 f"{path}, row {number}: has {len(cells)} cells, the header in row {first} has "
                 f"{len(names)}. Write the row again; a cell that holds the separator needs quotes."
             )
-        if max(map(len, cells)) > MAX_CELL:
+        if len("".join(cells)) > MAX_CELL and max(map(len, cells)) > MAX_CELL:
             raise ArchiveError(f"{path}, row {number}: a cell has more than {MAX_CELL} characters.")
         values = [cells[place].strip() for place in kept]  # wide tables: the others cost nothing
-        values = [known.get(value, value) for value in values]
-        if len(known) < _KNOWN:
-            known.update((value, value) for value in values if len(value) < 64)
+        once = known.setdefault if len(known) < _KNOWN else known.get
+        values = [once(value, value) for value in values]
         found.append(TableRow(number, Cells(places, values)))
     if not found:
         raise ArchiveError(f"{path}: has a header and no row. Give a row for each lesion.")

@@ -22,12 +22,12 @@ from PIL import Image
 from torch import Tensor
 
 from data_prep.crop_image import pixel_hash, read_volume, save_crop_image
-from data_prep.crop_set import watched
 from data_prep.fingerprints import fingerprint
 from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import Crop, CropsManifest, View
 from data_prep.phantoms.crops import phantom_cases
 from data_prep.phantoms.parameters import PhantomParameters
+from data_prep.progress import watched
 from gan.checkpoint import TrainedGenerator
 from gan.conditions import Conditions
 

@@ -103,7 +103,8 @@ def number(cell: str) -> str:
     >>> number(" 12.0 "), number("4a"), number("0.5")
     ('12', '4a', '0.5')
     """
-    return re.sub(r"^(-?\d+)\.0*$", r"\1", cell.strip())
+    cell = cell.strip()
+    return re.sub(r"^(-?\d+)\.0*$", r"\1", cell) if "." in cell else cell  # tables are long
 
 
 def is_unknown(cell: str) -> bool:

@@ -23,7 +23,6 @@ from data_prep.archives import vindr as vindr_archive
 from data_prep.archives.cbis_ddsm import OppositeSplits
 from data_prep.archives.cells import Findings, LabelRequest
 from data_prep.archives.embed import Findings as EmbedFindings
-from data_prep.crop_set import watched
 from data_prep.cut_lesions import cut_lesions, patient_splits
 from data_prep.cutting import Cutting
 from data_prep.duplicates import AcrossPatients
@@ -31,6 +30,7 @@ from data_prep.errors import ArchiveError
 from data_prep.lesion_table import described
 from data_prep.lesions import LesionTable
 from data_prep.manifest import CropsManifest
+from data_prep.progress import watched
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -85,8 +85,8 @@ def _labelled(root: Path, lesion: LesionRow) -> LesionRow:
     }
     if len(assessments) != 1:
         raise ArchiveError(
-            f"{lesion.where}: no folder of its image is named by one of BI-RADS 1, 3, 4, 5, such "
-            "as Birad4. Give the folder of KAU-BCMD as downloaded."
+            f"{lesion.where}: {len(assessments)} folders of its image are named by one of BI-RADS "
+            "1, 3, 4, 5, such as Birad4. Give the folder of KAU-BCMD as downloaded."
         )
     return replace(
         lesion,

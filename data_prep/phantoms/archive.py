@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from data_prep.crop_set import watched
 from data_prep.phantoms.case import draw_case
 from data_prep.phantoms.mammograms import EDGE, Lesion, draw_mammogram
 from data_prep.phantoms.parameters import PhantomError, PhantomParameters
+from data_prep.progress import watched
 
 MARKER = "PHANTOM.txt"
 MARKER_TEXT = (

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import BreastTomosynthesisImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from data_prep.crop_set import watched
 from data_prep.phantoms.archive import EXAMINATIONS, MARKER
 from data_prep.phantoms.archive import POPULATION as PLANE
 from data_prep.phantoms.case import PhantomCase, draw_case
@@ -39,6 +38,7 @@ from data_prep.phantoms.tomosynthesis import (
     sweep,
     tissue_volume,
 )
+from data_prep.progress import watched
 
 # As of the archive in the plane, and fainter: other slices blur the tissue, not the mass.
 POPULATION = replace(PLANE, mass_contrast_range=(0.03, 0.10))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_prep.crop_set import watched
 from data_prep.datamodule import CropBatch, CropsDataModule
+from data_prep.progress import watched
 from gan.diffusion.checkpoint import DiffusionCheckpoint
 from gan.diffusion.networks import Autoencoder, Codec
 from gan.diffusion.settings import CodecSettings, DiffusionError

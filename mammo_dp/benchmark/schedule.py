@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data_prep import cluster
 from data_prep.cluster import FixedThreads
-from data_prep.crop_set import EVERY_S
+from data_prep.progress import EVERY_S
 from mammo_dp.benchmark.jobs import Command, Job, Outcome, execute
 from mammo_dp.benchmark.spec import BenchmarkError
 

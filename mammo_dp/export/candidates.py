@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.crop_set import read_grey, watched
+from data_prep.crop_set import read_grey
 from data_prep.cut_image import CutOut, ImageOrder, LesionOrder, crops_of
 from data_prep.cutting import Cutting
 from data_prep.errors import ArchiveError, ManifestError, RecordRejected
 from data_prep.files import find_files
 from data_prep.lesions import LeftOut, LesionRow, LesionTable, Mask
 from data_prep.manifest import CropsManifest
+from data_prep.progress import watched
 
 _IMAGES = ("", ".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 WHOLE = "1"  # the box of a crop: there is one

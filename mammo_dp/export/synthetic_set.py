@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data_prep.crop_image import save_crop_image
-from data_prep.crop_set import watched
 from data_prep.manifest import ATTRIBUTES, CropsManifest
 from data_prep.manifest import FILE_NAME as CROPS
+from data_prep.progress import watched
 from data_prep.secondary_capture import save_secondary_capture, secondary_capture
 from mammo_dp.export import ExportError
 from mammo_dp.export.lineage import Lineage, require_terms

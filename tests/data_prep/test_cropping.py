@@ -9,6 +9,7 @@ from scipy import ndimage
 from data_prep.cropping import (
     Box,
     GreyRange,
+    _quantile,
     crop_side,
     crop_square,
     grey_range,
@@ -153,6 +154,16 @@ def test_grey_range_is_that_of_the_breast_without_frame_and_air() -> None:
     assert grey.low == pytest.approx(np.percentile(breast, 0.5), rel=0.02)
     assert grey.high == pytest.approx(np.percentile(breast, 99.5), rel=0.02)
     assert grey.background == pytest.approx(3000 / 65535, rel=0.02)
+    assert grey.background < grey.air < 0.5 * breast.mean()
+
+
+def test_quantiles_are_those_of_numpy() -> None:
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 7, 1000):
+        ordered = np.sort(rng.random(count).astype(np.float32))
+        for share in (0.0, 0.005, 0.05, 0.5, 0.995, 1.0):
+            expected = np.quantile(ordered.astype(np.float64), share)
+            assert _quantile(ordered, share) == pytest.approx(expected, rel=1e-12)
 
 
 def test_large_images_are_sampled_and_agree_with_small_ones() -> None:
@@ -187,7 +198,7 @@ def test_flat_breast_falls_back_to_the_image_range() -> None:
 
 def test_sixteen_bits_span_the_grey_range_and_clip() -> None:
     crop = np.array([[0.0, 0.2], [0.5, 0.9]], np.float32)
-    pixels = to_16_bit(crop, GreyRange(0.2, 0.8, 0.0))
+    pixels = to_16_bit(crop, GreyRange(0.2, 0.8, 0.0, 0.0))
     assert pixels.dtype == np.uint16
     expected = np.array([[0, 0], [32767.5, 65535]])
     np.testing.assert_allclose(pixels.astype(float), expected, atol=1)

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.cropping import Box
+from data_prep.cropping import Box, grey_range
 from data_prep.dicom import Mammogram
 from data_prep.errors import GeometryRejected, RecordRejected
 from data_prep.images import read_image
@@ -31,16 +31,20 @@ def put(folder: Path, name: str, pixels: NDArray[Any]) -> Path:
     return folder / name
 
 
+def found(region: Region, mammogram: Mammogram) -> Box:
+    return locate(region, mammogram, grey_range(mammogram), where="a")
+
+
 def rejected(region: Region, mammogram: Mammogram) -> RecordRejected:
     with pytest.raises(RecordRejected) as caught:
-        locate(region, mammogram, where="table.csv, row 7")
+        locate(region, mammogram, grey_range(mammogram), where="table.csv, row 7")
     assert str(caught.value).startswith("table.csv, row 7")
     return caught.value
 
 
 def test_boxes_are_clipped_if_their_centre_is_in_the_image(mammogram: Mammogram) -> None:
-    assert locate(LESION_BOX, mammogram, where="a") == LESION_BOX
-    assert locate(Box(-10, 100, 40, 140), mammogram, where="a") == Box(0, 100, 40, 140)
+    assert found(LESION_BOX, mammogram) == LESION_BOX
+    assert found(Box(-10, 100, 40, 140), mammogram) == Box(0, 100, 40, 140)
     for outside in (Box(-40, 100, 30, 140), Box(60, 100, 50, 140), Box(60, 250, 90, 280)):
         assert rejected(outside, mammogram).reason == "box_outside"
 
@@ -49,12 +53,12 @@ def test_a_box_in_the_air_is_rejected(mammogram: Mammogram) -> None:
     error = rejected(Box(165, 100, 190, 140), mammogram)
     assert error.reason == "box_outside"
     assert "background, not in the breast" in str(error)
-    assert locate(Box(140, 100, 170, 140), mammogram, where="a") == Box(140, 100, 170, 140)
+    assert found(Box(140, 100, 170, 140), mammogram) == Box(140, 100, 170, 140)
 
 
 def test_outlines_are_boxes_of_their_vertices(mammogram: Mammogram) -> None:
     outline = Outline(((50.0, 100.2), (79.9, 120.0), (60.0, 139.5)))
-    assert locate(outline, mammogram, where="a") == LESION_BOX
+    assert found(outline, mammogram) == LESION_BOX
     assert rejected(Outline(((1, 1), (2, 2))), mammogram).reason == "too_small"
     nowhere = Outline(((float("nan"), 1), (2, 2), (3, 3)))
     assert rejected(nowhere, mammogram).reason == "box_outside"
@@ -63,11 +67,11 @@ def test_outlines_are_boxes_of_their_vertices(mammogram: Mammogram) -> None:
 def test_regions_follow_the_resampling_of_unequal_axes(tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "a.dcm", FILM, ImagerPixelSpacing=[0.2, 0.1])
     shown = read_image(path, where="a")
-    assert locate(LESION_BOX, shown, where="a") == Box(50, 200, 80, 280)
+    assert found(LESION_BOX, shown) == Box(50, 200, 80, 280)
     mask = write_dicom(tmp_path / "b.dcm", lesion_mask())
     crop = write_dicom(tmp_path / "c.dcm", FILM[90:150, 40:90])
     region = Mask(path=(mask,), supplied_crop=(crop,))
-    assert locate(region, shown, where="a") == Box(50, 200, 80, 280)
+    assert found(region, shown) == Box(50, 200, 80, 280)
 
 
 @pytest.mark.parametrize("kind", ["png", "tif", "dcm"])
@@ -77,14 +81,14 @@ def test_a_mask_and_its_crop_are_told_apart_by_content(
     write = put if kind != "dcm" else (lambda folder, name, x: write_dicom(folder / name, x))
     crop = write(tmp_path, f"a.{kind}", FILM[90:150, 40:90])
     mask = write(tmp_path, f"b.{kind}", lesion_mask())
-    assert locate(Mask(path=(crop, mask)), mammogram, where="a") == LESION_BOX
+    assert found(Mask(path=(crop, mask)), mammogram) == LESION_BOX
 
 
 def test_a_lossy_mask_needs_a_threshold(tmp_path: Path, mammogram: Mammogram) -> None:
     soft = cv2.GaussianBlur(lesion_mask(), (0, 0), 1)
     path = put(tmp_path, "mask.png", soft)
     assert rejected(Mask(path=(path,)), mammogram).reason == "no_mask"
-    assert locate(Mask(path=(path,), threshold=0.5), mammogram, where="a") == LESION_BOX
+    assert found(Mask(path=(path,), threshold=0.5), mammogram) == LESION_BOX
 
 
 def test_an_inverted_mask_is_a_mismatch(tmp_path: Path, mammogram: Mammogram) -> None:
@@ -124,7 +128,7 @@ def test_a_mask_that_disagrees_with_the_supplied_crop_is_a_mismatch(
         path=(put(tmp_path, "right.png", lesion_mask()),),
         supplied_crop=(put(tmp_path, "own.png", FILM[90:150, 40:90]),),
     )
-    assert locate(right, mammogram, where="a") == LESION_BOX
+    assert found(right, mammogram) == LESION_BOX
 
 
 def test_a_broken_or_blank_crop_verifies_nothing(tmp_path: Path, mammogram: Mammogram) -> None:
@@ -133,7 +137,7 @@ def test_a_broken_or_blank_crop_verifies_nothing(tmp_path: Path, mammogram: Mamm
     broken.write_bytes(b"\x89PNG\r\n\x1a\n")
     blank = put(tmp_path, "blank.tif", np.full((30, 30), 7, np.uint8))
     region = Mask(path=(broken, mask), supplied_crop=(blank,))
-    assert locate(region, mammogram, where="a") == LESION_BOX
+    assert found(region, mammogram) == LESION_BOX
     assert rejected(Mask(path=(broken,)), mammogram).reason == "unreadable"
 
 
@@ -143,7 +147,7 @@ def test_two_different_masks_are_ambiguous_and_copies_are_not(
     first = put(tmp_path, "a.png", lesion_mask())
     copy = put(tmp_path, "b.png", lesion_mask() // 255)
     other = put(tmp_path, "c.png", np.roll(lesion_mask(), 20, axis=0))
-    assert locate(Mask(path=(first, copy)), mammogram, where="a") == LESION_BOX
+    assert found(Mask(path=(first, copy)), mammogram) == LESION_BOX
     for order in ((first, copy, other), (other, first)):
         assert rejected(Mask(path=order), mammogram).reason == "ambiguous"
 
@@ -156,7 +160,7 @@ def test_a_mask_of_another_size_is_rescaled_and_its_crop_with_it(
     region = Mask(
         path=(put(tmp_path, "m.png", large),), supplied_crop=(put(tmp_path, "c.png", crop),)
     )
-    box = locate(region, mammogram, where="a")
+    box = found(region, mammogram)
     assert all(
         abs(a - b) <= 1
         for a, b in zip(

@@ -163,7 +163,7 @@ def test_unequal_pixel_spacing_keeps_lesion_and_mask_together(tmp_path: Path) ->
     (row,) = cbis_ddsm.read(tiny.write()).rows
     mammogram = read_mammogram(row.path, allow_secondary_capture=True)
     assert mammogram.pixels.shape == (2 * SHAPE[0], SHAPE[1])
-    box = locate(row.region, mammogram, where=row.where)
+    box = locate(row.region, mammogram, grey_range(mammogram), where=row.where)
     assert (box.y0, box.y1, box.x0) == (200, 280, 50)
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.crop_set import watched
 from data_prep.manifest import CropsManifest, Split
+from data_prep.progress import watched
 from mammo_dp.attacks import AttackError
 from mammo_dp.attacks.bounds.command import BUDGETS
 from mammo_dp.attacks.bounds.corridor import RESOLUTIONS

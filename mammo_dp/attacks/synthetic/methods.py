@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from data_prep.crop_set import watched
 from data_prep.datamodule import FULL_SCALE
 from data_prep.descriptors.targets import describe
 from data_prep.duplicates import THUMBNAIL, thumbnail
 from data_prep.manifest import CropsManifest
+from data_prep.progress import watched
 from data_prep.symmetries import SYMMETRIES, symmetric
 from mammo_dp.attacks.membership.results import Attack
 

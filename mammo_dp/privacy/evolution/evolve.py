@@ -9,10 +9,10 @@ from classifier.module import CropClassifier
 from classifier.released import load_classifier
 from classifier.unit_features import unit_features
 from data_prep.crop_image import save_crop_image
-from data_prep.crop_set import watched
 from data_prep.descriptors.voting import Floats, describe
 from data_prep.fingerprints import fingerprint
 from data_prep.manifest import Crop, CropsManifest, Split
+from data_prep.progress import watched
 from mammo_dp.privacy.accounting.account import Mechanism
 from mammo_dp.privacy.accounting.budget import PrivacyBudget
 from mammo_dp.privacy.errors import PrivacyError

@@ -17,9 +17,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.crop_set import watched
 from data_prep.descriptors.voting import Floats, describe, nearest
 from data_prep.manifest import CropsManifest, Split
+from data_prep.progress import watched
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.evolution.simulators import Genome
 from mammo_dp.privacy.training.sampling import NOISE, PoissonSampling, draw, noisy

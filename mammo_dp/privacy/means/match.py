@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifier.unit_features import features_of
-from data_prep.crop_set import print_counts, watched
+from data_prep.crop_set import print_counts
 from data_prep.errors import LabelError
 from data_prep.manifest import FILE_NAME, CropsManifest
+from data_prep.progress import watched
 from mammo_dp.privacy.means.query import CLASSES
 from mammo_dp.privacy.means.release import ReleasedMeans
 

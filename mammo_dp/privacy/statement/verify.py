@@ -32,9 +32,9 @@ from mammo_dp.privacy.statement.document import (
 )
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger, Use
 from mammo_dp.privacy.statement.lineage import (
-    ARCHIVE,
     HUB_SOURCE,
     PACKAGE_SOURCE,
+    SOURCES,
     UNPREPARED,
     data_ledger,
     inputs_ledger,
@@ -194,7 +194,7 @@ class Verification:
         """
         located = {}
         for role, entry in record.inputs.items():
-            if role == ARCHIVE:
+            if role in SOURCES:
                 self.findings.notes.append(
                     f"{entry.path}: was not read; no statement depends on what {folder} was "
                     "prepared from."
@@ -390,7 +390,7 @@ class Evidence:
         Returns:
             The ledger that follows, if all parents are there.
         """
-        if {ARCHIVE, *self.inputs} < {ARCHIVE, *self.record.inputs}:
+        if {*SOURCES, *self.inputs} < {*SOURCES, *self.record.inputs}:
             return None  # a parent is gone, which has been found
         try:
             parents = self._parents()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep.archives import cbis_ddsm
-from data_prep.cropping import Box
+from data_prep.cropping import Box, grey_range
 from data_prep.dicom import Mammogram, read_mammogram
 from data_prep.errors import ArchiveError, LabelError, LeakageError, RecordRejected
 from data_prep.lesions import LeftOut, LesionRow
@@ -21,7 +21,8 @@ def mammogram(row: LesionRow) -> Mammogram:
 
 
 def box(row: LesionRow) -> Box:
-    return locate(row.region, mammogram(row), where=row.where)
+    image = mammogram(row)
+    return locate(row.region, image, grey_range(image), where=row.where)
 
 
 def rejection(archive: TinyArchive) -> LeftOut:

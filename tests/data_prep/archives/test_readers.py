@@ -697,7 +697,7 @@ class TestKauBcmd:
         root, boxes = miniature.kau_bcmd(tmp_path)
         (root / "Birad5").rename(root / "others")
         change(boxes, "Birad5/", "others/")
-        with pytest.raises(ArchiveError, match="row 4: no folder of its image is named"):
+        with pytest.raises(ArchiveError, match="row 4: 0 folders of its image are named"):
             kau_bcmd.read(root, boxes=boxes, label_source="birads")
 
     def test_missing_files_are_left_out(self, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from mammo_dp.main import main, run
+from tests.data_prep.tiny_archive import film
 from tests.privacy.statement.verify.chain import Verify, edit, files, rehash, rewrite_crops, said
 
 
@@ -56,6 +57,21 @@ def test_parents_are_found_from_another_folder(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert verify(str(here / "dp"))["checked"]["folders"] == 4
+
+
+def test_mammograms_and_tables_that_crops_were_cut_from_need_not_be_there(verify: Verify) -> None:
+    Path("mammograms").mkdir()
+    rows = ["file,patient,malignant,x0,y0,x1,y1"]
+    for i in range(4):
+        Image.fromarray(film(np.random.default_rng(i))).save(f"mammograms/{i}.png")
+        rows.append(f"{i}.png,P{i},{i % 2},50,100,80,140")
+    Path("lesions.csv").write_text("\n".join(rows))
+    options = "--table lesions.csv --images mammograms --masks mammograms --size 32 --card false"
+    run(f"prepare lesions {options} --out own".split())
+    for remove in (None, shutil.rmtree):
+        if remove:
+            remove("mammograms")
+        assert verify("own")["findings"] == []
 
 
 def test_every_finding_is_named_not_only_the_first(verify: Verify) -> None:

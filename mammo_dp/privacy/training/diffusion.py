@@ -51,8 +51,8 @@ class DPLatentDiffusion(DPTraining, LatentDiffusion):  # type: ignore[misc]  # i
         clipping: ``flat`` shortens gradients that are longer, ``automatic`` scales every gradient
             to about this length.
         trainable: ``attention`` with its norms and output, ``lora``, adapters of attention,
-            ``norm_bias``, all norms and biases of the U-Net, or ``all`` of it, attributes' tokens
-            included.
+            ``norm_bias``, all norms and biases of the U-Net, ``linear``, mean and correlations of
+            codes beside it, or ``all`` of it, attributes' tokens included.
         lora_rank: Rank of the adapters, >= 1; they are added to their layers at the end of the fit.
         pairs: Pairs of time and noise of each crop in a step, >= 1. With augmented data, each pair
             has a view of its own, drawn once.
@@ -72,7 +72,7 @@ class DPLatentDiffusion(DPTraining, LatentDiffusion):  # type: ignore[misc]  # i
         delta: float = 1e-4,
         clipping_norm: float = 1.0,
         clipping: Clipping = "flat",
-        trainable: Literal["attention", "lora", "norm_bias", "all"] = "attention",
+        trainable: Literal["attention", "lora", "norm_bias", "linear", "all"] = "attention",
         lora_rank: int = 4,
         pairs: int = 4,
         earliest_time: float = 0.3,

@@ -302,11 +302,10 @@ class Denoiser(nn.Module):
     Attributes reach the network twice: as tokens that it attends to, and added to the embedding of
     time, which all levels see. Both together are learned faster than the first alone.
 
-    Beside the U-Net there is a linear part, which starts at zero: what codes with a mean and with
-    correlations inside blocks need, if these are small. With a mean ``m`` and a covariance ``1 + D``
-    of codes that vary like a Gaussian, the expected velocity is ``-sin m - sin cos D x`` for a
-    noised code ``x``, to first order in ``m`` and ``D``. It has few weights, so a private fit can
-    learn it: tone, contrast and fine texture.
+    Beside the U-Net there is a linear part, which starts at zero. It is what codes with a mean, and
+    with correlations inside their blocks, need: if they vary like a Gaussian of mean ``m`` and
+    covariance ``1 + D``, the expected velocity of a noised code ``x`` is ``-sin m - sin cos D x``,
+    to first order in ``m`` and ``D``. It has few weights, so a private fit can learn it.
 
     Args:
         settings: Sizes.

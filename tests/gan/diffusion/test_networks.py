@@ -9,6 +9,7 @@ from scipy.fft import dctn, idctn
 from torch import nn
 
 from gan.conditions import Conditions
+from gan.diffusion import networks
 from gan.diffusion.networks import (
     Autoencoder,
     Sampler,
@@ -90,6 +91,26 @@ def test_a_spectrum_whitens_and_loses_the_finest_frequency_alone(dims: int, bloc
     assert before[apart].abs().max() > 0.4
     assert after[apart].abs().max() < before[apart].abs().max() / 2  # covariance is shrunk
     assert code.std() == pytest.approx(1, abs=0.1)
+
+
+def test_of_many_frequencies_the_coarsest_are_made_uncorrelated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(networks, "COUPLED", 6)
+    codec = Spectrum(CodecSettings(image_size=16))
+    pairs = [(i, j) for i in range(16) for j in range(16)]
+    coarsest = sorted(pairs, key=lambda pair: math.hypot(*pair))[:6]
+    assert sorted(divmod(int(k), 16) for k in codec.coarse) == sorted(coarsest)
+    image = torch.randn(500, 1, 16, 16) + torch.randn(500, 1, 1, 1) * torch.ones(16, 16).triu()
+    codec.set_scale(codec.raw(image))
+    plain = (codec.raw(image) - codec.mean) / codec.deviation
+    waves = codec.transform(torch.nn.functional.pixel_shuffle(codec.encode(image), codec.block))
+    moved = (waves - plain).abs().amax(0)[0] > 1e-3
+    assert sorted(map(tuple, moved.nonzero().tolist())) == sorted(coarsest)
+    back = codec.decode_raw(codec.unpack(codec.encode(image)) * codec.deviation + codec.mean)
+    waves = codec.transform(image - back)
+    waves[:, 0, -1, -1] = 0
+    assert waves.abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("contrast", [0.0, 0.5, 2.0])

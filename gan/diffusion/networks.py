@@ -353,8 +353,8 @@ class Denoiser(nn.Module):
             code, TIMES * time, context=self.tokens(condition), class_labels=known
         )
         code_share, noise_share = shares(time, code)
-        mean = self.mean_code(known).view(len(code), -1, *[1] * (code.ndim - 2))
-        places = self.correlation((code_share * code).movedim(1, -1)).movedim(-1, 1)
+        mean: Tensor = self.mean_code(known).view(len(code), -1, *[1] * (code.ndim - 2))
+        places: Tensor = self.correlation((code_share * code).movedim(1, -1)).movedim(-1, 1)
         return found - noise_share * (mean + places)
 
 

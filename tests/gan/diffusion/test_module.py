@@ -91,7 +91,7 @@ def test_a_spectrum_is_that_of_the_first_fit_and_is_kept(
     raw = model.codec.raw(torch.stack([plain[i].image for i in range(len(plain))]))
     assert torch.allclose(model.codec.mean, raw.mean(0), atol=1e-5)
     assert torch.allclose(model.codec.deviation, raw.std(0), atol=1e-5)
-    assert not torch.equal(model.codec.coupling, torch.eye(256))
+    assert not torch.equal(model.codec.state_dict()["coupling"], torch.eye(256))
     fit.save_checkpoint(tmp_path / "first.ckpt", weights_only=True)
     more = LatentDiffusion(**white, weights=str(tmp_path / "first.ckpt"))
     trainer(tmp_path / "more", max_steps=1).fit(more, crops(cohort, train_split="val"))

@@ -163,9 +163,9 @@ def keep_crop_rule(module: lightning.LightningModule, checkpoint: dict[str, Any]
 
 
 @torch.no_grad()
-def measure_scale(codec: Codec, data: CropsDataModule) -> None:
-    """Sets the scale of a codec to mean and deviation over the training crops."""
-    codec.set_scale(codes_of(codec, data, scaled=False).squeeze(1))
+def measure_scale(codec: Codec, data: CropsDataModule, views: int = 1) -> None:
+    """Sets the scale of a codec to that of the training crops, or of several views of each."""
+    codec.set_scale(codes_of(codec, data, views, scaled=False).flatten(0, 1))
 
 
 @torch.no_grad()

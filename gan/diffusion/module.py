@@ -26,6 +26,7 @@ from gan.diffusion.networks import (
     attention_parameters,
     codec_of,
     draw_crops,
+    linear_parameters,
     norm_bias_parameters,
     train_only,
 )
@@ -42,9 +43,9 @@ class LatentDiffusion(lightning.LightningModule):
     """Learns to generate crops, or volumes, of a malignancy and of further attributes.
 
     A diffusion on codes of crops: the network sees a code with noise and predicts what is noise
-    (:mod:`gan.diffusion.schedule`). Codes are whitened crops, which lose nothing, or those of a
-    trained autoencoder, which stays as it is. The spectrum that whitens is measured on the training
-    crops of the first fit, and is a constant of all that start from it. Attributes are
+    (:mod:`gan.diffusion.schedule`). Codes are whitened crops, or those of a trained
+    autoencoder, which stays as it is. What whitens is measured on the training crops of the first
+    fit, and is a constant of all that start from it. Attributes are
     tokens that the network attends to; one that is missing has a token of its own, and a share of
     the known ones is forgotten while it trains, so that crops can be asked for without.
 
@@ -72,7 +73,8 @@ class LatentDiffusion(lightning.LightningModule):
         conditions: Attributes beside malignancy that crops can be asked for, among ``density``,
             ``shape``, ``margin``, ``view`` and ``size_share``, the longer edge of the mass in edges
             of the crop.
-        trainable: ``all`` of the U-Net, ``attention`` with its norms and output, or ``norm_bias``.
+        trainable: ``all`` of the network, ``attention`` with its norms and output, ``norm_bias``,
+            or ``linear``, the mean and the correlations of codes beside the U-Net.
         views: 1 trains on the crops as they are, V > 1 on V augmented views of each, drawn once.
         earliest_time: Times of the noise are uniform from here to 1, pure noise; in ``[0, 1)``.
             Above 0, fine detail stays as it is in ``weights``.
@@ -100,7 +102,7 @@ class LatentDiffusion(lightning.LightningModule):
         head_channels: int = 16,
         token_width: int = 32,
         conditions: Sequence[str] = (),
-        trainable: Literal["all", "attention", "norm_bias"] = "all",
+        trainable: Literal["all", "attention", "norm_bias", "linear"] = "all",
         views: int = 1,
         earliest_time: float = 0.0,
         learning_rate: float = 3e-4,
@@ -172,10 +174,12 @@ class LatentDiffusion(lightning.LightningModule):
             chosen = attention_parameters(self.net)
         elif self.trainable == "norm_bias":
             chosen = norm_bias_parameters(self.net)
+        elif self.trainable == "linear":
+            chosen = linear_parameters(self.net)
         else:
             raise DiffusionError(
-                f"trainable={self.trainable!r}. Choose all, attention or norm_bias; a private fit "
-                "also takes lora."
+                f"trainable={self.trainable!r}. Choose all, attention, norm_bias or linear; a "
+                "private fit also takes lora."
             )
         train_only(self.net, chosen)
 
@@ -211,7 +215,7 @@ class LatentDiffusion(lightning.LightningModule):
         data.use_features(self.rows(codes, known))
 
     def scale_codes(self, data: CropsDataModule) -> None:
-        """Measures the spectrum that whitens where no checkpoint has it.
+        """Measures what whitens where no checkpoint has it.
 
         Raises:
             DiffusionError: If an autoencoder is to be trained first.
@@ -221,7 +225,7 @@ class LatentDiffusion(lightning.LightningModule):
                 "weights: are missing. With encoder_channels, give the checkpoint of a "
                 "CropAutoencoder, or of a diffusion to continue, as --model.init_args.weights."
             )
-        measure_scale(self.codec, data)
+        measure_scale(self.codec, data, self.views)
 
     def known(self, crops: Sequence[Crop]) -> Tensor:
         """Conditions of the training crops, shape ``(N, columns)``.

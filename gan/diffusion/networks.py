@@ -9,11 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from gan.conditions import Conditions
-from gan.diffusion.schedule import denoise
+from gan.diffusion.schedule import denoise, shares
 from gan.diffusion.settings import CodecSettings, DiffusionError, DiffusionSettings
 
+LINEAR_PARTS = frozenset({"mean_code", "correlation"})  # of a denoiser
 GROUPS = 8  # of normalisation, or as many as all channels have for a divisor
 TIMES = 1000.0  # MONAI's embedding tells whole numbers of this size apart
+COUPLED = 1024  # coarse frequencies that are made uncorrelated: all of 32 x 32 pixels
+FINE = 0.25  # frequencies from here on follow the contrast of a crop; 1 is the finest of an edge
+SHARE, FALL = 32.0, 1.5  # times their frequency to this power, fine frequencies vary alike
+FLAT = 0.2  # added to contrasts, which are about 4, so that flat crops have one
 ATTENTION_PARTS = frozenset({"attn1", "attn2", "norm1", "norm2"})  # of a transformer block
 
 
@@ -88,41 +93,79 @@ class Codec(nn.Module):
 
 
 class Spectrum(Codec):
-    """Whitens crops: each spatial frequency is divided by its deviation, without loss.
+    """Whitens crops: takes contrast, spectrum and correlations of coarse frequencies out.
 
-    Crops of tissue have little of the fine frequencies, which a diffusion on grey values learns
-    last. Here all frequencies of a code vary alike, so a network that has learned nothing yet draws
-    crops of the right spectrum. The code is a whitened crop, its pixels gathered by blocks into
-    channels, so that the network has fewer places to visit.
+    1. Cosine transform. Fine frequencies are divided by the contrast of the crop, coarse ones by a
+       part of it, and the finest of all gives its place to the logarithm of the contrast.
+    2. Each frequency is divided by its deviation among crops; the coarsest ``COUPLED`` are then
+       made uncorrelated by the symmetric root of their inverse covariance.
+    3. Back to pixels, which are gathered by blocks into channels, so that the network has fewer
+       places to visit.
+
+    Only the finest frequency is lost. A network that has learned nothing yet draws crops of the
+    right contrasts, spectrum and correlations: tissue that is brighter in its middle.
 
     Args:
         settings: Sizes; channels are ``block ** spatial_dims``.
 
-    Source: frequencies of the orthonormal cosine transform, type II, Ahmed, Natarajan and Rao 1974.
+    Attributes:
+        coupling: Whitens the coarse frequencies, shape ``(K, K)``.
+        uncoupling: Its inverse.
+
+    Source: frequencies of the orthonormal cosine transform, type II, Ahmed, Natarajan and Rao 1974;
+    division by contrast, Wainwright and Simoncelli 1999; symmetric whitening, Bell and Sejnowski
+    1997. The covariance is shrunk, since crops can be fewer than frequencies.
     """
+
+    coupling: Tensor
+    uncoupling: Tensor
+    frequency: Tensor
+    coarse: Tensor
 
     def __init__(self, settings: CodecSettings) -> None:
         super().__init__(settings, settings.image_shape)
         self.block = settings.block
-        for axis, size in enumerate(settings.image_shape[1:]):
+        edges = settings.image_shape[1:]
+        for axis, size in enumerate(edges):
             self.register_buffer(f"waves_{axis}", cosines(size), persistent=False)
+        steps = torch.meshgrid(*(torch.arange(size) / size for size in edges), indexing="ij")
+        self.register_buffer("frequency", torch.stack(steps).square().sum(0).sqrt(), False)
+        coarse = self.frequency.flatten().argsort(stable=True)[:COUPLED]
+        self.register_buffer("coarse", coarse, persistent=False)
+        for name in ("coupling", "uncoupling"):
+            self.register_buffer(name, torch.eye(len(coarse)))
 
     def raw(self, image: Tensor) -> Tensor:
-        """Cosine transform of crops, shape as ``image``."""
-        for axis in range(self.spatial_dims):
-            waves = self.get_buffer(f"waves_{axis}")
-            image = torch.tensordot(image, waves, dims=([2], [1]))  # the next axis comes to place 2
-        return image
+        """Cosine transform of crops divided by their contrast, which stands at its end."""
+        waves = self.transform(image)
+        fine = self.frequency >= FINE
+        level = (waves[:, 0, fine] * (SHARE * self.frequency[fine]) ** FALL).square().mean(1).sqrt()
+        contrast = (level + FLAT).log()
+        waves = waves * self._contrasts(-contrast)
+        waves.flatten(1)[:, -1] = contrast
+        return waves
 
     def decode_raw(self, raw: Tensor) -> Tensor:
-        """Crops of their cosine transform."""
-        for axis in range(self.spatial_dims):
-            raw = torch.tensordot(raw, self.get_buffer(f"waves_{axis}"), dims=([2], [0]))
-        return raw
+        """Crops of what :meth:`raw` returns, without their finest frequency."""
+        contrast = raw.flatten(1)[:, -1]
+        waves = raw * self._contrasts(contrast)
+        waves.flatten(1)[:, -1] = 0
+        return self.transform_back(waves)
+
+    def set_scale(self, raw: Tensor) -> None:
+        """Makes mean, deviation and correlations those of raw codes."""
+        super().set_scale(raw)
+        scaled = ((raw - self.mean) / self.deviation).flatten(1)[:, self.coarse].double()
+        count, size = scaled.shape
+        own = count / (count + size)  # the rest counts as uncorrelated
+        covariance = own * scaled.T @ scaled / count + (1 - own) * torch.eye(size).to(scaled)
+        values, vectors = torch.linalg.eigh(covariance)
+        self.coupling.copy_(vectors * values.rsqrt() @ vectors.T)
+        self.uncoupling.copy_(vectors * values.sqrt() @ vectors.T)
 
     def pack(self, scaled: Tensor) -> Tensor:
-        """Whitened crops ``(B, 1, ...)`` by blocks, shape ``(B, block ** dims, ...)``."""
-        image, dims = self.decode_raw(scaled), self.spatial_dims
+        """Whitened crops by blocks, shape ``(B, block ** dims, ...)``."""
+        image, dims = self.transform_back(self._coupled(scaled, self.coupling)), self.spatial_dims
         split = image.reshape(
             len(image), *(n for s in image.shape[2:] for n in (s // self.block, self.block))
         )
@@ -137,7 +180,31 @@ class Spectrum(Codec):
         image = split.permute(0, *axes).reshape(
             len(code), 1, *(self.block * s for s in code.shape[2:])
         )
-        return self.raw(image)
+        return self._coupled(self.transform(image), self.uncoupling)
+
+    def transform(self, image: Tensor) -> Tensor:
+        """Cosine transform of crops ``(B, 1, ...)``, same shape."""
+        for axis in range(self.spatial_dims):
+            waves = self.get_buffer(f"waves_{axis}")
+            image = torch.tensordot(image, waves, dims=([2], [1]))  # the next axis comes to place 2
+        return image
+
+    def transform_back(self, waves: Tensor) -> Tensor:
+        """Undoes :meth:`transform`."""
+        for axis in range(self.spatial_dims):
+            waves = torch.tensordot(waves, self.get_buffer(f"waves_{axis}"), dims=([2], [0]))
+        return waves
+
+    def _contrasts(self, contrast: Tensor) -> Tensor:
+        """Factors of all frequencies for logarithms of contrast ``(B,)``."""
+        share = (self.frequency / FINE).clamp(max=1)
+        return (contrast.view(-1, *[1] * (share.ndim + 1)) * share).exp()
+
+    def _coupled(self, scaled: Tensor, matrix: Tensor) -> Tensor:
+        """Coarse frequencies times a matrix; the others stay."""
+        flat = scaled.flatten(1).clone()
+        flat[:, self.coarse] = flat[:, self.coarse] @ matrix
+        return flat.view_as(scaled)
 
 
 def cosines(size: int) -> Tensor:
@@ -235,6 +302,11 @@ class Denoiser(nn.Module):
     Attributes reach the network twice: as tokens that it attends to, and added to the embedding of
     time, which all levels see. Both together are learned faster than the first alone.
 
+    Beside the U-Net there is a linear part, which starts at zero. It is what codes with a mean, and
+    with correlations inside their blocks, need: if they vary like a Gaussian of mean ``m`` and
+    covariance ``1 + D``, the expected velocity of a noised code ``x`` is ``-sin m - sin cos D x``,
+    to first order in ``m`` and ``D``. It has few weights, so a private fit can learn it.
+
     Args:
         settings: Sizes.
     """
@@ -259,6 +331,11 @@ class Denoiser(nn.Module):
         sizes = self.tokens.sizes
         columns, width = sum(sizes) + len(sizes), 4 * settings.channels[0]
         self.unet.class_embedding = nn.Linear(columns, width, bias=False)
+        inside = settings.code_channels
+        self.mean_code = nn.Linear(columns, inside, bias=False)
+        self.correlation = nn.Linear(inside, inside, bias=False)
+        for layer in (self.mean_code, self.correlation):
+            nn.init.zeros_(layer.weight)
 
     def forward(self, code: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         """Velocities.
@@ -275,7 +352,10 @@ class Denoiser(nn.Module):
         found: Tensor = self.unet(
             code, TIMES * time, context=self.tokens(condition), class_labels=known
         )
-        return found
+        code_share, noise_share = shares(time, code)
+        mean: Tensor = self.mean_code(known).view(len(code), -1, *[1] * (code.ndim - 2))
+        places: Tensor = self.correlation((code_share * code).movedim(1, -1)).movedim(-1, 1)
+        return found - noise_share * (mean + places)
 
 
 class Sampler(nn.Module):
@@ -347,6 +427,11 @@ def attention_parameters(net: nn.Module) -> list[nn.Parameter]:
         for name, p in net.named_parameters()
         if ATTENTION_PARTS & set(_block(name)) or "proj_out" in name.split(".")
     ]
+
+
+def linear_parameters(net: nn.Module) -> list[nn.Parameter]:
+    """The linear part beside the U-Net."""
+    return [p for name, p in net.named_parameters() if name.split(".")[0] in LINEAR_PARTS]
 
 
 def norm_bias_parameters(net: nn.Module) -> list[nn.Parameter]:

@@ -35,9 +35,9 @@ class DPLatentDiffusion(DPTraining, LatentDiffusion):  # type: ignore[misc]  # i
     the clip meets a gradient with little noise of its own. Pairs are drawn under the secret key,
     row by row, so that nobody's presence changes those of another.
 
-    What trains decides how long the noise is beside the signal: attention alone is the default.
-    Times are uniform from ``earliest_time`` to 1, whatever the data: coarse structure is learned
-    from patients, and fine detail stays as phantoms taught it.
+    What trains decides how long the noise is beside the signal: the linear part alone, a few
+    hundred weights, is the default. Times are uniform from ``earliest_time`` to 1, whatever the
+    data.
 
     Source: several pairs inside the clip, Dockhorn et al. 2022, arXiv 2210.09929; attention alone,
     Daum et al. 2024, arXiv 2407.16405, where the unit is an image.
@@ -50,9 +50,9 @@ class DPLatentDiffusion(DPTraining, LatentDiffusion):  # type: ignore[misc]  # i
         clipping_norm: Largest L2 norm of one unit's gradient, > 0.
         clipping: ``flat`` shortens gradients that are longer, ``automatic`` scales every gradient
             to about this length.
-        trainable: ``attention`` with its norms and output, ``lora``, adapters of attention,
-            ``norm_bias``, all norms and biases of the U-Net, or ``all`` of it, attributes' tokens
-            included.
+        trainable: ``linear``, mean and correlations of codes beside the U-Net, ``attention`` with
+            its norms and output, ``lora``, adapters of attention, ``norm_bias``, norms and biases
+            of the U-Net, or ``all`` of it, attributes' tokens included.
         lora_rank: Rank of the adapters, >= 1; they are added to their layers at the end of the fit.
         pairs: Pairs of time and noise of each crop in a step, >= 1. With augmented data, each pair
             has a view of its own, drawn once.
@@ -72,11 +72,11 @@ class DPLatentDiffusion(DPTraining, LatentDiffusion):  # type: ignore[misc]  # i
         delta: float = 1e-4,
         clipping_norm: float = 1.0,
         clipping: Clipping = "flat",
-        trainable: Literal["attention", "lora", "norm_bias", "all"] = "attention",
+        trainable: Literal["linear", "attention", "lora", "norm_bias", "all"] = "linear",
         lora_rank: int = 4,
         pairs: int = 4,
         earliest_time: float = 0.3,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-3,
         ema_decay: float | None = 0.95,
         gradient_method: GradientMethod = "auto",
         max_physical_batch: int = 64,

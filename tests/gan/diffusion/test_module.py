@@ -91,10 +91,12 @@ def test_a_spectrum_is_that_of_the_first_fit_and_is_kept(
     raw = model.codec.raw(torch.stack([plain[i].image for i in range(len(plain))]))
     assert torch.allclose(model.codec.mean, raw.mean(0), atol=1e-5)
     assert torch.allclose(model.codec.deviation, raw.std(0), atol=1e-5)
+    assert not torch.equal(model.codec.state_dict()["coupling"], torch.eye(256))
     fit.save_checkpoint(tmp_path / "first.ckpt", weights_only=True)
     more = LatentDiffusion(**white, weights=str(tmp_path / "first.ckpt"))
     trainer(tmp_path / "more", max_steps=1).fit(more, crops(cohort, train_split="val"))
-    assert torch.equal(more.codec.deviation, model.codec.deviation)
+    for name, kept in model.codec.state_dict().items():
+        assert torch.equal(more.codec.state_dict()[name], kept)
     with pytest.raises(CheckpointError, match=r"tensors do not fit"):
         LatentDiffusion(**NETS, weights=str(tmp_path / "first.ckpt"))
 
@@ -160,7 +162,7 @@ def test_attention_alone_trains_where_it_is_asked_for(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"trainable": "head"}, r"trainable='head'. Choose all, attention or norm_bias"),
+        ({"trainable": "head"}, r"trainable='head'. Choose all, attention, norm_bias or linear"),
         ({"image_size": 32}, r"images of 16 x 16, but the model takes 32 x 32"),
         ({"weights": None}, r"weights: are missing"),
     ],

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
+import math
 import sys
 
 import numpy as np
 import pytest
 import torch
-from scipy.fft import dctn
+from scipy.fft import dctn, idctn
 from torch import nn
 
 from gan.conditions import Conditions
+from gan.diffusion import networks
 from gan.diffusion.networks import (
     Autoencoder,
     Sampler,
     Spectrum,
     Tokens,
     attention_parameters,
+    linear_parameters,
     norm_bias_parameters,
 )
 from gan.diffusion.settings import CodecSettings, DiffusionError, DiffusionSettings
@@ -66,24 +69,93 @@ def test_scale_of_codes_is_taken_out_and_put_back() -> None:
 
 
 @pytest.mark.parametrize(("dims", "block"), [(2, 4), (2, 3), (3, 2)])
-def test_a_spectrum_whitens_and_loses_nothing(dims: int, block: int) -> None:
+def test_a_spectrum_whitens_and_loses_the_finest_frequency_alone(dims: int, block: int) -> None:
     depth = 4 if dims == 3 else None
     settings = CodecSettings(spatial_dims=dims, depth=depth, image_size=12, block=block)
     codec = Spectrum(settings)
     rng = torch.Generator().manual_seed(0)
-    image = torch.rand(400, *settings.image_shape, generator=rng) - 0.5
+    image = torch.rand(2000, *settings.image_shape, generator=rng) - 0.5
     image = (image + image.roll(1, -1) + image.roll(1, -2)) / 2  # neighbours are alike
-    raw = codec.raw(image)
-    expected = dctn(image[1, 0].double().numpy(), norm="ortho")
-    assert np.allclose(raw[1, 0].numpy(), expected, atol=1e-5)
-    codec.set_scale(raw)
+    spot = torch.rand(2000, *[1] * (dims + 1), generator=rng)
+    image[..., 3:6, 4:7] += 2 * spot  # coarse frequencies are alike, too
+    codec.set_scale(codec.raw(image))
     code = codec.encode(image)
-    assert code.shape == (400, *settings.latent_shape)
-    assert torch.allclose(codec.decode(code), image, atol=1e-5)
-    white = codec.decode_raw(codec.unpack(code))
-    beside = [torch.corrcoef(x[:, 0].flatten(1).T[:2])[0, 1] for x in (image, white)]
-    assert beside[0] > 0.3
-    assert abs(beside[1]) < 0.15
+    assert code.shape == (2000, *settings.latent_shape)
+    waves = torch.from_numpy(dctn(image[:, 0].numpy(), axes=range(1, dims + 1), norm="ortho"))
+    waves.flatten(1)[:, -1] = 0
+    kept = idctn(waves.numpy(), axes=range(1, dims + 1), norm="ortho")
+    back = codec.decode_raw(codec.unpack(code) * codec.deviation + codec.mean)
+    assert np.allclose(back[:, 0].numpy(), kept, atol=1e-4)
+    before, after = (torch.corrcoef(x.flatten(1).T) for x in (image, code))
+    apart = ~torch.eye(len(after), dtype=torch.bool)
+    assert before[apart].abs().max() > 0.4
+    assert after[apart].abs().max() < before[apart].abs().max() / 2  # covariance is shrunk
+    assert code.std() == pytest.approx(1, abs=0.1)
+
+
+def test_of_many_frequencies_the_coarsest_are_made_uncorrelated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(networks, "COUPLED", 6)
+    codec = Spectrum(CodecSettings(image_size=16))
+    pairs = [(i, j) for i in range(16) for j in range(16)]
+    coarsest = sorted(pairs, key=lambda pair: math.hypot(*pair))[:6]
+    assert sorted(divmod(int(k), 16) for k in codec.coarse) == sorted(coarsest)
+    image = torch.randn(500, 1, 16, 16) + torch.randn(500, 1, 1, 1) * torch.ones(16, 16).triu()
+    codec.set_scale(codec.raw(image))
+    plain = (codec.raw(image) - codec.mean) / codec.deviation
+    waves = codec.transform(torch.nn.functional.pixel_shuffle(codec.encode(image), codec.block))
+    moved = (waves - plain).abs().amax(0)[0] > 1e-3
+    assert sorted(map(tuple, moved.nonzero().tolist())) == sorted(coarsest)
+    back = codec.decode_raw(codec.unpack(codec.encode(image)) * codec.deviation + codec.mean)
+    waves = codec.transform(image - back)
+    waves[:, 0, -1, -1] = 0
+    assert waves.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("contrast", [0.0, 0.5, 2.0])
+def test_a_spectrum_divides_fine_frequencies_by_contrast(contrast: float) -> None:
+    codec = Spectrum(CodecSettings(image_size=16))
+    image = torch.randn(1, 1, 16, 16)
+    raw, scaled = codec.raw(image)[0, 0], codec.raw(contrast * image)[0, 0]
+    waves = dctn(image[0, 0].numpy(), norm="ortho")
+    total, count = 0.0, 0
+    for i in range(16):
+        for j in range(16):
+            if (frequency := math.hypot(i, j) / 16) >= 0.25:
+                total += float((waves[i, j] * (32 * frequency) ** 1.5) ** 2)
+                count += 1
+    level = math.sqrt(total / count)
+    assert float(raw[-1, -1]) == pytest.approx(math.log(level + 0.2), rel=1e-4)
+    assert float(scaled[-1, -1]) == pytest.approx(math.log(contrast * level + 0.2), rel=1e-4)
+    assert float(scaled[0, 0]) == pytest.approx(contrast * float(raw[0, 0]), abs=1e-5)
+    fine = contrast * waves[9, 3] / (contrast * level + 0.2)
+    assert float(scaled[9, 3]) == pytest.approx(fine, abs=1e-5)
+
+
+def test_the_linear_part_is_that_of_a_gaussian() -> None:
+    """The expected velocity, from the joint covariance of a code and its noise."""
+    model = diffusion(conditions=["view"])
+    net, mean = model.net, torch.tensor([1e-3, -2e-3])
+    change = torch.tensor([[3e-3, 1e-3], [1e-3, -2e-3]])
+    with torch.no_grad():
+        for p in net.parameters():
+            p.zero_()
+        net.mean_code.weight[:, 1] = mean  # of malignant crops
+        net.correlation.weight.copy_(change)
+    one, none = torch.eye(2), torch.zeros(2, 2)
+    code_share, noise_share = math.cos(0.2 * math.pi), math.sin(0.2 * math.pi)  # at time .4
+    joint = torch.cat([torch.cat([one + change, none], 1), torch.cat([none, one], 1)])
+    seen = torch.cat([code_share * one, noise_share * one], 1)
+    asked = torch.cat([-noise_share * one, code_share * one], 1)
+    gain = asked @ joint @ seen.T @ torch.linalg.inv(seen @ joint @ seen.T)
+    place = torch.tensor([1.5, 2.0])
+    expected = gain @ (place - code_share * mean) - noise_share * mean
+    codes = place[None, :, None, None].expand(1, *model.settings.latent_shape)
+    with torch.no_grad():
+        found = net(codes, torch.tensor([0.4]), model.conditions.of_classes(torch.tensor([1])))
+    assert torch.allclose(found[0, :, 2, 3], expected, rtol=1e-2, atol=0)
+    assert len(linear_parameters(net)) == 2
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -93,7 +165,7 @@ def test_blocks_of_pixels_become_channels(dims: int) -> None:
     )
     codec = Spectrum(settings)
     image = torch.randn(2, *settings.image_shape)
-    code = codec.encode(image)  # no scale yet: the pixels themselves
+    code = codec.pack(codec.transform(image))  # no correlations yet: the pixels themselves
     place, inside = (1, 2, 3)[:dims], (1, 0, 1)[:dims]
     pixel = tuple(2 * p + i for p, i in zip(place, inside, strict=True))
     channel = int("".join(map(str, inside)), 2)

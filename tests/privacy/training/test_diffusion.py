@@ -37,7 +37,7 @@ pytestmark = [
 ]
 
 METHODS: tuple[Method, ...] = ("loop", "book_keeping", "opacus")
-TRAINABLE = ("attention", "lora", "norm_bias", "all")
+TRAINABLE = ("attention", "lora", "norm_bias", "linear", "all")
 KEY = 5
 
 
@@ -267,6 +267,8 @@ def test_a_private_fit_releases_a_generator(
     assert changed
     if trainable in ("attention", "lora"):
         assert changed <= attention
+    if trainable == "linear":
+        assert changed == {"mean_code.weight", "correlation.weight"}
     assert torch.equal(model.codec.mean, codes)
     assert (tmp_path / "samples" / "last.png").is_file()
     (cached,) = (tmp_path / "features").iterdir()

@@ -6,6 +6,7 @@ the page of a report are the same.
 """
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ _COLOURS = {1: SERIES[5], 2: SERIES[1], 3: SERIES[0], 4: SERIES[3], 5: SERIES[2]
 _FULL = SERIES[4]  # rung 3 at the full resolution
 _SLOT, _SHIFT = 56.0, 6.0  # pixels: of what has no privacy, and between markers at one budget
 _PLOT = WIDTH - 70.0  # width of a panel, in pixels
+_LINE = 80  # characters that fit below it
 
 Stored = Mapping[str, Any]
 
@@ -83,7 +85,7 @@ def _corridor(top: Axes, bottom: Axes, stored: Stored, names: Sequence[str]) -> 
         if slot:
             axes.axvspan(low, low / pixel**slot, color=WARN, alpha=VEIL, linewidth=0)
     drawing.ticks(bottom.xaxis, places, names)
-    bottom.set_xlabel(f"ε ({stored['conditions']})")
+    bottom.set_xlabel(textwrap.fill(f"ε ({stored['conditions']})", _LINE))
     drawing.ticks(top.xaxis, places, [f"{noise:.3g}" for noise in noises])
     top.xaxis.set_ticks_position("top")
     top.xaxis.set_label_position("top")

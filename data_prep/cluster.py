@@ -12,7 +12,7 @@ import dask
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
 from data_prep.errors import DataError
-from data_prep.kept_memory import KEEPING
+from data_prep.worker_environment import WORKER_ENVIRONMENT
 
 _ANSWER_WITHIN_S = 20
 
@@ -57,7 +57,8 @@ def workers(
         if deaths_allowed is not None:
             own["distributed.scheduler.allowed-failures"] = deaths_allowed
         if keep_memory:
-            own |= {f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in KEEPING.items()}
+            given = WORKER_ENVIRONMENT.items()
+            own |= {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in given}
         # One task per process: warnings, output and random state belong to a process.
         with (
             dask.config.set(own),

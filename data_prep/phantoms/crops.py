@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from data_prep.crop_image import save_crop_image
 from data_prep.fingerprints import fingerprint
-from data_prep.kept_memory import kept_memory
 from data_prep.manifest import Crop, CropsManifest
 from data_prep.phantoms.case import PhantomCase, draw_case
 from data_prep.phantoms.film import add_film_artefact, add_surroundings, expose
@@ -31,6 +30,7 @@ from data_prep.phantoms.texture import Details, FloatImage
 from data_prep.phantoms.tissue import tissue
 from data_prep.phantoms.tomosynthesis import EDGE_MM, SLICE_MM, draw_volume
 from data_prep.progress import watched
+from data_prep.worker_environment import worker_environment
 
 CHUNK = 16  # cases rendered together; more would leave the processor's cache
 CROPS_PER_WORKER = 256  # a process starts in the time of about as many crops
@@ -291,7 +291,7 @@ def _in_processes(
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker
     )
     try:
-        with kept_memory():
+        with worker_environment():
             futures = [pool.submit(write, start) for start in starts]
         return [future.result() for future in watched(futures, "Phantom crops")]
     except BrokenProcessPool as error:

@@ -197,7 +197,8 @@ class RunSettings:
                 own.get("cache_features", True) and own.get("trainable") == "head"
             )
         data = self.data["init_args"]
-        norm, steps = own.get("clipping_norm", 1.0), self.max_steps
+        # One that follows from features cannot here, and any will do: noise grows with it.
+        norm, steps = own.get("clipping_norm") or 1.0, self.max_steps
         loudness = 100.0 * max(1.0, norm)
         units = data.get("public_size") or inside
         most = norm * (steps + 5 * noise * math.sqrt(steps)) / (data.get("rate", 1.0) * units)
@@ -209,6 +210,7 @@ class RunSettings:
                 "backbone_args": {"canaries": canaries, "loudness": loudness},
                 "image_size": self.image_size,
                 "trainable": "head",
+                "clipping_norm": norm,
                 "weights": None,
                 "optimizer": "descent",
                 "learning_rate": _SETTLED / loudness / most,

@@ -60,6 +60,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> None:
     "found",
     [
         settings(trainable="head", clipping_norm=0.3),
+        settings(trainable="head", clipping_norm=None, learning_rate=None),  # as shipped
         settings(trainable="head", clipping_norm=3.5, clipping="automatic", views=3),
         settings(trainable="head", cache_features=False, ema_decay=0.9),
         settings(trainable="all", views=2, data={"augment": "light"}),

@@ -2,9 +2,9 @@
 """What processes that are started for work are given: one thread each, and memory that they keep.
 
 Libraries of linear algebra start a thread for each core in each process, and their threads wait for
-one another: two processes on two cores draw less than half as many phantoms. And by
-default each large block of memory is given back and asked for again, page by page, which takes a
-fifth of the processor time of phantoms, and as much as reading a mammogram.
+one another: two processes on two cores draw less than half as many phantoms. And by default each
+large block of memory is given back and asked for again, page by page, which takes a fifth of the
+processor time of phantoms, and as much as reading a mammogram.
 """
 
 import os

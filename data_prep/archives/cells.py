@@ -104,7 +104,8 @@ def number(cell: str) -> str:
     ('12', '4a', '0.5')
     """
     cell = cell.strip()
-    return re.sub(r"^(-?\d+)\.0*$", r"\1", cell) if "." in cell else cell  # tables are long
+    # Tables have millions of cells, and most hold no point.
+    return re.sub(r"^(-?\d+)\.0*$", r"\1", cell) if "." in cell else cell
 
 
 def is_unknown(cell: str) -> bool:

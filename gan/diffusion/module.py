@@ -43,11 +43,11 @@ class LatentDiffusion(lightning.LightningModule):
     """Learns to generate crops, or volumes, of a malignancy and of further attributes.
 
     A diffusion on codes of crops: the network sees a code with noise and predicts what is noise
-    (:mod:`gan.diffusion.schedule`). Codes are whitened crops, or those of a trained
-    autoencoder, which stays as it is. What whitens is measured on the training crops of the first
-    fit, and is a constant of all that start from it. Attributes are
-    tokens that the network attends to; one that is missing has a token of its own, and a share of
-    the known ones is forgotten while it trains, so that crops can be asked for without.
+    (:mod:`gan.diffusion.schedule`). Codes are whitened crops, or those of a trained autoencoder,
+    which stays as it is. What whitens is measured on the training crops of the first fit, and is a
+    constant of all that start from it. Attributes are tokens that the network attends to; one that
+    is missing has a token of its own, and a share of the known ones is forgotten while it trains,
+    so that crops can be asked for without.
 
     Trained without differential privacy: a classifier that sees its samples has no finite epsilon
     for the patients of the training crops. So train it on phantoms; ``DPLatentDiffusion`` takes it

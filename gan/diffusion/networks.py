@@ -134,22 +134,29 @@ class Spectrum(Codec):
         self.register_buffer("coarse", coarse, persistent=False)
         for name in ("coupling", "uncoupling"):
             self.register_buffer(name, torch.eye(len(coarse)))
+        self._finest = (slice(None), 0, *[-1] * len(edges))  # place of the finest frequency
 
     def raw(self, image: Tensor) -> Tensor:
-        """Cosine transform of crops divided by their contrast, which stands at its end."""
+        """Cosine transform of crops divided by their contrast, whose logarithm stands at its end.
+
+        Args:
+            image: Shape ``(B, 1, ...)``.
+
+        Returns:
+            Same shape.
+        """
         waves = self.transform(image)
         fine = self.frequency >= FINE
         level = (waves[:, 0, fine] * (SHARE * self.frequency[fine]) ** FALL).square().mean(1).sqrt()
         contrast = (level + FLAT).log()
         waves = waves * self._contrasts(-contrast)
-        waves.flatten(1)[:, -1] = contrast
+        waves[self._finest] = contrast
         return waves
 
     def decode_raw(self, raw: Tensor) -> Tensor:
         """Crops of what :meth:`raw` returns, without their finest frequency."""
-        contrast = raw.flatten(1)[:, -1]
-        waves = raw * self._contrasts(contrast)
-        waves.flatten(1)[:, -1] = 0
+        waves = raw * self._contrasts(raw[self._finest])
+        waves[self._finest] = 0
         return self.transform_back(waves)
 
     def set_scale(self, raw: Tensor) -> None:
@@ -196,7 +203,7 @@ class Spectrum(Codec):
         return waves
 
     def _contrasts(self, contrast: Tensor) -> Tensor:
-        """Factors of all frequencies for logarithms of contrast ``(B,)``."""
+        """Factors of all frequencies ``(B, 1, ...)`` for logarithms of contrast ``(B,)``."""
         share = (self.frequency / FINE).clamp(max=1)
         return (contrast.view(-1, *[1] * (share.ndim + 1)) * share).exp()
 

@@ -20,9 +20,9 @@ from mammo_dp.privacy.accounting.account import Mechanism, compose
 PERFECT = {n: (np.ones(n), np.zeros(n)) for n in (25, 50, 128, 500, 1000)}
 
 
-def binomial_tail(successes: int, trials: int, chance: float) -> float:
+def binomial_tail(successes: int, trials: int, probability: float) -> float:
     return math.fsum(
-        math.comb(trials, k) * chance**k * (1 - chance) ** (trials - k)
+        math.comb(trials, k) * probability**k * (1 - probability) ** (trials - k)
         for k in range(max(0, successes), trials + 1)
     )
 
@@ -115,10 +115,10 @@ def test_one_run_bound_is_where_the_p_value_crosses(right: int, delta: float) ->
     canaries = guesses = 24
 
     def p_value(epsilon: float) -> float:
-        chance = 1 / (1 + math.exp(-epsilon))
-        tail = binomial_tail(right, guesses, chance)
+        probability = 1 / (1 + math.exp(-epsilon))
+        tail = binomial_tail(right, guesses, probability)
         alpha = max(
-            (binomial_tail(right - i, guesses, chance) - tail) / i for i in range(1, right + 1)
+            (binomial_tail(right - i, guesses, probability) - tail) / i for i in range(1, right + 1)
         )
         return min(1.0, tail + 2 * canaries * delta * alpha)
 

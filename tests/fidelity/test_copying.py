@@ -53,13 +53,13 @@ def test_ten_copies_in_a_hundred_are_flagged_and_show_in_the_low_ratio() -> None
 
 def test_without_copies_the_ratio_is_one_and_chances_are_uniform() -> None:
     found = [tried(seed, 0.0) for seed in range(30)]
-    chances = np.array([one.p_value for one in found])
+    p_values = np.array([one.p_value for one in found])
     assert np.mean([one.ratio.value for one in found]) == pytest.approx(1, abs=0.05)
     assert np.mean([one.low_ratio.value for one in found]) == pytest.approx(
         np.mean([one.low_ratio_reversed.value for one in found]), abs=0.05
     )
-    assert (chances <= 0.05).sum() <= 6  # 1.5 expected; more than 6 has chance 1e-3
-    assert 0.3 < chances.mean() < 0.7
+    assert (p_values <= 0.05).sum() <= 6  # 1.5 expected; more than 6 has probability 1e-3
+    assert 0.3 < p_values.mean() < 0.7
 
 
 def test_patients_are_exchanged_within_their_group_only() -> None:

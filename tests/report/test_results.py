@@ -29,13 +29,15 @@ Make = Callable[..., Tree]
 INTERVAL = {"value": 0.5, "low": 0.4, "high": 0.6}
 
 
-def rung(name: str, epsilon: float, chance: float) -> dict[str, Any]:
-    measured = Estimate(chance / 2, chance / 3, chance)
+def rung(name: str, epsilon: float, success: float) -> dict[str, Any]:
+    measured = Estimate(success / 2, success / 3, success)
     cells = (
-        Cell.of(measured, rung=1, attack="list", metric="named", bound=chance, kind="guarantee"),
+        Cell.of(measured, rung=1, attack="list", metric="named", bound=success, kind="guarantee"),
         Cell.of(measured, rung=3, attack="no prior", metric="NCC at 16 px", bound=0.2, blind=0.1),
-        Cell.of(measured, rung=5, attack="rmia", metric="TPR at FPR 0.01", bound=chance),
-        Cell.of(Estimate(0, 0, 0.1), rung=5, attack="weak", metric="TPR at FPR 0.01", bound=chance),
+        Cell.of(measured, rung=5, attack="rmia", metric="TPR at FPR 0.01", bound=success),
+        Cell.of(
+            Estimate(0, 0, 0.1), rung=5, attack="weak", metric="TPR at FPR 0.01", bound=success
+        ),
     )
     return Rung(
         name=name,

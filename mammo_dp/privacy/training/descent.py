@@ -48,10 +48,11 @@ class Descent:
 
 
 def undecided_norm(features: int) -> float:
-    """Length of the gradient in the head of a crop whose residual is a half.
+    """Length of the gradient of the log loss in a head, of a crop whose residual is a half.
 
     Args:
-        features: Features of the head, whose length is their square root; the bias is one more.
+        features: Features of the head, >= 1, each of variance about 1; a crop's have length
+            ``sqrt(features)``, and the bias is one more.
     """
     return math.sqrt(features + 1) / 2
 

@@ -106,14 +106,14 @@ def test_several_observations_average_the_noise() -> None:
 def test_a_target_drawn_at_random_is_a_mixture() -> None:
     mechanism = Mechanism(noise_multiplier=NOISE, sampling_rate=1 / 3, steps=27)
     view = FromScratch(pixels=64, noise_multiplier=NOISE, mean_square=20 / 64)
-    chance = mse_at_most(view, mechanism, 0.15)
-    assert chance == pytest.approx(0.5895, abs=1e-4)
+    probability = mse_at_most(view, mechanism, 0.15)
+    assert probability == pytest.approx(0.5895, abs=1e-4)
     rng = np.random.default_rng(0)
     drawn = rng.binomial(27, 1 / 3, 20_000)
     seen = drawn > 0
     noise = rng.standard_normal((int(seen.sum()), 64)) / np.sqrt(drawn[seen])[:, None]
     hits = ((noise**2).mean(1) * view.variance <= 0.15).sum() / len(drawn)
-    assert hits == pytest.approx(chance, abs=0.015)
+    assert hits == pytest.approx(probability, abs=0.015)
     louder = FromScratch(pixels=64, noise_multiplier=1.1 * NOISE, mean_square=20 / 64)
     assert abs(mse_at_most(louder, mechanism, 0.15) - hits) > 0.1
     always = Mechanism(noise_multiplier=NOISE, sampling_rate=1.0, steps=9)

@@ -57,8 +57,8 @@ def slow_gradient(patients: HeadPatients, who: int, weight: Vector, bias: float)
     rows = []
     for crop in own:
         for view in patients.features[crop].double().numpy():
-            chance = 1 / (1 + np.exp(-(view @ weight + bias)))
-            error = chance - float(patients.malignant[crop])
+            probability = 1 / (1 + np.exp(-(view @ weight + bias)))
+            error = probability - float(patients.malignant[crop])
             weight_of_class = 1.0 if patients.malignant[crop] else BENIGN_WEIGHT
             rows.append(weight_of_class * error * np.append(view, 1.0))
     mean = np.mean(rows, axis=0)

@@ -70,7 +70,7 @@ def test_no_attack_finds_anything_where_nothing_leaks() -> None:
 
 
 def test_a_reference_tells_copies_from_what_is_common() -> None:
-    # members lie where points are rare: a copy is not nearer there than a chance neighbour
+    # members lie where points are rare: a copy is not nearer there than a neighbour at random
     # elsewhere, so the plain distance is misled
     rng = np.random.default_rng(1)
     members, others = 6 * rng.standard_normal((60, 4)), 0.3 * rng.standard_normal((60, 4))

@@ -122,13 +122,13 @@ def sampled_losses(
 ) -> NDArray[np.float64]:
     """Privacy losses of 100,000 runs, by the densities of the outputs and nothing else."""
     shifts = np.arange(mechanism.crops_of_unit + 1)
-    chances = binom.pmf(shifts, mechanism.crops_of_unit, mechanism.sampling_rate)
+    probabilities = binom.pmf(shifts, mechanism.crops_of_unit, mechanism.sampling_rate)
     total = np.zeros(100_000)
     for _ in range(mechanism.steps):
-        drawn = rng.choice(shifts, p=chances, size=total.size) if removed else 0
+        drawn = rng.choice(shifts, p=probabilities, size=total.size) if removed else 0
         seen = drawn + mechanism.noise_multiplier * rng.standard_normal(total.size)
         densities = [norm.pdf(seen, shift, mechanism.noise_multiplier) for shift in shifts]
-        ratio = np.log(np.dot(chances, densities) / densities[0])
+        ratio = np.log(np.dot(probabilities, densities) / densities[0])
         total += ratio if removed else -ratio
     return total
 

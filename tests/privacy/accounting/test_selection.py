@@ -183,7 +183,7 @@ def test_numbers_follow_the_law_that_is_accounted(
 
 
 def places(cuts: list[float], shift: float, noise: float) -> dict[int, float]:
-    """Chance of each place that a noisy value has among cuts."""
+    """Probability of each place that a noisy value has among cuts."""
     edges = [-math.inf, *sorted(cuts), math.inf]
     return {
         place: float(norm.cdf(b, shift, noise) - norm.cdf(a, shift, noise))
@@ -197,7 +197,7 @@ def exact_delta(one: dict[int, float], other: dict[int, float], epsilon: float, 
     weights = law_of(law, 3.0).pmf(numbers)
 
     def best(outcomes: dict[int, float]) -> list[float]:
-        """Chance that the largest of K outcomes is each value, over the law of K."""
+        """Probability that the largest of K outcomes is each value, over the law of K."""
         below = np.cumsum([outcomes[value] for value in sorted(outcomes)])
         largest = [float(weights @ b**numbers) for b in (0.0, *below)]
         return [b - a for a, b in itertools.pairwise(largest)]

@@ -134,7 +134,8 @@ class Spectrum(Codec):
         self.register_buffer("coarse", coarse, persistent=False)
         for name in ("coupling", "uncoupling"):
             self.register_buffer(name, torch.eye(len(coarse)))
-        self._finest = (slice(None), 0, *[-1] * len(edges))  # place of the finest frequency
+        # Place of the finest frequency of all crops.
+        self._finest: tuple[int | slice, ...] = (slice(None), 0, *[-1] * len(edges))
 
     def raw(self, image: Tensor) -> Tensor:
         """Cosine transform of crops divided by their contrast, whose logarithm stands at its end.

@@ -99,11 +99,16 @@ def test_vindr(tmp_path: Path) -> None:
 
 def test_cmmd(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    root, masks = miniature.cmmd(tmp_path / "archive")
-    manifest = prepare.cmmd(root=str(root), masks=str(masks), out=str(out), size=32)
-    assert counts(manifest) == {("cmmd", True): 1, ("cmmd", False): 1}
-    assert {(crop.view, crop.patient_id) for crop in manifest.crops} == {("MLO", "D1-0001")}
-    assert rejected(out) == {}
+    root, annotations = miniature.cmmd(tmp_path / "archive")
+    manifest = prepare.cmmd(root=str(root), annotations=str(annotations), out=str(out), size=32)
+    assert counts(manifest) == {("cmmd", True): 2, ("cmmd", False): 1}
+    assert {(crop.view, crop.patient_id) for crop in manifest.crops} == {
+        ("MLO", "D1-0001"),
+        ("MLO", "D2-0003"),
+    }
+    assert rejected(out) == {"file_00004_03": "conflict"}  # a fibroadenoma in a malignant breast
+    side = 40 + 2 * round(3 / 0.07)  # the lesion has 30 x 40 px of 0.07 mm
+    assert manifest.crops[0].pixel_spacing_mm == round(0.07 * side / 32, 6)
 
 
 def test_bcs_dbt(tmp_path: Path) -> None:

@@ -50,8 +50,12 @@ def test_cbis_ddsm_masses_and_calcifications(
     assert "their 2 rows are left out (--opposite_splits leave_out)" in shown
 
 
-def test_jpeg_copy_gives_nearly_the_same_boxes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("described", [True, False])
+def test_jpeg_copy_gives_nearly_the_same_boxes(tmp_path: Path, described: bool) -> None:
     root = miniature.cbis_ddsm_jpeg(tmp_path / "archive")
+    if not described:
+        for description in ("full mammogram images", "ROI mask images", "cropped images"):
+            miniature.change(root / "csv" / "dicom_info.csv", description, "")
     out = tmp_path / "out"
     manifest = prepare.cbis_ddsm_jpeg(
         root=str(root), out=str(out), size=32, spacing_mm=0.05, strict=True, val_fraction=0

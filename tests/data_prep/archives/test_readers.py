@@ -291,6 +291,22 @@ class TestCbisDdsmJpeg:
         assert reasons(table) == {"train_0002": "no_image", "train_0003": "no_mask"}
         assert table.skipped["file that dicom_info.csv does not name"] == 1
 
+    def test_files_that_are_not_described_are_known_by_their_series(self, tmp_path: Path) -> None:
+        root = miniature.cbis_ddsm_jpeg(tmp_path)
+        described = cbis_ddsm_jpeg.read(root)
+        info = root / "csv" / "dicom_info.csv"
+        for description in ("full mammogram images", "ROI mask images"):
+            change(info, description, "")
+        table = cbis_ddsm_jpeg.read(root)
+        assert table.rows == described.rows
+        change(info, "cropped images", "")  # the mask may now be either, and its size tells
+        first, second, _ = cbis_ddsm_jpeg.read(root).rows
+        assert first.path == described.rows[0].path
+        for row, known in zip((first, second), described.rows, strict=False):
+            assert isinstance(row.region, Mask)
+            assert isinstance(known.region, Mask)
+            assert set(row.region.path) == {*known.region.path, *known.region.supplied_crop}
+
     def test_another_description_or_no_table_stops(self, tmp_path: Path) -> None:
         root = miniature.cbis_ddsm_jpeg(tmp_path)
         info = root / "csv" / "dicom_info.csv"

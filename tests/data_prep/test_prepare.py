@@ -109,7 +109,12 @@ def test_counts_are_printed(
         "labels from pathology: benign 2, malignant 6",
         "patients, split by the table: test 2, train 3",
     ]
-    assert shown[-4:] == [
+    assert [line.partition(": ")[0] for line in shown[-5:-1]] == [
+        f"  {reason}, first of rejected.csv"
+        for reason in ("for_processing", "mask_mismatch", "no_mask", "unreadable")
+    ]
+    assert "row 4: is neither DICOM" in shown[-2]
+    assert [*shown[-8:-5], shown[-1]] == [
         "train: 3 crops (2 malignant) of 2 patients",
         "test: 1 crops (0 malignant) of 1 patients; one class only, no use for training",
         "rejected: for_processing 1, mask_mismatch 1, no_mask 1, unreadable 1",

@@ -15,7 +15,7 @@ T = TypeVar("T")
 def watched(items: Iterable[T], what: str, *, total: int | None = None) -> Iterable[T]:
     """Shows progress on the error stream: a bar, or a line every few seconds in a file.
 
-    A range from 0 in steps is work done several pieces at a time; lines then count the pieces.
+    A range in steps is work done several pieces at a time; lines then count the pieces.
 
     Args:
         items: What is worked on.
@@ -29,12 +29,13 @@ def watched(items: Iterable[T], what: str, *, total: int | None = None) -> Itera
     console = Console(stderr=True)
     if console.is_terminal:
         return track(items, description=what, console=console, total=total)
+    each = 1
     if isinstance(items, range):
-        return _told(items, what, items.stop, each=items.step)
-    return _told(items, what, total)
+        total, each = items.stop - items.start, items.step
+    return _told(items, what, total, each)
 
 
-def _told(items: Iterable[T], what: str, total: int, *, each: int = 1) -> Iterator[T]:
+def _told(items: Iterable[T], what: str, total: int, each: int) -> Iterator[T]:
     """A line whenever ``EVERY_S`` have passed; none for what is done before."""
     begun = told = time.monotonic()
     for done, item in zip(itertools.count(0, each), items):

@@ -24,12 +24,12 @@ import data_prep  # noqa: F401  declares what torchvision lacks before lightning
 
 # isort: split
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from classifier.module import CropClassifier
 from classifier.weights import HUB, PACKAGE, model_of

@@ -18,6 +18,12 @@ def test_steps_of_a_range_count_what_is_worked_on(capsys: pytest.CaptureFixture[
     assert told == [f"Reading crops: {done} of 150" for done in (0, 64, 128)]
 
 
+def test_a_range_that_goes_on_counts_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(watched(range(3, 5), "Voting")) == [3, 4]
+    told = [line.split(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["Voting: 0 of 2", "Voting: 1 of 2"]
+
+
 def test_other_work_counts_items(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(watched("abc", "Copying")) == ["a", "b", "c"]
     told = [line.split(",")[0] for line in capsys.readouterr().err.splitlines()]

@@ -237,7 +237,7 @@ def _from_scratch(results: Sequence[tuple[Schedule, Corridor]], questions: Quest
         "one update",
         "final weights",
         "every update",
-        Column("E[MSE]", overflow="fold"),
+        Column("E[MSE]", no_wrap=True),
         "E[PSNR]",
         f"P(NCC >= {questions.correlation:g})",
         box=SIMPLE_HEAD,

@@ -81,7 +81,10 @@ def test_fit_then_test_fill_run_folders(
     assert statement["epsilon"] == "infinity"
     assert "without DP" in statement["because"]
 
+    capsys.readouterr()
     run(["test", "--run", str(folder)])
+    shown = capsys.readouterr().out
+    assert re.search(r"metrics.json: AUROC [.\d]+ \[[.\d]+, [.\d]+\], interval over \d+ pat", shown)
     assert (folder / "test_val" / "predictions.csv").exists()
     assert (
         read_run(folder / "test_val").inputs["checkpoint"].sha256

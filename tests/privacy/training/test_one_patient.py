@@ -370,13 +370,22 @@ def test_delta_is_below_one_over_the_declared_size(cohort: CropsManifest, tmp_pa
         trainer(tmp_path).fit(model(), data(cohort, public_size=2000))
 
 
-def test_a_resumed_run_keeps_its_divisor(cohort: CropsManifest, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"public_size": 5}, "ran with public_size None, now 5"),
+        ({"unit": "crop", "crops_per_patient": 20}, "ran with unit patient, now crop"),
+    ],
+)
+def test_a_resumed_run_keeps_its_unit_and_divisor(
+    cohort: CropsManifest, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     run = trainer(tmp_path, max_steps=2)
     run.fit(model(trainable="head"), data(cohort, rate=1.0))
     run.save_checkpoint(tmp_path / "half.ckpt")
-    with pytest.raises(PrivacyError, match="ran with public_size None, now 5"):
+    with pytest.raises(PrivacyError, match=message):
         trainer(tmp_path, max_steps=2).fit(
             model(trainable="head"),
-            data(cohort, rate=1.0, public_size=5),
+            data(cohort, rate=1.0, **change),
             ckpt_path=tmp_path / "half.ckpt",
         )

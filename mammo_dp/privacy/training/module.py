@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``DPTraining``: differentially private training on Lightning; one batch is one accounted step."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -30,15 +31,16 @@ from mammo_dp.privacy.training.gradients.self_check import first_that_passes, re
 from mammo_dp.privacy.training.gradients.units import Clip, ClippedSums, Clipping
 from mammo_dp.privacy.training.monitors import monitors_of
 from mammo_dp.privacy.training.optimizer import PrivateOptimizer
+from mammo_dp.privacy.training.outside import void_account
 from mammo_dp.privacy.training.plugins import DPDDPStrategy
 from mammo_dp.privacy.training.sampling import (
     DrawCheck,
     PoissonSampling,
     PoissonUnitSampler,
+    is_fresh,
     key_name,
 )
 
-_SHORTEST_KEY = 192  # bits; 256 random ones have fewer once in 2^64
 _OF_ACCOUNT = ("unit", "public_size")  # of the sampling: what an account holds for
 _PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -144,7 +146,15 @@ class DPTraining(lightning.LightningModule):
 
     @property
     def spent_epsilon(self) -> float:
-        """Epsilon of the steps so far, at the budget's delta."""
+        """Epsilon of the steps so far, at the budget's delta.
+
+        Infinite where the account guarantees nothing: under a fixed seed, where outside code
+        replaces a part of it, or where the trainer took steps that it does not hold.
+        """
+        if self._trainer is not None and void_account(
+            self, self._datamodule, self.trainer.global_step
+        ):
+            return math.inf
         return compose(self.mechanisms).epsilon(self.budget.delta) if self.mechanisms else 0.0
 
     @property
@@ -497,24 +507,26 @@ def refuse_other_account(checkpoint: Mapping[str, Any], sampling: PoissonSamplin
 def refuse_known_key(data: Any, earlier: Collection[str]) -> None:  # noqa: ANN401  any data module
     """Checks that a fit draws and adds noise under a key that nobody knows, and of its own.
 
-    A number that somebody chose, in place of 256 random bits, can be tried out. Steps after the
-    last checkpoint are taken twice; with equal noise their difference would be the difference of
-    the exact sums. A fixed seed does both on purpose; the statement of such a run is infinite.
+    Whoever chose or kept a key can draw the noise again. Steps after the last checkpoint are taken
+    twice; with equal noise their difference would be the difference of the exact sums. A fixed seed
+    does both on purpose; the statement of such a run is infinite.
 
     Args:
         data: Data module with the key.
         earlier: Names of the keys of earlier starts.
 
     Raises:
-        PrivacyError: If the key is short, or was used before.
+        PrivacyError: If the key was not drawn in this process, or was used before.
     """
     if getattr(data, "insecure_seed", None) is not None:
         return
-    if int(data.key).bit_length() < _SHORTEST_KEY:
+    is_drawn_here = data.trainer is None or data.trainer.is_global_zero  # others are told
+    if is_drawn_here and not is_fresh(data.key):
         raise PrivacyError(
-            f"data: {type(data).__name__} sets a key of {int(data.key).bit_length()} bits, which "
-            "can be tried out. Take mammo_dp.privacy.training.sampling.new_key() at each start; "
-            "for tests, set insecure_seed."
+            f"data: {type(data).__name__} sets a key that was not drawn for this fit, so whoever "
+            "chose or kept it can remove the noise. Take "
+            "mammo_dp.privacy.training.sampling.new_key() at each start; for tests, set "
+            "insecure_seed."
         )
     if key_name(data.key) in earlier:
         raise PrivacyError(

@@ -124,15 +124,21 @@ def test_impossible_promises_are_refused(change: dict[str, Any]) -> None:
 class ChosenKey(DPCropsDataModule):
     """Takes a number of its own, for repeatable runs."""
 
+    chosen = 2026
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.key = 2026
+        self.key = self.chosen
 
 
-def test_a_key_that_can_be_tried_out_is_refused(cohort: CropsManifest, tmp_path: Path) -> None:
-    chosen = ChosenKey(str(cohort.folder), rate=0.5, augment="none")
-    with pytest.raises(PrivacyError, match="ChosenKey sets a key of 11 bits, which can be tried"):
-        trainer(tmp_path).fit(model(), chosen)
+@pytest.mark.parametrize("key", [2026, 2**255 + 12345])
+def test_a_key_that_somebody_chose_is_refused(
+    cohort: CropsManifest, tmp_path: Path, key: int
+) -> None:
+    crops = ChosenKey(str(cohort.folder), rate=0.5, augment="none")
+    crops.chosen = key
+    with pytest.raises(PrivacyError, match="ChosenKey sets a key that was not drawn for this fit"):
+        trainer(tmp_path).fit(model(), crops)
 
 
 class Changes(Callback):

@@ -365,9 +365,13 @@ def test_more_crops_than_declared_are_refused(cohort: CropsManifest) -> None:
     assert data(cohort, crops_per_patient=1).sampling.unit == "patient"  # of no account there
 
 
-def test_delta_is_below_one_over_the_declared_size(cohort: CropsManifest, tmp_path: Path) -> None:
+def test_delta_is_below_one_over_the_declared_size_and_over_the_true_one(
+    cohort: CropsManifest, tmp_path: Path
+) -> None:
     with pytest.raises(PrivacyError, match=r"delta=0.001 is not below 1/2000"):
         trainer(tmp_path).fit(model(), data(cohort, public_size=2000))
+    with pytest.raises(PrivacyError, match=r"delta=0.5 is not below 1/4"):
+        trainer(tmp_path).fit(model(delta=0.5), data(cohort, public_size=1))
 
 
 @pytest.mark.parametrize(

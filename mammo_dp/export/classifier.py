@@ -85,7 +85,7 @@ def write_onnx(path: Path, released: ReleasedClassifier, facts: dict[str, str]) 
         )
     assert program is not None
     for part in (program.model.graph, *program.model.functions.values()):
-        for node in part.all_nodes():
+        for node in part.all_nodes():  # type: ignore[attr-defined]  # a graph, or a function
             node.metadata_props.clear()  # torch notes its call stack, with paths of this machine
     program.model.metadata_props.update(facts)
     program.save(path)

@@ -15,6 +15,7 @@ from data_prep.errors import (
     ArchiveError,
     DuplicateConflict,
     LeakageError,
+    ManifestError,
     RecordRejected,
 )
 from data_prep.manifest import CropsManifest
@@ -143,6 +144,16 @@ def test_spacing_sets_margin_and_is_carried_to_the_crop(archive: Path, tmp_path:
     )
     side = max(40 + 2 * 10, 32)  # lesion of 30 x 40 px, 2 mm of margin, at least 6.4 mm
     assert manifest.crops[0].pixel_spacing_mm == pytest.approx(0.2 * side / 32)
+
+
+@pytest.mark.parametrize("origin", ["phantom", "Phantom", "phantom-archive", "Phantom_Archive"])
+def test_patients_cannot_be_called_phantoms(tmp_path: Path, origin: str) -> None:
+    with pytest.raises(ManifestError, match="stands for crops without patients"):
+        prepare.lesions(table="t.csv", images=".", out=str(tmp_path / "out"), origin=origin)
+    put(tmp_path, dataset=origin)
+    (tmp_path / "cbis-ddsm").rename(tmp_path / origin)
+    with pytest.raises(ManifestError, match="stands for crops without patients"):
+        prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "out"))
 
 
 def test_one_unit_per_set(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_the_page_is_accessible(built: Path) -> None:
 
 def test_the_page_says_infinity_and_why(built: Path) -> None:
     text = " ".join(Page((built / "report.html").read_text()).text.split())
-    assert "the end-to-end epsilon is infinity" in text
+    assert "the end-to-end epsilon of a patient is infinity" in text
     assert BECAUSE in text
     assert "ε = infinity end to end (unit patient, δ = 0.0001)" in text
 

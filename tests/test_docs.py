@@ -26,7 +26,8 @@ OWN_PARSERS = ("demo", "pipeline", "benchmark")  # know no --print_config
 OF_A_RUN = ("test", "validate")  # their configuration is that of the fit
 EXECUTED = ("README.md", "docs/tutorials/own_network.md", "docs/tutorials/attack.md")
 OWN_NETWORK = "my_network.py"  # as the tutorial tells to call it
-PROGRAMS = {"pip", "python", "python3", "git", "cd", ".", "pre-commit", ".ci/run"}  # beside ours
+# Beside ours.
+PROGRAMS = {"pip", "python", "python3", "git", "cd", "cp", "mkdir", ".", "pre-commit", ".ci/run"}
 
 
 def text_of(page: Path) -> str:

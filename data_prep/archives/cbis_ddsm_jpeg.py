@@ -30,19 +30,22 @@ FACTS = ArchiveFacts(
     citation=CITATION,
     verified=(
         "tables of CBIS-DDSM in csv/, files in jpeg/<SeriesInstanceUID>/",
-        "columns image_path and SeriesDescription of csv/dicom_info.csv",
+        "columns image_path and SeriesDescription of csv/dicom_info.csv; some hundred files are "
+        "not described, and the series in the tables and their size say what they are",
         "grey has 8 bits and is lossy; the pixel spacing is not stated",
     ),
     checked=(
         "everything that is checked in the tables of CBIS-DDSM",
-        "SeriesDescription has the three known values, and the files exist",
+        "SeriesDescription has the three known values or none, and the files exist",
     ),
     scanned_film=True,
 )
 MASK_THRESHOLD = 0.5  # 128 of 255
 _INFO = "dicom_info.csv"
 _COLUMNS = ("image_path", "SeriesDescription")
+_NOT_SAID = ""  # the role of a file without description
 _ROLES = {
+    "": _NOT_SAID,
     "full mammogram images": "image",
     "cropped images": "crop",
     "roi mask images": "mask",
@@ -113,24 +116,28 @@ def _roles(root: Path) -> Mapping[tuple[str, str], str]:
     for row in table.rows:
         path = PurePosixPath(row.cells["image_path"].replace("\\", "/"))
         description = row.cells["SeriesDescription"]
-        if not description:
-            continue  # the role is unknown; a row that needs the file is left out with its reason
         if (role := _ROLES.get(description.lower())) is None:
             raise ArchiveError(
                 f"{table.where(row)}: SeriesDescription is {description!r}. Known: "
-                f"{', '.join(_ROLES)}. Give the table as published."
+                f"{', '.join(filter(None, _ROLES))}. Give the table as published."
             )
         roles[path.parent.name, path.name] = role
     return roles
 
 
 def _image(row: CbisRow, series: Mapping[str, Sequence[_File]]) -> Path | None:
-    paths = [file.path for file in series.get(row.image_series, ()) if file.role == "image"]
+    paths = _of_role("image", series.get(row.image_series, ()))
     return paths[0] if len(paths) == 1 else None
 
 
 def _mask(row: CbisRow, series: Mapping[str, Sequence[_File]]) -> Mask | None:
     files = [file for uid in row.mask_series for file in series.get(uid, ())]
-    masks = tuple(file.path for file in files if file.role == "mask")
+    masks = _of_role("mask", files)
     crops = tuple(file.path for file in files if file.role == "crop")
     return Mask(path=masks, supplied_crop=crops, threshold=MASK_THRESHOLD) if masks else None
+
+
+def _of_role(role: str, files: Sequence[_File]) -> tuple[Path, ...]:
+    """The files that are described so; if there are none, those that are not described."""
+    found = tuple(file.path for file in files if file.role == role)
+    return found or tuple(file.path for file in files if file.role == _NOT_SAID)

@@ -244,21 +244,23 @@ def vindr(
 def cmmd(
     *,
     root: str,
-    masks: str | None = None,
+    annotations: str | None = None,
     findings: Findings = "masses",
     **options: Unpack[Options],
 ) -> CropsManifest:
-    """Cuts lesions out of CMMD by the masks of TOMPEI-CMMD, MLO views only.
+    """Cuts lesions out of CMMD by the outlines of TOMPEI-CMMD, MLO views only.
 
     Args:
         root: Folder of CMMD_clinicaldata_revision.xlsx and of the cases.
-        masks: Folder of the masks, named as D1-0001_MLO_L_1; without them no crop can be cut.
-        findings: Breasts with masses only, with calcifications only, or all.
+        annotations: Folder of TOMPEI-CMMD, with files named as D1-0001_MLO_L_AnnotationFile.json;
+            without them no crop can be cut.
+        findings: Outlines of masses (fibroadenomas and lipomas among them), of calcifications, or
+            of both.
         options: See cut.
     """
     table = cmmd_archive.read(
         Path(root),
-        masks=None if masks is None else Path(masks),
+        annotations=None if annotations is None else Path(annotations),
         findings=findings,
         watch=lambda paths: watched(paths, "Reading headers"),
     )

@@ -137,8 +137,8 @@ def vindr(at: Path) -> CropsManifest:
 
 
 def cmmd(at: Path) -> CropsManifest:
-    root, masks = miniature.cmmd(at / "a")
-    return prepare.cmmd(root=str(root), masks=str(masks), out=str(at / "out"), size=32)
+    root, annotations = miniature.cmmd(at / "a")
+    return prepare.cmmd(root=str(root), annotations=str(annotations), out=str(at / "out"), size=32)
 
 
 def embed(at: Path) -> CropsManifest:
@@ -152,7 +152,7 @@ def test_no_identifier_stands_on_the_page_and_nothing_is_loaded(
     manifest = prepared(tmp_path)
     html, page = page_of(tmp_path / "out")
     words = re.sub(r'"data:[^"]*"', "", html)
-    words = words.replace("such as D1-0001_MLO_L_1", "")  # how files are named, whatever the cohort
+    words = words.replace("such as D1-0001_MLO_L_Ann", "")  # how files are named, not a patient
     patients = {crop.patient_id for crop in manifest.crops}
     images = {crop.image_id for crop in manifest.crops}
     for secret in {*patients, *images, "Secret", "SECRET", str(tmp_path), "1.2.826"}:

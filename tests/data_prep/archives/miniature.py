@@ -2,6 +2,7 @@
 """Tiny archives in the layout of published ones, quirks included; nothing stands for a patient."""
 
 import csv
+import json
 import plistlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -372,7 +373,7 @@ def cc_code() -> Dataset:
 
 
 def cmmd(root: Path) -> tuple[Path, Path]:
-    """Three cases with masks; one breast is benign, the other one malignant."""
+    """Three cases with outlines, several of one breast; a helper copy of each file."""
     book = Workbook()
     sheet = book.active
     assert sheet is not None
@@ -384,7 +385,7 @@ def cmmd(root: Path) -> tuple[Path, Path]:
         ("D2-0003", "R", 61, 2, "both", "Malignant", "Luminal A"),
     ):
         sheet.append(list(line))
-    folder, masks = root / "manifest-1", root / "masks"
+    folder, annotations = root / "manifest-1", root / "TOMPEI-CMMD_v01"
     for seed, (case, side) in enumerate(
         (("D1-0001", "L"), ("D1-0001", "R"), ("D1-0002", "L"), ("D2-0003", "R"))
     ):
@@ -399,11 +400,26 @@ def cmmd(root: Path) -> tuple[Path, Path]:
                 ViewCodeSequence=[code],
                 PatientID=case,
             )
-        mask = np.zeros(SHAPE, np.uint8)
-        mask[LESION] = 255
-        save_picture(masks / f"{case}_MLO_{side}_1.png", mask)
+        kinds = {"D1-0002": ["calc "], "D2-0003": ["mass", "calc", "FA", "dist"]}
+        outlines = [outlined(kind) for kind in kinds.get(case, ["mass"])]
+        write_outlines(annotations / f"{case}_MLO_{side}_AnnotationFile.json", outlines)
+        write_outlines(annotations / f"__MACOSX/._{case}_MLO_{side}_AnnotationFile.json", [])
+    (annotations / "TOMPEI-CMMD_clinical_data.xlsx").write_bytes(b"read by nobody")
     book.save(folder / "CMMD_clinicaldata_revision.xlsx")
-    return folder, masks
+    return folder, annotations
+
+
+def outlined(label: str) -> dict[str, object]:
+    """The lesion as an outline of TOMPEI-CMMD."""
+    corners = ((X0, Y0), (X1 - 1, Y0), (X1 - 1, Y1 - 1), (X0, Y1 - 1))
+    points = [{"x": x, "y": y} for x, y in corners]
+    return {"_id": "1", "type": "Draw", "color": "#00f", "label": label, "cgPoints": points}
+
+
+def write_outlines(path: Path, outlines: object) -> None:
+    """An annotation file of TOMPEI-CMMD."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(outlines))
 
 
 def embed(root: Path) -> Path:

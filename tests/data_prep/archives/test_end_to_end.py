@@ -50,8 +50,12 @@ def test_cbis_ddsm_masses_and_calcifications(
     assert "their 2 rows are left out (--opposite_splits leave_out)" in shown
 
 
-def test_jpeg_copy_gives_nearly_the_same_boxes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("described", [True, False])
+def test_jpeg_copy_gives_nearly_the_same_boxes(tmp_path: Path, described: bool) -> None:
     root = miniature.cbis_ddsm_jpeg(tmp_path / "archive")
+    if not described:
+        for description in ("full mammogram images", "ROI mask images", "cropped images"):
+            miniature.change(root / "csv" / "dicom_info.csv", description, "")
     out = tmp_path / "out"
     manifest = prepare.cbis_ddsm_jpeg(
         root=str(root), out=str(out), size=32, spacing_mm=0.05, strict=True, val_fraction=0
@@ -99,11 +103,16 @@ def test_vindr(tmp_path: Path) -> None:
 
 def test_cmmd(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    root, masks = miniature.cmmd(tmp_path / "archive")
-    manifest = prepare.cmmd(root=str(root), masks=str(masks), out=str(out), size=32)
-    assert counts(manifest) == {("cmmd", True): 1, ("cmmd", False): 1}
-    assert {(crop.view, crop.patient_id) for crop in manifest.crops} == {("MLO", "D1-0001")}
-    assert rejected(out) == {}
+    root, annotations = miniature.cmmd(tmp_path / "archive")
+    manifest = prepare.cmmd(root=str(root), annotations=str(annotations), out=str(out), size=32)
+    assert counts(manifest) == {("cmmd", True): 2, ("cmmd", False): 1}
+    assert {(crop.view, crop.patient_id) for crop in manifest.crops} == {
+        ("MLO", "D1-0001"),
+        ("MLO", "D2-0003"),
+    }
+    assert rejected(out) == {"file_00004_03": "conflict"}  # a fibroadenoma in a malignant breast
+    side = 40 + 2 * round(3 / 0.07)  # the lesion has 30 x 40 px of 0.07 mm
+    assert manifest.crops[0].pixel_spacing_mm == round(0.07 * side / 32, 6)
 
 
 def test_bcs_dbt(tmp_path: Path) -> None:

@@ -61,8 +61,8 @@ def test_every_recipe_states_licence_citation_and_what_it_knows() -> None:
         lambda root: bcs_dbt.read(root),
         lambda root: cbis_ddsm.read(root),
         lambda root: cbis_ddsm_jpeg.read(root),
-        lambda root: cmmd.read(root, masks=root),
-        lambda root: cmmd.read(root, masks=None),
+        lambda root: cmmd.read(root, annotations=root),
+        lambda root: cmmd.read(root, annotations=None),
         lambda root: embed.read(root),
         lambda root: inbreast.read(root, label_source="birads"),
         lambda root: rsna.read(root, boxes=None),
@@ -291,6 +291,22 @@ class TestCbisDdsmJpeg:
         assert reasons(table) == {"train_0002": "no_image", "train_0003": "no_mask"}
         assert table.skipped["file that dicom_info.csv does not name"] == 1
 
+    def test_files_that_are_not_described_are_known_by_their_series(self, tmp_path: Path) -> None:
+        root = miniature.cbis_ddsm_jpeg(tmp_path)
+        described = cbis_ddsm_jpeg.read(root)
+        info = root / "csv" / "dicom_info.csv"
+        for description in ("full mammogram images", "ROI mask images"):
+            change(info, description, "")
+        table = cbis_ddsm_jpeg.read(root)
+        assert table.rows == described.rows
+        change(info, "cropped images", "")  # the mask may now be either, and its size tells
+        first, second, _ = cbis_ddsm_jpeg.read(root).rows
+        assert first.path == described.rows[0].path
+        for row, known in zip((first, second), described.rows, strict=False):
+            assert isinstance(row.region, Mask)
+            assert isinstance(known.region, Mask)
+            assert set(row.region.path) == {*known.region.path, *known.region.supplied_crop}
+
     def test_another_description_or_no_table_stops(self, tmp_path: Path) -> None:
         root = miniature.cbis_ddsm_jpeg(tmp_path)
         info = root / "csv" / "dicom_info.csv"
@@ -514,29 +530,44 @@ class TestVindr:
 
 
 class TestCmmd:
-    def test_masks_of_mlo_views(self, tmp_path: Path) -> None:
-        root, masks = miniature.cmmd(tmp_path)
-        table = cmmd.read(root, masks=masks)
-        assert labels(table) == {"mask_00001": False, "mask_00002": True}
-        first, second = table.rows
+    def test_outlines_of_mlo_views(self, tmp_path: Path) -> None:
+        root, annotations = miniature.cmmd(tmp_path)
+        table = cmmd.read(root, annotations=annotations)
+        masses = {"file_00001_01": False, "file_00002_01": True, "file_00004_01": True}
+        assert labels(table) == masses
+        first, second, _ = table.rows
         assert first.patient_id == second.patient_id == "D1-0001"
         assert (first.laterality, first.view, second.laterality) == ("L", "MLO", "R")
         assert first.label_source == "pathology"
+        assert isinstance(first.region, Outline)
+        assert first.region.points[0] == (BOX.x0, BOX.y0)
         assert "D1-" not in first.where
-        assert set(labels(cmmd.read(root, masks=masks, findings="calcifications"))) == {
-            "mask_00003"
+        assert table.skipped == {
+            "helper file": 1,
+            "file beside the annotations": 1,
+            "another kind of finding": 3,
         }
-        assert len(cmmd.read(root, masks=masks, findings="both").rows) == 4
+        assert reasons(table) == {"file_00004_03": "conflict"}  # FA in a malignant breast
+        calcifications = {"file_00003_01": False, "file_00004_02": True}
+        found = cmmd.read(root, annotations=annotations, findings="calcifications")
+        assert labels(found) == calcifications
+        both = cmmd.read(root, annotations=annotations, findings="both")
+        assert labels(both) == masses | calcifications
 
-    def test_without_masks_there_are_no_crops(self, tmp_path: Path) -> None:
+    def test_without_annotations_there_are_no_crops(self, tmp_path: Path) -> None:
         root, _ = miniature.cmmd(tmp_path)
-        with pytest.raises(ArchiveError, match=r"not where\. Give --masks"):
-            cmmd.read(root, masks=None)
+        with pytest.raises(ArchiveError, match=r"not where\. Give --annotations"):
+            cmmd.read(root, annotations=None)
+        (tmp_path / "masks").mkdir()
+        with pytest.raises(ArchiveError, match="holds no file such as"):
+            cmmd.read(root, annotations=tmp_path / "masks")
 
-    def test_labels_images_and_names_are_certain_or_left_out(self, tmp_path: Path) -> None:
-        root, masks = miniature.cmmd(tmp_path)
+    def test_labels_images_and_sides_are_certain_or_left_out(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        root, annotations = miniature.cmmd(tmp_path)
         rows = [
-            {"ID1": case, "LeftRight": side, "abnormality": "mass", "classification": label}
+            {"ID1": case, "LeftRight": side, "classification": label}
             for case, side, label in (
                 ("D1-0001", "L", "Benign"),
                 ("D1-0001", "L", "Malignant"),
@@ -549,33 +580,63 @@ class TestCmmd:
         mlo = next((root / "CMMD" / "D1-0001").rglob("1-4.dcm"))
         (mlo.parent / "1-5.dcm").write_bytes(mlo.read_bytes())
         next((root / "CMMD" / "D1-0002").rglob("1-2.dcm")).unlink()
-        assert reasons(cmmd.read(root, masks=masks)) == {
-            "mask_00001": "conflict",
-            "mask_00002": "ambiguous",
-            "mask_00003": "no_image",
-            "mask_00004": "no_label",
+        table = cmmd.read(root, annotations=annotations, findings="both")
+        found = {
+            "file_00001": "conflict",
+            "file_00002": "ambiguous",
+            "file_00003": "no_image",
+            "file_00004": "no_label",
+        }
+        assert reasons(table) == found
+        monkeypatch.setattr(cmmd, "SIDES_IN_DOUBT", {"D1-0001"})
+        table = cmmd.read(root, annotations=annotations, findings="both")
+        assert reasons(table) == found | {"file_00002": "conflict"}
+
+    def test_a_damaged_outline_costs_itself(self, tmp_path: Path) -> None:
+        root, annotations = miniature.cmmd(tmp_path)
+        whole = miniature.outlined("mass")
+        damaged: list[object] = [None, 7, [1, 2], [{"x": 1}] * 3, [{"x": "a", "y": 1}] * 3]
+        damaged += [[{"x": float("nan"), "y": 1}] * 3, [{"x": 1e400, "y": 1}] * 3]
+        outlines = [whole, *(whole | {"cgPoints": points} for points in damaged)]
+        outlines.append(whole | {"cgPoints": [{"x": 1, "y": 1}] * 2})
+        name = "D1-0001_MLO_L_AnnotationFile.json"
+        miniature.write_outlines(annotations / name, outlines)
+        (annotations / "D1-0001_MLO_R_AnnotationFile.json").write_bytes(b'[{"label": "mass"')
+        (annotations / "D1-0002_MLO_L_AnnotationFile.json").write_bytes(b'{"label": "mass"}')
+        table = cmmd.read(root, annotations=annotations)
+        assert labels(table) == {"file_00001_01": False, "file_00004_01": True}
+        assert reasons(table) == {
+            "file_00002": "unreadable",
+            "file_00003": "unreadable",
+            "file_00004_03": "conflict",
+            **{f"file_00001_{number:02d}": "mask_mismatch" for number in range(2, 9)},
+            "file_00001_09": "too_small",
         }
 
     def test_what_is_not_as_known_stops(self, tmp_path: Path) -> None:
-        root, masks = miniature.cmmd(tmp_path)
-        odd = masks / "patient one.png"
+        root, annotations = miniature.cmmd(tmp_path)
+        odd = annotations / "patient one.json"
         odd.write_bytes(b"")
         with pytest.raises(ArchiveError, match="has not a name such as") as caught:
-            cmmd.read(root, masks=masks)
+            cmmd.read(root, annotations=annotations)
         assert "patient one" not in str(caught.value)
         odd.unlink()
+        name = annotations / "D1-0001_MLO_L_AnnotationFile.json"
+        miniature.write_outlines(name, [miniature.outlined("cyst")])
+        with pytest.raises(ArchiveError, match=r"file 1 .* outline 1: label is 'CYST'"):
+            cmmd.read(root, annotations=annotations)
+        miniature.write_outlines(name, [miniature.outlined("mass")])
         (root / "CMMD_clinicaldata_revision.xlsx").unlink()
-        row = {"ID1": "D1-0001", "LeftRight": "L", "abnormality": "mass", "classification": "?"}
+        row = {"ID1": "D1-0001", "LeftRight": "L", "classification": "?"}
         table = root / "CMMD_clinicaldata_revision.csv"
         for cells, error, says in (
             ({}, LabelError, r"row 2: classification is '\?'"),
-            ({"abnormality": "cyst"}, ArchiveError, "row 2: abnormality is 'cyst'"),
             ({"LeftRight": "B", "classification": "benign"}, ArchiveError, "LeftRight is 'B'"),
             ({"ID1": "1"}, ArchiveError, "ID1 is not of the form"),
         ):
             miniature.write_table(table, [row | cells])
             with pytest.raises(error, match=says):
-                cmmd.read(root, masks=masks)
+                cmmd.read(root, annotations=annotations)
 
 
 class TestEmbed:

@@ -157,5 +157,5 @@ def test_patients_that_nothing_tells_apart_are_refused(patients: object, message
 
 def test_a_number_names_the_patient_that_its_text_does() -> None:
     data = torch.utils.data.TensorDataset(torch.zeros(4, 8), torch.zeros(4))
-    module = mammo_dp.DPDataModule(data, [12, "12", np.int64(12), "B 12"])
+    module = mammo_dp.DPDataModule(data, [12, "12", np.int64(12), "B 12"])  # type: ignore[list-item]
     assert module.sampling.rows_of == ((0, 1, 2), (3,))

@@ -384,7 +384,7 @@ def test_a_delta_without_an_epsilon_is_infinite_and_says_which_would_have_one() 
     for delta in (1e-16, 1e-40):
         (statement,) = ledger.statements(delta)
         assert math.isinf(statement.epsilon)
-        assert "Give a delta of at least 1.6e-15" in statement.sentence
-    (statement,) = ledger.statements(1.6e-15)
+        assert "Give a delta of at least 6.1e-15" in statement.sentence
+    (statement,) = ledger.statements(6.1e-15)
     assert math.isfinite(statement.epsilon)
     assert "Give a delta" not in statement.because

@@ -51,7 +51,7 @@ class CropSet:
         folder: Folder to fill.
         strict: Whether the first rejection stops.
         across_patients: What happens if different patients share a crop.
-        size: Edge that crops must have, in pixels; none takes that of most of them.
+        size: Edge that crops must have, in pixels; none where all have one.
         found: Number of files or rows that the import started from, ``skipped`` included; none for
             a count of what was added and rejected.
         skipped: What was left out before it was opened, by reason.
@@ -99,7 +99,7 @@ class CropSet:
             card: Writes a page about the outcome, also where no crop is left.
 
         Raises:
-            ArchiveError: If no crop is left, or as many have one size as another.
+            ArchiveError: If no crop is left, or sizes differ and none was asked for.
             DuplicateConflict: If different patients share a crop and are not to be merged.
             LeakageError: If copies stand in different splits.
         """
@@ -148,15 +148,18 @@ class CropSet:
         return thumbnail(read_grey(path, crop.file, deep=True))
 
     def _reject_odd_sizes(self) -> list[str]:
-        """Keeps the crops of the size asked for, or that most have; returns the other files."""
+        """Keeps the crops of the size asked for, or that all have; returns the other files.
+
+        Where most decided, one patient more could take out the crops of others.
+        """
         removed = []
-        sizes = Counter(self.edges).most_common()
-        if self.size is None and len(sizes) > 1 and sizes[0][1] == sizes[1][1]:
+        sizes = sorted(set(self.edges))
+        if self.size is None and len(sizes) > 1:
             raise ArchiveError(
-                f"{self.folder}: as many crops have {sizes[0][0]} px as {sizes[1][0]} px. "
-                "Give --size to say which are meant."
+                f"{self.folder}: crops have {' and '.join(map(str, sizes))} px. Give --size to say "
+                "which are meant; the others are rejected."
             )
-        wanted = self.size or (sizes[0][0] if sizes else 0)
+        wanted = self.size or (sizes[0] if sizes else 0)
         for position in reversed(range(len(self.crops))):
             if (edge := self.edges[position]) != wanted:
                 file = self.crops[position].file

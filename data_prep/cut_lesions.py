@@ -16,7 +16,7 @@ import threading
 import time
 from asyncio import CancelledError
 from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -33,7 +33,7 @@ from data_prep.crop_set import REJECTED_FILE, CropSet, print_counts
 from data_prep.cut_image import Cut, ImageOrder, LesionOrder, cut_image
 from data_prep.cutting import Cutting
 from data_prep.duplicates import AcrossPatients
-from data_prep.errors import ManifestError, RecordRejected
+from data_prep.errors import ArchiveError, ManifestError, RecordRejected
 from data_prep.identity import normalised
 from data_prep.lesions import LesionRow, LesionTable, Slab
 from data_prep.manifest import FILE_NAME, Crop, CropsManifest, Split
@@ -494,14 +494,12 @@ def _collect(
     for number, order in enumerate(work.orders):
         for lesion, cut in zip(order.lesions, done[number], strict=True):
             answers[lesion.file] = cut
-    unit = _unit(answers.values())
+    _require_one_unit(rows, answers, origin)
     unused = []
     for row in rows:
         file = _file(row, origin)
         cut = answers[file]
         reason, message = cut.reason, cut.message
-        if not reason and (cut.spacing_mm is not None) != unit:
-            reason, message = "spacing", _odd_unit(row, rows, answers, origin, unit=unit)
         if not reason and row.malignant is None:
             reason, message = "no_label", f"{row.where}: has no label. Leave the row out."
         if reason:
@@ -562,33 +560,24 @@ def _tried(
     return tried
 
 
-def _unit(cuts: Iterable[Cut]) -> bool:
-    """Whether margins of the set are millimetres: as for most crops, and if even, yes."""
-    count = Counter(cut.spacing_mm is not None for cut in cuts if not cut.reason)
-    return count[True] >= count[False]
+def _require_one_unit(rows: Sequence[LesionRow], answers: Mapping[str, Cut], origin: str) -> None:
+    """Refuses a set whose margins would be millimetres for some crops and pixels for others.
 
+    Were the crops of one kind left out, one patient more could take out those of others.
 
-def _odd_unit(
-    row: LesionRow,
-    rows: Sequence[LesionRow],
-    answers: Mapping[str, Cut],
-    origin: str,
-    *,
-    unit: bool,
-) -> str:
-    """Says that a crop has margins of another unit than most."""
-    other = next(
-        other.where
-        for other in rows
-        if not (cut := answers[_file(other, origin)]).reason
-        and (cut.spacing_mm is not None) == unit
-    )
-    states = "states no pixel spacing" if unit else "states its pixel spacing"
-    do = "does" if unit else "does not"
-    return (
-        f"{row.where}: its image {states}, but that of {other} {do}, as most, so margins would "
-        "have two units. Give --spacing_mm."
-    )
+    Raises:
+        ArchiveError: Naming a row of each kind.
+    """
+    first: dict[bool, str] = {}
+    for row in rows:
+        if not (cut := answers[_file(row, origin)]).reason:
+            first.setdefault(cut.spacing_mm is not None, row.where)
+    if len(first) > 1:
+        raise ArchiveError(
+            f"{first[False]}: its image states no pixel spacing, but that of {first[True]} does, "
+            "so margins would have two units. Give --spacing_mm for those that state none, or "
+            "leave the rows of one kind out."
+        )
 
 
 def _finished(work: _Work, journal: Journal) -> CropsManifest:

@@ -3,11 +3,14 @@
 
 The identity decides who shares a clip, who is counted, which split a patient belongs to, and whose
 privacy losses add up. Spelling must not decide any of it, so two ids that a person would read as
-one are one. The rule errs on the side of one patient: two patients taken for one are both
-protected, one patient taken for two is not.
+one are one. Neither mistake protects anybody: one patient taken for two is clipped twice, and of
+two taken for one each can move their common gradient from one end of the clip to the other. So ids
+that could be read either way are refused where they meet, see :func:`require_told_apart`.
 """
 
+import re
 import unicodedata
+from collections.abc import Iterable
 from functools import lru_cache
 
 from data_prep.errors import ManifestError
@@ -25,8 +28,11 @@ def normalised(name: str) -> str:
     >>> normalised("CBIS-DDSM"), normalised(" p-0001"), normalised("P_0001"), normalised("P:1")
     ('cbisddsm', 'p0001', 'p0001', 'p1')
     """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    return "".join(char for char in folded if unicodedata.category(char)[0] in "LNM")
+    return "".join(char for char in _folded(name) if unicodedata.category(char)[0] in "LNM")
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def patient_identity(origin: str, patient_id: str) -> str:
@@ -55,3 +61,51 @@ def patient_identity(origin: str, patient_id: str) -> str:
         if not normalised(value):
             raise ManifestError(f"{name} is {value!r}. Give a name with a letter or a digit.")
     return f"{normalised(origin)}/{normalised(patient_id)}"
+
+
+@lru_cache(maxsize=1 << 16)
+def _numbers(name: str) -> tuple[str, ...]:
+    """Numbers in a name as they are written, apart where anything stands between their digits."""
+    return tuple(re.findall(r"\d+", _folded(name)))
+
+
+@lru_cache(maxsize=1 << 16)
+def _without_zeros(name: str) -> str:
+    """The normal form without what programs add to numbers: leading zeros, and an empty decimal.
+
+    >>> _without_zeros("P_007"), _without_zeros("12.0"), _without_zeros("100")
+    ('p7', '12', '100')
+    """
+    whole = re.sub(r"^\s*(\d+)[.,]0+\s*$", r"\1", _folded(name))
+    return re.sub(r"\d+", lambda digits: digits[0].lstrip("0") or "0", normalised(whole))
+
+
+def require_told_apart(patients: Iterable[tuple[str, str, str]]) -> None:
+    """Refuses ids of which nobody can tell whether they are those of one patient.
+
+    Such are ids that differ in where their digits are parted (``1-11``, ``11-1``), in leading
+    zeros (``7``, ``007``) or in an empty decimal (``12``, ``12.0``, as tables of numbers have it).
+
+    Args:
+        patients: Origin, id, and where it stands, which the message shows.
+
+    Raises:
+        ManifestError: Naming both places, not the patients.
+    """
+    numbers: dict[str, tuple[tuple[str, ...], str]] = {}
+    identities: dict[tuple[str, str], tuple[str, str]] = {}
+    for origin, patient_id, where in patients:
+        if not (identity := patient_identity(origin, patient_id)):
+            continue
+        written = _numbers(patient_id)
+        others, place = numbers.setdefault(identity, (written, where))
+        if others == written:
+            key = (normalised(origin), _without_zeros(patient_id))
+            other, place = identities.setdefault(key, (identity, where))
+            if other == identity:
+                continue
+        raise ManifestError(
+            f"{place} and {where}: patient ids that differ in separated digits, in leading zeros "
+            "or in a decimal. Nobody can tell whether they are one patient's. Write the ids of one "
+            "patient in one way, and those of two so that they differ otherwise."
+        )

@@ -18,7 +18,7 @@ from typing import TypeVar, get_args
 from data_prep.cropping import Box
 from data_prep.errors import ArchiveError, LabelError
 from data_prep.files import find_files
-from data_prep.identity import normalised
+from data_prep.identity import normalised, require_told_apart
 from data_prep.lesions import LeftOut, LesionRow, LesionTable, Mask, Outline, Region, Slab
 from data_prep.manifest import ATTRIBUTES, COLUMNS, LabelSource, Laterality, Split, View
 from data_prep.splits import check_patients
@@ -89,6 +89,7 @@ def read_lesion_table(
         ArchiveError: If the table or a folder is missing, or the table contradicts itself.
         LabelError: For a label without a meaning.
         LeakageError: For a patient in two splits.
+        ManifestError: For patient ids that could be those of one patient or of two.
     """
     for flag, folder in (("images", images), ("masks", masks)):
         if folder is not None and not folder.exists():
@@ -120,6 +121,7 @@ def read_lesion_table(
     rows, repeated = _without_repetitions(source, rows)
     if labels is not None:
         _require_one_patient_per_image(rows)
+        require_told_apart(("own", row.patient_id, row.where) for row in rows)
         check_patients([(r.patient_id, r.split, r.where) for r in rows if r.split is not None])
     notes = [*_notes(rows, source), *_dropped(table, path)]
     by_key = sorted([*left_out, *repeated], key=lambda one: one.key)
@@ -231,25 +233,26 @@ def _require(table: Table, columns: Columns, kept: Iterable[str], *, labelled: b
 
 
 def _require_known_labels(source: _Source) -> None:
-    """Raises LabelError naming every label without a meaning."""
+    """Raises LabelError naming rows whose label has no meaning.
+
+    The words are not shown: where another column was named by mistake, they are patients' names.
+    """
     if source.meanings is None:
         return
-    strange: dict[str, list[TableRow]] = {}
+    strange: dict[str, TableRow] = {}
     for row in source.table.rows:
         word = source.text(row, "malignant")
         if word and word not in source.meanings:
-            strange.setdefault(word, []).append(row)
+            strange.setdefault(word, row)
     if not strange:
         return
-    shown = [
-        f"{word[:40]!r} in {len(rows)} row{'s' if len(rows) > 1 else ''}"
-        for word, rows in list(strange.items())[:_SHOWN]
-    ]
-    more = f" and {len(strange) - _SHOWN} other words" if len(strange) > _SHOWN else ""
-    first = next(iter(strange.values()))[0]
+    first, *others = strange.values()
+    also = ", ".join(str(row.number) for row in others[: _SHOWN - 1])
     raise LabelError(
-        f"{source.table.where(first)}: column {source.columns.malignant} holds "
-        f"{', '.join(shown)}{more}. Known are {', '.join(source.meanings)}. Say what the words "
+        f"{source.table.where(first)}{' and ' * bool(also)}{also}: column "
+        f"{source.columns.malignant} holds {len(strange)} words without a meaning. Known are "
+        f"{', '.join(source.meanings)}. See whether it is the column of labels, and say what its "
+        "words "
         'mean: --labels.malignant "M,1", --labels.benign "B,0", and --labels.unknown for rows to '
         "be left out."
     )

@@ -18,7 +18,7 @@ from PIL import Image
 from data_prep.crop_image import pixel_hash, plane_of, read_volume
 from data_prep.errors import LabelError, LeakageError, ManifestError
 from data_prep.fingerprints import distance, fingerprint
-from data_prep.identity import patient_identity
+from data_prep.identity import patient_identity, require_told_apart
 
 Split = Literal["train", "val", "test"]
 Unit = Literal["patient", "crop"]
@@ -484,6 +484,10 @@ def _check_together(crops: Sequence[Crop], path: Path) -> None:
                     f"{path}, rows {first} and {number}: one patient in splits {split!r} and "
                     f"{crop.split!r}. Keep all crops of a patient in one split."
                 )
+    require_told_apart(
+        (crop.origin, crop.patient_id, f"{path}, row {number}")
+        for number, crop in enumerate(crops, start=2)
+    )
     if len(depths := {crop.depth for crop in crops}) > 1:
         shown = ", ".join(sorted(str(depth or "none") for depth in depths))
         raise ManifestError(

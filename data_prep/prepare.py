@@ -28,6 +28,7 @@ from data_prep.cut_lesions import cut_lesions, patient_splits
 from data_prep.cutting import Cutting
 from data_prep.duplicates import AcrossPatients
 from data_prep.errors import ManifestError, RecordRejected
+from data_prep.identity import normalised
 from data_prep.lesion_table import described, described_files, read_lesion_table
 from data_prep.manifest import CropRule, CropsManifest, Split
 from data_prep.phantoms.parameters import PhantomParameters
@@ -174,7 +175,7 @@ def crop_folder(
     Args:
         root: Folder of the data set, or its parent if that holds one data set only.
         out: Folder to fill with crops.csv, images/ and rejected.csv.
-        size: Edge of the crops, in pixels; others are rejected. That of most files if not given.
+        size: Edge of the crops, in pixels; others are rejected. Needed where sizes differ.
         across_patients: What happens if different patients share a crop: refuse stops; merge makes
             them one patient, and the statement of each fit on the crops says that what this
             reveals is left out.
@@ -182,6 +183,7 @@ def crop_folder(
         card: Write card.html, a private page of counts and crops.
     """
     folder = read_crop_folder(Path(root))
+    _refuse_phantoms(folder.crops[0].dataset)
     skipped = folder.files.skipped
     crops = CropSet(
         Path(out),
@@ -241,7 +243,7 @@ def synthetic_folder(
         provenance: File that says which generator made the set, on which patients it was trained
             and with which privacy. It is copied beside the crops; without it nothing is known, and
             no finite epsilon can be stated for what is trained on the set.
-        size: Edge of the crops, in pixels; others are rejected. That of most files if not given.
+        size: Edge of the crops, in pixels; others are rejected. Needed where sizes differ.
         strict: Stop at the first file that cannot become a crop, instead of listing it.
         card: Write card.html, a private page of counts and crops.
     """
@@ -361,5 +363,15 @@ def _check_name(flag: str, name: str) -> None:
     """
     if not name or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise ManifestError(f"--{flag} {name!r}: give letters, digits, '-', '_' and '.'.")
-    if flag == "origin" and name == "phantom":
-        raise ManifestError("--origin phantom stands for crops without patients. Give another.")
+    if flag == "origin":
+        _refuse_phantoms(name)
+
+
+def _refuse_phantoms(origin: str) -> None:
+    """Refuses an origin that would say of patients that they are none, in any spelling.
+
+    Raises:
+        ManifestError: Naming it.
+    """
+    if normalised(origin) in ("phantom", "phantomarchive"):
+        raise ManifestError(f"origin {origin!r} stands for crops without patients. Give another.")

@@ -209,18 +209,10 @@ def open_run(
 
 
 def close_run(record: RunRecord) -> RunRecord:
-    """Marks a run as finished, with the hash of each file in its folder.
-
-    Nested run folders have records of their own and are left out, as are caches and logs.
-    """
-    nested = {path.parent for path in record.folder.rglob(FILE_NAME)} - {record.folder}
+    """Marks a run as finished, with the hash of each file in its folder."""
     outputs = {
         path.relative_to(record.folder).as_posix(): file_sha256(path)
-        for path in sorted(record.folder.rglob("*"))
-        if path.is_file()
-        and path.name != FILE_NAME
-        and path.relative_to(record.folder).parts[0] not in _UNHASHED
-        and not nested & set(path.parents)
+        for path in files_of(record.folder)
     }
     finished = datetime.now(UTC)
     seconds = (finished - datetime.fromisoformat(record.started)).total_seconds()
@@ -229,6 +221,22 @@ def close_run(record: RunRecord) -> RunRecord:
     )
     _write(done)
     return done
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Files of a run, sorted.
+
+    Nested run folders have records of their own and are left out, as are caches and logs.
+    """
+    nested = {path.parent for path in folder.rglob(FILE_NAME)} - {folder}
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.name != FILE_NAME
+        and path.relative_to(folder).parts[0] not in _UNHASHED
+        and not nested & set(path.parents)
+    ]
 
 
 def forget_run(record: RunRecord, *traces: str) -> None:

@@ -334,7 +334,8 @@ def _further_files(config: Mapping[str, Any], known: Collection[str]) -> dict[st
         known: Inputs that are known already.
 
     Raises:
-        RunError: For a further folder of crops: a statement counts the patients of one.
+        RunError: For a further folder of crops: a statement counts the patients of one. For any
+            folder that outside code is given: it may load what lies in it.
     """
     parts = {name: config[name] for name in ("model", "data")}
     callbacks = (config.get("trainer") or {}).get("callbacks") or []
@@ -345,7 +346,7 @@ def _further_files(config: Mapping[str, Any], known: Collection[str]) -> dict[st
     for part, content in parts.items():
         is_ours = not outside_classes(content)
         for role, value in _texts(content, part):
-            path = Path(value)
+            path = Path(value).expanduser()
             is_word = "/" not in value and not path.suffix
             if value in (*known, *get_args(Split)) or (is_word and is_ours):
                 continue
@@ -353,6 +354,12 @@ def _further_files(config: Mapping[str, Any], known: Collection[str]) -> dict[st
                 raise RunError(
                     f"--{role} {value}: is a further folder of crops, and a statement counts the "
                     "patients of data.init_args.crops. Prepare one folder of all crops."
+                )
+            if path.is_dir() and not is_ours and any(path.iterdir()):
+                raise RunError(
+                    f"--{role} {value}: is a folder, and nobody here knows what {part} would load "
+                    "of it. Give the files, each by an argument: they are inputs whose lineage "
+                    "counts."
                 )
             if path.is_file():
                 found[role] = path

@@ -132,7 +132,30 @@ def test_attacks_name_what_does_not_fit() -> None:
 
 def test_spelling_does_not_make_two_patients_of_one() -> None:
     data = torch.utils.data.TensorDataset(torch.zeros(4, 8), torch.zeros(4))
-    module = mammo_dp.DPDataModule(data, ["P-01", "p_01", " P01", "P-1"])
+    module = mammo_dp.DPDataModule(data, ["P-01", "p_01", " P01", "P-2"])
     assert module.sampling.rows_of == ((0, 1, 2), (3,))
     with pytest.raises(mammo_dp.PrivacyError, match="patient of example 3 has no letter"):
         mammo_dp.DPDataModule(data, [*"abc", "-"])
+
+
+@pytest.mark.parametrize(
+    ("patients", "message"),
+    [
+        (torch.tensor([1, 1, 2, 2]), "example 0 is a Tensor"),  # no tensor equals another
+        (np.array([1.0, np.nan, np.nan, 2.0]), "example 0 is a float"),
+        ([None, None, "a", "b"], "example 0 is a NoneType"),
+        ([("a", 1), ("A", 1), ("b", 1), ("b", 2)], "example 0 is a tuple"),
+        ([12, "12", "a", "012"], "example 0 and example 3: patient ids that differ in"),
+        (["1-11", "11-1", "a", "b"], "example 0 and example 1: patient ids that differ in"),
+    ],
+)
+def test_patients_that_nothing_tells_apart_are_refused(patients: object, message: str) -> None:
+    data = torch.utils.data.TensorDataset(torch.zeros(4, 8), torch.zeros(4))
+    with pytest.raises(mammo_dp.PrivacyError, match=message):
+        mammo_dp.DPDataModule(data, patients)  # type: ignore[arg-type]
+
+
+def test_a_number_names_the_patient_that_its_text_does() -> None:
+    data = torch.utils.data.TensorDataset(torch.zeros(4, 8), torch.zeros(4))
+    module = mammo_dp.DPDataModule(data, [12, "12", np.int64(12), "B 12"])  # type: ignore[list-item]
+    assert module.sampling.rows_of == ((0, 1, 2), (3,))

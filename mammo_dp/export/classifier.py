@@ -84,6 +84,9 @@ def write_onnx(path: Path, released: ReleasedClassifier, facts: dict[str, str]) 
             verbose=False,
         )
     assert program is not None
+    for part in (program.model.graph, *program.model.functions.values()):
+        for node in part.all_nodes():  # type: ignore[attr-defined]  # a graph, or a function
+            node.metadata_props.clear()  # torch notes its call stack, with paths of this machine
     program.model.metadata_props.update(facts)
     program.save(path)
 

@@ -120,7 +120,8 @@ class Lineage:
             folder: The export, with the copied statement.
             names: Files below it, such as the weights.
         """
-        write_files_list(folder, (FILE_NAME, TEXT_NAME, *names))
+        beside = (path.name for path in folder.glob("provenance.*"))
+        write_files_list(folder, (FILE_NAME, TEXT_NAME, *beside, *names))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

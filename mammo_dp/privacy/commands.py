@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.statement.document import FILE_NAME, contents, ledger_of, read_evidence
+from mammo_dp.privacy.statement.document import (
+    FILE_NAME,
+    TEXT_NAME,
+    contents,
+    covering_ledger,
+    ledger_of,
+    read_evidence,
+)
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.recompute import Findings, recompute
 from mammo_dp.privacy.statement.verify import Verification
+from mammo_dp.runs import FILE_NAME as RUN
 from mammo_dp.runs import file_sha256, read_run, run_of
 
 ATTACK, AUDIT = "attack.json", "audit.json"
@@ -31,9 +39,9 @@ def explain(run: str) -> None:
     What attackers achieved on the run, measured later, follows apart from the statement.
 
     Args:
-        run: Run folder or data folder.
+        run: Run folder or data folder, or a file that a statement in it is about.
     """
-    folder = run_of(run) or Path(run)
+    folder = _folder_about(Path(run))
     _, text, notes = _trusted(folder)
     achieved = attacks_in_words(folder) if folder.is_dir() else []
     print("\n".join([text.rstrip("\n"), *([""] if achieved else []), *achieved, *_noted(notes)]))
@@ -45,10 +53,10 @@ def verify(run: str, *, format: Format = "text") -> None:
     Fails and names each file, number and parent that was altered or is missing.
 
     Args:
-        run: Run folder or data folder.
+        run: Run folder or data folder, or a file that a statement in it is about.
         format: "text" for people, "json" for programs.
     """
-    folder = run_of(run) or Path(run)
+    folder = _folder_about(Path(run))
     verification = verified(folder)
     findings, statement = verification.findings, verification.statements.get(folder)
     summary = statement["summary"] if statement else "Has no statement of its own."
@@ -147,6 +155,27 @@ def compose(releases: list[str], *, delta: float | None = None, format: Format =
     lines = [f"# Joint privacy statement of {len(hashes)} releases", ""]
     lines += [f"- {path}: {_released(content)}" for path, (content, _, _) in read.items()]
     print("\n".join([*lines, *_noted(notes), "", *text.splitlines()[2:]]))
+
+
+def _folder_about(path: Path) -> Path:
+    """The folder of a run or of data that a path names.
+
+    Raises:
+        PrivacyError: For a file that merely lies there: no statement covers what is beside its own.
+    """
+    if path.is_dir() or not path.exists():
+        return (run_of(path) if path.is_dir() else None) or path
+    folders = dict.fromkeys((run_of(path) or path.parent, path.parent))
+    if path.name in (FILE_NAME, TEXT_NAME, RUN):
+        return next(iter(folders))
+    found = {folder: covering_ledger(folder, file_sha256(path)) for folder in folders}
+    for folder, ledger in found.items():
+        if isinstance(ledger, PrivacyLedger):
+            return folder
+    raise PrivacyError(
+        f"{path}: nothing here speaks about this file: {next(iter(found.values()))}. Give the "
+        "folder of a run, or the file whose hash its statement names."
+    )
 
 
 def _folder(path: str) -> Path:

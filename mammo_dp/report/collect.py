@@ -129,14 +129,17 @@ class Row:
 
     @property
     def epsilon(self) -> float:
-        """End to end, the largest over cohorts; 0 if no patient stands in the lineage."""
-        return max((statement.epsilon for statement in self.statements), default=0.0)
+        """End to end, of a patient, the largest over cohorts; 0 if none stands in the lineage."""
+        return max((statement.patient_epsilon for statement in self.statements), default=0.0)
 
     @property
     def guarantee(self) -> PrivacyStatement | None:
-        """The statement with the largest epsilon, if all are finite; none without patients."""
-        worst = max(self.statements, key=lambda statement: statement.epsilon, default=None)
-        return None if worst is None or math.isinf(worst.epsilon) else worst
+        """The statement with the largest epsilon, if each patient's is finite; none without one.
+
+        A patient's number counts, not a crop's.
+        """
+        worst = max(self.statements, key=lambda statement: statement.patient_epsilon, default=None)
+        return None if worst is None or math.isinf(worst.patient_epsilon) else worst
 
     @property
     def is_private(self) -> bool:

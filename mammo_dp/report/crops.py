@@ -47,6 +47,7 @@ _LABELS = {
     "generator": "generator",
     "phantom": "procedure",
     "classifier": "classifier",
+    "means": "released means",
 }
 
 
@@ -168,7 +169,13 @@ def contact_sheet(manifest: CropsManifest, *, columns: int = 10, cell_px: int = 
 
 
 def notice(manifest: CropsManifest) -> tuple[str, bool]:
-    """What must stand below a sheet, and whether it shows real patients."""
+    """What must stand below a sheet, and whether it shows real patients.
+
+    Anybody may write an origin into a table. Crops that no sealed statement covers are taken to be
+    those of patients.
+    """
+    if isinstance(doubt := covering_ledger(manifest.folder, manifest.sha256), str):
+        return f"{REAL} Where these crops come from is not known here: {doubt}.", True
     kinds = sorted({crop.origin.partition(":")[0] for crop in manifest.crops})
     real = any(kind not in NOTICES for kind in kinds)
     return " ".join(dict.fromkeys(NOTICES.get(kind, REAL) for kind in kinds)), real

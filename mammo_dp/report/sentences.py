@@ -84,11 +84,11 @@ def facts(row: Row) -> list[Fact]:
         )
     ]
     for statement in row.statements:
-        infinite = math.isinf(statement.epsilon)
+        infinite = math.isinf(statement.patient_epsilon)
         found.append(
             Fact(
                 name="ε end to end",
-                value="∞" if infinite else end_to_end(statement),
+                value=end_to_end(statement),
                 beside=f"{'No guarantee. ' if infinite else ''}{statement.cohort.name}: "
                 f"{statement.conditions}.",
                 open=infinite,
@@ -110,9 +110,11 @@ def lead(row: Row, rows: Sequence[Row], release: str | None) -> str:
     ]
     for statement in row.statements:
         cohort = statement.cohort.name
-        if math.isinf(statement.epsilon):
+        if math.isinf(statement.patient_epsilon):
+            none = math.isinf(statement.epsilon)
             sentences.append(
-                f"Patients of {cohort} have no guarantee: ε = infinity end to end "
+                f"Patients of {cohort} have no guarantee: "
+                f"ε = {'infinity' if none else end_to_end(statement)} end to end "
                 f"(unit {statement.unit}, δ = {statement.delta:g})."
             )
         else:
@@ -174,7 +176,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
     """What a hurried reader should know, most important first."""
     sentences = []
     guaranteed = [(row, row.guarantee) for row in rows if row.guarantee]
-    ascending = sorted(guaranteed, key=lambda pair: pair[1].epsilon)
+    ascending = sorted(guaranteed, key=lambda pair: pair[1].patient_epsilon)
     # As printed: what was calibrated to one target differs a little.
     for level in dict.fromkeys(end_to_end(stated) for _, stated in ascending):
         row, stated = max(
@@ -196,12 +198,15 @@ def summary(rows: Sequence[Row]) -> list[str]:
     voided = [row for row in models(rows) if row.is_private and math.isinf(row.epsilon)]
     if voided:
         because = dict.fromkeys(
-            s.because for row in voided for s in row.statements if math.isinf(s.epsilon)
+            one.because
+            for row in voided
+            for statement in row.statements
+            for one in statement.guarantees
+            if math.isinf(one.epsilon)
         )
         sentences.append(
-            f"{_count(len(voided), 'model was', 'models were')} trained privately but descend"
-            f"{'s' if len(voided) == 1 else ''} from a stage without privacy: the end-to-end "
-            f"epsilon is infinity. {' '.join(because)}"
+            f"{_count(len(voided), 'model was', 'models were')} trained privately, but the "
+            f"end-to-end epsilon of a patient is infinity. {' '.join(because)}"
         )
     attacked = [row for row in models(rows) if row.attack]
     if attacked and not findings(rows):

@@ -231,7 +231,8 @@ def test_an_interrupted_end_is_finished(tmp_path: Path, monkeypatch: pytest.Monk
     assert content(tmp_path / "out") == whole
 
 
-def test_margins_have_one_unit_that_of_most_images(tmp_path: Path) -> None:
+def test_margins_have_one_unit_or_are_refused(tmp_path: Path) -> None:
+    """If that of most images held, one patient more would take out the crops of all others."""
     images = tmp_path / "images"
     images.mkdir()
     lines = []
@@ -240,12 +241,9 @@ def test_margins_have_one_unit_that_of_most_images(tmp_path: Path) -> None:
         write_dicom(images / f"{i}.dcm", grey(i), **spacing)
         lines.append(line(f"{i}.dcm", i))
     (tmp_path / "t.csv").write_text("\n".join([HEADER, *lines]) + "\n")
-    manifest = cut(tmp_path, scanned_film=True)
-    assert len(manifest.crops) == 2
-    (row,) = rejected(tmp_path / "out")
-    assert (row["record"], row["reason"]) == ("row_0002", "spacing")
-    assert "that of t.csv, row 3 does, as most" in row["message"]
-    assert not (tmp_path / "out" / "images" / "own_row_0002.png").exists()
+    with pytest.raises(ArchiveError, match=r"row 2: its image states no pixel .*row 3 does, so"):
+        cut(tmp_path, scanned_film=True)
+    assert not (tmp_path / "out" / "crops.csv").exists()
     given = Cutting(size=16, spacing_mm=0.07)
     assert len(cut(tmp_path, "given", scanned_film=True, cutting=given).crops) == 3
 

@@ -4,15 +4,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from data_prep.datamodule import CropsDataset
+from data_prep.datamodule import CropBatch, CropsDataset
 from data_prep.errors import LeakageError, ManifestError
-from data_prep.identity import normalised, patient_identity
+from data_prep.identity import normalised, patient_identity, require_told_apart
 from data_prep.manifest import CropsManifest
 from data_prep.splits import check_patients, patient_share
 from mammo_dp.privacy.statement.cohort import Cohort
+from mammo_dp.privacy.training.gradients.methods import LoopSums
+from mammo_dp.privacy.training.gradients.units import Clip
 from mammo_dp.privacy.training.sampling import PoissonSampling
 from tests.conftest import write_cohort
 
@@ -52,6 +56,40 @@ def test_unicode_forms_are_one_name(form: str) -> None:
 def test_other_numbers_are_other_patients(one: str, other: str) -> None:
     assert patient_identity("a", one) != patient_identity("a", other)
     assert patient_identity("a", one) != patient_identity("b", one)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("1-11", "11-1"), ("7", "007"), ("P_1", "P_01"), ("12", "12.0"), ("120", "12.0")],
+)
+def test_ids_that_could_be_of_one_patient_or_of_two_are_refused_where_they_meet(
+    one: str, other: str
+) -> None:
+    with pytest.raises(ManifestError, match=r"^row 2 and row 4: patient ids that differ") as caught:
+        require_told_apart([("a", one, "row 2"), ("a", "q", "row 3"), ("a", other, "row 4")])
+    assert one not in str(caught.value).removeprefix("row 2 and row 4")
+    require_told_apart([("a", one, "row 2"), ("b", other, "row 3"), ("", "", "row 4")])
+
+
+def test_two_patients_under_one_identity_share_a_clip_and_are_refused(
+    cohort: CropsManifest, tmp_path: Path
+) -> None:
+    """Each of them alone moves the common gradient by two clipping norms, not by one."""
+    image = torch.tensor([[100.0, 0.0], [-10.0, 0.0]])
+    net, total = nn.Linear(2, 1, bias=False), torch.zeros(2, 1, 2)
+    for left_out in (0, 1):
+        rows = torch.arange(left_out, 2)
+        batch = CropBatch(image[rows], rows, rows, torch.zeros_like(rows))
+        LoopSums(net, 8).accumulate(
+            lambda batch: net(batch.image)[:, 0], batch, [total[left_out]], Clip(norm=1.0)
+        )
+    assert float((total[0] - total[1]).norm()) == pytest.approx(2)
+    names = dict(
+        zip(sorted({crop.patient_id for crop in cohort.crops}), ("1-11", "11-1"), strict=False)
+    )
+    crops = [replace(c, patient_id=names.get(c.patient_id, c.patient_id)) for c in cohort.crops]
+    with pytest.raises(ManifestError, match=r"crops.csv, row .* and .*, row .*: patient ids that"):
+        CropsManifest.write(tmp_path, crops)
 
 
 @given(st.text(), st.sampled_from([str.upper, str.lower, str.swapcase, str.strip]))

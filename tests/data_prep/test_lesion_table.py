@@ -79,9 +79,14 @@ def test_columns_and_words_are_said_never_guessed(images: Path) -> None:
 
 def test_labels_outside_the_mapping_stop_and_are_all_named(images: Path) -> None:
     lines = [f"a.dcm,P{i},{word},1,2,30,40" for i, word in enumerate(["1", "M", "M", "1.0"])]
-    message = r"row 3: column malignant holds 'M' in 2 rows, '1.0' in 1 row.*--labels.malignant"
+    message = r"row 3 and 5: column malignant holds 2 words without.*--labels.malignant"
     with pytest.raises(LabelError, match=message):
         read(images, lines)
+    header = "file,label,malignant,x0,y0,x1,y1"  # the column of patients, by mistake
+    names = Columns(patient="label", malignant="malignant")
+    with pytest.raises(LabelError, match="holds 1 words without a meaning") as caught:
+        read(images, ["a.dcm,1,Doe^Jane,1,2,30,40"], header, columns=names)
+    assert "Doe" not in str(caught.value)
     with pytest.raises(LabelError, match="'1' stands for two classes"):
         read(images, lines, labels=Labels(benign="0,1"))
     with pytest.raises(LabelError, match=r"--labels\.benign is empty"):

@@ -15,6 +15,7 @@ from data_prep.errors import (
     ArchiveError,
     DuplicateConflict,
     LeakageError,
+    ManifestError,
     RecordRejected,
 )
 from data_prep.manifest import CropsManifest
@@ -150,16 +151,26 @@ def test_spacing_sets_margin_and_is_carried_to_the_crop(archive: Path, tmp_path:
     assert manifest.crops[0].pixel_spacing_mm == pytest.approx(0.2 * side / 32)
 
 
+@pytest.mark.parametrize("origin", ["phantom", "Phantom", "phantom-archive", "Phantom_Archive"])
+def test_patients_cannot_be_called_phantoms(tmp_path: Path, origin: str) -> None:
+    with pytest.raises(ManifestError, match="stands for crops without patients"):
+        prepare.lesions(table="t.csv", images=".", out=str(tmp_path / "out"), origin=origin)
+    put(tmp_path, dataset=origin)
+    (tmp_path / "cbis-ddsm").rename(tmp_path / origin)
+    with pytest.raises(ManifestError, match="stands for crops without patients"):
+        prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "out"))
+
+
 def test_one_unit_per_set(tmp_path: Path) -> None:
     tiny = TinyArchive(tmp_path / "archive")
     tiny.add("P_00001", PixelSpacing=[0.05, 0.05])
     tiny.add("P_00002")
     out = tmp_path / "out"
-    manifest = prepare.cbis_ddsm(root=str(tiny.write()), out=str(out), size=32)
-    assert [crop.patient_id for crop in manifest.crops] == ["P_00001"]
-    (found,) = rejected(out)
-    assert (found["record"], found["reason"]) == ("train_0003", "spacing")
-    assert "Give --spacing_mm" in found["message"]
+    root = str(tiny.write())
+    with pytest.raises(ArchiveError, match=r"states no pixel spacing, .*Give --spacing_mm"):
+        prepare.cbis_ddsm(root=root, out=str(out), size=32)
+    given = prepare.cbis_ddsm(root=root, out=str(tmp_path / "mm"), size=32, spacing_mm=0.05)
+    assert [crop.patient_id for crop in given.crops] == ["P_00001", "P_00002"]
 
 
 def test_unequal_pixel_spacing_keeps_lesion_and_mask_together(tmp_path: Path) -> None:
@@ -284,16 +295,18 @@ def test_unusable_files_of_a_crop_folder_are_listed(tmp_path: Path) -> None:
         prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "strict"), strict=True)
 
 
-def test_as_many_crops_of_one_size_as_of_another_are_refused(tmp_path: Path) -> None:
+def test_sizes_that_differ_are_refused_unless_one_is_asked_for(tmp_path: Path) -> None:
+    """If most decided, one patient more would take out the crops of all others."""
     put(tmp_path, patient="P_00001")
-    Image.new("L", (8, 8)).save(put(tmp_path, patient="P_00002"))
-    with pytest.raises(ArchiveError, match=r"as many crops have 16 px as 8 px\. Give --size"):
+    for patient in ("P_00002", "P_00003"):
+        Image.new("L", (8, 8)).save(put(tmp_path, patient=patient))
+    with pytest.raises(ArchiveError, match=r"crops have 8 and 16 px\. Give --size"):
         prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "out"))
-    manifest = prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "sized"), size=8)
-    assert [crop.patient_id for crop in manifest.crops] == ["P_00002"]
+    manifest = prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "sized"), size=16)
+    assert [crop.patient_id for crop in manifest.crops] == ["P_00001"]
 
 
-def test_crops_of_another_size_than_most_are_rejected_by_name(
+def test_crops_of_another_size_than_asked_for_are_rejected_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for patient in ("P_00001", "P_00003"):
@@ -302,7 +315,7 @@ def test_crops_of_another_size_than_most_are_rejected_by_name(
     Image.new("L", (8, 8)).save(odd)
     (odd.parent / f"._{odd.name}").write_bytes(b"x")
     out = tmp_path / "out"
-    manifest = prepare.crop_folder(root=str(tmp_path), out=str(out))
+    manifest = prepare.crop_folder(root=str(tmp_path), out=str(out), size=16)
     assert len(manifest.crops) == 2
     assert not (out / "images" / "cbis-ddsm_train_0002.png").exists()
     assert 'cbis-ddsm_train_0002,odd_size,"images/cbis-ddsm_train_0002.png: 8 px, where 16' in (
@@ -312,7 +325,7 @@ def test_crops_of_another_size_than_most_are_rejected_by_name(
         "found 4 = read 2 + rejected 1 (odd_size 1) + skipped 1 (helper file 1)"
     )
     with pytest.raises(RecordRejected, match="8 px, where 16 px"):
-        prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "strict"), strict=True)
+        prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "strict"), size=16, strict=True)
 
 
 def make_synthetic(folder: Path, count: int = 4) -> Path:

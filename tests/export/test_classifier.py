@@ -124,6 +124,7 @@ def test_onnx_scores_as_the_run_for_any_number_of_crops(
         facts["statement_sha256"] == shared.statement_sha256 == file_sha256(folder / "privacy.json")
     )
     assert facts["checkpoint_sha256"] == shared.checkpoint_sha256
+    assert b"classifier.py" not in (folder / "model.onnx").read_bytes()  # of whose machine
     with pytest.raises(ExportError, match=r"holds model\.onnx, which other programs run"):
         SharedClassifier.read(folder)
 

@@ -18,7 +18,8 @@ from mammo_dp.attacks.membership.results import score
 from mammo_dp.attacks.membership.scores import LOSS_THRESHOLD
 from mammo_dp.attacks.membership.signals import Signals, write_signals
 from mammo_dp.attacks.statistics import Bounds
-from mammo_dp.privacy.statement.document import SCHEMA
+from mammo_dp.privacy.statement.document import SCHEMA, write_statement
+from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.seals import seal
 from mammo_dp.runs import close_run, file_sha256, open_run, read_run
 from tests.conftest import write_cohort
@@ -87,10 +88,14 @@ class Tree:
             seed=seed,
         )
         views: tuple[View, ...] = ("CC", "MLO")
-        CropsManifest.write(
+        written = CropsManifest.write(
             folder,
             [replace(c, view=views[i % 2]) for i, c in enumerate(manifest.crops)],
         )
+        if origin == "phantom":
+            write_statement(folder, PrivacyLedger(), artefact=folder / "crops.csv")
+        elif (folder / "privacy.json").exists():
+            write_statement(folder, PrivacyLedger(), about=written.sha256)
         close_run(record)
 
     def fit(

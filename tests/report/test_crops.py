@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from data_prep.manifest import CropsManifest
+from mammo_dp.privacy.statement.document import write_statement
+from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.report.crops import GAP_PX, contact_sheet, notice, sheet
 
 Make = Callable[..., CropsManifest]
@@ -71,6 +74,17 @@ def test_one_class_gives_one_line(make_cohort: Make) -> None:
 def test_notice_says_whose_images_they_are(
     make_cohort: Make, origin: str, words: str, real: bool
 ) -> None:
-    text, is_real = notice(make_cohort(origin=origin))
+    manifest = make_cohort(origin=origin)
+    write_statement(manifest.folder, PrivacyLedger(), about=manifest.sha256)
+    text, is_real = notice(manifest)
     assert words in text
     assert is_real is real
+
+
+def test_a_table_that_nobody_sealed_shows_patients_whatever_it_says(make_cohort: Make) -> None:
+    patients = make_cohort(origin="cbis-ddsm")
+    edited = [replace(crop, origin="phantom", patient_id="") for crop in patients.crops]
+    text, is_real = notice(CropsManifest.write(patients.folder, edited))
+    assert is_real
+    assert text.startswith("Shows images of the cohort: internal use only.")
+    assert "not known here: the statement beside it is about another file." in text

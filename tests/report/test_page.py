@@ -116,7 +116,7 @@ def test_the_page_is_accessible(built: Path) -> None:
 
 def test_the_page_says_infinity_and_why(built: Path) -> None:
     text = " ".join(Page((built / "report.html").read_text()).text.split())
-    assert "the end-to-end epsilon is infinity" in text
+    assert "the end-to-end epsilon of a patient is infinity" in text
     assert BECAUSE in text
     assert "ε = infinity end to end (unit patient, δ = 0.0001)" in text
 
@@ -188,7 +188,7 @@ def test_the_summary_names_the_guarantee_the_price_and_the_void(tree: Tree) -> N
         "crops, reaches AUROC 0.610 [0.560, 0.660] on val."
     )
     assert "Trained without privacy, the best model reaches AUROC 0.752" in sentences[1]
-    assert sentences[2].startswith("1 model was trained privately but descends from")
+    assert sentences[2].startswith("1 model was trained privately, but the end-to-end epsilon of a")
     assert "No membership attack exceeded a bound" in sentences[3]
 
 

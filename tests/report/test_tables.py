@@ -13,7 +13,7 @@ from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.report.collect import collect
-from mammo_dp.report.sentences import in_words
+from mammo_dp.report.sentences import in_words, lead, summary
 from mammo_dp.report.tables import (
     MAIN,
     RISK,
@@ -114,6 +114,19 @@ def test_a_crops_epsilon_never_stands_without_the_patients() -> None:
     assert f"ε = {crop} per crop, {patient} per patient end to end" in " ".join(
         in_words(statement, own=True)
     )
+
+
+def test_patients_count_where_crops_are_the_unit(tree: Tree) -> None:
+    """A crop has epsilon 2 and a patient none: that is no model with a guarantee."""
+    row = collect(tree.runs)[1]
+    beside = {f"{name}_patient": value for name, value in row.privacy["statements"][0].items()}
+    row.privacy["statements"][0] |= beside | {"unit": "crop", "epsilon_patient": "infinity"}
+    row.__dict__.pop("statements", None)  # read before the unit was changed
+    assert math.isfinite(row.statements[0].epsilon)
+    assert math.isinf(row.epsilon)
+    assert row.guarantee is None
+    assert "have no guarantee: ε = 5.48 per crop, ∞ per patient end" in lead(row, [row], None)
+    assert "epsilon of a patient is infinity" in " ".join(summary([row]))
 
 
 def test_comma_separated_values_carry_full_precision_and_all_conditions(tree: Tree) -> None:

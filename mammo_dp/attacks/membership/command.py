@@ -33,7 +33,7 @@ from mammo_dp.attacks.membership.signals import (
     statement_about,
     write_signals,
 )
-from mammo_dp.runs import RELEASED, run_folder
+from mammo_dp.runs import RELEASED, input_sha256, run_folder
 
 SHADOWS = 64
 SCORES, MODELS, ATTACK = "scores.csv", "models.npz", "attack.json"
@@ -122,7 +122,9 @@ def attack_membership(
     splits = (member_split, nonmember_split)
     for split in splits:
         require_patients(manifest, manifest.rows(split), split)
-    statement = statement_about(run / "privacy.json", manifest, *splits)
+    statement = statement_about(
+        run / "privacy.json", input_sha256(run / RELEASED), manifest, *splits
+    )
     trained = TrainedRun.read(run, statement)
     count, why_not = how_many(trained, shadows, references)
     with run_folder(

@@ -124,6 +124,8 @@ class TrainedRun:
             return f"{kind or 'a model of unknown kind'} is not trained as a head by this attack"
         if (trained := self.settings["trainable"]) != "head":
             return f"trainable is {trained!r}, so that each shadow would be a whole fit"
+        if "clipping" in self.settings and self.statement.own is None:
+            return "no account holds for its steps, so it is not known what they were"
         if not self.statement.is_own:
             return "the head was fitted to other crops than these, which an earlier stage saw"
         return ""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from data_prep.manifest import FILE_NAME, CropsManifest, Split, Unit
 from mammo_dp.attacks import AttackError
 from mammo_dp.privacy.statement.cohort import Cohort
-from mammo_dp.privacy.statement.document import read_statements
+from mammo_dp.privacy.statement.document import read_statement, read_statements
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.runs import write_text_atomically
 
@@ -33,21 +33,31 @@ def require_two_groups(member_split: Split, nonmember_split: Split) -> None:
 
 
 def statement_about(
-    path: Path, manifest: CropsManifest, member_split: Split, nonmember_split: Split
+    path: Path,
+    attacked: str,
+    manifest: CropsManifest,
+    member_split: Split,
+    nonmember_split: Split,
 ) -> PrivacyStatement:
     """The statement about the members.
 
     Args:
         path: ``privacy.json`` of what is attacked.
+        attacked: SHA-256 of what is attacked, a checkpoint or a table of crops.
         manifest: Crops of members and non-members.
         member_split: Split that some stage was trained on.
         nonmember_split: Split that no stage was trained on.
 
     Raises:
         PrivacyError: If there is no readable statement.
-        AttackError: If the statement says nothing about them, so that nobody is a known member, or
-            some stage was trained on the non-members too.
+        AttackError: If the statement is about another file, or says nothing about the members, so
+            that nobody is a known one, or some stage was trained on the non-members too.
     """
+    if (read_statement(path)["artefact"] or {}).get("sha256") != attacked:
+        raise AttackError(
+            f"{path}: is not about what is attacked, which has sha256 {attacked[:12]}, so its "
+            "bounds are those of something else. Restore the folder, or run the stage again."
+        )
     by_tag = {statement.cohort.tag: statement for statement in read_statements(path)}
     of_split = {
         split: by_tag[tag]

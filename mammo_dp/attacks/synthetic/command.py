@@ -189,11 +189,12 @@ def synthetic(
     ) as record:
         if record.is_finished_as_said():
             return
-        manifest = CropsManifest.read(crops)
-        statement = statement_about(privacy, manifest, member_split, nonmember_split)
+        manifest, released = CropsManifest.read(crops), CropsManifest.read(synthetic)
+        statement = statement_about(
+            privacy, released.sha256, manifest, member_split, nonmember_split
+        )
         saved = record.folder / SCORES
         if not saved.exists():
-            released = CropsManifest.read(synthetic)
             other = None if reference is None else CropsManifest.read(reference)
             require_independent(manifest, released, other)
             write_signals(

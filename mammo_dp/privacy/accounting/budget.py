@@ -41,6 +41,10 @@ class Sampling(Protocol):
     def stated_units(self) -> int:
         """Number of units that may be known."""
 
+    @property
+    def units(self) -> int:
+        """True number of units, which a declared one must not make small."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivacyBudget:
@@ -160,9 +164,10 @@ class PrivacyBudget:
             steps: Steps of the whole run, > 0.
 
         Raises:
-            PrivacyError: If delta is not below 1 / units, or the target cannot be met.
+            PrivacyError: If delta is not below 1 / units, true and declared, or the target cannot
+                be met.
         """
-        require_delta(self.delta, sampling.stated_units, sampling.unit)
+        require_delta(self.delta, max(sampling.units, sampling.stated_units), sampling.unit)
         return calibrate(self, sampling_rate=sampling.rate, steps=steps)
 
 

@@ -151,7 +151,8 @@ class PrivacyStatement:
         composed: Stage and mechanism of each access that epsilon covers, as it acts on one unit.
         exclusions: What this statement leaves out, beyond what every statement leaves out.
         is_own: Whether the stage that released the artefact used this cohort.
-        own: Mechanism of the stage that released the artefact; none if that had none.
+        own: Mechanism of the stage that released the artefact; none if that had none, or one whose
+            account guarantees nothing.
     """
 
     cohort: Cohort

@@ -323,7 +323,11 @@ class PrivacyLedger:
             crop = _of_crops(cohort, private, delta, reasons, _because(touching))
         accesses = [access for access, _ in private]
         composed = tuple((a.stage, m) for a, m in zip(accesses, mechanisms, strict=True))
-        own = (m for a, m in zip(accesses, mechanisms, strict=True) if a.released == released)
+        own = (
+            mechanism
+            for access, mechanism in zip(accesses, mechanisms, strict=True)
+            if access.released == released and not access.void
+        )
         return PrivacyStatement(
             cohort=cohort,
             delta=delta,

@@ -8,7 +8,7 @@ parents, and its mechanisms with the account, by a check that each command of pr
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -51,12 +51,14 @@ from mammo_dp.runs import (
     RunRecord,
     config_sha256,
     file_sha256,
+    files_of,
     input_sha256,
     read_run,
     run_of,
 )
 from mammo_dp.runs import FILE_NAME as RUN
 
+_SHOWN = 5  # files that a note names
 RUN_AGAIN = "The statement does not hold; run the stage again"
 
 
@@ -134,6 +136,8 @@ class Verification:
             self.findings.add(folder / RUN, "the run is unfinished", "Run the same command again")
         for name, recorded in record.outputs.items():
             self._output(folder / name, recorded)
+        if record.is_finished:
+            self._note_unlisted(folder, record.outputs, RUN)
         there = config_sha256(record.command, record.config, record.seed)
         self.findings.compare(folder / RUN, "config_sha256", record.config_sha256, there)
         if (path := folder / "config.yaml").is_file():
@@ -175,6 +179,18 @@ class Verification:
             self.findings.checked["seals"] += 1
         for name, recorded in files.items():
             self._output(folder / name, recorded, FILES_NAME, RESTORE_EXPORT)
+        if not (folder / CROPS).is_file():  # which lists its images
+            self._note_unlisted(folder, files, FILES_NAME)
+
+    def _note_unlisted(self, folder: Path, listed: Collection[str], listed_in: str) -> None:
+        """Says which files came later: no statement covers what lies beside its own."""
+        found = [path.relative_to(folder).as_posix() for path in files_of(folder)]
+        if later := [name for name in found if name not in listed and name != FILES_NAME]:
+            more = f" and {len(later) - _SHOWN} more" if len(later) > _SHOWN else ""
+            self.findings.notes.append(
+                f"{folder}: {', '.join(later[:_SHOWN])}{more}: not in {listed_in}, so nothing here "
+                "speaks about them."
+            )
 
     def _output(
         self, path: Path, recorded: str, listed_in: str = RUN, remedy: str = RESTORE

@@ -2,8 +2,9 @@
 """Data as differential privacy needs them: whole units, drawn by Poisson sampling."""
 
 import secrets
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import lightning
@@ -19,7 +20,8 @@ from data_prep.datamodule import (
     collate_crops,
     seed_worker,
 )
-from data_prep.identity import normalised
+from data_prep.errors import ManifestError
+from data_prep.identity import normalised, require_told_apart
 from data_prep.manifest import CropsManifest, Split, Unit
 from data_prep.transforms import Augmentation
 from mammo_dp.privacy.errors import PrivacyError
@@ -294,8 +296,8 @@ class DPDataModule(lightning.LightningDataModule):
         data: Map-style dataset of pairs ``(input, label)``, such as a ``TensorDataset``: inputs
             of one shape, ``(features,)`` or ``(channels, height, width)``, each a function of its
             patient alone, without random augmentation; labels are numbers.
-        patients: Patient of each example, of any type that can be compared, ``len(data)`` of them;
-            the spelling of a text does not tell patients apart.
+        patients: Patient of each example, ``len(data)`` of them, as texts or whole numbers; the
+            spelling of a text does not tell patients apart.
         rate: Probability that a patient joins a step, in ``(0, 1]``.
         public_size: Declared number of patients, see :class:`DPCropsDataModule`.
         insecure_seed: Fixes draws and noise, for tests: whoever knows it can remove the noise.
@@ -313,7 +315,7 @@ class DPDataModule(lightning.LightningDataModule):
     def __init__(
         self,
         data: Dataset[Any],
-        patients: Sequence[Hashable],
+        patients: Sequence[str | int],
         *,
         rate: float = 0.25,
         public_size: int | None = None,
@@ -328,15 +330,14 @@ class DPDataModule(lightning.LightningDataModule):
             )
         self.data = data
         self.insecure_seed = insecure_seed
-        rows: dict[Hashable, list[int]] = {}
-        for row, patient in enumerate(patients):
-            name = normalised(patient) if isinstance(patient, str) else patient
-            if name == "":
-                raise PrivacyError(
-                    f"data: the patient of example {row} has no letter and no digit. Name the "
-                    "patient of each example."
-                )
-            rows.setdefault(name, []).append(row)
+        rows: dict[str, list[int]] = {}
+        names = [_patient_name(patient, row) for row, patient in enumerate(patients)]
+        try:
+            require_told_apart(("data", name, f"example {row}") for row, name in enumerate(names))
+        except ManifestError as error:
+            raise PrivacyError(f"data: {error}") from error
+        for row, name in enumerate(names):
+            rows.setdefault(normalised(name), []).append(row)
         self.sampling = PoissonSampling(
             unit="patient",
             rows_of=tuple(map(tuple, rows.values())),
@@ -393,6 +394,26 @@ class _Draws(Dataset[CropItem]):
             torch.tensor(rows, dtype=torch.int64),
             torch.tensor([self.unit_of[row] for row in rows], dtype=torch.int64),
         )
+
+
+def _patient_name(patient: object, row: int) -> str:
+    """The text that names the patient of an example.
+
+    Raises:
+        PrivacyError: For what tells nobody apart, such as NaN, which differs from itself.
+    """
+    number = isinstance(patient, Integral) and not isinstance(patient, bool)
+    if not (number or isinstance(patient, str)):
+        raise PrivacyError(
+            f"data: the patient of example {row} is a {type(patient).__name__}. Give texts or "
+            "whole numbers, such as column.tolist(), and leave out whose patient is unknown."
+        )
+    if not normalised(name := str(patient)):
+        raise PrivacyError(
+            f"data: the patient of example {row} has no letter and no digit. Name the patient of "
+            "each example."
+        )
+    return name
 
 
 def _plain(label: float | Tensor) -> float:

@@ -36,7 +36,7 @@ from mammo_dp.privacy.training.monitors import (
     of_other_splits,
     unseen_monitors,
 )
-from mammo_dp.privacy.training.outside import outside_code, replaced_parts
+from mammo_dp.privacy.training.outside import SEEDED, is_seeded, outside_code, void_account
 from mammo_dp.privacy.training.sampling import FRESH_KEY
 from mammo_dp.runs import RunRecord, file_sha256
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:  # lightning takes seconds to import; reading statements does 
     from lightning.pytorch import Trainer
 
 
-SEEDED = "with draws and noise of a fixed seed, for tests: whoever knows it can remove the noise"
 # Settings that a statement is held against, by the names of the arguments in run.json.
 MODEL_SETTINGS = ("delta", "clipping_norm")
 DATA_SETTINGS = ("unit", "rate", "public_size", "crops_per_patient", "insecure_seed", "train_split")
@@ -82,6 +81,7 @@ def write_fit_statement(
             f"data: {type(data).__name__} has no crops manifest, so nobody knows whose data were "
             "used. Use mammo_dp.CropsDataModule or mammo_dp.DPCropsDataModule."
         )
+    _require_input(record, type(data).__name__, manifest)
     private = module if isinstance(module, DPTraining) else None
     sampling = private.sampling if private is not None else None
     unit: Unit = sampling.unit if sampling is not None else "patient"
@@ -91,7 +91,7 @@ def write_fit_statement(
     if plan is not None and counted:
         mechanisms = (plan.of(counted),)
     rows = getattr(data, "train_rows", None) or manifest.rows(split)
-    void = _void(trainer)
+    void = "" if private is None else void_account(private, data, trainer.global_step)
     ledger = (
         fit_parents(record)
         .joined([public_ledger(module)])
@@ -121,32 +121,31 @@ def write_fit_statement(
         delta=private.budget.delta if private is not None and counted else loose_delta(ledger),
         artefact=released,
         randomness=(
-            randomness(data.sampling.unit, seeded=_is_seeded(data)) if private is not None else None
+            randomness(data.sampling.unit, seeded=is_seeded(data)) if private is not None else None
         ),
         precision=str(trainer.precision),
         run=record,
     )
 
 
-def _void(trainer: "Trainer") -> str:
-    """Why the account of a private fit guarantees nothing, as a clause; empty if it does."""
-    from mammo_dp.privacy.training.module import DPTraining
+def _require_input(record: RunRecord, name: str, manifest: CropsManifest) -> None:
+    """Checks that the crops of a fit are those that its run recorded, and so its lineage.
 
-    module, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
-    if not isinstance(module, DPTraining):
-        return ""
-    if _is_seeded(data):
-        return SEEDED
-    if replaced := replaced_parts(module):
-        return (
-            f"with an account that its own code replaces in part ({', '.join(replaced)}), which "
-            "nobody here has read"
+    Args:
+        record: The run.
+        name: Of the data module.
+        manifest: Table that the data module read.
+
+    Raises:
+        PrivacyError: If they came in by no argument, or their table was changed in memory.
+    """
+    entry = record.inputs.get("data")
+    if entry is None or CropsManifest.read(entry.path).crops != manifest.crops:
+        raise PrivacyError(
+            f"data: {name} read crops that are not those of data.init_args.crops, so their lineage "
+            "is unknown and a statement would speak about others. Give their folder by that "
+            "argument, and take the table as it stands there."
         )
-    if module.mechanisms and module.accounted_steps != trainer.global_step:
-        return (
-            f"in {trainer.global_step} steps, of which its account holds {module.accounted_steps}"
-        )
-    return ""
 
 
 def fit_parents(record: RunRecord) -> PrivacyLedger:
@@ -210,10 +209,6 @@ def _selected(
         )
         for used, note in looked.items()
     ]
-
-
-def _is_seeded(data: Any) -> bool:  # noqa: ANN401  any data module
-    return getattr(data, "insecure_seed", None) is not None
 
 
 def randomness(unit: Unit, *, seeded: bool) -> dict[str, str]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``DPTraining``: differentially private training on Lightning; one batch is one accounted step."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -30,15 +31,17 @@ from mammo_dp.privacy.training.gradients.self_check import first_that_passes, re
 from mammo_dp.privacy.training.gradients.units import Clip, ClippedSums, Clipping
 from mammo_dp.privacy.training.monitors import monitors_of
 from mammo_dp.privacy.training.optimizer import PrivateOptimizer
+from mammo_dp.privacy.training.outside import void_account
 from mammo_dp.privacy.training.plugins import DPDDPStrategy
 from mammo_dp.privacy.training.sampling import (
     DrawCheck,
     PoissonSampling,
     PoissonUnitSampler,
+    is_fresh,
     key_name,
 )
 
-_SHORTEST_KEY = 192  # bits; 256 random ones have fewer once in 2^64
+_OF_ACCOUNT = ("unit", "public_size")  # of the sampling: what an account holds for
 _PRECISIONS = ("32-true", "bf16-mixed")
 
 
@@ -143,7 +146,15 @@ class DPTraining(lightning.LightningModule):
 
     @property
     def spent_epsilon(self) -> float:
-        """Epsilon of the steps so far, at the budget's delta."""
+        """Epsilon of the steps so far, at the budget's delta.
+
+        Infinite where the account guarantees nothing: under a fixed seed, where outside code
+        replaces a part of it, or where the trainer took steps that it does not hold.
+        """
+        if self._trainer is not None and void_account(
+            self, self._datamodule, self.trainer.global_step
+        ):
+            return math.inf
         return compose(self.mechanisms).epsilon(self.budget.delta) if self.mechanisms else 0.0
 
     @property
@@ -196,12 +207,16 @@ class DPTraining(lightning.LightningModule):
         self.noise_multiplier = self.budget.noise_multiplier(sampling, steps=self.trainer.max_steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores account and weights of a run that resumes."""
+        """Restores account and weights of a run that resumes.
+
+        Raises:
+            PrivacyError: If the file holds no account, or that of other units.
+        """
         super().on_load_checkpoint(checkpoint)
+        if self._trainer is not None and self.trainer.training:
+            refuse_other_account(checkpoint, self.sampling)
         if "accountant" not in checkpoint:
             return
-        if self._trainer is not None and self.trainer.training:
-            refuse_other_size(checkpoint.get("public_size"), self.sampling.public_size)
         self.accountant.load_state_dict(checkpoint["accountant"])
         self._earlier_keys = list(checkpoint.get("keys", []))
         if self._trainer is not None and self.trainer.training and "last_weights" in checkpoint:
@@ -309,6 +324,7 @@ class DPTraining(lightning.LightningModule):
         assert isinstance(counted, LightningOptimizer)
         private = counted.optimizer  # attributes set on Lightning's wrapper are lost
         assert isinstance(private, PrivateOptimizer)
+        self._require_accounted(private)
         assert self.clipped_sums is not None
         sums = {p: torch.zeros_like(p, dtype=torch.float32) for p in self._released.values()}
         if len(batch.row):
@@ -339,7 +355,7 @@ class DPTraining(lightning.LightningModule):
         """
         super().on_save_checkpoint(checkpoint)
         checkpoint["accountant"] = self.accountant.state_dict()
-        checkpoint["public_size"] = self.sampling.public_size
+        checkpoint |= {name: getattr(self.sampling, name) for name in _OF_ACCOUNT}
         if "optimizer_states" in checkpoint:
             checkpoint["keys"] = [*self._earlier_keys, key_name(self._datamodule.key)]
         if self._average:
@@ -369,6 +385,26 @@ class DPTraining(lightning.LightningModule):
         before = self.accounted_steps
         self.accountant.step(noise_multiplier=self.noise_multiplier, sample_rate=self.sampling.rate)
         return before
+
+    def _require_accounted(self, private: PrivateOptimizer) -> None:
+        """Checks that a step clips, draws and adds noise as the account will say.
+
+        Raises:
+            PrivacyError: Naming what was changed since the fit began.
+        """
+        assert self._draws is not None  # set when training starts
+        done = {
+            "noise_multiplier": (self.noise_multiplier, private.noise_multiplier),
+            "clipping_norm": (self.clipping_norm, private.max_grad_norm),
+            "clip": (Clip(norm=self.clipping_norm, rule=self.clip.rule), self.clip),
+            "sampling": (self.sampling, self._draws.sampling),
+            "expected_units": (self.sampling.expected_units, private.expected_batch_size),
+        }
+        if changed := [name for name, (said, used) in done.items() if said != used]:
+            raise PrivacyError(
+                f"account: {', '.join(changed)} changed during the fit, so steps would be "
+                "accounted that were not taken. Leave them as they were set up, or start a new run."
+            )
 
     def _require_budget(self) -> None:
         if self.accounted_steps >= self.trainer.max_steps:
@@ -444,44 +480,53 @@ def refuse_trainer(trainer: Trainer) -> None:
         raise PrivacyError("trainer: " + " ".join(found))
 
 
-def refuse_other_size(before: int | None, now: int | None) -> None:
-    """Refuses to resume a fit with another divisor, as one statement is about all of its steps.
+def refuse_other_account(checkpoint: Mapping[str, Any], sampling: PoissonSampling) -> None:
+    """Refuses to resume a fit whose first steps are not accounted as the next ones will be.
 
     Args:
-        before: Declared number of units of the first steps; ``None`` if the true one divided.
-        now: That of the steps to come.
+        checkpoint: Of the first steps.
+        sampling: Of the steps to come.
 
     Raises:
-        PrivacyError: If they differ.
+        PrivacyError: If there is no account, or it is one of other units or another divisor.
     """
-    if before != now:
+    if "accountant" not in checkpoint:
         raise PrivacyError(
-            f"account: the first steps ran with public_size {before}, now {now}. Resume with the "
-            "settings of the first start, or start a new run."
+            "account: the checkpoint has none, so its steps would count for nothing. Resume a fit "
+            "of a DPTraining; weights to start from are an argument of the model."
         )
+    for name in _OF_ACCOUNT:
+        before, now = checkpoint.get(name), getattr(sampling, name)
+        if before != now:
+            raise PrivacyError(
+                f"account: the first steps ran with {name} {before}, now {now}. Resume with the "
+                "settings of the first start, or start a new run."
+            )
 
 
 def refuse_known_key(data: Any, earlier: Collection[str]) -> None:  # noqa: ANN401  any data module
     """Checks that a fit draws and adds noise under a key that nobody knows, and of its own.
 
-    A number that somebody chose, in place of 256 random bits, can be tried out. Steps after the
-    last checkpoint are taken twice; with equal noise their difference would be the difference of
-    the exact sums. A fixed seed does both on purpose; the statement of such a run is infinite.
+    Whoever chose or kept a key can draw the noise again. Steps after the last checkpoint are taken
+    twice; with equal noise their difference would be the difference of the exact sums. A fixed seed
+    does both on purpose; the statement of such a run is infinite.
 
     Args:
         data: Data module with the key.
         earlier: Names of the keys of earlier starts.
 
     Raises:
-        PrivacyError: If the key is short, or was used before.
+        PrivacyError: If the key was not drawn in this process, or was used before.
     """
     if getattr(data, "insecure_seed", None) is not None:
         return
-    if int(data.key).bit_length() < _SHORTEST_KEY:
+    is_drawn_here = data.trainer is None or data.trainer.is_global_zero  # others are told
+    if is_drawn_here and not is_fresh(data.key):
         raise PrivacyError(
-            f"data: {type(data).__name__} sets a key of {int(data.key).bit_length()} bits, which "
-            "can be tried out. Take mammo_dp.privacy.training.sampling.new_key() at each start; "
-            "for tests, set insecure_seed."
+            f"data: {type(data).__name__} sets a key that was not drawn for this fit, so whoever "
+            "chose or kept it can remove the noise. Take "
+            "mammo_dp.privacy.training.sampling.new_key() at each start; for tests, set "
+            "insecure_seed."
         )
     if key_name(data.key) in earlier:
         raise PrivacyError(

@@ -5,14 +5,17 @@ Models, data and callbacks may come from anywhere. Nobody here has read them, so
 the statement. Where one replaces what keeps the account, the account counts for nothing.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # lightning takes seconds to import; verify does without
     from mammo_dp.privacy.training.module import DPTraining
 
+_IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 OURS = ("data_prep", "gan", "classifier", "mammo_dp")
 _READ = (*OURS, "lightning", "pytorch_lightning", "torch")
+SEEDED = "with draws and noise of a fixed seed, for tests: whoever knows it can remove the noise"
 # Of DPTraining: what draws, clips, adds noise and counts.
 _ACCOUNT = (
     "training_step",
@@ -22,12 +25,11 @@ _ACCOUNT = (
     "accounted_steps",
     "mechanisms",
     "noise_multiplier",
-    "_account_step",
 )
 
 
 def outside_classes(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Classes that a fit takes from outside of the toolkit and of lightning.
+    """Classes and functions that a fit takes from outside of the toolkit and of lightning.
 
     Args:
         config: Of the fit, plain values.
@@ -49,13 +51,40 @@ def outside_code(config: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         f"Code that is no part of mammo_dp took part in a fit ({', '.join(found)}). What is said "
         "here holds if it uses crops of patients in `losses` alone, those of each patient by "
-        "themselves, and keeps nothing of them. That was tried out on noise images, and is not "
-        "shown.",
+        "themselves, keeps nothing of them, and brings in no weights but those of its inputs. That "
+        "was tried out on noise images as far as it can be, and is not shown.",
     )
 
 
+def is_seeded(data: Any) -> bool:  # noqa: ANN401  any data module
+    """Whether draws and noise come from a fixed seed."""
+    return getattr(data, "insecure_seed", None) is not None
+
+
+def void_account(module: "DPTraining", data: Any, steps: int) -> str:  # noqa: ANN401
+    """Why the account of a private fit guarantees nothing, as a clause; empty if it does.
+
+    Args:
+        module: Model of the fit.
+        data: Data module of the fit.
+        steps: That the trainer counted.
+    """
+    if is_seeded(data):
+        return SEEDED
+    if replaced := replaced_parts(module):
+        return (
+            f"with an account that its own code replaces in part ({', '.join(replaced)}), which "
+            "nobody here has read"
+        )
+    if steps > module.accounted_steps:
+        return f"in {steps} steps, of which its account holds {module.accounted_steps}"
+    return ""
+
+
 def replaced_parts(module: "DPTraining") -> list[str]:
-    """Parts of ``DPTraining`` that keep the account, and that outside code replaces.
+    """Parts of ``DPTraining`` that keep or check the account, and that outside code replaces.
+
+    Whatever has a private name belongs to them.
 
     Args:
         module: Model of a private fit.
@@ -69,18 +98,31 @@ def replaced_parts(module: "DPTraining") -> list[str]:
     outside = [
         kind for kind in kinds[: kinds.index(DPTraining)] if not _starts_with(kind.__module__, OURS)
     ]
-    return sorted({name for kind in outside for name in _ACCOUNT if name in vars(kind)})
+    private = {name for name in vars(DPTraining) if name[:1] == "_" and name[:2] != "__"}
+    return sorted({n for kind in outside for n in {*_ACCOUNT, *private} if n in vars(kind)})
 
 
 def _class_paths(value: object) -> Iterator[str]:
+    """Import paths in a configuration: of classes, and of functions that foreign classes take."""
     if isinstance(value, Mapping):
         if isinstance(path := value.get("class_path"), str):
             yield path
+            if not _starts_with(path, OURS):
+                given = _texts(value.get("init_args"))
+                yield from (text for text in given if _IMPORT_PATH.fullmatch(text))
         for one in value.values():
             yield from _class_paths(one)
     elif isinstance(value, list | tuple):
         for one in value:
             yield from _class_paths(one)
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(one)
 
 
 def _starts_with(path: str, packages: tuple[str, ...]) -> bool:

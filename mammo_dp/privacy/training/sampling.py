@@ -38,9 +38,19 @@ _SHOWN = 5  # pairs of rows that a message names
 _PLURAL = {"patient": "patients", "crop": "crops"}
 
 
+_drawn: set[str] = set()  # names of the keys that new_key gave to this process
+
+
 def new_key() -> int:
     """A fresh 256-bit key from the entropy of the operating system."""
-    return secrets.randbits(_KEY_BITS)
+    key = secrets.randbits(_KEY_BITS)
+    _drawn.add(key_name(key))
+    return key
+
+
+def is_fresh(key: int) -> bool:
+    """Whether :func:`new_key` gave a key to this process, so that nobody chose or kept it."""
+    return key_name(key) in _drawn
 
 
 def draw(key: int, step: int, *stream: int) -> np.random.Generator:

@@ -27,7 +27,7 @@ from mammo_dp.privacy.training.datamodule import ResumableLoader
 from mammo_dp.privacy.training.module import DPTraining
 from mammo_dp.privacy.training.optimizer import PrivateOptimizer
 from mammo_dp.privacy.training.sampling import PoissonSampling, PoissonUnitSampler
-from tests.privacy.training.fits import trainer
+from tests.privacy.training.fits import accounted, trainer
 
 PIXELS = 50
 LOUD = 100.0  # grey level of a canary's pixel: its gradient is far above the clipping norm
@@ -187,6 +187,4 @@ def trials(folder: Path, fits: int, **settings: Any) -> Trials:
         members.append(scores[inside])
         nonmembers.append(np.delete(scores, inside))
     (mechanism,) = model.mechanisms
-    return Trials(
-        np.concatenate(members), np.concatenate(nonmembers), mechanism, model.spent_epsilon
-    )
+    return Trials(np.concatenate(members), np.concatenate(nonmembers), mechanism, accounted(model))

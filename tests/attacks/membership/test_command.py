@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from classifier.module import CropClassifier
-from classifier.released import Calibration, ReleasedError
+from classifier.released import Calibration
 from data_prep.manifest import CropsManifest
 from mammo_dp.attacks import AttackError
 from mammo_dp.attacks.membership.command import attack_membership, membership
@@ -21,7 +22,7 @@ from mammo_dp.attacks.membership.signals import Signals, read_signals, write_sig
 from mammo_dp.attacks.statistics import Bounds
 from mammo_dp.main import main
 from mammo_dp.privacy.statement.cohort import Cohort
-from mammo_dp.runs import read_run
+from mammo_dp.runs import RELEASED, read_run
 from tests.attacks.membership.targets import model, released, write_run
 
 NAME = LOSS_THRESHOLD.name
@@ -275,12 +276,16 @@ def test_synthetic_crops_are_refused(
         attack_membership(run=tmp_path, crops=phantoms.folder)
 
 
-def test_a_run_that_released_no_classifier_is_refused_before_a_folder_is_made(
+def test_weights_that_the_statement_is_not_about_are_refused_before_a_folder_is_made(
     tmp_path: Path, noise: CropsManifest
 ) -> None:
+    """Their success would stand beside the bounds of others."""
     run = write_run(tmp_path / "run", model(), noise)
-    (run / "checkpoints" / "last.ckpt").write_bytes(b"PK\x03\x04 cut short")
-    with pytest.raises(ReleasedError, match="cannot be read as a checkpoint"):
+    other = write_run(tmp_path / "other", model(), noise)
+    shutil.copyfile(other / RELEASED, run / RELEASED)
+    with (run / RELEASED).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(AttackError, match=r"privacy.json: is not about what is attacked"):
         membership(run=str(run), crops=str(noise.folder))
     assert not (run / "attack_membership").exists()
 

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +161,7 @@ def test_what_would_measure_nothing_is_refused(
 
     with pytest.raises(AttackError, match="must be different patients"):
         attack(nonmember_split="train")
+    other = shutil.copytree(fresh.folder, tmp_path / "other")
+    CropsManifest.write(other, fresh.crops[:-1])
+    with pytest.raises(AttackError, match=r"privacy.json: is not about what is attacked"):
+        synthetic(synthetic=str(other), crops=str(cohort.folder), out=str(tmp_path / "b"))

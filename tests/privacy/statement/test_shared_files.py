@@ -67,9 +67,8 @@ def fitted(folder: Path, change: Change | None, **data: object) -> Path:
     (folder / "dp.yaml").write_text(yaml.safe_dump(config))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(
-            "mammo_dp.privacy.training.datamodule.new_key", lambda: 2**255 + 3
-        )  # no seed: that is infinite
+        # no seed: that is infinite
+        patch.setattr("secrets.randbits", lambda bits: (2**255 + 3) % 2**bits)
         run(["fit", "--config", "dp.yaml", "--data.init_args.crops", "real", "--run_dir", "dp"])
         run(["export", "classifier", "--run", "dp", "--out", "hf"])
     return folder

@@ -7,8 +7,10 @@ import lightning
 import pytest
 
 from data_prep.manifest import CropsManifest
+from mammo_dp.privacy.accounting.account import compose
 from mammo_dp.privacy.training.classifier import DPCropClassifier
 from mammo_dp.privacy.training.datamodule import DPCropsDataModule
+from mammo_dp.privacy.training.module import DPTraining
 
 BODY: dict[str, Any] = {
     "backbone_args": {"patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2},
@@ -46,3 +48,8 @@ def trainer(folder: Path, **settings: Any) -> lightning.Trainer:
         "enable_model_summary": False,
     }
     return lightning.Trainer(default_root_dir=folder, **(chosen | settings))
+
+
+def accounted(net: DPTraining) -> float:
+    """Epsilon of the steps of a fit, whose seed leaves none that ``spent_epsilon`` could state."""
+    return compose(net.mechanisms).epsilon(net.budget.delta)

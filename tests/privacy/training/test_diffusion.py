@@ -28,7 +28,7 @@ from mammo_dp.privacy.training.gradients.methods import Method, build
 from mammo_dp.privacy.training.gradients.units import Clip, Clipping, rows
 from mammo_dp.privacy.training.sampling import VIEWS, draw
 from tests.gan.diffusion.tiny import DEPTH, NETS, SHAPES, diffusion, save, shaken
-from tests.privacy.training.fits import data, quiet, trainer
+from tests.privacy.training.fits import accounted, data, quiet, trainer
 
 pytestmark = [
     *quiet,
@@ -254,7 +254,7 @@ def test_a_private_fit_releases_a_generator(
     before = {name: p.clone() for name, p in model.net.state_dict().items()}
     fit = trainer(tmp_path, max_steps=2)
     fit.fit(model, crops(cohort, augment="gan", rate=0.5))
-    assert 0 < model.spent_epsilon <= 8
+    assert 0 < accounted(model) <= 8
     fit.save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     net = TrainedGenerator.read(tmp_path / "last.ckpt").net
     assert net.latent == 128
@@ -301,7 +301,7 @@ def test_volumes_are_learned_with_privacy_and_drawn(volumes: CropsManifest, tmp_
     before = flat(model.net)
     fit = trainer(tmp_path, max_steps=2)
     fit.fit(model, crops(volumes, depth=4, unit="crop"))
-    assert 0 < model.spent_epsilon <= 8
+    assert 0 < accounted(model) <= 8
     assert not torch.equal(flat(model.net), before)
     fit.save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     generate(str(tmp_path / "last.ckpt"), str(tmp_path / "out"), per_class=1)

@@ -81,4 +81,4 @@ def test_a_killed_fit_releases_the_weights_and_the_statement_of_an_uninterrupted
         for folder in ("killed", "whole")
     )
     assert mine == theirs
-    assert [statement["steps"] for statement in mine] == [STEPS]
+    assert [stage["steps"] for statement in mine for stage in statement["mechanisms"]] == [STEPS]

@@ -365,18 +365,31 @@ def test_more_crops_than_declared_are_refused(cohort: CropsManifest) -> None:
     assert data(cohort, crops_per_patient=1).sampling.unit == "patient"  # of no account there
 
 
-def test_delta_is_below_one_over_the_declared_size(cohort: CropsManifest, tmp_path: Path) -> None:
+def test_delta_is_below_one_over_the_declared_size_and_over_the_true_one(
+    cohort: CropsManifest, tmp_path: Path
+) -> None:
     with pytest.raises(PrivacyError, match=r"delta=0.001 is not below 1/2000"):
         trainer(tmp_path).fit(model(), data(cohort, public_size=2000))
+    with pytest.raises(PrivacyError, match=r"delta=0.5 is not below 1/4"):
+        trainer(tmp_path).fit(model(delta=0.5), data(cohort, public_size=1))
 
 
-def test_a_resumed_run_keeps_its_divisor(cohort: CropsManifest, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"public_size": 5}, "ran with public_size None, now 5"),
+        ({"unit": "crop", "crops_per_patient": 20}, "ran with unit patient, now crop"),
+    ],
+)
+def test_a_resumed_run_keeps_its_unit_and_divisor(
+    cohort: CropsManifest, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     run = trainer(tmp_path, max_steps=2)
     run.fit(model(trainable="head"), data(cohort, rate=1.0))
     run.save_checkpoint(tmp_path / "half.ckpt")
-    with pytest.raises(PrivacyError, match="ran with public_size None, now 5"):
+    with pytest.raises(PrivacyError, match=message):
         trainer(tmp_path, max_steps=2).fit(
             model(trainable="head"),
-            data(cohort, rate=1.0, public_size=5),
+            data(cohort, rate=1.0, **change),
             ckpt_path=tmp_path / "half.ckpt",
         )

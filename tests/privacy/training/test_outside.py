@@ -4,6 +4,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ from mammo_dp.main import main, run
 from mammo_dp.privacy.accounting.budget import PrivacyBudget
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.training.datamodule import DPCropsDataModule
+from mammo_dp.privacy.training.gradients.book_keeping import BookKeepingSums
 from mammo_dp.privacy.training.module import DPTraining
 from mammo_dp.privacy.training.outside import outside_classes, outside_code
 from mammo_dp.privacy.training.sampling import PoissonSampling
 from mammo_dp.runs import RunError
 from tests.privacy.statement.verify.chain import DP, PLAIN
-from tests.privacy.training.fits import quiet
+from tests.privacy.training.fits import data, quiet, trainer
 from tests.test_training_cli import fit_line
 
 pytestmark = [*quiet, pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader`")]
@@ -77,6 +79,16 @@ class FurtherSteps(Own):
             weight.data -= 0.1 * gradient
 
 
+class Unchecked(Own):
+    """Leaves the self-check out, and mixes patients."""
+
+    def _choose_method(self) -> None:
+        self.method, self.clipped_sums = "book_keeping", BookKeepingSums(self.net, 64)
+
+    def losses(self, batch: CropBatch) -> Tensor:
+        return super().losses(batch._replace(image=batch.image - batch.image.mean(0)))
+
+
 class KeepsMean(Own):
     """Keeps, beside the net, a mean of what it sees: the checkpoint would hold it."""
 
@@ -109,6 +121,25 @@ class CropsAsPatients(DPCropsDataModule):
     def sampling(self) -> PoissonSampling:
         rows_of = tuple((row,) for row in self.train_rows)
         return PoissonSampling(unit="patient", rows_of=rows_of, rate=self.rate)
+
+
+class Hidden(CropsDataModule):
+    """Names its crops by no argument."""
+
+    where = ""
+
+    def __init__(self) -> None:
+        super().__init__(self.where, augment="none")
+
+
+class Renamed(DPCropsDataModule):
+    """Changes the table in memory: each crop gets a patient of its own."""
+
+    @cached_property
+    def manifest(self) -> CropsManifest:
+        read = CropsManifest.read(self.crops)
+        crops = (replace(c, patient_id=f"Q{i}") for i, c in enumerate(read.crops))
+        return replace(read, crops=tuple(crops))
 
 
 class PlainAllSplits(CropsDataModule):
@@ -144,6 +175,10 @@ def test_classes_from_elsewhere_are_found_wherever_they_stand() -> None:
         "trainer": {"callbacks": [{"class_path": "lightning.pytorch.callbacks.Timer"}]},
     }
     assert outside_classes(config) == ("mine.Net", "yours.Loss")
+    hook = "lightning.pytorch.callbacks.LambdaCallback"
+    given = {"setup": None, "on_train_batch_end": "theirs.steal", "on_fit_end": "torch.save"}
+    named = {"trainer": {"callbacks": [{"class_path": hook, "init_args": given}]}}
+    assert outside_classes(named) == ("theirs.steal",)
     assert "mine.Net, yours.Loss" in outside_code(config)[0]
     assert outside_code(DP) == outside_code({}) == ()
 
@@ -167,11 +202,32 @@ def test_a_statement_names_the_code_that_nobody_here_has_read_and_children_inher
         assert main(["privacy", "verify", str(tmp_path / name)]) == 0, capsys.readouterr().err
 
 
+def bare_step(_: Trainer, net: Any, __: object, batch: CropBatch, ___: int) -> None:  # noqa: ANN401
+    """A step on the bare gradient, by a function that a callback of lightning takes."""
+    weight = net.net.head.weight
+    weight.data -= torch.autograd.grad(net.losses(batch).sum(), weight)[0]
+
+
+def test_a_function_from_elsewhere_is_named_like_a_class(
+    cohort: CropsManifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hook = {
+        "class_path": "lightning.pytorch.callbacks.LambdaCallback",
+        "init_args": {"on_train_batch_end": f"{HERE}.bare_step"},
+    }
+    config = DP | {"trainer": DP["trainer"] | {"callbacks": [hook]}}
+    run(fit_line(tmp_path, cohort, config, "mine"))
+    (exclusion,) = stored(tmp_path / "mine")["lineage_exclusions"]
+    assert f"took part in a fit ({HERE}.bare_step)" in exclusion
+    assert main(["privacy", "verify", str(tmp_path / "mine")]) == 0, capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
         ("PlainSteps", "was trained on these patients with an account that its own code replaces"),
         ("FurtherSteps", "its own code replaces in part (training_step)"),
+        ("Unchecked", "its own code replaces in part (_choose_method)"),
     ],
 )
 def test_steps_past_the_account_leave_no_guarantee(
@@ -205,6 +261,24 @@ def test_units_that_the_table_does_not_have_are_refused(
 ) -> None:
     with pytest.raises(PrivacyError, match="patients are not those of split 'train' of"):
         run(fit_line(tmp_path, cohort, private(data=data), "mine"))
+
+
+def test_crops_that_the_run_did_not_record_get_no_statement(
+    cohort: CropsManifest,
+    make_cohort: Callable[..., CropsManifest],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Crops of a generator that nobody knows would count as no patient's."""
+    monkeypatch.setattr(Hidden, "where", str(make_cohort(origin="gan:" + "0" * 64).folder))
+    config = PLAIN | {"data": {"class_path": f"{HERE}.Hidden"}}
+    hidden = fit_line(tmp_path, cohort, config, "hidden")
+    at = hidden.index("--data.init_args.crops")
+    del hidden[at : at + 2]
+    for line in (hidden, fit_line(tmp_path, cohort, private(data="Renamed"), "renamed")):
+        with pytest.raises(PrivacyError, match=r"crops that are not those of data.init_args.crops"):
+            run(line)
+        assert not (Path(line[-1]) / "privacy.json").exists()
 
 
 def test_each_split_that_trains_is_an_access(cohort: CropsManifest, tmp_path: Path) -> None:
@@ -241,3 +315,22 @@ def test_each_file_that_an_argument_names_is_an_input(
     other = make_cohort("other", origin="other")
     with pytest.raises(RunError, match="a further folder of crops"):
         run([*line[:-1], str(tmp_path / "two"), "--model.init_args.start", str(other.folder)])
+    with pytest.raises(RunError, match="is a folder, and nobody here knows what model would load"):
+        run([*line[:-1], str(tmp_path / "two"), "--model.init_args.start", str(weights.parent)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "spends"),
+    [
+        (Own, {}, 2.0),
+        (Own, {"insecure_seed": 3}, math.inf),
+        (PlainSteps, {}, math.inf),
+        (FurtherSteps, {}, math.inf),
+    ],
+)
+def test_what_python_says_was_spent_is_what_a_statement_would_say(
+    cohort: CropsManifest, tmp_path: Path, kind: type[Own], settings: dict[str, Any], spends: float
+) -> None:
+    net = kind()
+    trainer(tmp_path).fit(net, data(cohort, **settings))
+    assert net.spent_epsilon == pytest.approx(spends, rel=0.01)

@@ -2,18 +2,23 @@
 """What a private fit refuses, before it looks at a patient."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
 from torch import nn
 from torch.utils.data import DataLoader
 
+from classifier.module import CropClassifier
 from data_prep.datamodule import CropItem, CropsDataModule
 from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.training.datamodule import DPCropsDataModule
+from mammo_dp.privacy.training.gradients.units import Clip
 from tests.privacy.training.fits import BODY, data, model, quiet, trainer
 
 pytestmark = quiet
@@ -119,12 +124,62 @@ def test_impossible_promises_are_refused(change: dict[str, Any]) -> None:
 class ChosenKey(DPCropsDataModule):
     """Takes a number of its own, for repeatable runs."""
 
+    chosen = 2026
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.key = 2026
+        self.key = self.chosen
 
 
-def test_a_key_that_can_be_tried_out_is_refused(cohort: CropsManifest, tmp_path: Path) -> None:
-    chosen = ChosenKey(str(cohort.folder), rate=0.5, augment="none")
-    with pytest.raises(PrivacyError, match="ChosenKey sets a key of 11 bits, which can be tried"):
-        trainer(tmp_path).fit(model(), chosen)
+@pytest.mark.parametrize("key", [2026, 2**255 + 12345])
+def test_a_key_that_somebody_chose_is_refused(
+    cohort: CropsManifest, tmp_path: Path, key: int
+) -> None:
+    crops = ChosenKey(str(cohort.folder), rate=0.5, augment="none")
+    crops.chosen = key
+    with pytest.raises(PrivacyError, match="ChosenKey sets a key that was not drawn for this fit"):
+        trainer(tmp_path).fit(model(), crops)
+
+
+class Changes(Callback):
+    """Changes something after the first step."""
+
+    def __init__(self, change: Callable[[Any, Any], None]) -> None:
+        self.change = change
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        self.change(pl_module, trainer)
+
+
+def smaller_rate(trainer: Trainer) -> None:
+    crops = trainer.datamodule  # type: ignore[attr-defined]
+    crops.__dict__["sampling"] = replace(crops.sampling, rate=0.001)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda net, _: setattr(net, "noise_multiplier", 100.0), "noise_multiplier changed"),
+        (lambda net, _: setattr(net, "clipping_norm", 0.1), "clipping_norm, clip changed"),
+        (lambda net, _: setattr(net, "clip", Clip(norm=1000.0)), "clip changed"),
+        (lambda _, trainer: smaller_rate(trainer), "sampling, expected_units changed"),
+        (lambda net, _: setattr(net.optimizers().optimizer, "noise_multiplier", 0), "noise_mult"),
+    ],
+)
+def test_what_a_step_does_and_what_is_accounted_cannot_come_apart(
+    cohort: CropsManifest, tmp_path: Path, change: Callable[[Any, Any], None], message: str
+) -> None:
+    net = model(trainable="head")
+    with pytest.raises(PrivacyError, match=f"account: {message}"):
+        trainer(tmp_path, callbacks=[Changes(change)]).fit(net, data(cohort))
+    assert net.accounted_steps == 1
+
+
+def test_a_fit_resumes_from_nothing_that_has_no_account(
+    cohort: CropsManifest, tmp_path: Path
+) -> None:
+    run = trainer(tmp_path, max_steps=2)
+    run.fit(CropClassifier(**BODY), CropsDataModule(str(cohort.folder)))
+    run.save_checkpoint(tmp_path / "bare.ckpt")
+    with pytest.raises(PrivacyError, match="the checkpoint has none, so its steps would count"):
+        trainer(tmp_path).fit(model(), data(cohort), ckpt_path=tmp_path / "bare.ckpt")

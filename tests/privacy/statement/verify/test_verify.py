@@ -229,3 +229,20 @@ def test_a_run_without_a_commit_is_noted(verify: Verify, monkeypatch: pytest.Mon
     found = verify("installed")
     assert found["findings"] == []
     assert any("names no commit of the source" in note for note in found["not_checked"])
+
+
+def test_a_file_beside_a_statement_does_not_inherit_it(
+    verify: Verify, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, beside = Path("dp/checkpoints/last.ckpt"), Path("dp/checkpoints/best.ckpt")
+    beside.write_bytes(own.read_bytes() + b"x")
+    for command in ("verify", "explain"):
+        assert main(["privacy", command, str(beside)]) == 1
+        shown = capsys.readouterr()
+        assert "epsilon = " not in shown.out
+        assert "best.ckpt: nothing here speaks about this file: the statement" in shown.err
+        assert main(["privacy", command, str(own)]) == 0
+        capsys.readouterr()
+    assert main(["privacy", "verify", "dp/nowhere"]) == 1
+    notes = verify("dp")["not_checked"]
+    assert "dp: checkpoints/best.ckpt: not in run.json, so nothing here speaks about them." in notes

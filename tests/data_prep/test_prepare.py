@@ -167,7 +167,7 @@ def test_one_unit_per_set(tmp_path: Path) -> None:
     tiny.add("P_00002")
     out = tmp_path / "out"
     root = str(tiny.write())
-    with pytest.raises(ArchiveError, match=r"states no pixel spacing, .*Give --spacing_mm"):
+    with pytest.raises(ArchiveError, match=r"states no pixel spacing, .*spacing_mm.* a new folder"):
         prepare.cbis_ddsm(root=root, out=str(out), size=32)
     given = prepare.cbis_ddsm(root=root, out=str(tmp_path / "mm"), size=32, spacing_mm=0.05)
     assert [crop.patient_id for crop in given.crops] == ["P_00001", "P_00002"]

@@ -298,6 +298,12 @@ class CropClassifier(lightning.LightningModule):
         write_predictions(folder / FILE_NAME, predictions)
         metrics = evaluate.write_metrics(folder / evaluate.FILE_NAME, predictions, split=split)
         self.log("test_auroc", metrics.auroc.value)
+        area = metrics.auroc
+        self.print(
+            f"{folder / evaluate.FILE_NAME}: AUROC {area.value:.3f} [{area.low:.3f}, "
+            f"{area.high:.3f}], interval over {metrics.patients} patients; {metrics.crops} crops "
+            f"of {split}."
+        )
 
     def on_predict_start(self) -> None:
         """Refuses several devices, as :meth:`on_test_start`."""

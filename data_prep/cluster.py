@@ -4,8 +4,10 @@
 import importlib
 import logging
 import os
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import dask
@@ -60,19 +62,21 @@ def workers(
             given = WORKER_ENVIRONMENT.items()
             own |= {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in given}
         # One task per process: warnings, output and random state belong to a process.
-        with (
-            dask.config.set(own),
-            LocalCluster(
-                n_workers=max(1, count),
-                threads_per_worker=1,
-                processes=count > 0,
-                scheduler_kwargs={"dashboard": False},
-                dashboard_address="127.0.0.1:0",  # its health page takes any free port
-                memory_limit=0,  # a nanny's guess must not kill a worker
-                silence_logs=logging.CRITICAL,
-            ) as cluster,
-            Client(cluster) as client,
-        ):
+        with ExitStack() as stack:
+            with _interrupts_wait():
+                stack.enter_context(dask.config.set(own))
+                cluster = stack.enter_context(
+                    LocalCluster(
+                        n_workers=max(1, count),
+                        threads_per_worker=1,
+                        processes=count > 0,
+                        scheduler_kwargs={"dashboard": False},
+                        dashboard_address="127.0.0.1:0",  # its health page takes any free port
+                        memory_limit=0,  # a nanny's guess must not kill a worker
+                        silence_logs=logging.CRITICAL,
+                    )
+                )
+                client = stack.enter_context(Client(cluster))
             yield client
         return
     try:
@@ -92,6 +96,24 @@ def workers(
                 "--nthreads 1` at least once."
             ) from error
         yield client
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C waits until the end of the block.
+
+    Threads that start in it, and processes that these start, now or later, never get it: a key
+    reaches all processes of a terminal, and it is for this one to stop its workers.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # started by the first worker, it would let Ctrl-C through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def prepare(client: Client, plugin: WorkerPlugin, folders: Sequence[Path]) -> None:

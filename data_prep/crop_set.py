@@ -136,6 +136,7 @@ class CropSet:
         for file in removed:  # only now: until the table stands, all may be asked again
             (self.folder / file).unlink(missing_ok=True)
         print_counts(manifest, reasons, merged=cleared.merged_patients)
+        self._print_examples()
         print(balance)
         return manifest
 
@@ -173,6 +174,12 @@ class CropSet:
                 removed.append(file)
                 del self.crops[position], self.edges[position]
         return removed
+
+    def _print_examples(self) -> None:
+        """Prints the first sentence of each reason: it holds the remedy."""
+        first = {reason: message for _, reason, message in reversed(self.rejected)}
+        for reason in sorted(first):
+            print(f"  {reason}, first of {REJECTED_FILE}: {first[reason]}")
 
     def _write_rejected(self) -> None:
         buffer = io.StringIO()

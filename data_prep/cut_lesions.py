@@ -576,7 +576,8 @@ def _require_one_unit(rows: Sequence[LesionRow], answers: Mapping[str, Cut], ori
         raise ArchiveError(
             f"{first[False]}: its image states no pixel spacing, but that of {first[True]} does, "
             "so margins would have two units. Give --spacing_mm for those that state none, or "
-            "leave the rows of one kind out."
+            "leave the rows of one kind out. Either needs a new folder: this one was begun "
+            "otherwise."
         )
 
 

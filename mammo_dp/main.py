@@ -7,6 +7,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command and flags; those of the process if none.
 
     Returns:
-        Exit status: 0 done, 1 the command failed for a reason it names, 2 wrong usage.
+        Exit status: 0 done, 1 the command failed for a reason it names, 2 wrong usage, 130
+        interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -57,7 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mammo-dp {__version__}")
         return 0
     if arguments[0] not in COMMANDS:
-        print(f"mammo-dp: unknown command {arguments[0]!r}.\n\n{usage()}", file=sys.stderr)
+        near = get_close_matches(arguments[0], COMMANDS, n=1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        print(
+            f"mammo-dp: unknown command {arguments[0]!r}.{meant} `mammo-dp --help` lists all.",
+            file=sys.stderr,
+        )
         return 2
     if clash := name_clash():
         print(f"mammo-dp: {clash}", file=sys.stderr)
@@ -72,8 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run(arguments)
     except KeyboardInterrupt:
-        print("mammo-dp: interrupted. Run the same command to resume.", file=sys.stderr)
-        return 130
+        return _interrupted()
+    except SystemExit as stop:  # Lightning ends the process itself
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            return _interrupted()
+        raise
     except BrokenPipeError:  # whoever read the output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -92,6 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mammo-dp {arguments[0]}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _interrupted() -> int:
+    print("mammo-dp: interrupted. Run the same command to resume.", file=sys.stderr)
+    return 130
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -171,7 +186,11 @@ def _log_once() -> None:
 def _in_words(error: OSError) -> str:
     """What the system refused, and what to do."""
     if error.errno not in _FULL:
-        return f"{error}. Nothing finished was lost."
+        where = f"{error.filename}: " if error.filename else ""
+        return (
+            f"{where}{error.strerror or error}. Check the path, and that you may read and write "
+            "there; nothing finished was lost."
+        )
     where = f" as {error.filename} was written" if error.filename else ""
     return (
         f"the disk or its quota is full{where} ({error.strerror}). Free some space and run the "

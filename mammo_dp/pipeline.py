@@ -118,7 +118,10 @@ def pipeline(arguments: Sequence[str], command: Command) -> None:
         command: Runs one stage.
     """
     parser = argparse.ArgumentParser(
-        prog="mammo-dp pipeline", description="Runs the stages of one YAML file.", add_help=False
+        prog="mammo-dp pipeline",
+        description="Runs the stages of one YAML file.",
+        epilog="`mammo-dp pipeline FILE --help` lists the further flags that the file asks for.",
+        add_help=False,
     )
     parser.add_argument("file", nargs="?", type=Path, help="pipeline file, see configs/pipeline/")
     known, _ = parser.parse_known_args(arguments)

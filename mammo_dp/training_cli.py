@@ -10,16 +10,21 @@ find it open and only train.
 """
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import data_prep  # noqa: F401  declares what torchvision lacks before lightning is imported
 
 # isort: split
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -34,6 +39,7 @@ from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import Split
 from mammo_dp.crop_rule import TrainedCrops
 from mammo_dp.privacy.accounting.selection import SelectionPlan
+from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.lineage import collect_parents, public_ledger, warn_of_unknown
 from mammo_dp.privacy.statement.seals import RESUME, Binding, SealedFeatures
 from mammo_dp.privacy.training.classifier import refuse_selection
@@ -50,7 +56,7 @@ from mammo_dp.runs import (
     open_run,
     write_text_atomically,
 )
-from mammo_dp.training_help import ALL, DESCRIPTIONS, RUN, RUN_DIR, STRESS
+from mammo_dp.training_help import ALL, DESCRIPTIONS, RUN, RUN_DIR, STRESS, WORDS
 
 CONFIG = "config.yaml"
 # Load weights, of the hub or a file, that no statement would know of.
@@ -61,6 +67,14 @@ _NOT_CONFIG = ("config", "run", "run_dir", "ckpt_path", "weights_only", "verbose
 
 class _Finished(Exception):
     """The run folder already holds the finished run that was asked for."""
+
+
+class _Parser(LightningArgumentParser):
+    """Says in a sentence what words of the command are wrong."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Prints usage and what is wrong, and ends the process with status 2."""
+        super().error(_usage_error(message), ex)
 
 
 class TrainingCLI(LightningCLI):
@@ -229,7 +243,16 @@ class TrainingCLI(LightningCLI):
         private = self.subcommand == "fit" and isinstance(self.model, DPTraining)
         if private:  # the Poisson sampler shares out its draws by itself
             kwargs["use_distributed_sampler"] = False
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
+            if isinstance(error, RunError | PrivacyError):  # ours say more
+                raise
+            raise RunError(
+                f"--trainer: {error} It was given accelerator={chosen.accelerator!r}, "
+                f"devices={chosen.devices!r}, strategy={chosen.strategy!r}. "
+                "--trainer.accelerator cpu runs everywhere."
+            ) from error
         if self.subcommand == "fit" and (plan := self.selection) is not None:
             refuse_selection(plan, self.model, self.datamodule)
         if private:
@@ -386,7 +409,8 @@ def train(arguments: Sequence[str]) -> None:
         arguments: Name of the command and its flags.
     """
     arguments = ["--help" if word == ALL else word for word in arguments]
-    if arguments and arguments[0] != "fit" and (run := _value_of("--run", arguments)):
+    _refuse_missing_files(arguments)
+    if arguments and arguments[0] != "fit" and (run := next(_values_of("--run", arguments), None)):
         config = Path(run) / CONFIG
         if not config.is_file():
             raise RunError(f"--run {run}: holds no {CONFIG}. Give the run folder of a fit.")
@@ -411,7 +435,13 @@ def train(arguments: Sequence[str]) -> None:
                     "enable_model_summary": False,
                     "log_every_n_steps": 10,
                 },
-                parser_kwargs={arguments[0]: {"description": DESCRIPTIONS[arguments[0]]}},
+                parser_class=_Parser,
+                parser_kwargs={
+                    arguments[0]: {
+                        "description": DESCRIPTIONS[arguments[0]],
+                        "usage": f"mammo-dp {arguments[0]} {WORDS[arguments[0]]}",
+                    }
+                },
                 args=arguments,
             )
     except _Finished:
@@ -431,10 +461,47 @@ _QUIET = (
 )
 
 
-def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+def _usage_error(message: str) -> str:
+    """What the parser says of a command line, where it lists all types that it tried, in short."""
+    if "arguments are required" in message and "model" in message:
+        return (
+            "no model and data are chosen. A fit takes --config FILE, test and validate --run RUN."
+        )
+    unknown = re.search(r"class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message)
+    if unknown is None:
+        return message
+    name, option = unknown.groups()
+    module, _, owner = name.rpartition(".")
+    if module.startswith("lightning"):
+        return f"{option!r} belongs to no class yet. Give --config FILE, or --model and --data."
+    bases = getattr(import_module(module), owner).__mro__  # their arguments are passed on
+    known = {word for base in bases for word in signature(base.__init__).parameters}
+    near = get_close_matches(option, sorted(known), n=1)
+    return (
+        f"{name}: has no argument {option!r}."
+        + (f" Did you mean {near[0]!r}?" if near else "")
+        + f" The flag --model.help or --data.help with {name} lists all."
+    )
+
+
+def _refuse_missing_files(arguments: Sequence[str]) -> None:
+    """Refuses a configuration that is not there before a parser is built, which takes seconds.
+
+    Raises:
+        RunError: For a path that is no file.
+    """
+    for flag in ("--config", "-c"):
+        for name in _values_of(flag, arguments):
+            if name.endswith((".yaml", ".yml")) and not Path(name).is_file():
+                raise RunError(
+                    f"{flag} {name}: does not exist. Give the path of a file; those of this "
+                    f"project lie in {Path(__file__).resolve().parent.parent / 'configs'}."
+                )
+
+
+def _values_of(flag: str, arguments: Sequence[str]) -> Iterator[str]:
     for here, following in zip(arguments, [*arguments[1:], None], strict=True):
-        if here == flag:
-            return following
+        if here == flag and following is not None:
+            yield following
         if here.startswith(f"{flag}="):
-            return here.partition("=")[2]
-    return None
+            yield here.partition("=")[2]

@@ -12,9 +12,16 @@ DESCRIPTIONS: Mapping[str, str] = {
     "validate": "Measures a run on the evaluation split, without writing predictions.",
     "test": "Writes predictions.csv and metrics.json of a run on the evaluation split.",
 }
+_OF_A_RUN = "--run DIR [--data.init_args.evaluate_split test] [flags]"
+WORDS: Mapping[str, str] = {
+    "fit": "--config FILE [--config FILE ...] --run_dir DIR [flags]",
+    "validate": _OF_A_RUN,
+    "test": _OF_A_RUN,
+}
 RUN_DIR = (
-    "Folder to write. New, or the unfinished folder of the same fit, which is resumed. "
-    "Default after a fit: a folder below --run named after the command and the split."
+    "Folder to write. New, or the unfinished folder of the same command, which is resumed. "
+    "validate and test take, if none is given, a folder below --run named after the command and "
+    "the split."
 )
 RUN = "Run folder of a fit whose configuration and weights are used (validate and test)."
 STRESS = (
@@ -52,12 +59,7 @@ def print_help(command: str) -> None:
     """
     parser = argparse.ArgumentParser(
         prog=f"mammo-dp {command}",
-        usage=f"mammo-dp {command} "
-        + (
-            "--config FILE [--config FILE ...] --run_dir DIR [flags]"
-            if command == "fit"
-            else "--run DIR [flags]"
-        ),
+        usage=f"mammo-dp {command} {WORDS[command]}",
         description=DESCRIPTIONS[command],
         epilog="Flags override the files; later files override earlier ones. Further help: "
         f"`mammo-dp {command} {ALL}` lists every flag of Lightning's Trainer, "

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from mammo_dp import main as table
@@ -19,7 +21,29 @@ def test_no_command_is_help_and_version_is_known(capsys: pytest.CaptureFixture[s
 
 def test_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fitt"]) == 2
-    assert "unknown command 'fitt'" in capsys.readouterr().err
+    assert "unknown command 'fitt'. Did you mean fit?" in capsys.readouterr().err
+    assert main(["xyz"]) == 2
+    assert "unknown command 'xyz'. `mammo-dp --help` lists all." in capsys.readouterr().err
+
+
+def test_an_interrupt_that_lightning_turned_into_an_end_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(_: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    monkeypatch.setattr(table, "run", stop)
+    assert main(["fit"]) == 130
+    assert "Run the same command to resume" in capsys.readouterr().err
+
+
+def test_an_end_for_another_reason_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "run", lambda _: sys.exit(2))
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit"])
 
 
 @pytest.mark.parametrize(
@@ -27,6 +51,11 @@ def test_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (RunError("runs/x: is taken."), 1, "mammo-dp report: runs/x: is taken."),
         (KeyboardInterrupt(), 130, "Run the same command to resume"),
+        (
+            PermissionError(13, "Permission denied", "out"),
+            1,
+            "out: Permission denied. Check the path",
+        ),
         (OSError(28, "No space left on device", "runs/x/last.ckpt"), 1, "No space left on device"),
     ],
 )

@@ -81,7 +81,10 @@ def test_fit_then_test_fill_run_folders(
     assert statement["epsilon"] == "infinity"
     assert "without DP" in statement["because"]
 
+    capsys.readouterr()
     run(["test", "--run", str(folder)])
+    shown = capsys.readouterr().out
+    assert re.search(r"metrics.json: AUROC [.\d]+ \[[.\d]+, [.\d]+\], interval over \d+ pat", shown)
     assert (folder / "test_val" / "predictions.csv").exists()
     assert (
         read_run(folder / "test_val").inputs["checkpoint"].sha256
@@ -244,6 +247,62 @@ def test_wrong_usage_is_named(
     config = fit_line(tmp_path, cohort, TINY, "plain")[1:5]
     with pytest.raises(RunError, match=message):
         run([words[0], *config, *words[1:]])
+
+
+def test_a_configuration_that_is_not_there_is_named_with_those_that_are() -> None:
+    with pytest.raises(
+        RunError, match=r"--config nowhere/a.yaml: does not exist.* lie in .*configs"
+    ):
+        run(["fit", "--config", "nowhere/a.yaml", "--run_dir", "y"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.init_args.wights", "x"], "argument 'wights'. Did you mean 'weights'?"),
+        (["--model.init_args.zzz", "1"], "argument 'zzz'. The flag --model.help"),
+    ],
+)
+def test_a_misspelt_argument_is_named_in_one_sentence(
+    tmp_path: Path,
+    cohort: CropsManifest,
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        run([*fit_line(tmp_path, cohort, TINY, "plain"), *words])
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert "Union" not in shown
+    assert len(shown.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["test"], "test and validate --run RUN"),
+        (["fit", "--data.init_args.crops", "x"], "'crops' belongs to no class yet. Give --config"),
+    ],
+)
+def test_a_command_without_model_and_data_says_what_to_give(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(words)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("accelerator", ["cuda", "gpuu"])
+def test_a_device_that_is_not_there_is_refused_and_leaves_no_folder(
+    accelerator: str, tmp_path: Path, cohort: CropsManifest
+) -> None:
+    if accelerator == "cuda" and torch.cuda.is_available():
+        pytest.skip("a device is there")
+    line = fit_line(tmp_path, cohort, TINY, "plain")
+    with pytest.raises(RunError, match=r"--trainer.*--trainer.accelerator cpu runs everywhere"):
+        run([*line, "--trainer.accelerator", accelerator])
+    assert not (tmp_path / "plain").exists()
 
 
 def test_delta_above_one_per_patient_is_refused(tmp_path: Path, cohort: CropsManifest) -> None:

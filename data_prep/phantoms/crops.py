@@ -283,7 +283,7 @@ def _write_chunk(
 
 
 def _in_processes(
-    write: Callable[[int], list[Crop]], starts: Sequence[int], workers: int
+    write: Callable[[int], list[Crop]], starts: range, workers: int
 ) -> list[list[Crop]]:
     """Runs ``write`` in other processes; results in the order of ``starts``."""
     # Forked processes would inherit locks of threads that they do not have.
@@ -293,7 +293,8 @@ def _in_processes(
     try:
         with worker_environment():
             futures = [pool.submit(write, start) for start in starts]
-        return [future.result() for future in watched(futures, "Phantom crops")]
+        shown = zip(watched(starts, "Phantom crops"), futures, strict=True)
+        return [future.result() for _, future in shown]
     except BrokenProcessPool as error:
         raise PhantomError(
             "workers",

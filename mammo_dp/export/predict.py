@@ -79,13 +79,8 @@ def predict(
             f"{', '.join(given)}: says how to cut mammograms, and crops are cut already. Leave it "
             "out."
         )
-    shared = SharedClassifier.read(run)
-    inputs = {"classifier": shared.path}
-    candidates: Iterable[Candidate]
-    if images is not None:
-        assert table is not None
-        inputs["table"] = Path(table)
-        cutting = _cutting(run, shared, spacing_mm, margin_mm, minimum_mm)
+    lesions = None
+    if images is not None and table is not None:  # before the model, which takes longer to read
         lesions = read_lesion_table(
             Path(table),
             Path(images),
@@ -95,6 +90,14 @@ def predict(
             encoding=encoding,
             sheet=sheet,
         )
+    shared = SharedClassifier.read(run)
+    inputs = {"classifier": shared.path}
+    candidates: Iterable[Candidate]
+    if lesions is not None:
+        assert images is not None
+        assert table is not None
+        inputs["table"] = Path(table)
+        cutting = _cutting(run, shared, spacing_mm, margin_mm, minimum_mm)
         candidates = TableOfLesions(lesions, Path(images), cutting)
     else:
         assert crops is not None

@@ -233,7 +233,8 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
     for place in _SCREEN:
         whole = MAIN[place] in ("Run", "Unit", "AUROC [95 %]")
         justify: Literal["left", "right"] = "right" if place else "left"
-        table.add_column(MAIN[place], justify=justify, no_wrap=whole)
+        # folded where the screen is narrow: a number that is cut off is another number
+        table.add_column(MAIN[place], justify=justify, no_wrap=whole, overflow="fold")
     for shown in main_rows(rows):
         table.add_row(*(Text(shown[place]) for place in _SCREEN))
     (console or Console()).print(table)

@@ -110,7 +110,12 @@ def test_counts_are_printed(
         "labels from pathology: benign 2, malignant 6",
         "patients, split by the table: test 2, train 3",
     ]
-    assert shown[-4:] == [
+    assert [line.partition(": ")[0] for line in shown[-5:-1]] == [
+        f"  {reason}, first of rejected.csv"
+        for reason in ("for_processing", "mask_mismatch", "no_mask", "unreadable")
+    ]
+    assert "row 4: is neither DICOM" in shown[-2]
+    assert [*shown[-8:-5], shown[-1]] == [
         "train: 3 crops (2 malignant) of 2 patients",
         "test: 1 crops (0 malignant) of 1 patients; one class only, no use for training",
         "rejected: for_processing 1, mask_mismatch 1, no_mask 1, unreadable 1",
@@ -162,7 +167,7 @@ def test_one_unit_per_set(tmp_path: Path) -> None:
     tiny.add("P_00002")
     out = tmp_path / "out"
     root = str(tiny.write())
-    with pytest.raises(ArchiveError, match=r"states no pixel spacing, .*Give --spacing_mm"):
+    with pytest.raises(ArchiveError, match=r"states no pixel spacing, .*spacing_mm.* a new folder"):
         prepare.cbis_ddsm(root=root, out=str(out), size=32)
     given = prepare.cbis_ddsm(root=root, out=str(tmp_path / "mm"), size=32, spacing_mm=0.05)
     assert [crop.patient_id for crop in given.crops] == ["P_00001", "P_00002"]

@@ -295,6 +295,13 @@ def test_flags_that_do_not_belong_together_are_named(
         predict(run=str(run), out=str(tmp_path / "out"), **flags)
 
 
+def test_a_wrong_table_is_named_before_the_model_is_read(images: Path, tmp_path: Path) -> None:
+    table = tmp_path / "befunde.csv"
+    table.write_bytes("file,x0,y0,x1,y1,Dignit\u00e4t\n".encode("cp1252"))
+    with pytest.raises(DataError, match="name its encoding"):
+        predict(run="nowhere", images=str(images), table=str(table), out=str(tmp_path / "out"))
+
+
 def alter_checkpoint(run: Path) -> None:
     path = run / "checkpoints" / "last.ckpt"
     path.write_bytes(path.read_bytes() + b"\0")

@@ -180,6 +180,12 @@ def test_each_form_of_the_table_says_what_epsilon_holds_for(tree: Tree) -> None:
     assert "0.610 [0.560, 0.660]" in screen
 
 
+def test_no_number_is_cut_off_on_a_narrow_screen(tree: Tree) -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_table(collect(tree.runs), console)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in console.export_text()
+
+
 def test_a_cohort_of_one_has_no_chance_among_all(make_tree: Make) -> None:
     row = collect(make_tree().runs)[1]
     row.privacy["statements"][0]["risk"]["reconstruction_robustness"] = {}

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from data_prep.copies import shared_rows
 from data_prep.datamodule import FULL_SCALE
@@ -237,7 +237,7 @@ def _from_scratch(results: Sequence[tuple[Schedule, Corridor]], questions: Quest
         "one update",
         "final weights",
         "every update",
-        "E[MSE]",
+        Column("E[MSE]", no_wrap=True),
         "E[PSNR]",
         f"P(NCC >= {questions.correlation:g})",
         box=SIMPLE_HEAD,

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Workers of this machine."""
+
+import os
+import signal
+
+import pytest
+
+from data_prep import cluster
+
+
+def _blocks_interrupts() -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has no masks")
+def test_ctrl_c_is_for_the_process_that_started_the_workers() -> None:
+    with cluster.workers(None, count=1) as client:
+        assert client.submit(_blocks_interrupts).result()
+        assert not _blocks_interrupts()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)

@@ -493,9 +493,11 @@ def _refuse_missing_files(arguments: Sequence[str]) -> None:
     for flag in ("--config", "-c"):
         for name in _values_of(flag, arguments):
             if name.endswith((".yaml", ".yml")) and not Path(name).is_file():
+                shipped = Path(__file__).resolve().parent.parent / "configs"
+                where = shipped if shipped.is_dir() else "configs/ of its source tree"
                 raise RunError(
                     f"{flag} {name}: does not exist. Give the path of a file; those of this "
-                    f"project lie in {Path(__file__).resolve().parent.parent / 'configs'}."
+                    f"project lie in {where}."
                 )
 
 

@@ -147,6 +147,14 @@ KNOWN: Mapping[str, Terms] = MappingProxyType(
             credit="Lee et al. 2017, Scientific Data 4:170177, The Cancer Imaging Archive",
             allowed=True,
         ),
+        "cmmd": Terms(
+            licence="CC BY 4.0",
+            credit=(
+                "Cui et al. 2021, doi 10.7937/tcia.eqde-4b16, and Kashiwada et al. 2025, doi "
+                "10.7937/wezw-bh22, The Cancer Imaging Archive"
+            ),
+            allowed=True,
+        ),
         "bcs-dbt": Terms(
             licence="CC BY-NC 4.0, not for commercial purposes",
             credit="Buda et al. 2021, JAMA Network Open 4(8), The Cancer Imaging Archive",

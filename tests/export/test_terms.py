@@ -15,6 +15,9 @@ def test_a_known_licence_comes_with_its_credit() -> None:
     assert line.startswith("cbis-ddsm: CC BY 3.0 (Lee et al. 2017")
     assert terms("CBIS_DDSM", "cbis ddsm")[0].startswith("CBIS_DDSM: CC BY 3.0")
     assert len(terms("CBIS_DDSM", "cbis ddsm")) == 1
+    (line,) = terms("cmmd")
+    assert line.startswith("cmmd: CC BY 4.0 (Cui et al. 2021")
+    assert "Kashiwada et al. 2025" in line
     assert terms() == []
 
 

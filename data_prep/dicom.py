@@ -502,7 +502,7 @@ def _read(path: Path, where: str, secondary: bool) -> Stored:
         if "PixelData" not in dataset:
             raise DicomRejected(
                 "unreadable",
-                f"{where}: {tag_name('PixelData')} is missing. Download the file again.",
+                f"{where}: {tag_name('PixelData')} is missing. Copy or download the file again.",
             )
         syntax = dataset.file_meta.TransferSyntaxUID
         if syntax.is_encapsulated:

@@ -163,7 +163,7 @@ def check_codestream(dataset: Dataset, where: str) -> None:
         raise DicomRejected(
             "unreadable",
             f"{where}: the compressed pixels state another size than Rows and Columns. "
-            "Download the file again.",
+            "Copy or download the file again.",
         )
 
 
@@ -205,7 +205,7 @@ def required(dataset: Dataset, name: str, where: str) -> object:
         raise DicomRejected(
             "unreadable",
             f"{where}: {tag_name(name)} is missing; the file is cut off, or no image. "
-            "Download the file again.",
+            "Copy or download the file again.",
         )
     return value
 
@@ -292,7 +292,7 @@ def quiet(where: str, reason: Literal["unreadable", "lut"] = "unreadable") -> It
     logger = logging.getLogger("pydicom")  # like the warnings, it quotes values of elements
     was_disabled, logger.disabled = logger.disabled, True
     what, remedy = (
-        ("is truncated or malformed", "Download the file again.")
+        ("is truncated or malformed", "Copy or download the file again.")
         if reason == "unreadable"
         else ("has a malformed grey-value table or window", "Leave the file out.")
     )

@@ -214,7 +214,7 @@ def test_truncated_file_is_rejected_without_quoting_the_header(tmp_path: Path, k
     path = write_dicom(tmp_path / "a.dcm", RAMP)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep if keep > 1 else keep * len(whole))])
-    with pytest.raises(DicomRejected, match="Download the file again") as caught:
+    with pytest.raises(DicomRejected, match="Copy or download the file again") as caught:
         read_mammogram(path, where="table.csv, row 7")
     assert caught.value.reason == "unreadable"
     assert str(caught.value).startswith("table.csv, row 7: ")

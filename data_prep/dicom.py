@@ -340,7 +340,7 @@ def opened_dicom(path: Path, where: str) -> Iterator[tuple[Dataset, "PixelSource
             raise DicomRejected(
                 "unreadable",
                 f"{where}: is no DICOM file; the mark DICM is missing after 128 bytes, and it does "
-                "not begin with a DICOM element. Download the file again, or give another.",
+                "not begin with a DICOM element. Copy or download the file again, or give another.",
             )
         has_mark = start[_MARK_AT : _MARK_AT + 4] == _MARK
         file.seek(0)

@@ -4,10 +4,10 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,11 @@ from data_prep.duplicates import AcrossPatients, deduplicate, thumbnail
 from data_prep.errors import ArchiveError, PictureRejected, RecordRejected
 from data_prep.files import Balance
 from data_prep.fingerprints import fingerprint
+from data_prep.identity import normalised
 from data_prep.images import Kind, read_picture
 from data_prep.manifest import Crop, CropsManifest, Split
+
+T = TypeVar("T")
 
 REJECTED_FILE = "rejected.csv"
 CROP_KINDS: tuple[Kind, ...] = ("PNG",)
@@ -43,6 +46,33 @@ class Outcome:
     merged_patients: int
 
 
+def clear_majority(values: Sequence[T], patients: Sequence[str]) -> T | None:
+    """The value that most have, if no patient can have made it so.
+
+    It leads the next one by more than twice what any patient has. Two sets that differ in one of
+    several patients, whatever that one brings, then have the same answer, or one of them has none:
+    else one patient more could take out what belongs to others.
+
+    >>> clear_majority([16, 16, 16, 16, 8], ["a", "b", "c", "d", "e"])
+    16
+    >>> clear_majority([16, 16, 16, 8], ["a", "b", "c", "d"]) is None
+    True
+
+    Args:
+        values: One for each crop.
+        patients: Whose each is, in normal form; empty for crops of nobody.
+
+    Returns:
+        None if nothing leads by so much, or there is nothing.
+    """
+    counts = Counter(values).most_common(2)
+    if len(counts) < 2:
+        return counts[0][0] if counts else None
+    (first, most), (_, second) = counts
+    largest = max(Counter(filter(None, patients)).values(), default=0)
+    return first if most - second > 2 * largest else None
+
+
 @dataclass
 class CropSet:
     """Collects crops and rejections, then writes the tables.
@@ -51,7 +81,7 @@ class CropSet:
         folder: Folder to fill.
         strict: Whether the first rejection stops.
         across_patients: What happens if different patients share a crop.
-        size: Edge that crops must have, in pixels; none where all have one.
+        size: Edge that crops must have, in pixels; none takes that of a clear majority.
         found: Number of files or rows that the import started from, ``skipped`` included; none for
             a count of what was added and rejected.
         skipped: What was left out before it was opened, by reason.
@@ -99,7 +129,7 @@ class CropSet:
             card: Writes a page about the outcome, also where no crop is left.
 
         Raises:
-            ArchiveError: If no crop is left, or sizes differ and none was asked for.
+            ArchiveError: If no crop is left, or no size has a clear majority.
             DuplicateConflict: If different patients share a crop and are not to be merged.
             LeakageError: If copies stand in different splits.
         """
@@ -148,18 +178,16 @@ class CropSet:
         return thumbnail(read_grey(path, crop.file, deep=True))
 
     def _reject_odd_sizes(self) -> list[str]:
-        """Keeps the crops of the size asked for, or that all have; returns the other files.
-
-        Where most decided, one patient more could take out the crops of others.
-        """
+        """Keeps the crops of the size asked for, or that most have; returns the other files."""
         removed = []
-        sizes = sorted(set(self.edges))
-        if self.size is None and len(sizes) > 1:
+        patients = [normalised(crop.patient_id) for crop in self.crops]
+        wanted = self.size or clear_majority(self.edges, patients)
+        if wanted is None and self.edges:
+            sizes = " and ".join(map(str, sorted(set(self.edges))))
             raise ArchiveError(
-                f"{self.folder}: crops have {' and '.join(map(str, sizes))} px. Give --size to say "
-                "which are meant; the others are rejected."
+                f"{self.folder}: crops have {sizes} px. Give --size to say which are meant: none "
+                "leads by so much that no patient decides. The others are rejected."
             )
-        wanted = self.size or (sizes[0] if sizes else 0)
         for position in reversed(range(len(self.crops))):
             if (edge := self.edges[position]) != wanted:
                 file = self.crops[position].file

@@ -29,7 +29,7 @@ from distributed.comm.core import CommClosedError
 from data_prep import cluster
 from data_prep.card import TriedLesion, write_card
 from data_prep.cluster import ClusterError, FixedThreads, usable_cores
-from data_prep.crop_set import REJECTED_FILE, CropSet, print_counts
+from data_prep.crop_set import REJECTED_FILE, CropSet, clear_majority, print_counts
 from data_prep.cut_image import Cut, ImageOrder, LesionOrder, cut_image
 from data_prep.cutting import Cutting
 from data_prep.duplicates import AcrossPatients
@@ -494,12 +494,19 @@ def _collect(
     for number, order in enumerate(work.orders):
         for lesion, cut in zip(order.lesions, done[number], strict=True):
             answers[lesion.file] = cut
-    _require_one_unit(rows, answers, origin)
+    unit = _one_unit(rows, answers, origin)
     unused = []
     for row in rows:
         file = _file(row, origin)
         cut = answers[file]
         reason, message = cut.reason, cut.message
+        if not reason and (cut.spacing_mm is not None) != unit:
+            states, others = ("states no", "do") if unit else ("states its", "do not")
+            reason = "spacing"
+            message = (
+                f"{row.where}: its image {states} pixel spacing, but most {others}, so margins "
+                "would have two units. Give --spacing_mm, with a new folder."
+            )
         if not reason and row.malignant is None:
             reason, message = "no_label", f"{row.where}: has no label. Leave the row out."
         if reason:
@@ -560,25 +567,23 @@ def _tried(
     return tried
 
 
-def _require_one_unit(rows: Sequence[LesionRow], answers: Mapping[str, Cut], origin: str) -> None:
-    """Refuses a set whose margins would be millimetres for some crops and pixels for others.
-
-    Were the crops of one kind left out, one patient more could take out those of others.
+def _one_unit(rows: Sequence[LesionRow], answers: Mapping[str, Cut], origin: str) -> bool:
+    """Whether margins of the set are millimetres, as for most crops, or pixels.
 
     Raises:
-        ArchiveError: Naming a row of each kind.
+        ArchiveError: If neither has a clear majority; it names a row of each kind.
     """
-    first: dict[bool, str] = {}
-    for row in rows:
-        if not (cut := answers[_file(row, origin)]).reason:
-            first.setdefault(cut.spacing_mm is not None, row.where)
-    if len(first) > 1:
+    cut = [row for row in rows if not answers[_file(row, origin)].reason]
+    units = [answers[_file(row, origin)].spacing_mm is not None for row in cut]
+    unit = clear_majority(units, [normalised(row.patient_id) for row in cut])
+    if unit is None and units:
+        without, having = (cut[units.index(one)].where for one in (False, True))
         raise ArchiveError(
-            f"{first[False]}: its image states no pixel spacing, but that of {first[True]} does, "
-            "so margins would have two units. Give --spacing_mm for those that state none, or "
-            "leave the rows of one kind out. Either needs a new folder: this one was begun "
-            "otherwise."
+            f"{without}: its image states no pixel spacing, but that of {having} does, so margins "
+            "would have two units. Give --spacing_mm for those that state none, or leave the rows "
+            "of one kind out. Either needs a new folder: this one was begun otherwise."
         )
+    return bool(unit)
 
 
 def _finished(work: _Work, journal: Journal) -> CropsManifest:

@@ -175,7 +175,7 @@ def crop_folder(
     Args:
         root: Folder of the data set, or its parent if that holds one data set only.
         out: Folder to fill with crops.csv, images/ and rejected.csv.
-        size: Edge of the crops, in pixels; others are rejected. Needed where sizes differ.
+        size: Edge of the crops, in pixels; others are rejected. A clear majority's if not given.
         across_patients: What happens if different patients share a crop: refuse stops; merge makes
             them one patient, and the statement of each fit on the crops says that what this
             reveals is left out.
@@ -243,7 +243,7 @@ def synthetic_folder(
         provenance: File that says which generator made the set, on which patients it was trained
             and with which privacy. It is copied beside the crops; without it nothing is known, and
             no finite epsilon can be stated for what is trained on the set.
-        size: Edge of the crops, in pixels; others are rejected. Needed where sizes differ.
+        size: Edge of the crops, in pixels; others are rejected. A clear majority's if not given.
         strict: Stop at the first file that cannot become a crop, instead of listing it.
         card: Write card.html, a private page of counts and crops.
     """

@@ -246,6 +246,14 @@ def test_margins_have_one_unit_or_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "crops.csv").exists()
     given = Cutting(size=16, spacing_mm=0.07)
     assert len(cut(tmp_path, "given", scanned_film=True, cutting=given).crops) == 3
+    for i in range(3, 5):  # four of one kind and one of the other: no patient decides
+        write_dicom(images / f"{i}.dcm", grey(i), ImagerPixelSpacing=[0.1, 0.1])
+        lines.append(line(f"{i}.dcm", i))
+    (tmp_path / "t.csv").write_text("\n".join([HEADER, *lines]) + "\n")
+    assert len(cut(tmp_path, "more", scanned_film=True).crops) == 4
+    (row,) = rejected(tmp_path / "more")
+    assert (row["record"], row["reason"]) == ("row_0002", "spacing")
+    assert "row 2: its image states no pixel spacing, but most do" in row["message"]
 
 
 def test_strict_stops_at_the_first_row_whoever_is_first(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from data_prep import prepare
 from data_prep.archives import cbis_ddsm
+from data_prep.crop_set import clear_majority
 from data_prep.cropping import Box, crop_square, grey_range, to_16_bit
 from data_prep.dicom import read_mammogram
 from data_prep.errors import (
@@ -293,6 +294,38 @@ def test_unusable_files_of_a_crop_folder_are_listed(tmp_path: Path) -> None:
     assert "P_0000" not in (out / "rejected.csv").read_text()
     with pytest.raises(RecordRejected, match="crop train_0002: not a whole PNG"):
         prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "strict"), strict=True)
+
+
+def test_no_patient_decides_what_most_have() -> None:
+    """Whatever one patient brings, two answers are never different."""
+    rng = np.random.default_rng(0)
+    answered = 0
+    for _ in range(2000):
+        patients = rng.integers(0, rng.integers(2, 12), rng.integers(1, 30)).tolist()
+        values = rng.choice([8, 16], len(patients), p=[0.1, 0.9]).tolist()
+        one = int(rng.integers(0, 12))
+        kept = [(v, p) for v, p in zip(values, patients, strict=True) if p != one]
+        if not kept:
+            continue  # nobody else's crops to take out
+        others = [*kept, *[(8, one)] * int(rng.integers(0, 8))]
+        first, second = (
+            clear_majority([v for v, _ in pairs], [f"p{p}" for _, p in pairs])
+            for pairs in (list(zip(values, patients, strict=True)), others)
+        )
+        assert first == second or None in (first, second)
+        answered += first is not None and second is not None and len(set(values)) > 1
+    assert answered > 20
+
+
+def test_one_odd_size_among_many_is_rejected_by_name(tmp_path: Path) -> None:
+    for number in range(4):
+        put(tmp_path, patient=f"P_{number:05d}")
+    odd = put(tmp_path, patient="P_00009")
+    Image.new("L", (8, 8)).save(odd)
+    manifest = prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "out"))
+    assert len(manifest.crops) == 4
+    (found,) = rejected(tmp_path / "out")
+    assert found["reason"] == "odd_size"
 
 
 def test_sizes_that_differ_are_refused_unless_one_is_asked_for(tmp_path: Path) -> None:

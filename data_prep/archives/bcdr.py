@@ -12,7 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from data_prep.archives.cells import Findings, chosen, density, labelled, number, without_repeats
+from data_prep.archives.cells import (
+    OTHER_FINDING,
+    Findings,
+    chosen,
+    density,
+    labelled,
+    number,
+    without_repeats,
+)
 from data_prep.errors import ArchiveError
 from data_prep.files import OTHER, find_files
 from data_prep.lesions import ArchiveFacts, LeftOut, LesionRow, LesionTable, Outline
@@ -65,7 +73,6 @@ _VIEWS: Mapping[str, tuple[Laterality, View]] = {
 }
 _MARKS = {"0": False, "": False, "NAN": False, "1": True}
 _IMAGES = {".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp"}
-OTHER_FINDING = "another kind of finding"
 
 
 def read(root: Path, *, findings: Findings = "masses") -> LesionTable:

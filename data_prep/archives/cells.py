@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 SIDES: Mapping[str, Laterality] = {"L": "L", "LEFT": "L", "R": "R", "RIGHT": "R"}
 DENSITIES = {"A": "1", "B": "2", "C": "3", "D": "4", "1": "1", "2": "2", "3": "3", "4": "4"}
+OTHER_FINDING = "another kind of finding"  # than asked for: a reason why something is skipped
 UNKNOWN = frozenset({"", "0", "N/A", "NA", "NAN", "NONE"})
 _BIRADS = {
     **dict.fromkeys(("1", "2", "3"), False),

@@ -13,7 +13,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.archives.cells import SIDES, Findings, chosen, labelled, without_repeats
+from data_prep.archives.cells import (
+    OTHER_FINDING,
+    SIDES,
+    Findings,
+    chosen,
+    labelled,
+    without_repeats,
+)
 from data_prep.dicom import SeriesFile, read_series_file
 from data_prep.errors import ArchiveError
 from data_prep.files import find_files
@@ -75,7 +82,11 @@ _KINDS: Mapping[str, frozenset[Findings]] = {
     **dict.fromkeys(("DIST", "FAD"), frozenset()),
 }
 _ALWAYS_BENIGN = frozenset({"FA", "LIPOMA"})
-OTHER_FINDING = "another kind of finding"
+_BENIGN_IN_MALIGNANT = (
+    "conflict",
+    "a fibroadenoma or lipoma, which are benign, in a breast that is malignant. Left out by the "
+    "rule of this archive.",
+)
 Watch = Callable[[Sequence[Path]], Iterable[Path]]
 
 
@@ -245,7 +256,7 @@ def _lesions(
     lesions: list[LesionRow | LeftOut] = []
     for number, outline, kind in wanted:
         one_key, one_where = f"{key}_{number:02d}", f"{where}, outline {number}"
-        region = _region(outline, always_benign=malignant and kind in _ALWAYS_BENIGN)
+        region = _BENIGN_IN_MALIGNANT if malignant and kind in _ALWAYS_BENIGN else _region(outline)
         if not isinstance(region, Outline):
             reason, message = region
             lesions.append(LeftOut(one_key, reason, f"{one_where}: {message}"))
@@ -286,19 +297,8 @@ def _without_label(case: str, labels: Sequence[tuple[bool, str]]) -> tuple[str, 
     return None
 
 
-def _region(outline: Mapping[str, Any], *, always_benign: bool) -> Outline | tuple[str, str]:
-    """An outline, or reason code and sentence if it cannot be used.
-
-    Args:
-        outline: As the file has it.
-        always_benign: Whether its kind is benign in a breast that is malignant.
-    """
-    if always_benign:
-        return (
-            "conflict",
-            "a fibroadenoma or lipoma, which are benign, in a breast that is malignant. Left out "
-            "by the rule of this archive.",
-        )
+def _region(outline: Mapping[str, Any]) -> Outline | tuple[str, str]:
+    """An outline, or reason code and sentence if its points are none."""
     try:
         points = tuple((float(point["x"]), float(point["y"])) for point in outline["cgPoints"])
     except (KeyError, TypeError, ValueError, OverflowError):

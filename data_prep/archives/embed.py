@@ -14,7 +14,16 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Literal
 
-from data_prep.archives.cells import SIDES, chosen, density, is_unknown, known, number, view_of
+from data_prep.archives.cells import (
+    OTHER_FINDING,
+    SIDES,
+    chosen,
+    density,
+    is_unknown,
+    known,
+    number,
+    view_of,
+)
 from data_prep.cropping import Box
 from data_prep.errors import ArchiveError, LabelError
 from data_prep.lesions import ArchiveFacts, LeftOut, LesionRow, LesionTable
@@ -215,7 +224,7 @@ def _regions(
     if not own or labels == {None}:
         return [], [], "image whose findings have no pathology, or one that is neither"
     if findings == "masses" and not any(finding.mass for finding in own):
-        return [], [], "another kind of finding"
+        return [], [], OTHER_FINDING
     key = f"{row.number:06d}"
     if len(labels) > 1 or (len(boxes) > 1 and len(own) > 1):
         message = (

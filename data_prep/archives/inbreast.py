@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from data_prep.archives.cells import (
+    OTHER_FINDING,
     SIDES,
     LabelRequest,
     birads_label,
@@ -61,7 +62,6 @@ _VIEWS: Mapping[str, View] = {"CC": "CC", "ML": "MLO", "MLO": "MLO"}  # the tabl
 _POINT = re.compile(r"\(\s*([-+.\deE]+)\s*,\s*([-+.\deE]+)\s*\)")
 _TABLES = ("INbreast.csv", "INbreast.xlsx")
 _MAX_XML = 64 * 1024 * 1024  # bytes; published ones have up to a few megabytes
-OTHER_FINDING = "another kind of finding"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatch
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -342,13 +343,15 @@ def input_sha256(path: str | Path) -> str:
 
 def versions(names: Sequence[str] = _PACKAGES) -> dict[str, str]:
     """Installed versions, by distribution; ``"unknown"`` for what is not installed."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+    return {name: _version(name) for name in names}
+
+
+@cache  # a version is read from files, and does not change under a process that has the package
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:

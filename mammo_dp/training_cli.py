@@ -199,7 +199,9 @@ class TrainingCLI(LightningCLI):
 
     def plain_config(self) -> dict[str, Any]:
         """Configuration of the chosen command as plain values, without where it is written."""
-        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self.subcommand]
+        # What was parsed is valid, and to check it again takes half of the time.
+        text = self.parser.dump(self.config, skip_none=False, skip_validation=True)
+        config = yaml.safe_load(text)[self.subcommand]
         for name in _NOT_CONFIG:
             config.pop(name, None)
         config["trainer"].pop("default_root_dir", None)
@@ -391,6 +393,11 @@ def _keep(path: Path, model: LightningModule, max_steps: int) -> ModelCheckpoint
     )
 
 
+# Parsers by command, as attributes of a command line. To build one takes as long as a small fit,
+# and a selection or a benchmark runs many fits in a process.
+_BUILT: dict[str, dict[str, Any]] = {}
+
+
 def _of_one_command(command: str) -> type[TrainingCLI]:
     """The command line with the flags of one command: those of all four take four times as long."""
 
@@ -398,6 +405,25 @@ def _of_one_command(command: str) -> type[TrainingCLI]:
         @staticmethod
         def subcommands() -> dict[str, set[str]]:
             return {command: LightningCLI.subcommands()[command]}
+
+        def setup_parser(self, *arguments: Any, **settings: Any) -> None:
+            """Builds the parser, or takes that of an earlier command of this process."""
+            if (built := _BUILT.pop(command, None)) is None:
+                before = set(vars(self))
+                super().setup_parser(*arguments, **settings)
+                built = {name: value for name, value in vars(self).items() if name not in before}
+            vars(self).update(built)
+            self.built = built
+
+        def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+            """Keeps the parser for the next command, unless what it read was wrong."""
+            try:
+                super().parse_arguments(parser, args)
+            except SystemExit as end:
+                if not end.code:  # it printed what was asked for
+                    _BUILT[command] = self.built
+                raise
+            _BUILT[command] = self.built
 
     return OneCommand
 

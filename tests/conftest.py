@@ -1,5 +1,12 @@
 """Shared fixtures: a tiny cohort of generated crops; no patient data anywhere."""
 
+from tests.parts import (  # noqa: F401  hooks
+    pytest_collection_finish,
+    pytest_collection_modifyitems,
+    pytest_ignore_collect,
+)
+
+# isort: split
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +25,6 @@ from data_prep.phantoms.crops import write_phantom_crops
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.lineage import PHANTOMS
-from tests.parts import pytest_collection_modifyitems, pytest_ignore_collect  # noqa: F401  hooks
 
 KEY = "00" * 32
 

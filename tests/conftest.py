@@ -8,6 +8,7 @@ from tests.parts import (  # noqa: F401  hooks
 
 # isort: split
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import data_prep  # noqa: F401  declares what torchvision lacks before lightning
 
 # isort: split
 import torch
+from lightning.fabric.utilities import registry
 
 from data_prep.crop_image import save_crop_image
 from data_prep.fingerprints import fingerprint
@@ -92,6 +94,14 @@ def _one_thread() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("MAMMO_DP_COHORT_KEY", KEY)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plugins_once() -> Iterator[None]:
+    """Lightning looks through all installed packages for plug-ins whenever a trainer is made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "entry_points", cache(registry.entry_points))
         yield
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.started import fork_once
+
 gc.disable()  # imports make many objects and hardly any rubbish; on again before the first test
 
 ROOT = Path(__file__).parent.parent
@@ -53,3 +55,4 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+    fork_once()

@@ -1,12 +1,21 @@
 """``kill -9`` in the middle of each stage, then the same command again."""
 
 import json
-import subprocess
-import sys
+import signal
+import time
 from pathlib import Path
 
 import pytest
 import yaml
+
+# Imported once, and not by each process.
+import data_prep.prepare  # noqa: F401
+import gan.generate  # noqa: F401
+import mammo_dp.attacks.membership.command
+import mammo_dp.privacy.training.classifier
+import mammo_dp.report.page
+import mammo_dp.training_cli  # noqa: F401
+from tests.started import Started, run_command
 
 BODY = {
     "backbone": "vit_tiny_patch16_224",
@@ -81,49 +90,28 @@ UNDER_WAY = [
     ("runs/dp/attack_membership/run.json", 1),
     ("report/run.json", 1),
 ]
-# Imports once, then forks a process per attempt; no thread is running before the fork.
-SCRIPT = """
-import os, signal, sys, time, json
-from pathlib import Path
-import mammo_dp.training_cli, mammo_dp.commands, mammo_dp.report.page, gan.generate
-import mammo_dp.attacks.membership.command, mammo_dp.privacy.training.classifier, gan.module
-import data_prep.prepare
-from mammo_dp.main import main
 
-def start(out):
-    if child := os.fork():
-        return child
-    log = os.open("log.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    os.dup2(log, 1), os.dup2(log, 2)
-    os._exit(main(["pipeline", "tiny.yaml", "--out", out]))
 
-for pattern, count in json.loads(sys.argv[1]):
-    child = start("killed")
-    while len(list(Path("killed").glob(pattern))) < count:
-        done, status = os.waitpid(child, os.WNOHANG)
-        assert not done, f"ended with {status} before {pattern}"
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), f"ended with {status} at {pattern}"
-for out in ("killed", "whole"):
-    _, status = os.waitpid(start(out), 0)
-    assert status == 0, f"{out}: status {status}"
-"""
+def start(out: str) -> Started:
+    words = ["pipeline", "tiny.yaml", "--out", out]
+    return Started(run_command, words, log=Path("log.txt"))
 
 
 @pytest.mark.slow
-def test_killed_pipeline_finishes_like_an_uninterrupted_one(tmp_path: Path) -> None:
+def test_killed_pipeline_finishes_like_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(PIPELINE, sort_keys=False))
-    ran = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(UNDER_WAY)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    log = tmp_path / "log.txt"
-    assert ran.returncode == 0, ran.stderr + (log.read_text()[-3000:] if log.exists() else "")
+    for pattern, count in UNDER_WAY:
+        process = start("killed")
+        while len(list(Path("killed").glob(pattern))) < count:
+            assert process.poll() is None, f"ended before {pattern}: {process.said()[-3000:]}"
+            time.sleep(0.005)
+        assert process.kill() == -signal.SIGKILL, f"ended at {pattern}: {process.said()[-3000:]}"
+    for out in ("killed", "whole"):
+        process = start(out)
+        assert process.wait() == 0, f"{out}: {process.said()[-3000:]}"
 
     def released(name: str) -> set[str]:
         return {

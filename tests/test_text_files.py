@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -16,6 +17,11 @@ FILES = sorted(
     path for package in (*PACKAGES, "benchmarks") for path in (ROOT / package).rglob("*.py")
 )
 NOT_TEXT = {"Image", "DrawnCrops", "os", "tables"}  # whose functions open no text file
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def without_encoding(tree: ast.AST) -> list[int]:
@@ -51,7 +57,7 @@ def is_text(call: ast.Call) -> bool:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_text_is_utf_8(path: Path) -> None:
-    assert without_encoding(ast.parse(path.read_text(encoding="utf-8"))) == []
+    assert without_encoding(parsed(path)) == []
 
 
 @pytest.mark.parametrize(
@@ -85,8 +91,8 @@ def test_what_the_screen_cannot_show_stops_nothing() -> None:
 
 
 def imported(path: Path) -> set[str]:
-    tree, found = ast.parse(path.read_text(encoding="utf-8")), set()
-    for node in ast.walk(tree):
+    found = set()
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

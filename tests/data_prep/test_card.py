@@ -202,6 +202,7 @@ def test_the_box_is_where_the_lesion_is_and_the_crop_beside_it(tmp_path: Path) -
         assert any(np.array_equal(pixels_of(address), one) for one in expected)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_pictures_are_few_and_the_same_whatever_the_order_of_the_table(tmp_path: Path) -> None:
     names = [f"{i:02d}.png" for i in range(module.PER_CLASS * 2 + 6)]
     folder_of(tmp_path, names)

@@ -2,10 +2,7 @@
 import csv
 import errno
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -29,8 +26,9 @@ from data_prep.lesion_table import read_lesion_table
 from data_prep.manifest import CropsManifest
 from data_prep.splits import assign_split
 from mammo_dp.main import main
-from tests.data_prep.deadly import _deadly
+from tests.data_prep.deadly import _deadly, dask_setup
 from tests.data_prep.tiny_archive import film, write_dicom
+from tests.started import Started, run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 CUTTING = Cutting(size=16)
@@ -113,6 +111,7 @@ def test_each_image_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert read == ["a.png", "b.png"]
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_workers_make_the_same_bytes(tmp_path: Path) -> None:
     names = [f"{i}.png" for i in range(MANY)]
     images = folder_of(tmp_path, names, "5.png,P005,1,60,20,90,60", "0.png,P000,0,0,0,2,2")
@@ -143,6 +142,7 @@ def test_whatever_an_image_does_to_its_reader_costs_its_lesions(
     assert second["message"].startswith("t.csv, row 4: its image cannot be read (MemoryError)")
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_image_that_hangs_or_kills_costs_itself(
     tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
@@ -161,17 +161,17 @@ def test_an_image_that_hangs_or_kills_costs_itself(
     assert len(reasons) == workers
 
 
+def cut_deadly(folder: str) -> None:
+    dask_setup(None)
+    cut(Path(folder))
+
+
+@pytest.mark.usefixtures("forked_workers")
 def test_the_image_at_which_this_process_died_gets_one_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder_of(tmp_path, ["a.png", "die.png", "b.png"])
-    code = (
-        "import sys; from pathlib import Path; from tests.data_prep import deadly\n"
-        "from tests.data_prep.test_cut_lesions import cut\n"
-        "deadly.dask_setup(None); cut(Path(sys.argv[1]))"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 3
+    assert Started(cut_deadly, str(tmp_path), log=tmp_path / "log.txt").wait() == 3
     with dask.config.set({"distributed.worker.preload": [str(ROOT / "tests/data_prep/deadly.py")]}):
         manifest = cut(tmp_path)
     assert [crop.file[-8:] for crop in manifest.crops] == ["0002.png", "0004.png"]
@@ -256,6 +256,7 @@ def test_margins_have_one_unit_or_are_refused(tmp_path: Path) -> None:
     assert "row 2: its image states no pixel spacing, but most do" in row["message"]
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_strict_stops_at_the_first_row_whoever_is_first(tmp_path: Path) -> None:
     names = [f"{i}.png" for i in range(MANY)]
     images = folder_of(tmp_path, names)
@@ -358,12 +359,10 @@ def test_columns_and_labels_are_flags_and_yaml(tmp_path: Path) -> None:
     assert content(tmp_path / "one") == content(tmp_path / "other")
 
 
-SCRIPT = """
-import sys
-from mammo_dp.main import main
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
-"""
+def cut_slowly(*words: str) -> int:
+    """The command with workers that take their time, or it ends before it can be killed."""
+    with dask.config.set({"distributed.worker.preload": [str(ROOT / "tests/data_prep/deadly.py")]}):
+        return run_command(words)
 
 
 @pytest.mark.slow
@@ -373,39 +372,27 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(tmp_path
         tmp_path, names, "3_slow.png,P003,1,60,20,90,60", "0_slow.png,P000,0,0,0,2,2"
     )
     (images / "7_slow.png").write_bytes(b"damaged")
-    (tmp_path / "run.py").write_text(SCRIPT)
     words = ["prepare", "lesions", "--table", str(tmp_path / "t.csv"), "--images", str(images)]
     words += ["--size", "16", "--workers", "2", "--out"]
-    preload = json.dumps([str(ROOT / "tests/data_prep/deadly.py")])
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "DASK_DISTRIBUTED__WORKER__PRELOAD": preload,
-    }
 
-    def start(out: str) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, str(tmp_path / "run.py"), *words, str(tmp_path / out)]
-        return subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+    def start(out: str) -> Started:
+        log = tmp_path / f"{out}.txt"
+        log.unlink(missing_ok=True)
+        return Started(cut_slowly, *words, str(tmp_path / out), log=log)
 
     out = tmp_path / "killed"
     for written in (1, 12):  # lines in the journal
         process = start("killed")
-        while process.poll() is None:
-            journal = out / JOURNAL
-            if journal.exists() and journal.read_bytes().count(b'"image"') >= written:
-                process.send_signal(signal.SIGKILL)
-                break
+        journal = out / JOURNAL
+        while not journal.exists() or journal.read_bytes().count(b'"image"') < written:
+            assert process.poll() is None, process.said()
             time.sleep(0.005)
-        process.wait()
-        assert process.returncode == -signal.SIGKILL, process.communicate()[0].decode()
+        assert process.kill() == -signal.SIGKILL, process.said()
         assert not (out / "crops.csv").exists()
-        process.communicate()
     for name in ("killed", "whole"):
         process = start(name)
-        said = process.communicate()[0].decode()
-        assert process.returncode == 0, said
+        assert process.wait() == 0, process.said()
         if name == "killed":
-            assert "of 24 images are read; resuming" in said
+            assert "of 24 images are read; resuming" in process.said()
     assert content(out) == content(tmp_path / "whole")
     assert "card.html" in content(out)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,16 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
+from data_prep.crop_image import save_crop_image
 from data_prep.manifest import CropsManifest
 from data_prep.phantoms.crops import write_phantom_crops
+from gan import generate as module
 from gan.checkpoint import TrainedGenerator, draw
 from gan.conditions import ConditionError
 from gan.generate import GenerationError, generate
 from gan.module import MCGAN
 from mammo_dp.main import main
 from tests.gan.checkpoints import save
+from tests.started import Started
 
 
 @pytest.fixture(scope="module")
@@ -135,20 +137,24 @@ def test_without_attributes_none_are_drawn(tmp_path: Path) -> None:
         generate(str(path), str(tmp_path / "out"), per_class=1, draw_attributes=True)
 
 
+def slowly(checkpoint: str, out: str) -> None:
+    """Or it ends before it can be killed."""
+
+    def save(path: Path, pixels: NDArray[np.uint16]) -> str:
+        time.sleep(0.01)
+        return save_crop_image(path, pixels)
+
+    setattr(module, "save_crop_image", save)  # noqa: B010 - it is imported there
+    generate(checkpoint, out, per_class=60, batch_size=16)
+
+
 def test_a_killed_run_ends_with_the_same_crops(checkpoint: Path, tmp_path: Path) -> None:
     generate(str(checkpoint), str(tmp_path / "whole"), per_class=60, batch_size=16)
     out = tmp_path / "killed"
-    slow = (  # or it ends before it can be killed
-        "import sys, time; from gan.generate import generate; "
-        "module = sys.modules['gan.generate']; save = module.save_crop_image; "
-        "module.save_crop_image = lambda *crop: time.sleep(0.01) or save(*crop); "
-    )
-    call = f"generate({str(checkpoint)!r}, {str(out)!r}, per_class=60, batch_size=16)"
-    process = subprocess.Popen([sys.executable, "-c", slow + call], stdout=subprocess.DEVNULL)
+    process = Started(slowly, str(checkpoint), str(out), log=tmp_path / "log.txt")
     while process.poll() is None and len(list(out.glob("images/*.png"))) < 20:
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.kill() == -signal.SIGKILL, process.said()
     kept = written_at(out)
     assert 20 <= len(list(out.glob("images/*.png"))) < 120
     assert not (out / "crops.csv").exists()

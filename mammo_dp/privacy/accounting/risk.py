@@ -7,7 +7,7 @@ with a given false positive rate.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -42,9 +42,9 @@ class TradeOff:
 
     curve: PrivacyCurve
 
-    @cached_property
+    @property
     def _deltas(self) -> NDArray[np.float64]:
-        return self.curve.deltas(_EPSILONS)
+        return _deltas_of(self.curve)
 
     @property
     def advantage(self) -> float:
@@ -60,6 +60,13 @@ class TradeOff:
         lower = 1 - self._deltas - power * fpr
         upper = (1 - self._deltas - fpr) / power
         return float(max(0.0, lower.max(), upper.max()))
+
+
+@lru_cache(maxsize=128)  # statement, report and check of one run ask for the risks of one curve
+def _deltas_of(curve: PrivacyCurve) -> NDArray[np.float64]:
+    deltas = curve.deltas(_EPSILONS)
+    deltas.setflags(write=False)
+    return deltas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import monai.networks.nets  # noqa: F401  once here, not in each process that tests start
 import torch
 from torch import nn
 

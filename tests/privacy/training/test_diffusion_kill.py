@@ -2,51 +2,35 @@
 """``kill -9`` in the middle of a private diffusion, then the same command again."""
 
 import json
-import subprocess
-import sys
+import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+import mammo_dp.privacy.training.diffusion
+import mammo_dp.training_cli  # noqa: F401  imported once, and not by each process
 from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.lineage import PHANTOMS
 from tests.gan.diffusion.tiny import NETS, diffusion, save
 from tests.privacy.statement.verify.chain import DP
+from tests.started import Started, run_command
 
 STEPS = 6
-# Imports once, then forks a process per fit; no thread is running before the fork.
-SCRIPT = """
-import os, signal, sys, time
-from pathlib import Path
-import mammo_dp.training_cli, mammo_dp.privacy.training.diffusion, monai.networks.nets
-from mammo_dp.main import main
 
-def start(folder):
-    if child := os.fork():
-        return child
-    log = os.open("log.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    os.dup2(log, 1), os.dup2(log, 2)
-    os._exit(main(["fit", "--config", "private.yaml", "--run_dir", f"{folder}/run"]))
 
-child = start("killed")
-while not Path("killed/run/checkpoints/resume.ckpt").exists():
-    assert not os.waitpid(child, os.WNOHANG)[0], "ended before it could be killed"
-    time.sleep(0.001)
-os.kill(child, signal.SIGKILL)
-assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), "ended before it was killed"
-assert not Path("killed/run/checkpoints/last.ckpt").exists()
-for folder in ("killed", "whole"):
-    assert os.waitpid(start(folder), 0)[1] == 0, folder
-"""
+def start(folder: str) -> Started:
+    words = ["fit", "--config", "private.yaml", "--run_dir", f"{folder}/run"]
+    return Started(run_command, words, log=Path("log.txt"))
 
 
 @pytest.mark.slow
 def test_a_killed_fit_releases_the_weights_and_the_statement_of_an_uninterrupted_one(
-    cohort: CropsManifest, tmp_path: Path
+    cohort: CropsManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Draws and noise are fixed, so that the weights can be compared; no other run may be so."""
     (tmp_path / "start").mkdir()
@@ -60,11 +44,16 @@ def test_a_killed_fit_releases_the_weights_and_the_statement_of_an_uninterrupted
         "trainer": DP["trainer"] | {"max_steps": STEPS},
     }
     (tmp_path / "private.yaml").write_text(yaml.safe_dump(config))
-    ran = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    log = tmp_path / "log.txt"
-    assert ran.returncode == 0, ran.stderr + (log.read_text()[-3000:] if log.exists() else "")
+    monkeypatch.chdir(tmp_path)
+    process = start("killed")
+    while not Path("killed/run/checkpoints/resume.ckpt").exists():
+        assert process.poll() is None, f"ended before it could be killed: {process.said()[-3000:]}"
+        time.sleep(0.005)
+    assert process.kill() == -signal.SIGKILL, "ended before it was killed"
+    assert not Path("killed/run/checkpoints/last.ckpt").exists()
+    for folder in ("killed", "whole"):
+        process = start(folder)
+        assert process.wait() == 0, f"{folder}: {process.said()[-3000:]}"
 
     def released(folder: str) -> dict[str, torch.Tensor]:
         path = tmp_path / folder / "run/checkpoints/last.ckpt"
@@ -72,10 +61,10 @@ def test_a_killed_fit_releases_the_weights_and_the_statement_of_an_uninterrupted
         return found
 
     one, other = released("killed"), released("whole")
-    start = torch.load(weights, weights_only=True)["state_dict"]
+    before = torch.load(weights, weights_only=True)["state_dict"]
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert any(not torch.equal(one[name], start[name]) for name in one if name in start)
+    assert any(not torch.equal(one[name], before[name]) for name in one if name in before)
     mine, theirs = (
         json.loads((tmp_path / folder / "run/privacy.json").read_text())["statements"]
         for folder in ("killed", "whole")

@@ -52,7 +52,7 @@ DP: dict[str, Any] = {
 }
 LINES = (
     "prepare phantom_archive --out archive --patients 9 --height 320 --width 256",
-    "prepare cbis_ddsm --root archive --out real --size 32 --spacing_mm 0.1",
+    "prepare cbis_ddsm --root archive --out real --size 32 --spacing_mm 0.1 --workers 1",
     "prepare phantoms --per_class 8 --size 32 --out phantoms",
     "fit --config plain.yaml --data.init_args.crops phantoms --run_dir pretrain",
     "fit --config dp.yaml --data.init_args.crops real --run_dir dp "

@@ -163,6 +163,8 @@ class TrainingCLI(LightningCLI):
             seed=config.seed_everything,
         )
         if self.record.is_finished:
+            if fitting:  # whoever closed it may have been killed before this
+                (self.record.folder / RESUME).unlink(missing_ok=True)
             raise _Finished
         if fitting:
             self.parents = collect_parents(entry.path for entry in self.record.inputs.values())
@@ -295,8 +297,9 @@ class TrainingCLI(LightningCLI):
             return
         write_fit_statement(self.record, self.trainer, folder / RELEASED, self.selection)
         TrainedCrops.of_folder(self.datamodule.manifest.folder).write(folder)
+        # Closed first: a process that is killed in between must not train these patients again.
+        close_run(self.record, passing=RESUME)
         (folder / RESUME).unlink(missing_ok=True)
-        close_run(self.record)
 
     def before_test(self) -> None:
         """Has the crops distorted, too, if that was asked for.

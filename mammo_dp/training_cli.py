@@ -57,6 +57,7 @@ from mammo_dp.runs import (
     write_text_atomically,
 )
 from mammo_dp.training_help import ALL, DESCRIPTIONS, RUN, RUN_DIR, STRESS, WORDS
+from mammo_dp.training_progress import ProgressLines
 
 CONFIG = "config.yaml"
 # Load weights, of the hub or a file, that no statement would know of.
@@ -235,6 +236,8 @@ class TrainingCLI(LightningCLI):
         if self.subcommand == "fit":
             keep = _keep(folder / RESUME, self.model, chosen.max_steps)
             kwargs["callbacks"] = [*(chosen.callbacks or []), keep]
+            if chosen.enable_progress_bar is not False and not sys.stderr.isatty():
+                kwargs["callbacks"].append(ProgressLines())
             self.parents = self.parents.joined([public_ledger(self.model)])
             rank_zero_only(warn_of_unknown)(public_ledger(self.model))
             state = SealedCheckpointIO(Binding.of_run(self.record))

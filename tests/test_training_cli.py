@@ -108,6 +108,37 @@ def test_another_configuration_in_the_same_folder_is_refused(
     assert (tmp_path / "plain" / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (DP, ["Training: 1 of 6 steps, ", "Training: 6 of 6 steps, 0 s left"]),
+        (
+            TINY,
+            [
+                "Training: 1 of 6 batches (epoch 1 of 2), ",
+                "Training: 6 of 6 batches (epoch 2 of 2), 0 s",
+            ],
+        ),
+    ],
+    ids=["private", "plain"],
+)
+def test_a_fit_tells_a_file_how_far_it_is(
+    tmp_path: Path,
+    cohort: CropsManifest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: dict[str, Any],
+    lines: list[str],
+) -> None:
+    monkeypatch.setattr("mammo_dp.training_progress.EVERY_S", 0.0)
+    shown = {**content, "trainer": {**content["trainer"], "enable_progress_bar": True}}
+    run(fit_line(tmp_path, cohort, shown, "told"))
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Training")]
+    assert told[0].startswith(lines[0])
+    assert told[-1].startswith(lines[1])
+    assert len(told) == int(lines[1].split()[1])
+
+
 @pytest.mark.parametrize("killed_in", ["close_run", "Path.unlink"])
 def test_a_fit_that_is_killed_at_its_very_end_does_not_train_again(
     tmp_path: Path, cohort: CropsManifest, monkeypatch: pytest.MonkeyPatch, killed_in: str

@@ -234,7 +234,7 @@ class SharedFeatures(Callback):
         if stage == "fit":
             Path(self.folder).mkdir(parents=True, exist_ok=True)  # it may have been emptied since
             if not link.exists():
-                link.symlink_to(self.folder, target_is_directory=True)
+                link.symlink_to(Path(self.folder).resolve(), target_is_directory=True)
 
 
 @contextmanager

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning
 import pytest
 import torch
 from torch import Tensor, nn
 
 from classifier.backbones import build, head
-from classifier.features import body_features, body_sha256, cached_features
+from classifier.features import SharedFeatures, body_features, body_sha256, cached_features
 from data_prep.datamodule import CropsDataset
 from data_prep.errors import ManifestError
 from data_prep.manifest import CropsManifest
@@ -138,6 +139,16 @@ def test_a_damaged_file_is_computed_again(
     assert "computed again" in caplog.text
     assert torch.load(path, weights_only=True).shape == (2, 48)
     assert files(tmp_path) == [path]
+
+
+def test_a_shared_folder_is_found_from_wherever_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    trainer = lightning.Trainer(default_root_dir="runs/one", logger=False, accelerator="cpu")
+    SharedFeatures("shared").setup(trainer, lightning.LightningModule(), "fit")
+    assert (tmp_path / "runs/one/features").samefile(tmp_path / "shared")
 
 
 @pytest.mark.parametrize("views", [1, 3])

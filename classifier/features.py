@@ -12,10 +12,12 @@ import io
 import json
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -35,6 +37,8 @@ from data_prep.progress import watched
 from data_prep.transforms import Augmentation, pipeline
 
 log = logging.getLogger(__name__)
+
+_BATCHES_IN_PIECE = 4  # kept together; a process that is killed loses the last of them at most
 
 
 class FeaturesSeal(Protocol):
@@ -126,7 +130,8 @@ def cached_features(
     """Features of some crops, from the cache or computed and then kept there.
 
     Each view of a crop is drawn from the seed, the number of the view and the crop's own pixels,
-    so no crop changes the views of another.
+    so no crop changes the views of another. Features are kept piece by piece while they are
+    computed, and a process that was killed goes on at the piece that it had begun.
 
     Args:
         net: Model of :func:`classifier.backbones.build`; only its body matters.
@@ -174,12 +179,15 @@ def cached_features(
     if (found := _read(path, (len(rows) * views, *part.shape), seal)) is not None:
         return found.view(len(rows), views, *part.shape)
 
-    def images() -> Iterator[Tensor]:
-        count = len(rows) * views
-        starts = range(0, count, batch_size)
-        for start in watched(starts, "Computing features"):
+    count = len(rows) * views
+    length = _BATCHES_IN_PIECE * batch_size
+    batches = iter(watched(range(0, count, batch_size), "Computing features"))
+
+    def images(numbers: range) -> Iterator[Tensor]:
+        for start in numbers[::batch_size]:
+            next(batches)
             batch = []
-            for item in range(start, min(start + batch_size, count)):
+            for item in range(start, min(start + batch_size, numbers.stop)):
                 index, view = divmod(item, views)
                 if views > 1:
                     draw = hashlib.sha256(f"{seed} {view} {hashes[index]}".encode()).digest()
@@ -187,8 +195,23 @@ def cached_features(
                 batch.append(model_input(pixels[index], transform))
             yield torch.stack(batch)
 
-    computed = part.compute(images())
+    pieces: dict[Path, Tensor] = {}
+    for start in range(0, count, length):
+        numbers = range(start, min(start + length, count))
+        piece = Path(folder) / f"{name}_{start}.pt"
+        features = _read(piece, (len(numbers), *part.shape), seal)
+        if features is None:
+            features = part.compute(images(numbers))
+            if len(numbers) < count:
+                _write(piece, features, seal)
+        else:
+            deque(islice(batches, len(numbers[::batch_size])), maxlen=0)
+        pieces[piece] = features
+    deque(batches, maxlen=0)  # ends the bar
+    computed = torch.cat([*pieces.values()])
     _write(path, computed, seal)
+    for piece in pieces:
+        piece.unlink(missing_ok=True)
     return computed.view(len(rows), views, *part.shape)
 
 
@@ -211,7 +234,7 @@ class SharedFeatures(Callback):
         if stage == "fit":
             Path(self.folder).mkdir(parents=True, exist_ok=True)  # it may have been emptied since
             if not link.exists():
-                link.symlink_to(self.folder, target_is_directory=True)
+                link.symlink_to(Path(self.folder).resolve(), target_is_directory=True)
 
 
 @contextmanager
@@ -280,9 +303,10 @@ def _frozen_part(net: nn.Module, *, maps: bool) -> _FrozenPart:
 
 def _read(path: Path, shape: tuple[int, ...], seal: FeaturesSeal | None) -> Tensor | None:
     """Features in a file, or None if there are none to be trusted."""
-    if not path.exists():
+    try:
+        content = path.read_bytes() if seal is None else seal.require(path)
+    except FileNotFoundError:  # or another fit has joined it to the others meanwhile
         return None
-    content = path.read_bytes() if seal is None else seal.require(path)
     try:
         found = torch.load(io.BytesIO(content), weights_only=True)
     except Exception as error:  # torch raises errors of many types for foreign bytes

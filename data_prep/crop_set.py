@@ -239,6 +239,29 @@ def read_grey(path: Path, where: str, *, deep: bool = False) -> NDArray[np.uint1
     return pixels.astype(np.uint16) * np.uint16(257 if mode == "L" else 1)
 
 
+def shrunk(pixels: NDArray[np.uint16], factor: int, where: str) -> NDArray[np.uint16]:
+    """Means of blocks of pixels, rounded.
+
+    Args:
+        pixels: Shape ``(size, size)``.
+        factor: Edge of a block, in pixels, >= 1.
+        where: Start of every message.
+
+    Raises:
+        RecordRejected: ``odd_size``, if blocks do not fill the crop.
+    """
+    size, rest = divmod(len(pixels), factor)
+    if rest:
+        raise RecordRejected(
+            "odd_size",
+            f"{where}: {len(pixels)} pixels along an edge cannot be shrunk {factor} times. Give "
+            "--shrink a divisor, with a new folder.",
+        )
+    blocks = pixels.reshape(size, factor, size, factor)
+    means: NDArray[np.uint16] = np.rint(blocks.mean(axis=(1, 3))).astype(np.uint16)
+    return means
+
+
 def print_counts(manifest: CropsManifest, reasons: Counter[str], *, merged: int) -> None:
     """Prints crops, malignant ones and patients per split, and rejections by reason.
 

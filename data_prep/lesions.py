@@ -114,7 +114,11 @@ class LeftOut:
 
     Attributes:
         key: As in :class:`LesionRow`.
-        reason: Code for ``rejected.csv``, such as ``no_image``.
+        reason: Code for ``rejected.csv``, of those in use if one fits: ``no_image``,
+            ``unreadable`` or ``ambiguous`` (several would do) for its file; ``no_label`` if its
+            label is unknown, ``duplicate`` or ``conflict`` (labels contradict) for its lesion;
+            ``no_box``, ``no_mask``, ``mask_mismatch``, ``box_outside`` or ``too_small`` for where
+            it lies. Any other word is counted and shown alike.
         message: Sentence with row, cause and remedy.
         file: As in :class:`LesionRow`, for ``predict``.
         lesion_id: As in :class:`LesionRow`, for ``predict``.

@@ -23,11 +23,11 @@ from data_prep.archives.commands import (
     vindr,
 )
 from data_prep.card import write_card
-from data_prep.crop_set import CropSet, print_counts, read_grey
+from data_prep.crop_set import CropSet, print_counts, read_grey, shrunk
 from data_prep.cut_lesions import cut_lesions, patient_splits
 from data_prep.cutting import Cutting
 from data_prep.duplicates import AcrossPatients
-from data_prep.errors import ManifestError, RecordRejected
+from data_prep.errors import DataError, ManifestError, RecordRejected
 from data_prep.identity import normalised
 from data_prep.lesion_table import described, described_files, read_lesion_table
 from data_prep.manifest import CropRule, CropsManifest, Split
@@ -164,6 +164,7 @@ def crop_folder(
     root: str,
     out: str,
     size: int | None = None,
+    shrink: int = 1,
     across_patients: AcrossPatients = "refuse",
     strict: bool = False,
     card: bool = True,
@@ -175,13 +176,18 @@ def crop_folder(
     Args:
         root: Folder of the data set, or its parent if that holds one data set only.
         out: Folder to fill with crops.csv, images/ and rejected.csv.
-        size: Edge of the crops, in pixels; others are rejected. A clear majority's if not given.
+        size: Edge of the crops, in pixels, after shrinking; others are rejected. A clear majority's
+            if not given.
+        shrink: How many pixels of a published crop become one, along each edge: 4 makes crops of
+            32 px out of those of 128 px, by means of 4 x 4 pixels.
         across_patients: What happens if different patients share a crop: refuse stops; merge makes
             them one patient, and the statement of each fit on the crops says that what this
             reveals is left out.
         strict: Stop at the first file that cannot become a crop, instead of listing it.
         card: Write card.html, a private page of counts and crops.
     """
+    if shrink < 1:
+        raise DataError(f"{shrink=}. Give 1 to leave crops as they are, or a whole number above.")
     folder = read_crop_folder(Path(root))
     _refuse_phantoms(folder.crops[0].dataset)
     skipped = folder.files.skipped
@@ -195,7 +201,9 @@ def crop_folder(
     )
     for published in watched(folder.crops, "Importing crops"):
         try:
-            pixels = read_grey(published.path, f"crop {published.key}")
+            pixels = shrunk(
+                read_grey(published.path, where := f"crop {published.key}"), shrink, where
+            )
         except RecordRejected as error:
             crops.reject(published.key, error)
             continue

@@ -97,7 +97,8 @@ class Table:
         """
         if missing := [name for name in columns if name not in self.columns]:
             raise ArchiveError(
-                f"{self.path}: columns {missing} are missing. It has {', '.join(self.columns)}."
+                f"{self.path}: columns {missing} are missing. It has {', '.join(self.columns)}. "
+                "Give the table as it was published."
             )
 
     def where(self, row: TableRow) -> str:

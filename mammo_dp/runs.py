@@ -209,11 +209,17 @@ def open_run(
     return replace(earlier, resumed=True)
 
 
-def close_run(record: RunRecord) -> RunRecord:
-    """Marks a run as finished, with the hash of each file in its folder."""
+def close_run(record: RunRecord, *, passing: Path | None = None) -> RunRecord:
+    """Marks a run as finished, with the hash of each file in its folder.
+
+    Args:
+        record: The run.
+        passing: File below the folder that is deleted next, and so is no output.
+    """
     outputs = {
         path.relative_to(record.folder).as_posix(): file_sha256(path)
         for path in files_of(record.folder)
+        if passing is None or path != record.folder / passing
     }
     finished = datetime.now(UTC)
     seconds = (finished - datetime.fromisoformat(record.started)).total_seconds()

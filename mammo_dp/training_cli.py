@@ -57,6 +57,7 @@ from mammo_dp.runs import (
     write_text_atomically,
 )
 from mammo_dp.training_help import ALL, DESCRIPTIONS, RUN, RUN_DIR, STRESS, WORDS
+from mammo_dp.training_progress import ProgressLines
 
 CONFIG = "config.yaml"
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a safe loader; in C ten times as fast
@@ -164,6 +165,8 @@ class TrainingCLI(LightningCLI):
             seed=config.seed_everything,
         )
         if self.record.is_finished:
+            if fitting:  # whoever closed it may have been killed before this
+                (self.record.folder / RESUME).unlink(missing_ok=True)
             raise _Finished
         if fitting:
             self.parents = collect_parents(entry.path for entry in self.record.inputs.values())
@@ -236,6 +239,8 @@ class TrainingCLI(LightningCLI):
         if self.subcommand == "fit":
             keep = _keep(folder / RESUME, self.model, chosen.max_steps)
             kwargs["callbacks"] = [*(chosen.callbacks or []), keep]
+            if chosen.enable_progress_bar is not False and not sys.stderr.isatty():
+                kwargs["callbacks"].append(ProgressLines())
             self.parents = self.parents.joined([public_ledger(self.model)])
             rank_zero_only(warn_of_unknown)(public_ledger(self.model))
             state = SealedCheckpointIO(Binding.of_run(self.record))
@@ -298,8 +303,9 @@ class TrainingCLI(LightningCLI):
             return
         write_fit_statement(self.record, self.trainer, folder / RELEASED, self.selection)
         TrainedCrops.of_folder(self.datamodule.manifest.folder).write(folder)
+        # Closed first: a process that is killed in between must not train these patients again.
+        close_run(self.record, passing=RESUME)
         (folder / RESUME).unlink(missing_ok=True)
-        close_run(self.record)
 
     def before_test(self) -> None:
         """Has the crops distorted, too, if that was asked for.

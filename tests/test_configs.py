@@ -13,7 +13,10 @@ from mammo_dp.privacy.training.descent import LARGEST_RATE_TIMES_STEPS
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 PIPELINES = [ROOT / "mammo_dp" / "demo.yaml", *sorted((ROOT / "configs/pipeline").glob("*.yaml"))]
-BASES = {"gan": ROOT / "configs/gan/mcgan_cpu.yaml"}  # what a partial configuration is laid over
+BASES = {  # what a partial configuration is laid over
+    "gan": ROOT / "configs/gan/mcgan_cpu.yaml",
+    "diffusion": ROOT / "configs/diffusion/phantom_start.yaml",
+}
 BASE = ROOT / "configs/classifier/baseline.yaml"
 
 

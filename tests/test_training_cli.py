@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -105,6 +106,67 @@ def test_another_configuration_in_the_same_folder_is_refused(
     assert main([*line, "--trainer.max_epochs", "3"]) == 1
     assert "trainer.max_epochs: 2, now 3" in capsys.readouterr().err
     assert (tmp_path / "plain" / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (DP, ["Training: 1 of 6 steps, ", "Training: 6 of 6 steps, 0 s left"]),
+        (
+            TINY,
+            [
+                "Training: 1 of 6 batches (epoch 1 of 2), ",
+                "Training: 6 of 6 batches (epoch 2 of 2), 0 s",
+            ],
+        ),
+    ],
+    ids=["private", "plain"],
+)
+def test_a_fit_tells_a_file_how_far_it_is(
+    tmp_path: Path,
+    cohort: CropsManifest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: dict[str, Any],
+    lines: list[str],
+) -> None:
+    monkeypatch.setattr("mammo_dp.training_progress.EVERY_S", 0.0)
+    shown = {**content, "trainer": {**content["trainer"], "enable_progress_bar": True}}
+    run(fit_line(tmp_path, cohort, shown, "told"))
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Training")]
+    assert told[0].startswith(lines[0])
+    assert told[-1].startswith(lines[1])
+    assert len(told) == int(lines[1].split()[1])
+
+
+@pytest.mark.parametrize("killed_in", ["close_run", "Path.unlink"])
+def test_a_fit_that_is_killed_at_its_very_end_does_not_train_again(
+    tmp_path: Path, cohort: CropsManifest, monkeypatch: pytest.MonkeyPatch, killed_in: str
+) -> None:
+    line, last = (
+        fit_line(tmp_path, cohort, DP, "private"),
+        tmp_path / "private/checkpoints/last.ckpt",
+    )
+    unlink = Path.unlink
+
+    def killed(*arguments: Any, **keywords: Any) -> None:
+        if killed_in == "Path.unlink" and arguments[0].name != "resume.ckpt":
+            return unlink(*arguments, **keywords)
+        raise ConnectionAbortedError("power cut")
+
+    with monkeypatch.context() as patch:
+        owner = "" if killed_in.startswith("Path") else "mammo_dp.training_cli."
+        patch.setattr(owner + killed_in.replace("Path", "pathlib.Path"), killed)
+        with pytest.raises(ConnectionAbortedError):
+            run(line)
+    first = torch.load(last, weights_only=True)["state_dict"]
+    run(line)
+    assert read_run(tmp_path / "private").is_finished
+    assert not (last.parent / "resume.ckpt").exists()
+    again = torch.load(last, weights_only=True)["state_dict"]
+    assert first.keys() == again.keys()  # noise is fresh at each start, so further steps would show
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert main(["privacy", "verify", str(tmp_path / "private")]) == 0
 
 
 def test_a_stopped_fit_goes_on_and_loses_nothing(

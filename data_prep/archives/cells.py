@@ -43,8 +43,12 @@ def chosen(cell: str, allowed: Mapping[str, T], *, where: str, column: str) -> T
     return allowed[value]
 
 
-def labelled(cell: str, allowed: Mapping[str, bool], *, where: str, column: str) -> bool:
-    """Like :func:`chosen`, for the label.
+def labelled(cell: str, allowed: Mapping[str, T], *, where: str, column: str) -> T:
+    """Like :func:`chosen`, for the label; a word for unknown stands for None.
+
+    >>> words = {"M": True, "B": False, "U": None}
+    >>> [labelled(cell, words, where="row 2", column="label") for cell in ("m", "U")]
+    [True, None]
 
     Raises:
         LabelError: For any other value.

@@ -21,23 +21,24 @@ from mammo_dp.fidelity.copying import Gallery, nearest_training_crop
 from mammo_dp.fidelity.samples import Images, Samples, draw, smallest
 from mammo_dp.runs import write_text_atomically
 
-NAMES = {
-    "frechet": "Fréchet distance",
-    "kernel": "kernel distance",
-    "public_frechet": "Fréchet distance, public network",
-    "public_kernel": "kernel distance, public network",
-    "precision": "precision",
-    "recall": "recall",
-    "density": "density",
-    "coverage": "coverage",
-    "ms_ssim": "MS-SSIM of pairs",
-    "grid": "grid index",
-    "slope": "spectral slope",
-    "tstr_machine": "AUROC, synthetic → real, kernel machine",
-    "trts_machine": "AUROC, real → synthetic, kernel machine",
-    "tstr_descent": "AUROC, synthetic → real, default classifier",
-    "trts_descent": "AUROC, real → synthetic, default classifier",
+MEASURES = {  # what tables, figure and report show, and which direction is better
+    "frechet": ("Fréchet distance", "lower"),
+    "kernel": ("kernel distance", "lower"),
+    "public_frechet": ("Fréchet distance, public network", "lower"),
+    "public_kernel": ("kernel distance, public network", "lower"),
+    "precision": ("precision", "higher"),
+    "recall": ("recall", "higher"),
+    "density": ("density", "higher"),
+    "coverage": ("coverage", "higher"),
+    "ms_ssim": ("MS-SSIM of pairs", "as real"),
+    "grid": ("grid index", "lower"),
+    "slope": ("spectral slope", "as real"),
+    "tstr_machine": ("AUROC, synthetic → real, kernel machine", "higher"),
+    "trts_machine": ("AUROC, real → synthetic, kernel machine", "as real"),
+    "tstr_descent": ("AUROC, synthetic → real, default classifier", "higher"),
+    "trts_descent": ("AUROC, real → synthetic, default classifier", "as real"),
 }
+NAMES = {measure: words for measure, (words, _) in MEASURES.items()}
 
 
 def print_table(result: Mapping[str, Any], folder: Path) -> None:
@@ -116,25 +117,6 @@ def in_hundredths(value: Mapping[str, float]) -> str:
     return f"{found:.2f} [{low:.2f}, {high:.2f}]"
 
 
-_BETTER = {
-    "frechet": "lower",
-    "kernel": "lower",
-    "public_frechet": "lower",
-    "public_kernel": "lower",
-    "precision": "higher",
-    "recall": "higher",
-    "density": "higher",
-    "coverage": "higher",
-    "ms_ssim": "as real",
-    "grid": "lower",
-    "slope": "as real",
-    "tstr_machine": "higher",
-    "trts_machine": "as real",
-    "tstr_descent": "higher",
-    "trts_descent": "as real",
-}
-
-
 def draw_figure(result: Mapping[str, Any], path: Path) -> None:
     """Draws all measures of a comparison as PNG, in one move.
 
@@ -153,7 +135,7 @@ def draw_figure(result: Mapping[str, Any], path: Path) -> None:
         for panel, (measure, name) in zip(axes, measured.items(), strict=False):
             scores = [source["scores"][measure] for source in sources.values()]
             _panel(panel, [score["found"] for score in scores], scores[0]["bound"])
-            panel.set_title(f"{fill(name, 26)}\n{_BETTER[measure]} is better", fontsize=10)
+            panel.set_title(f"{fill(name, 26)}\n{MEASURES[measure][1]} is better", fontsize=10)
             if measure == "grid" and max(score["found"]["value"] for score in scores) > 10:
                 panel.set_xscale("log")
         ratios = [source["copying"]["features"]["all"]["ratio"] for source in sources.values()]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from classifier.evaluate import (
     Estimate,
+    Metrics,
     auroc,
     calibration_intercept,
     calibration_slope,
@@ -23,14 +25,7 @@ from classifier.predictions import Predictions
 from data_prep.errors import LabelError
 
 Array = NDArray[Any]
-NAMES = (
-    "auroc",
-    "auprc",
-    "sensitivity_at_90_specificity",
-    "brier",
-    "calibration_slope",
-    "calibration_intercept",
-)
+NAMES = tuple(field.name for field in fields(Metrics) if field.type is Estimate)
 
 
 def scores(*, ties: bool, crops: int = 60, seed: int = 0) -> tuple[Array, Array, Array]:
@@ -63,7 +58,9 @@ def twin(label: Array, p: Array) -> dict[str, float]:
 def test_values_equal_scikit_learn(ties: bool) -> None:
     label, p, patient = scores(ties=ties)
     found = evaluate(label, p, patient, resamples=5)
-    for name, value in twin(label, p).items():
+    values = twin(label, p)
+    assert tuple(values) == NAMES
+    for name, value in values.items():
         assert getattr(found, name).value == pytest.approx(value, abs=1e-5), name
     assert auroc(label, p) == found.auroc.value
 

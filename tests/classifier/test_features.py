@@ -4,12 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning
 import pytest
 import torch
 from torch import Tensor, nn
 
 from classifier.backbones import build, head
-from classifier.features import body_features, body_sha256, cached_features
+from classifier.features import SharedFeatures, body_features, body_sha256, cached_features
 from data_prep.datamodule import CropsDataset
 from data_prep.errors import ManifestError
 from data_prep.manifest import CropsManifest
@@ -138,6 +139,44 @@ def test_a_damaged_file_is_computed_again(
     assert "computed again" in caplog.text
     assert torch.load(path, weights_only=True).shape == (2, 48)
     assert files(tmp_path) == [path]
+
+
+def test_a_shared_folder_is_found_from_wherever_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    trainer = lightning.Trainer(default_root_dir="runs/one", logger=False, accelerator="cpu")
+    SharedFeatures("shared").setup(trainer, lightning.LightningModule(), "fit")
+    assert (tmp_path / "runs/one/features").samefile(tmp_path / "shared")
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_a_stopped_pass_goes_on_at_its_last_piece(
+    cohort: CropsManifest, tmp_path: Path, views: int
+) -> None:
+    rows = list(range(21))
+    whole = cached_features(vit(), cohort, rows, folder=tmp_path / "whole", views=views)
+    net, passed = vit(), 0
+
+    def counted(module: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> None:
+        nonlocal passed
+        passed += len(given[0]) if given[0].ndim == 4 and len(given[0]) > 1 else 0
+        if passed == 14 and not (tmp_path / "stopped" / "again").exists():
+            raise ConnectionAbortedError("power cut")
+
+    net.patch_embed.register_forward_hook(counted)  # type: ignore[union-attr]
+    folder = tmp_path / "stopped"
+    with pytest.raises(ConnectionAbortedError):  # in the seventh batch of two, the third of a piece
+        cached_features(net, cohort, rows, folder=folder, views=views, batch_size=2)
+    assert len(files(folder)) == 1  # eight crops
+    (folder / "again").touch()
+    passed = 0
+    found = cached_features(net, cohort, rows, folder=folder, views=views, batch_size=2)
+    torch.testing.assert_close(found, whole)
+    assert passed == 21 * views - 8 - (21 * views) % 2  # the last batch has one, as the noise
+    assert len(files(folder)) == 2  # that of the test, and the features
+    assert torch.equal(cached_features(net, cohort, rows, folder=folder, views=views), found)
 
 
 def test_no_rows_and_no_views_are_refused(cohort: CropsManifest, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from data_prep.cropping import Box, crop_square, grey_range, to_16_bit
 from data_prep.dicom import read_mammogram
 from data_prep.errors import (
     ArchiveError,
+    DataError,
     DuplicateConflict,
     LeakageError,
     ManifestError,
@@ -277,6 +278,25 @@ def test_crop_folder_is_imported_exactly(tmp_path: Path) -> None:
     with Image.open(first) as image:
         eight = np.array(image)
     np.testing.assert_array_equal(manifest.image(0), eight.astype(np.uint16) * 257)
+
+
+def test_crops_are_shrunk_by_means_of_their_pixels(tmp_path: Path) -> None:
+    source = put(tmp_path)
+    odd = put(tmp_path, patient="P_00002")
+    Image.fromarray(np.full((15, 15), 9, np.uint8)).save(odd)
+    manifest = prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "out"), shrink=4)
+    with Image.open(source) as image:
+        grey = 257.0 * np.asarray(image)
+    expected = [
+        [grey[4 * i : 4 * i + 4, 4 * j : 4 * j + 4].sum() / 16 for j in range(4)] for i in range(4)
+    ]
+    assert np.abs(manifest.pixels(0) - np.array(expected)).max() <= 0.5
+    assert (
+        "15 pixels along an edge cannot be shrunk 4 times"
+        in (tmp_path / "out/rejected.csv").read_text()
+    )
+    with pytest.raises(DataError, match=r"shrink=0\. Give 1"):
+        prepare.crop_folder(root=str(tmp_path), out=str(tmp_path / "none"), shrink=0)
 
 
 def test_unusable_files_of_a_crop_folder_are_listed(tmp_path: Path) -> None:

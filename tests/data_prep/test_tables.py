@@ -110,7 +110,7 @@ def test_columns_can_be_chosen_required_and_renamed(tmp_path: Path) -> None:
     table = read_table(path, keep=lambda name: name != "C")
     assert plain(table) == [{"A b": "1", "d": "3"}]
     table.require(["d"])
-    with pytest.raises(ArchiveError, match=r"columns \['e'\] are missing. It has A b, d"):
+    with pytest.raises(ArchiveError, match=r"columns \['e'\] are missing. It has A b, d. Give"):
         table.require(["d", "e"])
     renamed = table.normalised(lambda name: name.lower().replace(" ", "_"))
     assert plain(renamed) == [{"a_b": "1", "d": "3"}]

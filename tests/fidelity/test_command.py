@@ -16,7 +16,9 @@ from data_prep.phantoms.crops import phantom_stream
 from data_prep.symmetries import symmetric
 from mammo_dp.fidelity import command
 from mammo_dp.fidelity.agreement import STUDENTS
+from mammo_dp.fidelity.distances import GRID
 from mammo_dp.fidelity.measures import IN_FEATURES, IN_PUBLIC
+from mammo_dp.fidelity.results import NAMES
 from mammo_dp.main import main
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
@@ -116,6 +118,7 @@ def test_each_number_has_interval_bound_and_crops_the_same_for_all_sources(
     good, copied = (result["sources"][name]["scores"] for name in SOURCES)
     labels = {f"{way}_{student}" for way in ("tstr", "trts") for student in STUDENTS}
     assert set(good) == set(copied) >= {*IN_FEATURES, "ms_ssim", "grid", "slope", *labels}
+    assert set(good) - {f"grid {frequency}" for frequency in GRID} <= set(NAMES)
     for name, score in good.items():
         assert score["found"]["low"] <= score["found"]["high"]
         assert score["crops"] > 0

@@ -9,6 +9,7 @@ from tests.parts import (  # noqa: F401  hooks
 # isort: split
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ import data_prep  # noqa: F401  declares what torchvision lacks before lightning
 
 # isort: split
 import torch
-from lightning.fabric.utilities import registry
 
 from data_prep.crop_image import save_crop_image
 from data_prep.fingerprints import fingerprint
@@ -101,7 +101,8 @@ def _one_thread() -> Iterator[None]:
 def _plugins_once() -> Iterator[None]:
     """Lightning looks through all installed packages for plug-ins whenever a trainer is made."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "entry_points", cache(registry.entry_points))
+        found = cache(entry_points)
+        patch.setattr("lightning.fabric.utilities.registry.entry_points", found, raising=False)
         yield
 
 

@@ -23,6 +23,7 @@ ORDER = (
     "drawing",
     "privacy",
     "training_help",
+    "training_progress",
     "training_cli",
     "attacks",
     "fidelity",

@@ -8,7 +8,7 @@ Every number is of a private fit through Lightning, as ``mammo-dp fit`` with
 ``configs/classifier/dp_finetune.yaml`` makes it: each patient in every step, noise for the epsilon
 asked for, with the entropy of the system. Features of the crops are computed once. What the folds
 are is fixed by ``--seed``; noise differs from run to run. ``fits.csv`` keeps each fit as soon as it
-is made, so the same command goes on where it was stopped.
+is made, so the same command resumes where it was stopped.
 
 The table is a look at all patients, for research: no epsilon covers it.
 """
@@ -17,7 +17,7 @@ import csv
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ def scores(
     rows: Sequence[int],
     others: Sequence[int],
     *,
+    config: Mapping[str, Any],
     weights: str,
     epsilon: float,
 ) -> np.ndarray[Any, Any]:
@@ -82,10 +83,13 @@ def scores(
         features: Shape ``(len(manifest.crops), 1, d)``.
         rows: Crops that train.
         others: Crops that are scored; no patient has crops among both.
+        config: Of ``dp_finetune.yaml``.
         weights: Checkpoint of ``pretrain.yaml`` or ``pretrain_measurements.yaml``.
         epsilon: Of the fit, per patient.
+
+    Returns:
+        Logits, shape ``(len(others),)``.
     """
-    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     chosen = config["model"]["init_args"] | {"weights": weights, "target_epsilon": epsilon}
     model = DPCropClassifier(**chosen, cache_features=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -231,7 +235,8 @@ def main(
     for name, rows, others in jobs:
         if name in done:
             continue
-        found = scores(manifest, features, rows, others, weights=weights, epsilon=float(name[0]))
+        how = {"config": config, "weights": weights, "epsilon": float(name[0])}
+        found = scores(manifest, features, rows, others, **how)
         crops_of = [manifest.crops[row] for row in others]
         patients = [crop.patient for crop in crops_of]
         area = auroc_interval([crop.malignant for crop in crops_of], found, patients)

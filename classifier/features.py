@@ -131,7 +131,7 @@ def cached_features(
 
     Each view of a crop is drawn from the seed, the number of the view and the crop's own pixels,
     so no crop changes the views of another. Features are kept piece by piece while they are
-    computed, and a process that was killed goes on at the piece that it had begun.
+    computed, and a process that was killed resumes with the piece that it had begun.
 
     Args:
         net: Model of :func:`classifier.backbones.build`; only its body matters.
@@ -179,39 +179,14 @@ def cached_features(
     if (found := _read(path, (len(rows) * views, *part.shape), seal)) is not None:
         return found.view(len(rows), views, *part.shape)
 
-    count = len(rows) * views
-    length = _BATCHES_IN_PIECE * batch_size
-    batches = iter(watched(range(0, count, batch_size), "Computing features"))
+    def image(item: int) -> Tensor:
+        index, view = divmod(item, views)
+        if views > 1:
+            draw = hashlib.sha256(f"{seed} {view} {hashes[index]}".encode()).digest()
+            transform.set_random_seed(int.from_bytes(draw[:4]))
+        return model_input(pixels[index], transform)
 
-    def images(numbers: range) -> Iterator[Tensor]:
-        for start in numbers[::batch_size]:
-            next(batches)
-            batch = []
-            for item in range(start, min(start + batch_size, numbers.stop)):
-                index, view = divmod(item, views)
-                if views > 1:
-                    draw = hashlib.sha256(f"{seed} {view} {hashes[index]}".encode()).digest()
-                    transform.set_random_seed(int.from_bytes(draw[:4]))
-                batch.append(model_input(pixels[index], transform))
-            yield torch.stack(batch)
-
-    pieces: dict[Path, Tensor] = {}
-    for start in range(0, count, length):
-        numbers = range(start, min(start + length, count))
-        piece = Path(folder) / f"{name}_{start}.pt"
-        features = _read(piece, (len(numbers), *part.shape), seal)
-        if features is None:
-            features = part.compute(images(numbers))
-            if len(numbers) < count:
-                _write(piece, features, seal)
-        else:
-            deque(islice(batches, len(numbers[::batch_size])), maxlen=0)
-        pieces[piece] = features
-    deque(batches, maxlen=0)  # ends the bar
-    computed = torch.cat([*pieces.values()])
-    _write(path, computed, seal)
-    for piece in pieces:
-        piece.unlink(missing_ok=True)
+    computed = _in_pieces(part, image, len(rows) * views, path, batch_size=batch_size, seal=seal)
     return computed.view(len(rows), views, *part.shape)
 
 
@@ -299,6 +274,57 @@ def _frozen_part(net: nn.Module, *, maps: bool) -> _FrozenPart:
         shape=(head(net).in_features,),
         state={key: value for key, value in state.items() if id(value) not in own},
     )
+
+
+def _in_pieces(
+    part: _FrozenPart,
+    image: Callable[[int], Tensor],
+    count: int,
+    path: Path,
+    *,
+    batch_size: int,
+    seal: FeaturesSeal | None,
+) -> Tensor:
+    """Computes features, with each piece on disk until all are.
+
+    Args:
+        part: What computes them.
+        image: Image of a number, shape ``(1, H, W)`` or ``(1, D, H, W)``.
+        count: Number of images, > 0.
+        path: File of all features; pieces lie beside it, named by their first image.
+        batch_size: Images per forward pass.
+        seal: Of all files.
+
+    Returns:
+        Shape ``(count, *part.shape)``.
+    """
+    length = _BATCHES_IN_PIECE * batch_size
+    batches = iter(watched(range(0, count, batch_size), "Computing features"))
+
+    def images(numbers: range) -> Iterator[Tensor]:
+        for start in numbers[::batch_size]:
+            next(batches)
+            stop = min(start + batch_size, numbers.stop)
+            yield torch.stack([image(number) for number in range(start, stop)])
+
+    pieces: dict[Path, Tensor] = {}
+    for start in range(0, count, length):
+        numbers = range(start, min(start + length, count))
+        piece = path.with_name(f"{path.stem}_{start}.pt")
+        features = _read(piece, (len(numbers), *part.shape), seal)
+        if features is None:
+            features = part.compute(images(numbers))
+            if len(numbers) < count:
+                _write(piece, features, seal)
+        else:
+            deque(islice(batches, len(numbers[::batch_size])), maxlen=0)
+        pieces[piece] = features
+    deque(batches, maxlen=0)  # ends the bar
+    computed = torch.cat([*pieces.values()])
+    _write(path, computed, seal)
+    for piece in pieces:
+        piece.unlink(missing_ok=True)
+    return computed
 
 
 def _read(path: Path, shape: tuple[int, ...], seal: FeaturesSeal | None) -> Tensor | None:

@@ -64,13 +64,22 @@ def body_features(
     Returns:
         Shape ``(N, d)``, float32, on the CPU; ``head(net)(features)`` are the logits.
     """
+    return _read_out(net, partial(pooled, net), (head(net).in_features,), images, batch_size)
 
-    def read(batch: Tensor) -> Tensor:
-        tokens = net.forward_features(batch)  # type: ignore[operator]  # of timm models
-        pooled: Tensor = net.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
-        return pooled
 
-    return _read_out(net, read, (head(net).in_features,), images, batch_size)
+def pooled(net: nn.Module, images: Tensor) -> Tensor:
+    """What the head of a model sees, in the mode that the model is in, for gradients too.
+
+    Args:
+        net: Model of :func:`classifier.backbones.build`.
+        images: Shape ``(N, 1, H, W)``, in ``[-1, 1]``.
+
+    Returns:
+        Shape ``(N, d)``.
+    """
+    tokens = net.forward_features(images)  # type: ignore[operator]  # of timm models
+    found: Tensor = net.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
+    return found
 
 
 def public_maps(

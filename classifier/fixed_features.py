@@ -13,7 +13,7 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor
 
-from classifier.public import PublicNet, one_by_one, resized
+from classifier.public import PublicNet, in_passes, resized
 from classifier.weights import PUBLIC_NETWORK
 from classifier.whitened import WhitenedFeatures
 from data_prep.descriptors.measurements import COUNT, Measurements
@@ -132,7 +132,7 @@ class FixedFeatures(WhitenedFeatures):
     def _plane_numbers(self, image: Tensor) -> Tensor:
         measured = [self.measure(resized(image, MEASURED_SIZE))]
         if self.public is not None:
-            measured.append(one_by_one(self._seen, resized(image, self.public.size)))
+            measured.append(in_passes(self._seen, resized(image, self.public.size)))
         return torch.cat(measured, 1)
 
     def _seen(self, image: Tensor) -> Tensor:

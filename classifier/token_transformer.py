@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from classifier.public import PublicNet, one_by_one, resized
+from classifier.public import PublicNet, in_passes, resized
 from classifier.weights import PUBLIC_NETWORK
 from classifier.whitened import WhitenedFeatures
 from data_prep.symmetries import inverse, symmetric
@@ -149,7 +149,7 @@ class TokenTransformer(WhitenedFeatures):
         Returns:
             Shape ``(B, *map_shape)``; :meth:`numbers` takes it in place of images.
         """
-        return one_by_one(self._seen, resized(image, self.public.size))
+        return in_passes(self._seen, resized(image, self.public.size))
 
     def _seen(self, image: Tensor) -> Tensor:
         views = []

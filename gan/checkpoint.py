@@ -235,8 +235,13 @@ class TrainedGenerator:
         latents, noise = zip(*(draw(self.net, number, seed) for number in numbers), strict=True)
         with torch.inference_mode():
             crops = self.net(truncation * torch.stack(latents), torch.stack(noise), condition)
-        grey: NDArray[np.float64] = (crops.squeeze(1).double().numpy() + 1) / 2 * 65535
-        return np.rint(grey).astype(np.uint16)
+        return grey_levels(crops)
+
+
+def grey_levels(crops: Tensor) -> NDArray[np.uint16]:
+    """Crops ``(B, 1, ...)`` in ``[-1, 1]`` as they are written, ``(B, ...)`` in ``[0, 65535]``."""
+    grey: NDArray[np.float64] = (crops.squeeze(1).double().numpy() + 1) / 2 * 65535
+    return np.rint(grey).astype(np.uint16)
 
 
 def draw(net: CropNet, number: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from torch import Tensor
 from data_prep.crop_image import pixel_hash, read_volume, save_crop_image
 from data_prep.fingerprints import fingerprint
 from data_prep.manifest import FILE_NAME as CROPS
-from data_prep.manifest import Crop, CropsManifest, View
+from data_prep.manifest import Crop, CropsManifest, LabelSource, View
 from data_prep.phantoms.crops import phantom_cases
 from data_prep.phantoms.parameters import PhantomParameters
 from data_prep.progress import watched
@@ -271,7 +271,7 @@ def generate(
     drawn = DrawnCrops.open(Path(out), settings, generator.depth)
     if not (drawn.folder / CROPS).exists():
         _draw(generator, request, drawn, batch_size)
-        CropsManifest.write(out, _rows(generator, request, drawn))
+        CropsManifest.write(out, rows_of(generator, request, drawn))
     drawn.close()
 
 
@@ -320,7 +320,7 @@ def _draw(
             if drawn.marks.keys() >= set(numbers):
                 continue
             crops = generator.crops(
-                torch.stack([_asked(generator.conditions, request, n) for n in numbers]),
+                torch.stack([condition_of(generator.conditions, request, n) for n in numbers]),
                 start=start,
                 seed=request.seed,
                 truncation=request.truncation,
@@ -332,14 +332,27 @@ def _draw(
             writing.result()
 
 
-def _asked(conditions: Conditions, request: Request, number: int) -> Tensor:
-    """Condition of one crop, shape ``(columns,)``."""
+def condition_of(conditions: Conditions, request: Request, number: int) -> Tensor:
+    """Condition of the crop with a number, shape ``(columns,)``."""
     attributes = request.attributes_of(number, conditions.names)
     return both_classes(conditions, attributes=attributes, guidance=request.guidance)[number % 2]
 
 
-def _rows(generator: TrainedGenerator, request: Request, drawn: DrawnCrops) -> Iterator[Crop]:
-    """Rows of the manifest."""
+def rows_of(
+    generator: TrainedGenerator,
+    request: Request,
+    drawn: DrawnCrops,
+    *,
+    label_source: LabelSource = "generator",
+) -> Iterator[Crop]:
+    """Rows of the manifest of crops that are all drawn.
+
+    Args:
+        generator: What drew them.
+        request: What was asked of it.
+        drawn: The crops.
+        label_source: Where their classes come from.
+    """
     for number in range(2 * request.per_class):
         sha256, fingerprint = drawn.marks[number]
         asked = request.attributes_of(number, generator.conditions.names)
@@ -353,7 +366,7 @@ def _rows(generator: TrainedGenerator, request: Request, drawn: DrawnCrops) -> I
             malignant=bool(number % 2),
             split="train",
             origin=f"gan:{generator.sha256}",
-            label_source="generator",
+            label_source=label_source,
             crop_rule=generator.crop_rule,
             sha256=sha256,
             fingerprint=fingerprint,

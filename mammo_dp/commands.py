@@ -61,6 +61,7 @@ FUNCTIONS: Mapping[str, str | Mapping[str, str]] = {
         "set": "mammo_dp.export.synthetic_set:synthetic_set",
     },
     "match-means": "mammo_dp.privacy.means.match:match_means",
+    "guide-means": "mammo_dp.privacy.means.guide:guide_means",
     "fidelity": "mammo_dp.fidelity.command:fidelity",
     "attack": {
         "audit": "mammo_dp.attacks.audit.command:audit_run",
@@ -92,6 +93,7 @@ _RECORDED = frozenset(
         "evolve",
         "release-means",
         "match-means",
+        "guide-means",
         "export medigan",
         "export set",
     }

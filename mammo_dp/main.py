@@ -24,6 +24,7 @@ COMMANDS = {
     "evolve": "patients' noisy votes choose phantoms or generated crops -> labelled crops",
     "release-means": "patients -> noisy mean features of each class, for phantoms to match",
     "match-means": "phantoms + released means -> those of them whose classes have these means",
+    "guide-means": "diffusion checkpoint + released means -> crops drawn towards these means",
     "relabel": "synthetic crops + classifier -> the same crops, labelled by it",
     "interpolate": "generator checkpoint -> sheets between crops and between classes",
     "export": "classifier -> ONNX, Hugging Face; generator -> medigan; crops -> folder, DICOM",

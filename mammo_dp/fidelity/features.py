@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy, interpolate
 from classifier.backbones import build
 from classifier.evaluate import auroc
 from classifier.features import body_features
-from classifier.public import PublicNet, one_by_one
+from classifier.public import PublicNet, in_passes
 from classifier.released import load_classifier
 from classifier.weights import (
     HUB,
@@ -349,7 +349,7 @@ class _Public(nn.Module):
     def pooled(self, images: Images) -> Tensor:
         """Mean and spread over positions of each stage, shape ``(N, F)``."""
         crops = torch.from_numpy(np.ascontiguousarray(images, np.float32))[:, None] * 2 - 1
-        return one_by_one(self._mean_and_spread, crops)
+        return in_passes(self._mean_and_spread, crops)
 
     def _mean_and_spread(self, image: Tensor) -> Tensor:
         parts = [(m.mean((2, 3)), m.std((2, 3), correction=0)) for m in self.public(image)]

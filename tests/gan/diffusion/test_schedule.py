@@ -43,3 +43,27 @@ def test_one_step_is_the_guess_from_pure_noise() -> None:
     noise = torch.randn(2, 4)
     found = denoise(lambda seen, time: 0.5 + 0 * seen, noise, steps=1)
     assert torch.allclose(found, torch.full((2, 4), -0.5), atol=1e-6)
+
+
+def test_steps_lead_to_moved_codes_from_half_of_the_time_on() -> None:
+    """A loop in words of code and noise, which DDIM's first step is exact in, is the reference."""
+    noise, seen = torch.randn(3, 4), []
+
+    def still(current: Tensor, time: Tensor) -> Tensor:  # code and noise as they were: a rotation
+        c, s = shares(time, current)
+        code = 0.3 + 0 * current
+        return c * (current - c * code) / s - s * code
+
+    def moved(code: Tensor) -> Tensor:
+        seen.append(code.clone())
+        return code + 0.1
+
+    found = denoise(still, noise, steps=2, moved=moved)
+    half = math.sqrt(0.5)
+    assert len(seen) == 1  # at time 1/2, not at 1
+    assert torch.allclose(seen[0], torch.full((3, 4), 0.3), atol=1e-6)
+    assert torch.allclose(found, denoise(still, noise, steps=2) + 0.1, atol=1e-6)
+    assert not torch.allclose(found, denoise(still, noise, steps=2) + 0.1 * half, atol=1e-3)
+    seen.clear()
+    denoise(still, noise, steps=10, moved=moved)
+    assert len(seen) == 5

@@ -1,14 +1,12 @@
 """From one release of patients to crops that match it, by command lines."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from classifier.unit_features import features_of
 from data_prep.manifest import CropsManifest
@@ -21,52 +19,15 @@ from mammo_dp.privacy.means.release import ReleasedMeans
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.runs import RunRecord
-from tests.conftest import write_cohort
-from tests.privacy.statement.verify.chain import PLAIN
+from tests.privacy.means.conftest import EPSILON, RELEASE
 from tests.privacy.training.fits import quiet
 
 pytestmark = quiet
-EPSILON = 8.0
-SIZE = {"image_size": 16}
-DATA = PLAIN["data"] | {"init_args": PLAIN["data"]["init_args"] | SIZE}
-ENCODER = PLAIN | {
-    "model": PLAIN["model"] | {"init_args": PLAIN["model"]["init_args"] | SIZE},
-    "data": DATA,
-}
-RELEASE = (
-    f"release-means --crops patients --out means --target_epsilon {EPSILON} "
-    "--checkpoint encoder/checkpoints/last.ckpt"
-)
-LINES = (
-    "fit --config encoder.yaml --data.init_args.crops phantoms --run_dir encoder",
-    RELEASE,
-    "match-means --crops phantoms --means means/means.pt --per_class 4 --out matched",
-)
 
 
 def stored(folder: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(Path(folder, "privacy.json").read_text())
     return found
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("chain")
-    write_cohort(folder / "patients", patients=60, crops=130, size=16)
-    write_cohort(folder / "phantoms", origin="phantom", crops=16, size=16)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        Path("encoder.yaml").write_text(yaml.safe_dump(ENCODER))
-        for line in LINES:
-            assert main(line.split()) == 0, line
-    return folder
-
-
-@pytest.fixture
-def chain(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(made, tmp_path / "chain")
-    monkeypatch.chdir(tmp_path / "chain")
-    return tmp_path / "chain"
 
 
 def test_all_that_follows_has_the_epsilon_of_the_one_release(

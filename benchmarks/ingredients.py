@@ -296,8 +296,9 @@ class Choices:
         """Those whose private heads, taught on half of the phantoms, tell the others best."""
         rows = phantoms.require_classes("train")
         table = replace(phantoms, crops=tuple(phantoms.crops[row] for row in rows))
-        half, others = range(0, len(rows), 2), range(1, len(rows), 2)
-        malignant = self.numbers.malignant[1::2].numpy()
+        order = np.random.default_rng(0).permutation(len(rows)).tolist()
+        half, others = order[::2], order[1::2]
+        malignant = self.numbers.malignant[others].numpy()
 
         def area(constants: Constants) -> float:
             _, features, start = self.numbers.features(

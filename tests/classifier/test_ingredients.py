@@ -5,6 +5,8 @@ import csv
 import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -150,3 +152,58 @@ def test_a_table_compares_the_same_folds(ingredients: ModuleType, folds: ModuleT
     assert lines[2] == "| one | 0.750 / 0.750 |  |"
     error = math.sqrt(((0.02 - 0) ** 2 + (-0.02 - 0) ** 2) / 1) / math.sqrt(2)
     assert lines[3] == f"| two | 0.750 / 0.700 | +0.000 ({error:.3f}) |"
+
+
+def test_constants_are_chosen_at_random_by_phantoms_or_within_the_epsilon(
+    ingredients: ModuleType, cohort: CropsManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = torch.Generator().manual_seed(0)
+    malignant = torch.tensor([crop.malignant for crop in cohort.crops])
+    numbers = ingredients.Numbers(
+        crops=torch.randn(len(malignant), COUNT + 8 * 2 * 3, generator=rng),
+        phantoms=torch.randn(len(malignant), COUNT + 8 * 2 * 3, generator=rng),
+        malignant=malignant[cohort.require_classes("train")],
+        channels={4: 3},
+    )
+    rows = cohort.require_classes("train")
+    numbers = replace(numbers, phantoms=numbers.phantoms[: len(rows)])
+    good = ingredients.Constants(components=2, score_noise=0.6)
+    bad = ingredients.Constants(components=3, score_noise=0.1)
+    monkeypatch.setattr(ingredients, "CHOICES", [bad, good])
+    monkeypatch.setattr(ingredients, "Ingredients", partial(ingredients.Ingredients, stages=(4,)))
+    asked: list[tuple[int, float, tuple[int, ...]]] = []
+
+    def private_head(
+        manifest: CropsManifest,
+        features: torch.Tensor,
+        rows: Sequence[int],
+        *,
+        start: nn.Linear,
+        epsilon: float,
+        **recipe: float,
+    ) -> tuple[CropsManifest, int]:
+        asked.append((start.in_features, epsilon, tuple(rows)))
+        return manifest, start.in_features
+
+    def scores_of(
+        layer: tuple[CropsManifest, int], features: torch.Tensor
+    ) -> Callable[[Sequence[int]], NDArray[np.float64]]:
+        table, components = layer
+        sign = 1.0 if components == good.components else -1.0
+        return lambda rows: np.array([sign * table.crops[row].malignant for row in rows])
+
+    monkeypatch.setattr(ingredients, "private_head", private_head)
+    monkeypatch.setattr(ingredients, "scores_of", scores_of)
+    monkeypatch.setattr(ingredients, "epsilon_of_one", lambda plan, epsilon: epsilon / 2)
+    monkeypatch.setattr(ingredients, "SCORE_NOISE", {6.0: 1e-6})
+    choices = ingredients.Choices(cohort, numbers)
+    assert choices.best_for_phantoms(cohort, [6.0]) == good
+    taught = asked[0][2]
+    assert len(taught) == len(rows) // 2
+    assert {cohort.crops[rows[i]].malignant for i in taught} == {False, True}
+    asked.clear()
+    monkeypatch.setattr(SelectionPlan, "draw", lambda self: 20)
+    best = choices.accounted(6.0, rows)(rows)
+    assert len(asked) == 20
+    assert {epsilon for _, epsilon, _ in asked} == {3.0}
+    assert auroc(malignant[rows].numpy(), best) == 1.0  # one of the good ones was drawn, and won

@@ -49,7 +49,11 @@ class MeanGuidance:
         """
         before = self.means(codes)
         gaps = before - self.targets
-        pairs = zip(codes.split(self.batch_size), self.classes.split(self.batch_size), strict=True)
+        pairs = zip(
+            torch.split(codes, self.batch_size),
+            torch.split(self.classes, self.batch_size),
+            strict=True,
+        )
         move = torch.cat([self._gradient(part, gaps[classes]) for part, classes in pairs])
         promised = self._over_classes(move.flatten(1).square().sum(1))
         move = move * self._by_class(gaps.square().sum(1) / promised.clamp(min=TINY), codes)
@@ -60,7 +64,7 @@ class MeanGuidance:
     def means(self, codes: Tensor) -> Tensor:
         """Means of the features of each class, shape ``(C, d)``."""
         with torch.no_grad():
-            found = [self.features(part) for part in codes.split(self.batch_size)]
+            found = [self.features(part) for part in torch.split(codes, self.batch_size)]
         return self._over_classes(torch.cat(found))
 
     def _gradient(self, codes: Tensor, gaps: Tensor) -> Tensor:
@@ -96,7 +100,7 @@ def guided_crops(
     size, measure = guidance.batch_size, guidance.features
 
     def predict(noised: Tensor, time: Tensor) -> Tensor:
-        parts = zip(*(rows.split(size) for rows in (noised, time, condition)), strict=True)
+        parts = zip(*(torch.split(rows, size) for rows in (noised, time, condition)), strict=True)
         return torch.cat([sampler.net(*part) for part in parts])
 
     of_codes = replace(guidance, features=lambda codes: measure(sampler.codec.decode(codes)))
@@ -107,4 +111,4 @@ def guided_crops(
         moved=of_codes.moved,
         progress="Drawing guided crops",
     )
-    return torch.cat([sampler.codec.decode(part) for part in codes.split(size)])
+    return torch.cat([sampler.codec.decode(part) for part in torch.split(codes, size)])

@@ -31,7 +31,8 @@ def codes(seed: int = 0) -> Tensor:
 
 
 def guidance(**settings: Any) -> MeanGuidance:
-    return MeanGuidance(**{"features": bent, "classes": CLASSES, "targets": TARGETS} | settings)
+    usual: dict[str, Any] = {"features": bent, "classes": CLASSES, "targets": TARGETS}
+    return MeanGuidance(**usual | settings)
 
 
 def away(found: Tensor, label: int, features: Callable[[Tensor], Tensor] = bent) -> float:
@@ -50,7 +51,7 @@ def test_codes_of_a_class_move_along_the_slope_of_its_mean(label: int) -> None:
         up.view(-1)[place] += step
         down.view(-1)[place] -= step
         slope.view(-1)[place] = (away(up, label) - away(down, label)) / (2 * step)
-    rows = label == CLASSES
+    rows = CLASSES.eq(label)
     assert not slope[~rows].any()
     moved = (start - guidance().moved(start))[rows].flatten()
     assert cosine_similarity(moved, slope[rows].flatten(), dim=0) > 1 - 1e-6
@@ -59,10 +60,10 @@ def test_codes_of_a_class_move_along_the_slope_of_its_mean(label: int) -> None:
 @pytest.mark.parametrize("label", [0, 1])
 def test_a_move_of_strength_1_goes_to_the_nearest_mean_along_it(label: int) -> None:
     """Exact for linear features; a table of other lengths stands in for the minimum."""
-    start, rows = codes(), label == CLASSES
+    start, rows = codes(), CLASSES.eq(label)
     move = guidance(features=straight).moved(start) - start
     reached = [
-        away(start + length * move * rows.view(-1, 1, 1), label, straight)
+        away(start + length * move * rows[:, None, None], label, straight)
         for length in (0.0, 0.9, 1.0, 1.1)
     ]
     assert reached[2] == min(reached)

@@ -322,4 +322,5 @@ def _end_with_parent() -> None:
 
 def to_16_bit(pictures: FloatImage) -> NDArray[np.uint16]:
     """Rounds pictures with values in ``[0, 1]`` to ``[0, 65535]``."""
-    return np.asarray(np.round(pictures * 65535), np.uint16)
+    scaled = pictures * np.float32(65535)
+    return np.rint(scaled, out=scaled).astype(np.uint16)

@@ -133,11 +133,11 @@ class _Values:
 
     def angle(self, turn: float = 2 * math.pi) -> float:
         """A uniform angle."""
-        return turn * next(self._normals)[1]
+        return turn * self.uniform()
 
     def pick(self, shares: Mapping[str, float]) -> str:
         """One of several words, with the given probabilities."""
-        left = next(self._normals)[1]
+        left = self.uniform()
         for word, share in shares.items():
             left -= share
             if left <= 0 and share > 0:

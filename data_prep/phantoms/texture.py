@@ -217,11 +217,24 @@ def power_law_fields(
     spectrum[:, :, 0] *= np.float32(math.sqrt(2))
     # One axis after the other: the second transform leaves out what is cut off.
     half = fft.ifft(spectrum, axis=1, overwrite_x=True)[:, : shape[0]]
-    if half.shape[2] > MOST_BY_PRODUCT:
-        fields = np.ascontiguousarray(fft.irfft(half, width, axis=2)[:, :, : shape[1]])
-    else:
-        fields = half.view(np.float32) @ _cosines(half.shape[2], width, shape[1])
-    return standardised(fields)
+    return standardised(real_rows(half, width, shape[1]))
+
+
+def real_rows(half: NDArray[np.complex64], width: int, pixels: int) -> FloatImage:
+    """Transforms rows back from their half spectra.
+
+    Args:
+        half: The lowest waves, all others are 0, shape ``(..., columns)``.
+        width: Pixels of a row.
+        pixels: How many of them are wanted.
+
+    Returns:
+        Shape ``(..., pixels)``, contiguous.
+    """
+    columns = half.shape[-1]
+    if columns > MOST_BY_PRODUCT:
+        return np.ascontiguousarray(fft.irfft(half, width, axis=-1)[..., :pixels])
+    return np.asarray(half.view(np.float32) @ _cosines(columns, width, pixels))
 
 
 @functools.lru_cache(maxsize=16)
@@ -255,14 +268,21 @@ def standardised(fields: FloatImage) -> FloatImage:
 def exponential(values: FloatImage) -> FloatImage:
     """Takes the exponential of a contiguous array in place and returns the array.
 
-    As exact as NumPy's, which takes four times as long on processors without AVX-512. Results below
-    ``SMALLEST`` are set to it.
+    As exact as NumPy's, which takes four times as long on processors without AVX-512. For values
+    above -80; others see :func:`decay`.
     """
     assert values.flags.c_contiguous  # else a copy would be changed
     flat = values.reshape(-1, values.shape[-1])
-    cv2.max(flat, math.log(SMALLEST), flat)  # type: ignore[call-overload]  # or a number
     cv2.exp(flat, flat)
     return values
+
+
+def decay(values: FloatImage) -> FloatImage:
+    """As :func:`exponential`, of the negative values; results below ``SMALLEST`` are set to it."""
+    assert values.flags.c_contiguous
+    flat = values.reshape(-1, values.shape[-1])
+    cv2.threshold(flat, -math.log(SMALLEST), 0, cv2.THRESH_TRUNC, flat)
+    return exponential(np.negative(values, out=values))
 
 
 def logarithm(values: FloatImage) -> FloatImage:
@@ -306,8 +326,7 @@ def _waves(height: int, width: int, finest: int | None) -> _Waves:
 
 def logistic(value: FloatImage) -> FloatImage:
     """Logistic function, a smooth step from 0 to 1; returns a new array."""
-    result: FloatImage = np.negative(value)
-    exponential(result)  # beyond single precision it is infinite, and the result is 0
+    result = decay(np.array(value, order="C"))  # beyond single precision it is infinite, and the result is 0
     result += 1
     np.reciprocal(result, out=result)
     return result

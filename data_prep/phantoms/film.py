@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.special import ndtr
 
 from data_prep.phantoms.masses import draw_ellipses
 from data_prep.phantoms.texture import (
@@ -18,6 +17,7 @@ from data_prep.phantoms.texture import (
     exponential,
     logistic,
     noise,
+    uniform,
 )
 
 AIR = -0.5  # attenuation at which the film is black
@@ -158,14 +158,14 @@ def add_film_artefact(
     Returns:
         A new image, values in ``[0, 1]``.
     """
-    uniform = ndtr(source.normals(Layer.ARTEFACT, 4, 6))
+    share = uniform(source.normals(Layer.ARTEFACT, 4, 6))
     if artefact == "marker":
-        uniform, axes = uniform[:1], 2 + 1.5 * uniform[:1, [2, 2]]
+        share, axes = share[:1], 2 + 1.5 * share[:1, [2, 2]]
         levels = np.ones(1)
     else:
-        uniform = uniform[: 1 + int(3 * uniform[0, 5])]
-        axes, levels = 0.3 + uniform[:, 2:4], 0.25 + 0.6 * uniform[:, 4]
+        share = share[: 1 + int(3 * share[0, 5])]
+        axes, levels = 0.3 + share[:, 2:4], 0.25 + 0.6 * share[:, 4]
     cover = draw_ellipses(
-        film.shape, centres=uniform[:, :2] * film.shape, axes=axes * edge / 128, levels=levels
+        film.shape, centres=share[:, :2] * film.shape, axes=axes * edge / 128, levels=levels
     )
     return np.asarray(film + cover * (np.float32(0.97) - film), np.float32)

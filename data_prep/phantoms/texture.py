@@ -14,8 +14,7 @@ from enum import IntEnum
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import fft
+from numpy.typing import ArrayLike, NDArray  # no SciPy: it takes as long to import as 100 crops
 
 FloatImage = NDArray[np.float32]
 
@@ -137,8 +136,8 @@ def noise(details: Sequence[Details], layer: Layer, count: int) -> FloatImage:
         Shape ``(N, count)``.
     """
     parts = [source.raw(layer, (count + 3) // 4) for source in details]
-    words = np.stack([part for several in parts for part in several])
-    pairs = words.astype("<u8", copy=False).view("<u2")[:, :count]
+    words = np.concatenate([part for several in parts for part in several])
+    pairs = words.astype("<u8", copy=False).view("<u2").reshape(-1, 4 * len(parts[0][0]))[:, :count]
     total = pairs >> 8
     pairs &= 255
     total += pairs
@@ -188,7 +187,7 @@ def power_law_fields(
     and mean of the exponent from Burgess and Judy 2003, SPIE 5034.
     """
     padding = PADDING if outer_scale > min(shape) / 2 else 1.0
-    height, width = (fft.next_fast_len(math.ceil(padding * n), real=True) for n in shape)
+    height, width = (fast_length(math.ceil(padding * n)) for n in shape)
     waves = _waves(height, width, finest)
     beta, stretch, angle = (
         np.asarray(value, np.float32).reshape(-1, 1) for value in (beta, stretch, angle)
@@ -216,7 +215,7 @@ def power_law_fields(
     # there twice and count once.
     spectrum[:, :, 0] *= np.float32(math.sqrt(2))
     # One axis after the other: the second transform leaves out what is cut off.
-    half = fft.ifft(spectrum, axis=1, overwrite_x=True)[:, : shape[0]]
+    half = np.fft.ifft(spectrum, axis=1, out=spectrum)[:, : shape[0]]
     return standardised(real_rows(half, width, shape[1]))
 
 
@@ -233,8 +232,22 @@ def real_rows(half: NDArray[np.complex64], width: int, pixels: int) -> FloatImag
     """
     columns = half.shape[-1]
     if columns > MOST_BY_PRODUCT:
-        return np.ascontiguousarray(fft.irfft(half, width, axis=-1)[..., :pixels])
+        return np.ascontiguousarray(np.fft.irfft(half, width, axis=-1)[..., :pixels])
     return np.asarray(half.view(np.float32) @ _cosines(columns, width, pixels))
+
+
+@functools.lru_cache(maxsize=64)
+def fast_length(least: int) -> int:
+    """Smallest length of a fast transform: with no prime factor above 5.
+
+    >>> fast_length(160), fast_length(161), fast_length(7)
+    (160, 162, 8)
+    """
+    rest = least
+    for factor in (2, 3, 5):
+        while rest % factor == 0:
+            rest //= factor
+    return least if rest == 1 else fast_length(least + 1)
 
 
 @functools.lru_cache(maxsize=16)
@@ -324,12 +337,18 @@ def _waves(height: int, width: int, finest: int | None) -> _Waves:
     return _Waves(np.stack([fx**2, fy**2, fx * fy, np.ones_like(fx)]), where)
 
 
-def logistic(value: FloatImage) -> FloatImage:
-    """Logistic function, a smooth step from 0 to 1; returns a new array."""
-    result = decay(np.array(value, order="C"))  # beyond single precision it is infinite, and the result is 0
-    result += 1
-    np.reciprocal(result, out=result)
-    return result
+def uniform(normals: FloatImage) -> FloatImage:
+    """Probability that a standard normal value is smaller: makes uniform values of normal ones."""
+    scale = -math.sqrt(0.5)
+    values = [0.5 * math.erfc(scale * value) for value in normals.ravel().tolist()]
+    return np.array(values, np.float32).reshape(normals.shape)
+
+
+def logistic(values: FloatImage) -> FloatImage:
+    """Takes the logistic function, a smooth step from 0 to 1, in place and returns the array."""
+    decay(values)
+    values += 1  # infinite beyond single precision, so that the result is 0
+    return np.reciprocal(values, out=values)
 
 
 def column(cases: Sequence[object], name: str) -> FloatImage:

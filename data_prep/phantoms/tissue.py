@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
-from scipy.special import ndtr
 
 from data_prep.phantoms.texture import (
     Details,
@@ -22,10 +20,12 @@ from data_prep.phantoms.texture import (
     Layer,
     column,
     decay,
+    fast_length,
     logistic,
     power_law_fields,
     real_rows,
     standardised,
+    uniform,
 )
 
 OUTER_SCALE = 1.25  # longest wave of tissue, in edges of a crop
@@ -173,28 +173,25 @@ def tissue(
     strands, vessels = (
         _lines(cases, details, shape, edge, kind) for kind in ("strands", "vessels")
     )
-    # In place: with arrays of this size, most of the time is memory traffic.
-    sheets *= column(cases, "sheet_fineness")
-    decay(np.square(sheets, out=sheets))
-    sheets *= column(cases, "sheet_strength")
-    strands *= column(cases, "strand_strength")
-    strands += sheets
-    share = logistic(2 * background)
-    share += np.float32(0.25)
-    strands *= share  # fainter in fatty tissue
     glands = _glands(cases, details, shape, edge, finest)
-    glands *= column(cases, "gland")
-    vessels *= column(cases, "vessel_strength")
-    result = background
-    result *= np.float32(0.6)
-    for layer in (strands, glands, vessels):
-        result += layer
-    result *= column(cases, "contrast")
-    slant, side = column(cases, "slant"), column(cases, "slant_side")
     y, x = (np.linspace(-0.5, 0.5, n, dtype=np.float32) for n in shape)
-    result += x * (slant * np.cos(side)) + column(cases, "level")
-    result += y[:, None] * (slant * np.sin(side))
-    return result
+    # One picture after the other, since all layers of one fit into the processor's cache.
+    for i, case in enumerate(cases):
+        sheet, strand, ground, scale = sheets[i], strands[i], background[i], case.contrast
+        sheet *= np.float32(case.sheet_fineness)
+        decay(np.square(sheet, out=sheet))
+        cv2.addWeighted(sheet, case.sheet_strength, strand, case.strand_strength, 0, strand)
+        share = logistic(2 * ground)
+        share += np.float32(0.25)
+        strand *= share  # fainter in fatty tissue
+        gland = scale * case.gland
+        level = case.level - gland * cv2.mean(glands[i])[0]
+        cv2.addWeighted(ground, 0.6 * scale, strand, scale, level, ground)
+        cv2.scaleAdd(glands[i], gland, ground, ground)
+        cv2.scaleAdd(vessels[i], scale * case.vessel_strength, ground, ground)
+        ground += x * np.float32(case.slant * math.cos(case.slant_side))
+        ground += y[:, None] * np.float32(case.slant * math.sin(case.slant_side))
+    return background
 
 
 def _lines(
@@ -222,15 +219,15 @@ def _glands(
     shape: tuple[int, int],
     edge: float,
     finest: int,
-) -> FloatImage:
-    """Draws glandular tissue minus its mean: lobes with an edge, or clustered lumps."""
-    result = np.empty((len(cases), *shape), np.float32)
+) -> dict[int, FloatImage]:
+    """Draws glandular tissue, from 0 to 1: lobes with an edge, or clustered lumps."""
     lobes, lumps = (
         [i for i, case in enumerate(cases) if case.lumpy is lumpy] for lumpy in (False, True)
     )
+    drawn: dict[int, FloatImage] = {}
     if lobes:
         chosen = [cases[i] for i in lobes]
-        field = power_law_fields(
+        fields = power_law_fields(
             [details[i] for i in lobes],
             Layer.LOBES,
             shape,
@@ -240,20 +237,21 @@ def _glands(
             outer_scale=OUTER_SCALE * edge,
             finest=finest,
         )
-        field += column(chosen, "covered")
-        field *= column(chosen, "sharpness")
-        result[lobes] = logistic(field)
+        drawn |= zip(lobes, fields, strict=True)
     if lumps:
-        chosen = [cases[i] for i in lumps]
-        field = clustered_lumps(
+        fields = clustered_lumps(
             [details[i] for i in lumps],
             shape,
             edge=edge,
-            direction=[case.direction for case in chosen],
+            direction=[cases[i].direction for i in lumps],
         )
-        result[lumps] = logistic(field + column(chosen, "covered"))
-    result -= result.mean(axis=(1, 2), keepdims=True)
-    return result
+        drawn |= zip(lumps, fields, strict=True)
+    for i, case in enumerate(cases):
+        drawn[i] += np.float32(case.covered)
+        if not case.lumpy:
+            drawn[i] *= np.float32(case.sharpness)
+        logistic(drawn[i])
+    return drawn
 
 
 def draw_lines(
@@ -290,11 +288,11 @@ def draw_lines(
         if count
     ]
     normals = np.concatenate(drawn)
-    uniform = ndtr(normals[:, :6])
-    path = line_paths(normals, uniform[:, 0], look, np.repeat(direction, counts)) * edge
-    path += uniform[:, None, 4:6] * (shape[1], shape[0])
-    width = look.width[0] * (look.width[1] / look.width[0]) ** uniform[:, 2]
-    level = (0.25 + 0.75 * uniform[:, 3]) * np.sqrt(look.width[0] / width)
+    share = uniform(normals[:, :6])
+    path = line_paths(normals, share[:, 0], look, np.repeat(direction, counts)) * edge
+    path += share[:, None, 4:6] * (shape[1], shape[0])
+    width = look.width[0] * (look.width[1] / look.width[0]) ** share[:, 2]
+    level = (0.25 + 0.75 * share[:, 3]) * np.sqrt(look.width[0] / width)
     # A line thinner than a pixel is drawn one pixel wide, and fainter.
     level *= np.minimum(edge * width, 1)
     thick = np.maximum(np.round(edge * width), 1).astype(int)
@@ -409,14 +407,14 @@ def clustered_lumps(
     are uniform.
     """
     margin = math.ceil(LUMP_MARGIN * edge / 2)
-    coarse = tuple(fft.next_fast_len(n // 2 + 2 * margin, real=True) for n in shape)
+    coarse = tuple(fast_length(n // 2 + 2 * margin) for n in shape)
     result = np.empty((len(details), *shape), np.float32)
     for i, source in enumerate(details):
         cells, turns = _places(source, coarse, edge / 2, direction[i])
         points = np.bincount(cells, minlength=len(turns) * coarse[0] * coarse[1])
-        spectra = fft.rfft2(points.astype(np.float32).reshape(-1, *coarse))
+        spectra = np.fft.rfft2(points.astype(np.float32).reshape(-1, *coarse))
         for spectrum, turn in zip(spectra, turns, strict=True):
-            spectrum *= _blob(*coarse, edge / 2, turn)
+            spectrum *= _faded_blob(*coarse, edge / 2, turn)
         result[i] = _enlarged(spectra.sum(axis=0), coarse, 2 * margin, shape)
     return standardised(result)
 
@@ -437,7 +435,7 @@ def _places(
     count = np.clip(np.round(BLOBS + math.sqrt(BLOBS) * normals[:, 0]), 0, most)
     turn = np.round((direction + LUMP_TURN * normals[:, 3]) * (LUMP_DIRECTIONS / np.pi))
     there = np.arange(most) < count[:, None]
-    where = ndtr(normals[:, None, 1:3]) * size
+    where = uniform(normals[:, None, 1:3]) * size
     where = where + CLUSTER_SPREAD * edge * normals[:, 4:].reshape(clusters, most, 2)
     at = np.rint(where, out=where).astype(np.int32)
     cells = (np.arange(height) * width).take(at[..., 0], mode="wrap")
@@ -462,24 +460,26 @@ def _enlarged(
     upper = (height + 1) // 2  # waves with fy >= 0
     spectrum = np.zeros((2 * height, half.shape[1]), np.complex64)
     spectrum[:upper], spectrum[upper - height :] = half[:upper], half[upper:]
-    rows = fft.ifft(spectrum, axis=0, overwrite_x=True)[first:][: shape[0]]
+    rows = np.fft.ifft(spectrum, axis=0, out=spectrum)[first:][: shape[0]]
     return real_rows(rows, 2 * width, first + shape[1])[:, first:]
 
 
 @functools.lru_cache(maxsize=4 * LUMP_DIRECTIONS)
-def _blob(height: int, width: int, edge: float, turn: int) -> NDArray[np.complex64]:
-    """Computes the transform of a blob at the origin; ``turn`` is its orientation in steps.
+def _faded_blob(height: int, width: int, edge: float, turn: int) -> NDArray[np.complex64]:
+    """As :func:`_blob`; the finest waves fade out, for a sudden end shows in an enlarged picture."""
+    down, across = (
+        np.exp(-2 * np.square(np.pi * LUMP_FADE * f)).astype(np.float32)
+        for f in (np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    )
+    return _blob(height, width, edge, turn) * down * across
 
-    The finest waves fade out, since a sudden end would show when the picture is enlarged.
-    """
+
+def _blob(height: int, width: int, edge: float, turn: int) -> NDArray[np.complex64]:
+    """Computes the transform of a blob at the origin; ``turn`` is its orientation in steps."""
     y = np.fft.fftfreq(height, 1 / height)[:, None] / edge
     x = np.fft.fftfreq(width, 1 / width)[None, :] / edge
     angle = np.arctan2(y, x) - np.pi * turn / LUMP_DIRECTIONS
     reach = 1 / np.hypot(np.cos(angle) / BLOB_AXES[0], np.sin(angle) / BLOB_AXES[1])
     # The source measures r and L in its own pixels, which are 1/128 of an edge here.
     blob = np.exp(-BLOB_FALL * (128 * np.hypot(y, x)) ** BLOB_POWER / (128 * reach))
-    down, across = (
-        np.exp(-2 * np.square(np.pi * LUMP_FADE * f))
-        for f in (np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
-    )
-    return np.asarray(fft.rfft2(blob) * down * across, np.complex64)
+    return np.asarray(np.fft.rfft2(blob), np.complex64)

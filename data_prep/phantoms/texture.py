@@ -20,6 +20,7 @@ FloatImage = NDArray[np.float32]
 
 MOST_SEEDS = 4  # a texture that was varied more often loses the part with the smallest weight
 SMALLEST = 1e-35  # denormal numbers, below 1.2e-38, make arithmetic ten times slower
+FARTHEST, PLACES = 8, 64  # standard deviations of a table of the normal distribution, places in one
 MOST_BY_PRODUCT = 96  # columns up to which a product of matrices is faster than a transform
 PADDING = 1.25  # a transform is periodic; a cut-out from a larger field is not
 
@@ -338,10 +339,26 @@ def _waves(height: int, width: int, finest: int | None) -> _Waves:
 
 
 def uniform(normals: FloatImage) -> FloatImage:
-    """Probability that a standard normal value is smaller: makes uniform values of normal ones."""
-    scale = -math.sqrt(0.5)
-    values = [0.5 * math.erfc(scale * value) for value in normals.ravel().tolist()]
-    return np.array(values, np.float32).reshape(normals.shape)
+    """Makes uniform values of standard normal ones: the probability that another is smaller.
+
+    A Taylor series of the normal distribution about the nearest of a thousand places, as exact as
+    single precision.
+    """
+    places, probability, density = _normal_table()
+    values = np.clip(normals, -FARTHEST, FARTHEST).astype(np.float64)
+    at = np.rint((values + FARTHEST) * PLACES).astype(np.int64)
+    z = places[at]
+    d = values - z
+    series = d * (1 + d * (-z / 2 + d * ((z * z - 1) / 6 - d * z * (z * z - 3) / 24)))
+    return (probability[at] + density[at] * series).astype(np.float32)
+
+
+@functools.cache
+def _normal_table() -> tuple[NDArray[np.float64], ...]:
+    """Places about zero, probabilities up to them, and the density there."""
+    places = np.arange(-FARTHEST * PLACES, FARTHEST * PLACES + 1) / PLACES
+    probability = np.array([0.5 * math.erfc(-z / math.sqrt(2)) for z in places.tolist()])
+    return places, probability, np.exp(-(places**2) / 2) / math.sqrt(2 * math.pi)
 
 
 def logistic(values: FloatImage) -> FloatImage:

@@ -412,7 +412,10 @@ def clustered_lumps(
     for i, source in enumerate(details):
         cells, turns = _places(source, coarse, edge / 2, direction[i])
         points = np.bincount(cells, minlength=len(turns) * coarse[0] * coarse[1])
-        spectra = np.fft.rfft2(points.astype(np.float32).reshape(-1, *coarse))
+        # The transform of rows as a product of matrices: half the time of NumPy's.
+        rows = points.astype(np.float32).reshape(-1, coarse[1]) @ _rows_to_waves(coarse[1])
+        spectra = rows.view(np.complex64).reshape(len(turns), coarse[0], -1)
+        np.fft.fft(spectra, axis=1, out=spectra)
         for spectrum, turn in zip(spectra, turns, strict=True):
             spectrum *= _faded_blob(*coarse, edge / 2, turn)
         result[i] = _enlarged(spectra.sum(axis=0), coarse, 2 * margin, shape)
@@ -464,9 +467,16 @@ def _enlarged(
     return real_rows(rows, 2 * width, first + shape[1])[:, first:]
 
 
+@functools.lru_cache(maxsize=4)
+def _rows_to_waves(width: int) -> FloatImage:
+    """Matrix that transforms rows to their half spectra: real and imaginary parts in turn."""
+    waves = np.fft.rfft(np.eye(width)).astype(np.complex64)
+    return waves.view(np.float32)
+
+
 @functools.lru_cache(maxsize=4 * LUMP_DIRECTIONS)
 def _faded_blob(height: int, width: int, edge: float, turn: int) -> NDArray[np.complex64]:
-    """As :func:`_blob`; the finest waves fade out, for a sudden end shows in an enlarged picture."""
+    """As :func:`_blob`; the finest waves fade out, as a sudden end would show when enlarged."""
     down, across = (
         np.exp(-2 * np.square(np.pi * LUMP_FADE * f)).astype(np.float32)
         for f in (np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))

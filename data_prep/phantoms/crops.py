@@ -327,4 +327,4 @@ def _end_with_parent() -> None:
 def to_16_bit(pictures: FloatImage) -> NDArray[np.uint16]:
     """Rounds pictures with values in ``[0, 1]`` to ``[0, 65535]``."""
     scaled = pictures * np.float32(65535)
-    return np.rint(scaled, out=scaled).astype(np.uint16)
+    return np.asarray(np.rint(scaled, out=scaled), np.uint16)

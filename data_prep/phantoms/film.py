@@ -75,7 +75,8 @@ def add_surroundings(image: FloatImage, film: Film, *, edge: float, top: float =
     if film.muscle:
         ahead = x[:, ::-1] if film.muscle_mirrored else x
         across, down = (40 / edge * f(film.muscle_slope) for f in (math.cos, math.sin))
-        muscle = logistic(40 * film.muscle_reach - ahead * across - (y - top) * down)
+        inside = 40 * film.muscle_reach - ahead * across - (y - top) * down
+        muscle = logistic(np.asarray(inside, np.float32))
         muscle *= np.float32(film.muscle)
         image += muscle
     if math.isfinite(film.skin):
@@ -105,7 +106,7 @@ def behind_skin(attenuation: FloatImage, inside: FloatImage, *, rim: float) -> F
     skin *= np.float32(0.08)
     result += skin
     result += np.float32(AIR)
-    return result
+    return np.asarray(result, np.float32)
 
 
 def expose(
@@ -161,7 +162,7 @@ def add_film_artefact(
     share = uniform(source.normals(Layer.ARTEFACT, 4, 6))
     if artefact == "marker":
         share, axes = share[:1], 2 + 1.5 * share[:1, [2, 2]]
-        levels = np.ones(1)
+        levels = np.ones(1, np.float32)
     else:
         share = share[: 1 + int(3 * share[0, 5])]
         axes, levels = 0.3 + share[:, 2:4], 0.25 + 0.6 * share[:, 4]

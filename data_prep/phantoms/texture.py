@@ -216,8 +216,8 @@ def power_law_fields(
     # there twice and count once.
     spectrum[:, :, 0] *= np.float32(math.sqrt(2))
     # One axis after the other: the second transform leaves out what is cut off.
-    half = np.fft.ifft(spectrum, axis=1, out=spectrum)[:, : shape[0]]
-    return standardised(real_rows(half, width, shape[1]))
+    np.fft.ifft(spectrum, axis=1, out=spectrum)  # in single precision, as all that follows
+    return standardised(real_rows(spectrum[:, : shape[0]], width, shape[1]))
 
 
 def real_rows(half: NDArray[np.complex64], width: int, pixels: int) -> FloatImage:

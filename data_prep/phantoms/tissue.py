@@ -348,7 +348,7 @@ def seen_steps(
 
 def line_paths(
     normals: FloatImage,
-    length: NDArray[np.float64],
+    length: NDArray[np.floating],
     look: Lines,
     direction: NDArray[np.float64],
 ) -> NDArray[np.float64]:
@@ -415,7 +415,7 @@ def clustered_lumps(
         # The transform of rows as a product of matrices: half the time of NumPy's.
         rows = points.astype(np.float32).reshape(-1, coarse[1]) @ _rows_to_waves(coarse[1])
         spectra = rows.view(np.complex64).reshape(len(turns), coarse[0], -1)
-        np.fft.fft(spectra, axis=1, out=spectra)
+        np.fft.fft(spectra, axis=1, out=spectra)  # type: ignore[arg-type]  # single precision
         for spectrum, turn in zip(spectra, turns, strict=True):
             spectrum *= _faded_blob(*coarse, edge / 2, turn)
         result[i] = _enlarged(spectra.sum(axis=0), coarse, 2 * margin, shape)
@@ -463,8 +463,8 @@ def _enlarged(
     upper = (height + 1) // 2  # waves with fy >= 0
     spectrum = np.zeros((2 * height, half.shape[1]), np.complex64)
     spectrum[:upper], spectrum[upper - height :] = half[:upper], half[upper:]
-    rows = np.fft.ifft(spectrum, axis=0, out=spectrum)[first:][: shape[0]]
-    return real_rows(rows, 2 * width, first + shape[1])[:, first:]
+    np.fft.ifft(spectrum, axis=0, out=spectrum)  # type: ignore[arg-type]  # single precision
+    return real_rows(spectrum[first:][: shape[0]], 2 * width, first + shape[1])[:, first:]
 
 
 @functools.lru_cache(maxsize=4)
@@ -481,7 +481,7 @@ def _faded_blob(height: int, width: int, edge: float, turn: int) -> NDArray[np.c
         np.exp(-2 * np.square(np.pi * LUMP_FADE * f)).astype(np.float32)
         for f in (np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     )
-    return _blob(height, width, edge, turn) * down * across
+    return np.asarray(_blob(height, width, edge, turn) * down * across, np.complex64)
 
 
 def _blob(height: int, width: int, edge: float, turn: int) -> NDArray[np.complex64]:

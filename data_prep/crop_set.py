@@ -247,6 +247,9 @@ def shrunk(pixels: NDArray[np.uint16], factor: int, where: str) -> NDArray[np.ui
         factor: Edge of a block, in pixels, >= 1.
         where: Start of every message.
 
+    Returns:
+        Shape ``(size // factor, size // factor)``.
+
     Raises:
         RecordRejected: ``odd_size``, if blocks do not fill the crop.
     """

@@ -12,6 +12,38 @@ EVERY_S = 5.0  # between lines in a file
 T = TypeVar("T")
 
 
+class ProgressLines:
+    """Lines on the error stream, whenever some seconds have passed, with the time left.
+
+    Args:
+        what: Name of the work.
+        every: Seconds between lines, > 0.
+        before: Items that were done when the work began; the time left is that of the others.
+    """
+
+    def __init__(self, what: str, *, every: float, before: int = 0) -> None:
+        self.what, self.every, self.before = what, every, before
+        self.begun = self.told = time.monotonic()
+
+    def tell(self, done: int, total: int, items: str = "") -> None:
+        """Prints a line if it is time for one.
+
+        Args:
+            done: Items that are done.
+            total: Of all.
+            items: What they are, for people.
+        """
+        now = time.monotonic()
+        if now - self.told < self.every:
+            return
+        self.told = now
+        line = f"{self.what}: {done} of {total}" + (f" {items}" if items else "")
+        if done > self.before:
+            left = (now - self.begun) * (total - done) / (done - self.before)
+            line += f", {left:.0f} s left"
+        print(line, file=sys.stderr, flush=True)
+
+
 def watched(items: Iterable[T], what: str, *, total: int | None = None) -> Iterable[T]:
     """Shows progress on the error stream: a bar, or a line every few seconds in a file.
 
@@ -36,12 +68,8 @@ def watched(items: Iterable[T], what: str, *, total: int | None = None) -> Itera
 
 
 def _told(items: Iterable[T], what: str, total: int, each: int) -> Iterator[T]:
-    """A line whenever ``EVERY_S`` have passed; none for what is done before."""
-    begun = told = time.monotonic()
+    """A line now and then; none for what is done before."""
+    lines = ProgressLines(what, every=EVERY_S)
     for done, item in zip(itertools.count(0, each), items):
-        now = time.monotonic()
-        if now - told >= EVERY_S:
-            told, left = now, (now - begun) * (total - done) / done if done else 0.0
-            line = f"{what}: {done} of {total}" + (f", {left:.0f} s left" if done else "")
-            print(line, file=sys.stderr, flush=True)
+        lines.tell(done, total)
         yield item

@@ -57,7 +57,7 @@ from mammo_dp.runs import (
     write_text_atomically,
 )
 from mammo_dp.training_help import ALL, DESCRIPTIONS, RUN, RUN_DIR, STRESS, WORDS
-from mammo_dp.training_progress import ProgressLines
+from mammo_dp.training_progress import LinesOfTraining
 
 CONFIG = "config.yaml"
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a safe loader; in C ten times as fast
@@ -240,7 +240,7 @@ class TrainingCLI(LightningCLI):
             keep = _keep(folder / RESUME, self.model, chosen.max_steps)
             kwargs["callbacks"] = [*(chosen.callbacks or []), keep]
             if chosen.enable_progress_bar is not False and not sys.stderr.isatty():
-                kwargs["callbacks"].append(ProgressLines())
+                kwargs["callbacks"].append(LinesOfTraining())
             self.parents = self.parents.joined([public_ledger(self.model)])
             rank_zero_only(warn_of_unknown)(public_ledger(self.model))
             state = SealedCheckpointIO(Binding.of_run(self.record))

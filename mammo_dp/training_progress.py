@@ -1,31 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Progress of a fit whose output is a file, where Lightning's bar shows nothing."""
 
-import sys
-import time
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from data_prep.progress import ProgressLines
+
 EVERY_S = 30.0  # between lines: a fit may take hours
 
 
-class ProgressLines(Callback):
+class LinesOfTraining(Callback):
     """A line on the error stream whenever ``EVERY_S`` have passed, from one rank.
 
     Steps are counted where the length of a fit is a number of steps, as in private fits; batches
     where it is a number of epochs. The time left is that of the steps of this process.
     """
 
-    def __init__(self) -> None:
-        self.begun = self.told = time.monotonic()
-        self.before = 0
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes what an earlier process has done."""
-        self.begun = self.told = time.monotonic()
-        self.before = self.done(trainer, 0)
+        self.lines = ProgressLines("Training", every=EVERY_S, before=self.done(trainer, 0))
 
     def on_train_batch_end(
         self,
@@ -36,19 +31,13 @@ class ProgressLines(Callback):
         batch_idx: int,
     ) -> None:
         """Prints, now and then."""
-        now = time.monotonic()
-        if now - self.told < EVERY_S or not trainer.is_global_zero:
+        if not trainer.is_global_zero:
             return
-        self.told = now
-        done = self.done(trainer, batch_idx + 1)
         total, what = trainer.max_steps, "steps"
         if total < 0:
             total = (trainer.max_epochs or 0) * int(trainer.num_training_batches)
             what = f"batches (epoch {trainer.current_epoch + 1} of {trainer.max_epochs})"
-        line = f"Training: {done} of {total} {what}"
-        if done > self.before:
-            line += f", {(now - self.begun) * (total - done) / (done - self.before):.0f} s left"
-        print(line, file=sys.stderr, flush=True)
+        self.lines.tell(self.done(trainer, batch_idx + 1), total, what)
 
     @staticmethod
     def done(trainer: Trainer, batches: int) -> int:

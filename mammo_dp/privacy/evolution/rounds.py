@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rounds of voting on disk: each is recorded before its noise is drawn, then its result is saved.
 
-``account.json`` holds the mechanism as executed so far, ``rounds/`` the candidates of each round
-and their noisy votes; exact votes are never written. A process that dies between the two leaves a
-recorded round without a result: it stays accounted for, and the run resumes with one round less.
+``account.json`` holds the mechanism as executed so far, sealed under the cohort key.
+``rounds/`` has the candidates of each round and their noisy votes; exact votes are never written.
+A process that dies between the two leaves a recorded round without a result: it stays accounted
+for, and the run resumes with one round less.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -24,13 +25,10 @@ from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.statement.lineage import PHANTOMS, inputs_ledger
 from mammo_dp.privacy.statement.recompute import RESTORE
+from mammo_dp.privacy.statement.seals import seal, seal_doubt
 from mammo_dp.privacy.statement.verify import RUN_AGAIN, Evidence, StageCheck
 from mammo_dp.privacy.training.sampling import FRESH_KEY
-from mammo_dp.runs import RunRecord, file_sha256, write_text_atomically
-
-if TYPE_CHECKING:  # lightning takes seconds to import; reading statements does without
-    pass
-
+from mammo_dp.runs import RunRecord, file_sha256, read_run, write_text_atomically
 
 ACCOUNT, ROUNDS = "account.json", "rounds"
 
@@ -109,7 +107,9 @@ class RoundsAccount:
                 "budget; choose a new folder, which is accounted on its own."
             )
         done = replace(self.planned, steps=step + 1)
-        write_text_atomically(self.folder / ACCOUNT, json.dumps(done.as_json(), indent=2) + "\n")
+        content = {"run": read_run(self.folder).config_sha256, "mechanism": done.as_json()}
+        text = json.dumps({**content, "seal": seal(content)}, indent=2)
+        write_text_atomically(self.folder / ACCOUNT, text + "\n")
         return step
 
     def save(self, step: int, result: Round) -> None:
@@ -131,17 +131,24 @@ def executed(folder: Path) -> Mechanism | None:
     """The mechanism as executed, from ``account.json``; none before the first round.
 
     Raises:
-        PrivacyError: If the file cannot be read, or accounts for less than was done.
+        PrivacyError: If the file cannot be read, is not what this run wrote, or accounts for less
+            than was done.
     """
     path, results = folder / ACCOUNT, len(saved_rounds(folder))
     if not path.exists() and not results:
         return None
     try:
-        done = Mechanism(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        run, done = stored["run"], Mechanism(**stored["mechanism"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise PrivacyError(
             f"{path}: is no account ({error}). Restore it; without it nobody knows what was spent."
         ) from error
+    doubt = seal_doubt(stored)
+    if not doubt and run != read_run(folder).config_sha256:
+        doubt = "belongs to another run"
+    if doubt:
+        raise PrivacyError(f"{path}: {doubt}. Restore it.")
     if done.steps < results:
         raise PrivacyError(
             f"{path}: accounts for {done.steps} rounds, but {results} have a result. Restore it."

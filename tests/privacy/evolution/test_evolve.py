@@ -23,6 +23,7 @@ from mammo_dp.privacy.evolution.simulators import GanSimulator, Genome, PhantomS
 from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.statement.seals import seal
 from mammo_dp.runs import close_run, file_sha256, open_run
 from tests.privacy.statement.verify.chain import (
     DP,
@@ -195,7 +196,15 @@ def test_a_mechanism_that_the_account_does_not_hold_is_named(evolved: str, verif
 
 
 def test_an_account_of_other_noise_or_more_rounds_is_named(evolved: str, verify: Verify) -> None:
-    edit("evolved/account.json", lambda stored: stored.update(steps=9, noise_multiplier=0.1))
+    def otherwise(stored: dict[str, Any]) -> None:
+        stored["mechanism"].update(steps=9, noise_multiplier=0.1)
+
+    edit("evolved/account.json", otherwise)
+    assert "does not fit its seal" in said(verify(), "evolved/account.json")
+    edit(
+        "evolved/account.json",
+        lambda stored: stored.pop("seal") and stored.update(seal=seal(stored)),
+    )
     forge(
         evolved,
         lambda stored: mechanism(stored).update(steps=9, noise_multiplier=0.1),
@@ -264,7 +273,7 @@ def test_a_killed_run_pays_for_the_round_it_lost_and_repeats_none(
         patch.setattr(RoundsAccount, "save", killed)
         assert evolution(cohort, out) == 130
     first = (out / "rounds" / "000.json").read_bytes()
-    assert json.loads((out / "account.json").read_text())["steps"] == 2
+    assert json.loads((out / "account.json").read_text())["mechanism"]["steps"] == 2
     assert evolution(cohort, out) == 0
     assert (out / "rounds" / "000.json").read_bytes() == first
     assert sorted(path.name for path in (out / "rounds").iterdir()) == ["000.json", "002.json"]

@@ -8,6 +8,14 @@ from mammo_dp.privacy.accounting.account import Mechanism
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.evolution.rounds import Round, RoundsAccount, executed, origin
 from mammo_dp.privacy.evolution.simulators import Genome
+from mammo_dp.privacy.statement.seals import seal
+from mammo_dp.runs import open_run
+
+
+@pytest.fixture(autouse=True)
+def _run(tmp_path: Path) -> None:
+    open_run(tmp_path, command="evolve", config={}, inputs={})
+
 
 PLANNED = Mechanism(noise_multiplier=2.5, sampling_rate=1.0, steps=3)
 
@@ -64,15 +72,24 @@ def test_rounds_with_other_noise_do_not_go_on(tmp_path: Path) -> None:
         RoundsAccount(folder=tmp_path, planned=other).record()
 
 
-def test_a_lost_or_shortened_account_stops_the_run(tmp_path: Path) -> None:
+def test_a_lost_shortened_or_foreign_account_stops_the_run(tmp_path: Path) -> None:
     account = RoundsAccount(folder=tmp_path, planned=PLANNED)
     for _ in range(2):
         account.save(account.record(), result())
     path = tmp_path / "account.json"
     stored = json.loads(path.read_text())
-    path.write_text(json.dumps(stored | {"steps": 1}))
-    with pytest.raises(PrivacyError, match="accounts for 1 rounds, but 2 have a result"):
+    mechanism = stored["mechanism"]
+    path.write_text(json.dumps(stored | {"mechanism": mechanism | {"steps": 3}}))
+    with pytest.raises(PrivacyError, match="does not fit its seal"):
         account.record()
+    for changed, said in (
+        ({"mechanism": mechanism | {"steps": 1}}, "accounts for 1 rounds, but 2 have a result"),
+        ({"run": "0" * 64}, "belongs to another run"),
+    ):
+        content = {"run": stored["run"], "mechanism": mechanism} | changed
+        path.write_text(json.dumps(content | {"seal": seal(content)}))
+        with pytest.raises(PrivacyError, match=said):
+            account.record()
     path.unlink()
     with pytest.raises(PrivacyError, match=r"account\.json: is no account"):
         account.record()

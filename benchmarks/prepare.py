@@ -25,7 +25,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import psutil
+import psutil  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
@@ -119,7 +119,7 @@ def processor_time() -> float:
     """Seconds of this process and of those that it started, running ones included."""
     this = psutil.Process()
     own = (one.cpu_times() for one in (this, *this.children(recursive=True)))
-    return sum(one.user + one.system for one in own)
+    return float(sum(one.user + one.system for one in own))
 
 
 @contextmanager

@@ -56,6 +56,7 @@ from classifier.weights import PACKAGE, PUBLIC_NETWORK, load_weights
 from classifier.whitened import WhitenedFeatures
 from data_prep.descriptors.measurements import COUNT, Measurements
 from data_prep.manifest import CropsManifest
+from data_prep.progress import watched
 from data_prep.symmetries import SYMMETRIES, symmetric
 from mammo_dp.privacy.accounting.account import Mechanism, compose
 from mammo_dp.privacy.accounting.selection import SelectionPlan, concordance
@@ -313,7 +314,8 @@ class Choices:
             found = [scores_of(layer, features)(others) for layer in heads]
             return float(np.mean([auroc(malignant, scores) for scores in found]))
 
-        return max(CHOICES, key=area)
+        areas = [area(constants) for constants in watched(CHOICES, "Choosing on phantoms")]
+        return CHOICES[int(np.argmax(areas))]
 
 
 @cache

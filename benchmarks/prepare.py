@@ -4,25 +4,28 @@
     python benchmarks/prepare.py                 # about ten minutes on two cores
 
 The bare decoder reads each file and asks for its pixels, nothing else; it runs in as many processes
-as the cutter, so that both meet the same memory and disk. The start of workers is left out, since
-it does not count over an archive: cutting a few images is timed, too, and the rate is that of the
-further ones. All take turns, and the best round of each counts. Wall-clock rates need an idle
+as the cutter, so that both meet the same memory and disk. Start and end do not count over an
+archive: both rates are those of images that are done after each worker's first one. A difference
+between two whole runs would not do: both begin and end with some seconds that vary by as much as
+ten images take. All take turns, and the best round of each counts. Wall-clock rates need an idle
 machine; the last column compares processor time, scheduler included, and is fair on a busy one.
 """
 
 import argparse
-import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
@@ -35,7 +38,7 @@ from pydicom.uid import (
 )
 
 from data_prep.cropping import Box
-from data_prep.cut_lesions import IN_PROCESS, cut_lesions
+from data_prep.cut_lesions import Journal, cut_lesions
 from data_prep.cutting import Cutting
 from data_prep.lesions import LesionRow, LesionTable
 from data_prep.phantoms.mammograms import draw_mammogram
@@ -86,8 +89,10 @@ def write(path: Path, pixels: Pixels, syntax: str) -> None:
     file.save_as(path, enforce_file_format=True)
 
 
-def decode(path: Path) -> int:
-    return int(dcmread(path).pixel_array.shape[0])
+def decode(path: Path) -> float:
+    """Decodes an image; returns when it was done."""
+    assert dcmread(path).pixel_array.size
+    return time.time()
 
 
 def lesions(paths: Sequence[Path], height: int, width: int) -> LesionTable:
@@ -111,48 +116,71 @@ def silent() -> Iterator[None]:
 
 
 def processor_time() -> float:
-    """Seconds of this process and of its finished children."""
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    """Seconds of this process and of those that it started, running ones included."""
+    this = psutil.Process()
+    own = (one.cpu_times() for one in (this, *this.children(recursive=True)))
+    return float(sum(one.user + one.system for one in own))
 
 
-def timed(work: Callable[[], object]) -> Times:
-    """Seconds on the wall, and of all processors."""
-    wall, processor = time.perf_counter(), processor_time()
-    work()
-    return time.perf_counter() - wall, processor_time() - processor
+@contextmanager
+def noted_at(places: Sequence[int]) -> Iterator[list[Times]]:
+    """Collects time and processor time when so many images are noted in the journal as done."""
+    found: list[Times] = []
+    done = 0
+    add = Journal.add
+
+    def noted(*given: Any) -> None:
+        nonlocal done
+        done += 1
+        if done in places:
+            found.append((time.time(), processor_time()))
+        add(*given)
+
+    with mock.patch.object(Journal, "add", noted):
+        yield found
+
+
+def decoded(paths: Sequence[Path], workers: int) -> float:
+    """Seconds per image of bare decoding, of images after the first of each worker."""
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        list(pool.map(decode, paths[:workers]))  # imports are not timed
+        ends = sorted(pool.map(decode, paths))
+    return (ends[-1] - ends[workers - 1]) / (len(paths) - workers)
+
+
+def cut(rows: LesionTable, out: Path, workers: int) -> Times:
+    """Seconds per image of cutting, on the wall and of all processors, of the same images."""
+    with silent(), noted_at((workers, len(rows.rows))) as found:
+        cut_lesions(rows, out, cutting=Cutting(), origin="own", workers=workers)
+    begin, end = found
+    images = len(rows.rows) - workers
+    return (end[0] - begin[0]) / images, (end[1] - begin[1]) / images
 
 
 def fastest(
     root: Path, paths: Sequence[Path], shape: tuple[int, int], *, count: int, rounds: int
 ) -> tuple[Times, Times]:
     """Seconds per image for bare decoding and for cutting, on the wall and of all processors."""
-    table, few = lesions(paths, *shape), lesions(paths[: IN_PROCESS + 1], *shape)
-    further = len(paths) - IN_PROCESS - 1
-
-    def cut(rows: LesionTable, name: str) -> None:
-        with silent():
-            cut_lesions(rows, root / name, cutting=Cutting(), origin="own", workers=count)
-
-    bare, start, whole = [], [], []
+    table = lesions(paths, *shape)
+    bare, cutting = [], []
     for turn in range(rounds):
-        with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
-            list(pool.map(decode, paths[:count]))  # imports are not timed
-            wall, _ = timed(lambda pool=pool: list(pool.map(decode, paths)))  # type: ignore[misc]
-        _, processor = timed(lambda: [decode(path) for path in paths])
-        bare.append((wall / len(paths), processor / len(paths)))
-        start.append(timed(lambda turn=turn: cut(few, f"few_{count}_{turn}")))  # type: ignore[misc]
-        whole.append(timed(lambda turn=turn: cut(table, f"all_{count}_{turn}")))  # type: ignore[misc]
-    cutting = [min(w[i] for w in whole) - min(s[i] for s in start) for i in (0, 1)]
-    return (
-        (min(one[0] for one in bare), min(one[1] for one in bare)),
-        (cutting[0] / further, cutting[1] / further),
-    )
+        wall = decoded(paths, count)
+        before = processor_time()
+        for path in paths:
+            decode(path)
+        bare.append((wall, (processor_time() - before) / len(paths)))
+        cutting.append(cut(table, root / f"cut_{count}_{turn}", count))
+    return least(bare), least(cutting)
+
+
+def least(rounds: Sequence[Times]) -> Times:
+    walls, processors = zip(*rounds, strict=True)
+    return min(walls), min(processors)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=60, help="above 17")
+    parser.add_argument("--images", type=int, default=60, help="above the number of workers")
     parser.add_argument("--height", type=int, default=3328)
     parser.add_argument("--width", type=int, default=2560)
     parser.add_argument("--rounds", type=int, default=2)

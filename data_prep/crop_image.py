@@ -45,7 +45,10 @@ def _png(pixels: NDArray[np.uint16]) -> bytes:
 
     # Not compressed, which saves a sixth, since the last bits of a crop are noise, and makes
     # reading twice as long. By OpenCV: half the time of Pillow.
-    return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes()
+    settings = [cv2.IMWRITE_PNG_COMPRESSION, 0]
+    if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # later versions; others choose a filter for each row
+        settings += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]  # an eighth of the time
+    return cv2.imencode(".png", pixels, settings)[1].tobytes()
 
 
 def _tiff(slices: NDArray[np.uint16]) -> bytes:

@@ -18,6 +18,7 @@ crops with the same bright marker in the same place may be taken for copies: of 
 painted in, 0.1 % were.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -45,16 +46,26 @@ def fingerprint(pixels: NDArray[np.uint16]) -> str:
     if pixels.shape[-1] < _EDGE:
         return ""
     waves = _waves(pixels.shape[-1])
-    grey = pixels.astype(np.float64)
+    grey = pixels.astype(np.float32)
     if grey.ndim == 3:
         grey = grey.mean(axis=0)
-    mean, contrast = grey.mean(), grey.std()
-    grey = grey.clip(mean - _BRIGHT * contrast, mean + _BRIGHT * contrast)
-    grey -= grey.mean()
+    grey -= np.round(_mean(grey))  # exactly, so that a crop of one grey value becomes 0
+    grey -= _mean(grey)
+    bright = _BRIGHT * _length(grey) / math.sqrt(grey.size)
+    grey.clip(-bright, bright, out=grey)
+    grey -= _mean(grey)
     coefficients = waves @ grey @ waves.T
     coefficients[0, 0] = 0
-    positive = coefficients > _ZERO * np.linalg.norm(grey)
+    positive = coefficients > _ZERO * _length(grey)
     return np.packbits(positive).tobytes().hex()
+
+
+def _mean(grey: NDArray[np.float32]) -> float:
+    return float(np.add.reduce(grey, axis=None)) / grey.size  # its method takes twice the time
+
+
+def _length(grey: NDArray[np.float32]) -> float:
+    return math.sqrt(np.vdot(grey, grey))
 
 
 def distance(one: str, other: str) -> int:
@@ -108,8 +119,8 @@ def _signs(fingerprints: Sequence[str]) -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=16)
-def _waves(size: int) -> NDArray[np.float64]:
+def _waves(size: int) -> NDArray[np.float32]:
     """Cosines of the lowest frequencies at the centres of pixels, shape ``(16, size)``."""
     centres = (np.arange(size) + 0.5) / size
     waves = np.cos(np.pi * np.arange(_EDGE)[:, None] * centres)
-    return np.asarray(waves * np.sqrt(2 / size))
+    return np.asarray(waves * np.sqrt(2 / size), np.float32)

@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Self, get_args
 
@@ -51,6 +51,13 @@ FILE_NAME = "crops.csv"
 DEEPEST = 512  # slices; whole breasts have about 100
 _ATTRIBUTE = re.compile("[a-z][a-z0-9_]*")
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
+_ALLOWED: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    ("split", get_args(Split)),
+    ("label_source", get_args(LabelSource)),
+    ("crop_rule", get_args(CropRule)),
+    ("view", (*get_args(View), None)),
+    ("laterality", (*get_args(Laterality), None)),
+)
 _ROUNDING = 4  # bits in which libraries of other versions may see a crop differently
 
 
@@ -106,18 +113,11 @@ class Crop:
         Raises:
             ManifestError: For a value that no reader of the table would understand.
         """
-        for name, allowed in (
-            ("split", get_args(Split)),
-            ("label_source", get_args(LabelSource)),
-            ("crop_rule", get_args(CropRule)),
-            ("view", (*get_args(View), None)),
-            ("laterality", (*get_args(Laterality), None)),
-        ):
+        for name, allowed in _ALLOWED:
             if (value := getattr(self, name)) not in allowed:
                 shown = ", ".join(repr(item or "") for item in allowed)
                 raise ManifestError(f"{name} is {value!r}. Allowed: {shown}.")
-        path = PurePosixPath(self.file)
-        if not self.file or path.is_absolute() or ".." in path.parts:
+        if not self.file or self.file.startswith("/") or ".." in self.file.split("/"):
             raise ManifestError(f"file is {self.file!r}. Give a path below the manifest's folder.")
         if not self.origin:
             raise ManifestError("origin is empty. Name the data set the crop comes from.")
@@ -219,13 +219,13 @@ class CropsManifest:
         in_depth = IN_DEPTH if any(crop.depth for crop in crops) else ()
         columns = (*COLUMNS, *in_depth, *sorted(further))
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-        writer.writeheader()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(columns)
+        own = [name for name in columns if name in _OWN and name != "malignant"]
         for crop in crops:
-            own = (*COLUMNS, *in_depth)
-            row = {name: getattr(crop, name) for name in own if name not in ATTRIBUTES}
-            row |= {"malignant": int(crop.malignant)} | dict(crop.attributes)
-            writer.writerow({name: "" if row.get(name) is None else row[name] for name in columns})
+            row = {name: getattr(crop, name) for name in own}
+            row |= {"malignant": int(crop.malignant), **crop.attributes}
+            writer.writerow(map(row.get, columns))  # None is written as an empty cell
         raw = buffer.getvalue().encode()
         parsed = _parse(raw, path)
         temporary = path.with_suffix(".csv.part")

@@ -97,7 +97,9 @@ def imported(path: Path) -> set[str]:
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found.add((node.module or "").partition(".")[0])
-    return found - set(sys.stdlib_module_names) - {*PACKAGES, "tests", "benchmarks"}
+    beside = {script.stem for script in path.parent.glob("*.py")}  # of a script that is run
+    ours = {*PACKAGES, "tests", *(beside if path.parent.name == "benchmarks" else ())}
+    return found - set(sys.stdlib_module_names) - ours
 
 
 def test_every_import_is_declared() -> None:

@@ -6,7 +6,7 @@ mixes these with new ones and computes the values again, so variations follow th
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -21,6 +21,7 @@ from data_prep.phantoms.texture import Texture
 from data_prep.phantoms.tissue import Tissue
 
 NORMALS = 61  # standard normal values of a case
+_ROOT = math.sqrt(2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,16 +120,16 @@ def vary_case(
 class _Values:
     """Computes values of given distributions from standard normal values, one after another."""
 
-    def __init__(self, normals: Iterable[float]) -> None:
-        self._normals = iter(normals)
+    def __init__(self, normals: Sequence[float]) -> None:
+        self._normals = zip(normals, [0.5 * math.erfc(-z / _ROOT) for z in normals], strict=True)
 
     def normal(self, mean: float = 0.0, sd: float = 1.0, *, within: float = 2.5) -> float:
         """A normal value, at most ``within`` standard deviations from the mean."""
-        return mean + sd * min(max(next(self._normals), -within), within)
+        return mean + sd * min(max(next(self._normals)[0], -within), within)
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """A uniform value."""
-        return low + (high - low) * 0.5 * math.erfc(-next(self._normals) / math.sqrt(2))
+        return low + (high - low) * next(self._normals)[1]
 
     def angle(self, turn: float = 2 * math.pi) -> float:
         """A uniform angle."""

@@ -28,7 +28,6 @@ from data_prep.phantoms.masses import draw_calcifications, draw_masses
 from data_prep.phantoms.parameters import PhantomError, PhantomParameters
 from data_prep.phantoms.texture import Details, FloatImage
 from data_prep.phantoms.tissue import tissue
-from data_prep.phantoms.tomosynthesis import EDGE_MM, SLICE_MM, draw_volume
 from data_prep.progress import watched
 from data_prep.worker_environment import worker_environment
 
@@ -249,10 +248,15 @@ def _write_chunk(
     end = min(start + (CHUNK if depth is None else VOLUMES), total)
     cases = phantom_cases(start, end, seed=seed, parameters=parameters)
     drawn: Iterable[tuple[FloatImage, Mapping[str, str]]]
+    spacing_mm = slice_mm = None
     if depth is None:
         known = (case.stated for case in cases)
         drawn = zip(render(cases, size=size), known, strict=True)
     else:
+        # Here, for their imports take as long as some hundred crops in the plane.
+        from data_prep.phantoms.tomosynthesis import EDGE_MM, SLICE_MM, draw_volume
+
+        spacing_mm, slice_mm = EDGE_MM / size, SLICE_MM
         volumes = (draw_volume(case, size=size, depth=depth) for case in cases)
         drawn = ((volume.slices, volume.attributes) for volume in volumes)
     crops = []
@@ -273,9 +277,9 @@ def _write_chunk(
                 crop_rule="centred",
                 sha256=save_crop_image(out / file, pixels),
                 fingerprint=fingerprint(pixels),
-                pixel_spacing_mm=None if depth is None else EDGE_MM / size,
+                pixel_spacing_mm=spacing_mm,
                 depth=depth,
-                slice_spacing_mm=None if depth is None else SLICE_MM,
+                slice_spacing_mm=slice_mm,
                 attributes=dict(attributes),  # a read-only view cannot be sent
             )
         )
@@ -322,4 +326,5 @@ def _end_with_parent() -> None:
 
 def to_16_bit(pictures: FloatImage) -> NDArray[np.uint16]:
     """Rounds pictures with values in ``[0, 1]`` to ``[0, 65535]``."""
-    return np.asarray(np.round(pictures * 65535), np.uint16)
+    scaled = pictures * np.float32(65535)
+    return np.asarray(np.rint(scaled, out=scaled), np.uint16)

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.special import ndtr
 
 from data_prep.phantoms.masses import draw_ellipses
 from data_prep.phantoms.texture import (
     Details,
     FloatImage,
     Layer,
-    column,
+    decay,
     exponential,
     logistic,
     noise,
+    uniform,
 )
 
 AIR = -0.5  # attenuation at which the film is black
@@ -68,17 +68,24 @@ def add_surroundings(image: FloatImage, film: Film, *, edge: float, top: float =
     """
     if not film.muscle and math.isinf(film.skin):
         return
-    y, x = np.ogrid[: image.shape[0], : image.shape[1]]
+    y, x = (
+        np.arange(n, dtype=np.float32).reshape(axes)
+        for n, axes in zip(image.shape, ((-1, 1), (1, -1)), strict=True)
+    )
     if film.muscle:
         ahead = x[:, ::-1] if film.muscle_mirrored else x
-        beyond = ahead * math.cos(film.muscle_slope) + (y - top) * math.sin(film.muscle_slope)
-        inside = np.asarray(film.muscle_reach - beyond / edge, np.float32)
-        image += np.float32(film.muscle) * logistic(40 * inside)
+        across, down = (40 / edge * f(film.muscle_slope) for f in (math.cos, math.sin))
+        inside = 40 * film.muscle_reach - ahead * across - (y - top) * down
+        muscle = logistic(np.asarray(inside, np.float32))
+        muscle *= np.float32(film.muscle)
+        image += muscle
     if math.isfinite(film.skin):
         away = film.skin - film.skin_bow
         y0 = image.shape[0] / 2 + edge * away * math.sin(film.skin_side)
         x0 = image.shape[1] / 2 + edge * away * math.cos(film.skin_side)
-        inside = (edge * film.skin_bow - np.hypot(y - y0, x - x0)).astype(np.float32)
+        inside = np.square(y - y0) + np.square(x - x0)
+        np.sqrt(inside, out=inside)
+        np.subtract(edge * film.skin_bow, inside, out=inside)
         image[:] = behind_skin(image, inside, rim=edge * film.rim)
 
 
@@ -90,10 +97,16 @@ def behind_skin(attenuation: FloatImage, inside: FloatImage, *, rim: float) -> F
         inside: Distance to the skin line, in pixels, negative in air.
         rim: Width of the rounded rim, in pixels; thickness falls along a half circle over it.
     """
-    depth = np.clip(inside / rim, 0, 1)
+    depth = np.clip(inside * np.float32(1 / rim), 0, 1)
     thickness = np.sqrt(depth * (2 - depth))
-    skin = 0.08 * np.exp(-np.square((inside - 0.04 * rim) / (0.03 * rim)))
-    return np.asarray(AIR + (attenuation - AIR) * thickness + skin, np.float32)
+    result = (attenuation - np.float32(AIR)) * thickness
+    skin = inside * np.float32(1 / (0.03 * rim))
+    skin -= np.float32(0.04 / 0.03)
+    decay(np.square(skin, out=skin))
+    skin *= np.float32(0.08)
+    result += skin
+    result += np.float32(AIR)
+    return np.asarray(result, np.float32)
 
 
 def expose(
@@ -114,16 +127,22 @@ def expose(
     factor. The light of the screen blurs image and noise alike. The characteristic curve of film
     (Hurter and Driffield 1890) is sigmoid in log exposure; a logistic one is used.
     """
-    seen = np.empty_like(attenuation)
-    grain = noise(details, Layer.GRAIN, seen[0].size).reshape(seen.shape)
-    for i, case in enumerate(cases):
+    films = noise(details, Layer.GRAIN, attenuation[0].size).reshape(attenuation.shape)
+    for film, layer, case in zip(films, attenuation, cases, strict=True):
         kernel = cv2.getGaussianKernel(2 * math.ceil(3 * edge * case.blur) + 1, edge * case.blur)
-        visible = grain[i]
-        visible *= case.grain / np.square(kernel).sum()  # what the blur leaves of it
-        visible *= exponential(np.float32(LATITUDE) * np.minimum(attenuation[i] - 0.5, 0.6))
-        visible += attenuation[i]
-        seen[i] = cv2.sepFilter2D(visible, -1, kernel, kernel)
-    return logistic(4 * column(cases, "slope") * (seen - np.float32(0.5)))
+        grain = layer * np.float32(LATITUDE)
+        cv2.threshold(grain, 1.1 * LATITUDE, 0, cv2.THRESH_TRUNC, grain)
+        film *= exponential(grain)
+        # What the blur leaves of it, and how it is where the attenuation is a half.
+        scale = case.grain / np.square(kernel).sum() * math.exp(-LATITUDE / 2)
+        cv2.scaleAdd(film, scale, layer, film)
+        # The film curve is 1 / (1 + exp(-4 * slope * (seen - 0.5))).
+        steep = -4 * case.slope
+        cv2.sepFilter2D(film, -1, kernel, steep * kernel, film, delta=-0.5 * steep)
+        exponential(film)
+        film += 1
+        np.reciprocal(film, out=film)
+    return films
 
 
 def add_film_artefact(
@@ -140,14 +159,14 @@ def add_film_artefact(
     Returns:
         A new image, values in ``[0, 1]``.
     """
-    uniform = ndtr(source.normals(Layer.ARTEFACT, 4, 6))
+    share = uniform(source.normals(Layer.ARTEFACT, 4, 6))
     if artefact == "marker":
-        uniform, axes = uniform[:1], 2 + 1.5 * uniform[:1, [2, 2]]
-        levels = np.ones(1)
+        share, axes = share[:1], 2 + 1.5 * share[:1, [2, 2]]
+        levels = np.ones(1, np.float32)
     else:
-        uniform = uniform[: 1 + int(3 * uniform[0, 5])]
-        axes, levels = 0.3 + uniform[:, 2:4], 0.25 + 0.6 * uniform[:, 4]
+        share = share[: 1 + int(3 * share[0, 5])]
+        axes, levels = 0.3 + share[:, 2:4], 0.25 + 0.6 * share[:, 4]
     cover = draw_ellipses(
-        film.shape, centres=uniform[:, :2] * film.shape, axes=axes * edge / 128, levels=levels
+        film.shape, centres=share[:, :2] * film.shape, axes=axes * edge / 128, levels=levels
     )
     return np.asarray(film + cover * (np.float32(0.97) - film), np.float32)

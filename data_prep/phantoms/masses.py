@@ -12,17 +12,16 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from data_prep.phantoms.texture import (
     Details,
     FloatImage,
     Layer,
-    column,
     exponential,
     logarithm,
     logistic,
     power_law_fields,
+    uniform,
 )
 from data_prep.phantoms.tissue import FULL, SMOOTH, SUBPIXEL_BITS, add_layers, blurred
 
@@ -203,10 +202,7 @@ def draw_masses(
         (np.arange(n) + 0.5 - origin[:, axis, None]).astype(np.float32)
         for axis, n in enumerate(shape[::-1])
     )
-    rho = np.empty((len(cases), *shape), np.float32)
-    for i, outline in enumerate(outlines):
-        relative_distance(outline, x[i], y[i], out=rho[i])
-    inner = power_law_fields(
+    textures = power_law_fields(
         details,
         Layer.MASS,
         shape,
@@ -214,16 +210,7 @@ def draw_masses(
         outer_scale=0.5 * edge,
         finest=math.ceil(SMOOTH * max(shape) / edge),
     )
-    body = column(cases, "raggedness") * inner
-    body += 1
-    body *= rho
-    np.subtract(1, np.square(body, out=body), out=body)
-    np.maximum(body, 1e-9, out=body)  # outside, where the logarithm has no value
-    logarithm(body)
-    body *= column(cases, "exponent")
-    exponential(body)
-    body *= 1 + column(cases, "grain") * inner
-    spicules = draw_spicules(
+    result = draw_spicules(
         details,
         shape,
         base=outlines,
@@ -231,16 +218,31 @@ def draw_masses(
         count=[case.spicules for case in cases],
         reach=[case.spicule_reach for case in cases],
     )
-    body += column(cases, "spicule_level") * spicules
-    for i, case in enumerate(cases):
+    masks = np.empty(result.shape, np.bool_)
+    rho = np.empty(shape, np.float32)
+    # One picture after the other, since all layers of one fit into the processor's cache.
+    for i, (case, inner) in enumerate(zip(cases, textures, strict=True)):
+        relative_distance(outlines[i], x[i], y[i], out=rho)
+        np.less(rho, 1, out=masks[i])
+        body = inner * np.float32(case.raggedness)
+        body += 1
+        body *= rho
+        np.subtract(1, np.square(body, out=body), out=body)
+        np.maximum(body, np.float32(1e-9), out=body)  # outside, where the logarithm has no value
+        logarithm(body)
+        body *= np.float32(case.exponent)
+        exponential(body)
+        grain = inner * np.float32(case.grain)
+        grain += 1
+        body *= grain
+        cv2.scaleAdd(result[i], case.spicule_level, body, body)
         if case.obscured:
             side = x[i] * math.cos(case.obscured_side)
             side = side + y[i][:, None] * math.sin(case.obscured_side)
-            veil = hiding_tissue(
-                (side / half[i]).astype(np.float32), rho[i], inner[i], 0.12 * half[i]
-            )
-            body[i] = np.maximum(body[i], case.obscured * veil)
-    return column(cases, "contrast") * body, rho < 1
+            veil = hiding_tissue((side / half[i]).astype(np.float32), rho, inner, 0.12 * half[i])
+            np.maximum(body, case.obscured * veil, out=body)
+        np.multiply(body, np.float32(case.contrast), out=result[i])
+    return result, masks
 
 
 def hiding_tissue(side: FloatImage, rho: FloatImage, inner: FloatImage, blur: float) -> FloatImage:
@@ -289,40 +291,43 @@ def draw_spicules(
         for source, number in zip(details, count, strict=True)
     ]
     normals, case = np.concatenate(drawn), np.repeat(np.arange(len(count)), count)
-    uniform = ndtr(normals)
+    share = uniform(normals)
     half = base.max(axis=1)
     spine, twig = spicule_spines(
-        normals, uniform, base=base[case], half=half[case], reach=np.array(reach)[case]
+        normals, share, base=base[case], half=half[case], reach=np.array(reach)[case]
     )
-    width = 0.03 * half[case] * (0.4 + 1.1 * uniform[:, 6])
-    level = 0.25 + 0.75 * uniform[:, 7]
-    forked = uniform[:, 8] < BRANCHING
+    width = 0.03 * half[case] * (0.4 + 1.1 * share[:, 6])
+    level = 0.25 + 0.75 * share[:, 7]
+    forked = share[:, 8] < BRANCHING
     outlines = [
-        wedges + origin[case, None]
+        np.round((wedges + origin[case, None] - 0.5) * 2**SUBPIXEL_BITS).astype(np.int32)
         for wedges in (spicule_wedges(spine, width), spicule_wedges(twig, 0.6 * width))
     ]
-    for i in np.unique(case):
-        here = case == i
-        both = here & forked
-        _fill(
-            result[i],
-            np.concatenate([outlines[0][here], outlines[1][both]]),
-            np.concatenate([level[here], 0.8 * level[both]]),
-        )
+    for image, end, number in zip(result, np.cumsum(count), count, strict=True):
+        if not number:
+            continue
+        here = slice(end - number, end)
+        both = forked[here]
+        polygons = [*outlines[0][here], *outlines[1][here][both]]
+        levels = FULL * np.concatenate([level[here], 0.8 * level[here][both]])
+        layers = np.zeros((2, *shape), np.uint8)
+        for i, (polygon, brightness) in enumerate(zip(polygons, levels.tolist(), strict=True)):
+            cv2.fillPoly(layers[i % 2], [polygon], brightness, cv2.LINE_AA, SUBPIXEL_BITS)
+        add_layers(layers, image)
     return result
 
 
 def spicule_spines(
     normals: FloatImage,
-    uniform: FloatImage,
+    share: FloatImage,
     *,
     base: NDArray[np.float64],
     half: NDArray[np.float64],
     reach: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Computes centre lines of spicules and of their branches, each ``(count, steps, 2)``."""
-    angle = 2 * np.pi * uniform[:, 0]
-    toward = (uniform[:, 0] * base.shape[1]).astype(np.int64) % base.shape[1]
+    angle = 2 * np.pi * share[:, 0]
+    toward = (share[:, 0] * base.shape[1]).astype(np.int64) % base.shape[1]
     start = base[np.arange(len(base)), toward]
     length = reach * start * np.exp(0.6 * normals[:, 1] - 0.18)  # lognormal, mean 1
     along = np.linspace(0, 1, SPICULE_STEPS)
@@ -331,10 +336,10 @@ def spicule_spines(
     spine = np.stack([distance * np.cos(bend), distance * np.sin(bend)], axis=-1)
     spine += 0.12 * half[:, None, None] * normals[:, None, 4:6]
     step = spine[:, FORK + 1] - spine[:, FORK]
-    turn = np.where(normals[:, 9] < 0, -1, 1) * (0.3 + 0.4 * uniform[:, 10])
+    turn = np.where(normals[:, 9] < 0, -1, 1) * (0.3 + 0.4 * share[:, 10])
     heading = np.arctan2(step[:, 1], step[:, 0]) + turn
     twig = np.stack([np.cos(heading), np.sin(heading)], axis=-1)[:, None] * along[:, None]
-    twig *= ((0.3 + 0.3 * uniform[:, 11]) * length)[:, None, None]
+    twig *= ((0.3 + 0.3 * share[:, 11]) * length)[:, None, None]
     return spine, spine[:, FORK, None] + twig
 
 
@@ -346,15 +351,6 @@ def spicule_wedges(spine: NDArray[np.float64], width: NDArray[np.float64]) -> ND
     taper = np.maximum(width[:, None] * np.linspace(1.1, 0.1, spine.shape[1]), 0.25)
     side = normal * taper[..., None]
     return np.concatenate([spine + side, (spine - side)[:, ::-1]], axis=1)
-
-
-def _fill(image: FloatImage, polygons: NDArray[np.float64], levels: NDArray[np.float64]) -> None:
-    """Draws polygons into two layers and writes their sum to an image."""
-    layers = np.zeros((2, *image.shape), np.uint8)
-    points = np.round((polygons - 0.5) * 2**SUBPIXEL_BITS).astype(np.int32)
-    for i, level in enumerate((FULL * levels).tolist()):
-        cv2.fillPoly(layers[i % 2], [points[i]], level, cv2.LINE_AA, SUBPIXEL_BITS)
-    add_layers(layers, image)
 
 
 def draw_calcifications(
@@ -384,7 +380,7 @@ def draw_calcifications(
         shape,
         centres=np.array(centre) + 0.45 * half * normals[:, :2],
         axes=radius * np.exp(0.25 * normals[:, 2:4]),
-        levels=0.55 + 0.45 * ndtr(normals[:, 4]),
+        levels=0.55 + 0.45 * uniform(normals[:, 4]),
     )
 
 

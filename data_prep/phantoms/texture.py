@@ -14,13 +14,14 @@ from enum import IntEnum
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import fft
+from numpy.typing import ArrayLike, NDArray  # no SciPy: it takes as long to import as 100 crops
 
 FloatImage = NDArray[np.float32]
 
 MOST_SEEDS = 4  # a texture that was varied more often loses the part with the smallest weight
 SMALLEST = 1e-35  # denormal numbers, below 1.2e-38, make arithmetic ten times slower
+FARTHEST, PLACES = 8, 64  # standard deviations of a table of the normal distribution, places in one
+MOST_BY_PRODUCT = 96  # columns up to which a product of matrices is faster than a transform
 PADDING = 1.25  # a transform is periodic; a cut-out from a larger field is not
 
 
@@ -135,29 +136,24 @@ def noise(details: Sequence[Details], layer: Layer, count: int) -> FloatImage:
     Returns:
         Shape ``(N, count)``.
     """
-    result = np.empty((len(details), count), np.float32)
-    for row, source in zip(result, details, strict=True):
-        parts = []
-        for words in source.raw(layer, (count + 3) // 4):
-            pairs = words.astype("<u8", copy=False).view("<u2")[:count]
-            total = pairs >> 8
-            pairs &= 255
-            total += pairs
-            parts.append(total)
-        if len(parts) == 1:
-            row[:] = parts[0]
-        else:
-            row[:] = source.mixed([_unit(part.astype(np.float32)) for part in parts])
-            continue
-        _unit(row)
-    return result
-
-
-def _unit(total: FloatImage) -> FloatImage:
+    parts = [source.raw(layer, (count + 3) // 4) for source in details]
+    words = np.concatenate([part for several in parts for part in several])
+    pairs = words.astype("<u8", copy=False).view("<u2").reshape(-1, 4 * len(parts[0][0]))[:, :count]
+    total = pairs >> 8
+    pairs &= 255
+    total += pairs
     # Two bytes have mean 255 and variance (256**2 - 1) / 6.
-    total -= np.float32(255)
-    total *= np.float32(math.sqrt(6 / (256**2 - 1)))
-    return total
+    total -= 255
+    values = total.view(np.int16).astype(np.float32)
+    values *= np.float32(math.sqrt(6 / (256**2 - 1)))
+    if len(values) == len(details):
+        return values
+    of_picture = iter(values)
+    mixed = [
+        source.mixed([next(of_picture) for _ in several])
+        for source, several in zip(details, parts, strict=True)
+    ]
+    return np.stack(mixed)
 
 
 def power_law_fields(
@@ -192,51 +188,115 @@ def power_law_fields(
     and mean of the exponent from Burgess and Judy 2003, SPIE 5034.
     """
     padding = PADDING if outer_scale > min(shape) / 2 else 1.0
-    height, width = (fft.next_fast_len(math.ceil(padding * n), real=True) for n in shape)
-    fy, fx, where, doubled = _waves(height, width, finest)
+    height, width = (fast_length(math.ceil(padding * n)) for n in shape)
+    waves = _waves(height, width, finest)
     beta, stretch, angle = (
         np.asarray(value, np.float32).reshape(-1, 1) for value in (beta, stretch, angle)
     )
     along, across = np.cos(angle), np.sin(angle)
-    squared = fx**2 * (along**2 * stretch + across**2 / stretch)
-    squared += fy**2 * (across**2 * stretch + along**2 / stretch)
-    squared += fx * fy * (2 * along * across * (stretch - 1 / stretch))
-    squared += np.float32(outer_scale**-2.0)
-    amplitude = logarithm(np.asarray(squared, np.float32))
+    form = np.concatenate(
+        np.broadcast_arrays(
+            along**2 * stretch + across**2 / stretch,
+            across**2 * stretch + along**2 / stretch,
+            2 * along * across * (stretch - 1 / stretch),
+            np.float32(outer_scale**-2.0),
+        ),
+        axis=1,
+    )
+    # One picture after the other: sums are then the same, however many there are.
+    amplitude = logarithm((form[:, None] @ waves.products)[:, 0])
     amplitude *= -beta / 4
     exponential(amplitude)
-    amplitude *= doubled
     count = amplitude.shape[1]
-    waves = np.zeros(
-        (len(details), count + 1), np.complex64
-    )  # the last one stays 0, for waves left out
     normals = noise(details, layer, 2 * count).view(np.complex64)
-    np.multiply(amplitude, normals, out=waves[:, :count])
-    spectrum = waves.take(where, axis=1, mode="clip")
-    # One axis after the other: the second transform leaves out rows that are cut off.
-    waves = fft.ifft(spectrum.reshape(len(details), height, -1), axis=1, overwrite_x=True)
-    return standardised(fft.irfft(waves[:, : shape[0]], width, axis=2)[:, :, : shape[1]])
+    listed = np.zeros((len(details), count + 1), np.complex64)  # the last for waves left out
+    np.multiply(amplitude, normals, out=listed[:, :count])
+    spectrum = listed.take(waves.where, axis=1, mode="clip").reshape(len(details), height, -1)
+    # A wave is in the half spectrum once and counts twice, but those with no frequency in x are
+    # there twice and count once.
+    spectrum[:, :, 0] *= np.float32(math.sqrt(2))
+    # One axis after the other: the second transform leaves out what is cut off.
+    np.fft.ifft(spectrum, axis=1, out=spectrum)  # in single precision, as all that follows
+    return standardised(real_rows(spectrum[:, : shape[0]], width, shape[1]))
+
+
+def real_rows(half: NDArray[np.complex64], width: int, pixels: int) -> FloatImage:
+    """Transforms rows back from their half spectra.
+
+    Args:
+        half: The lowest waves, all others are 0, shape ``(..., columns)``.
+        width: Pixels of a row.
+        pixels: How many of them are wanted.
+
+    Returns:
+        Shape ``(..., pixels)``, contiguous.
+    """
+    columns = half.shape[-1]
+    if columns > MOST_BY_PRODUCT:
+        return np.ascontiguousarray(np.fft.irfft(half, width, axis=-1)[..., :pixels])
+    return np.asarray(half.view(np.float32) @ _cosines(columns, width, pixels))
+
+
+@functools.lru_cache(maxsize=64)
+def fast_length(least: int) -> int:
+    """Smallest length of a fast transform: with no prime factor above 5.
+
+    >>> fast_length(160), fast_length(161), fast_length(7)
+    (160, 162, 8)
+    """
+    rest = least
+    for factor in (2, 3, 5):
+        while rest % factor == 0:
+            rest //= factor
+    return least if rest == 1 else fast_length(least + 1)
+
+
+@functools.lru_cache(maxsize=16)
+def _cosines(columns: int, width: int, pixels: int) -> FloatImage:
+    """Computes the matrix of a real transform from the lowest columns of a half spectrum.
+
+    Returns:
+        Shape ``(2 * columns, pixels)``: a row for the real part of each column and one for its
+        imaginary part; the first ``pixels`` of ``width``.
+    """
+    k = np.arange(columns)[:, None]
+    angle = 2 * np.pi / width * (k * np.arange(pixels) % width)
+    # Each column stands for itself and its conjugate, but for the first and the last possible one.
+    share = np.where((k == 0) | (2 * k == width), 1, 2) / width
+    rows = np.stack([share * np.cos(angle), -share * np.sin(angle)], axis=1)
+    return rows.reshape(2 * columns, pixels).astype(np.float32)
 
 
 def standardised(fields: FloatImage) -> FloatImage:
-    """Shifts and scales each field to mean 0 and standard deviation 1; shape ``(N, H, W)``."""
-    fields = np.ascontiguousarray(fields, np.float32)
-    fields -= fields.mean(axis=(1, 2), keepdims=True)
-    fields /= np.sqrt(np.square(fields).mean(axis=(1, 2), keepdims=True))
+    """Shifts and scales each field to mean 0 and standard deviation 1, in place.
+
+    Args:
+        fields: Shape ``(N, H, W)``, contiguous.
+    """
+    flat = fields.reshape(len(fields), -1)
+    flat -= flat.mean(axis=1, keepdims=True)
+    flat *= np.sqrt(flat.shape[1] / np.vecdot(flat, flat))[:, None]
     return fields
 
 
 def exponential(values: FloatImage) -> FloatImage:
     """Takes the exponential of a contiguous array in place and returns the array.
 
-    As exact as NumPy's, which takes four times as long on processors without AVX-512. Results below
-    ``SMALLEST`` are set to it.
+    As exact as NumPy's, which takes four times as long on processors without AVX-512. For values
+    above -80; others see :func:`decay`.
     """
     assert values.flags.c_contiguous  # else a copy would be changed
     flat = values.reshape(-1, values.shape[-1])
-    cv2.max(flat, math.log(SMALLEST), flat)  # type: ignore[call-overload]  # or a number
     cv2.exp(flat, flat)
     return values
+
+
+def decay(values: FloatImage) -> FloatImage:
+    """As :func:`exponential`, of the negative values; results below ``SMALLEST`` are set to it."""
+    assert values.flags.c_contiguous
+    flat = values.reshape(-1, values.shape[-1])
+    cv2.threshold(flat, -math.log(SMALLEST), 0, cv2.THRESH_TRUNC, flat)
+    return exponential(np.negative(values, out=values))
 
 
 def logarithm(values: FloatImage) -> FloatImage:
@@ -247,18 +307,23 @@ def logarithm(values: FloatImage) -> FloatImage:
     return values
 
 
-@functools.lru_cache(maxsize=16)
-def _waves(
-    height: int, width: int, finest: int | None
-) -> tuple[FloatImage, FloatImage, NDArray[np.int64], FloatImage]:
-    """Lists the waves of a real transform from coarse to fine, without the constant.
+@dataclass(frozen=True, slots=True)
+class _Waves:
+    """Waves of a real transform from coarse to fine, without the constant.
 
-    Returns:
-        Frequencies in y and in x, in cycles per pixel; for each place of the flat half spectrum, up
-        to column ``finest``, the index of its wave, or the number of waves where there is none;
-        factors for amplitudes. A wave is in the half spectrum once and counts twice, but those with
-        ``fx == 0`` are there twice and count once.
+    Attributes:
+        products: Frequencies in x squared, in y squared, both multiplied, and 1, in cycles per
+            pixel, shape ``(4, waves)``.
+        where: For each place of the flat half spectrum, up to column ``finest``, the index of its
+            wave, or the number of waves where there is none.
     """
+
+    products: FloatImage
+    where: NDArray[np.int64]
+
+
+@functools.lru_cache(maxsize=16)
+def _waves(height: int, width: int, finest: int | None) -> _Waves:
     columns = width // 2 + 1 if finest is None else min(width // 2, finest) + 1
     rows = np.fft.fftfreq(height, 1 / height).astype(np.int64)
     ky, kx = np.meshgrid(rows, np.arange(columns), indexing="ij")
@@ -268,19 +333,39 @@ def _waves(
         order = order[ring[order] <= finest]
     fy = np.asarray(ky.ravel()[order] / height, np.float32)
     fx = np.asarray(kx.ravel()[order] / width, np.float32)
-    doubled = np.asarray(np.where(fx == 0, math.sqrt(2), 1), np.float32)
     where = np.full(ring.shape, len(order), np.int64)
     where[order] = np.arange(len(order))
-    return fy, fx, where, doubled
+    return _Waves(np.stack([fx**2, fy**2, fx * fy, np.ones_like(fx)]), where)
 
 
-def logistic(value: FloatImage) -> FloatImage:
-    """Logistic function, a smooth step from 0 to 1; returns a new array."""
-    result: FloatImage = np.negative(value)
-    exponential(result)  # beyond single precision it is infinite, and the result is 0
-    result += 1
-    np.reciprocal(result, out=result)
-    return result
+def uniform(normals: FloatImage) -> FloatImage:
+    """Makes uniform values of standard normal ones: the probability that another is smaller.
+
+    A Taylor series of the normal distribution about the nearest of a thousand places, as exact as
+    single precision.
+    """
+    places, probability, density = _normal_table()
+    values = np.clip(normals, -FARTHEST, FARTHEST).astype(np.float64)
+    at = np.rint((values + FARTHEST) * PLACES).astype(np.int64)
+    z = places[at]
+    d = values - z
+    series = d * (1 + d * (-z / 2 + d * ((z * z - 1) / 6 - d * z * (z * z - 3) / 24)))
+    return (probability[at] + density[at] * series).astype(np.float32)
+
+
+@functools.cache
+def _normal_table() -> tuple[NDArray[np.float64], ...]:
+    """Places about zero, probabilities up to them, and the density there."""
+    places = np.arange(-FARTHEST * PLACES, FARTHEST * PLACES + 1) / PLACES
+    probability = np.array([0.5 * math.erfc(-z / math.sqrt(2)) for z in places.tolist()])
+    return places, probability, np.exp(-(places**2) / 2) / math.sqrt(2 * math.pi)
+
+
+def logistic(values: FloatImage) -> FloatImage:
+    """Takes the logistic function, a smooth step from 0 to 1, in place and returns the array."""
+    decay(values)
+    values += 1  # infinite beyond single precision, so that the result is 0
+    return np.reciprocal(values, out=values)
 
 
 def column(cases: Sequence[object], name: str) -> FloatImage:

@@ -39,6 +39,7 @@ from data_prep.phantoms.texture import (
     Details,
     FloatImage,
     Layer,
+    decay,
     exponential,
     logarithm,
     logistic,
@@ -334,7 +335,7 @@ def tissue_volume(
         angle=case.direction + case.sheet_turn,
     )
     sheets *= np.float32(case.sheet_fineness)
-    exponential(np.negative(np.square(sheets, out=sheets), out=sheets))
+    decay(np.square(sheets, out=sheets))
     sheets *= np.float32(case.sheet_strength * SHEET_SHARE / thick)
     lines = {
         kind: _lines(source, shape, edge, kind, getattr(case, kind), case.direction)

@@ -4,6 +4,7 @@
 import os
 import signal
 
+import dask
 import pytest
 
 from data_prep import cluster
@@ -14,10 +15,12 @@ def _blocks_interrupts() -> bool:
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has no masks")
-def test_ctrl_c_is_for_the_process_that_started_the_workers() -> None:
+def test_workers_neither_hear_ctrl_c_nor_watch_themselves() -> None:
     with cluster.workers(None, count=1) as client:
         assert client.submit(_blocks_interrupts).result()
         assert not _blocks_interrupts()
+        for name, value in cluster.QUIET.items():  # no worker wakes up to watch itself
+            assert client.submit(dask.config.get, name).result() == value
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup has it ignored
         try:
             with pytest.raises(KeyboardInterrupt):

@@ -4,7 +4,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_prep.phantoms.film import AIR, add_film_artefact, add_surroundings, behind_skin, expose
+from data_prep.phantoms.film import (
+    AIR,
+    LATITUDE,
+    add_film_artefact,
+    add_surroundings,
+    behind_skin,
+    expose,
+)
+from data_prep.phantoms.texture import Layer, noise
 from tests.data_prep.phantoms.sources import CASE, sources
 
 
@@ -66,3 +74,31 @@ def test_film_artefacts_stay_in_range_and_leave_most_of_the_film_alone(artefact:
     assert max(changed) < 0.03
     assert np.mean(np.array(changed) > 0) > 0.9
     assert film.max() == 0.5  # the film given was not written to
+
+
+def test_a_film_is_the_formula_of_grain_blur_and_curve() -> None:
+    film = replace(CASE.film, blur=0.02, grain=0.05, slope=1.1)
+    attenuation = np.linspace(0.2, 1.4, 24 * 32, dtype=np.float32).reshape(1, 24, 32)
+    (made,) = expose(attenuation, [film], sources(1), edge=32)
+    kernel = np.exp(-0.5 * (np.arange(-2, 3) / (32 * 0.02)) ** 2)
+    kernel = np.outer(kernel, kernel) / kernel.sum() ** 2
+    grain = noise(sources(1), Layer.GRAIN, 24 * 32).reshape(24, 32).astype(float)
+    photons = np.exp(LATITUDE * np.minimum(attenuation[0] - 0.5, 0.6))
+    seen = attenuation[0] + film.grain / np.sqrt(np.square(kernel).sum()) * grain * photons
+    padded = np.pad(seen, 2, mode="reflect")
+    blurred = sum(kernel[i, j] * padded[i : i + 24, j : j + 32] for i in range(5) for j in range(5))
+    assert np.allclose(made, 1 / (1 + np.exp(-4 * film.slope * (blurred - 0.5))), atol=1e-5)
+
+
+def test_the_skin_is_the_formula_in_double_precision() -> None:
+    film = replace(CASE.film, muscle=0.0, skin=0.3, skin_side=0.7, skin_bow=2.0, rim=0.5)
+    image = np.full((32, 32), 0.4, np.float32)
+    add_surroundings(image, film, edge=32)
+    y, x = np.mgrid[:32, :32]
+    middle = 16 + 32 * (0.3 - 2.0) * np.array([math.sin(0.7), math.cos(0.7)])
+    inside = 32 * 2.0 - np.hypot(y - middle[0], x - middle[1])
+    depth = np.clip(inside / 16, 0, 1)
+    skin = 0.08 * np.exp(-(((inside - 0.04 * 16) / (0.03 * 16)) ** 2))
+    expected = AIR + (0.4 - AIR) * np.sqrt(depth * (2 - depth)) + skin
+    assert np.allclose(image, expected, atol=2e-3)  # a root is steep where the skin begins
+    assert np.median(np.abs(image - expected)) < 1e-6

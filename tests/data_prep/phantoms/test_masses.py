@@ -13,7 +13,10 @@ from data_prep.phantoms.masses import (
     draw_masses,
     draw_outlines,
     draw_spicules,
+    place_outlines,
 )
+from data_prep.phantoms.texture import Layer, power_law_fields
+from data_prep.phantoms.tissue import SMOOTH
 from tests.data_prep.phantoms.sources import CASE, sources
 
 
@@ -103,3 +106,20 @@ def test_ellipses_cover_their_area() -> None:
     rows, columns = (np.flatnonzero(drawn.max(axis) > 0.5) for axis in (1, 0))
     assert (len(rows), len(columns)) == (8, 14)
     assert (drawn.sum(axis=1) @ (np.arange(40) + 0.5)) / drawn.sum() == pytest.approx(18.3, abs=0.1)
+
+
+def test_a_mass_is_the_profile_of_its_source() -> None:
+    mass = replace(CASE.mass, spicules=0, obscured=0.0, exponent=1.4, raggedness=0.1, grain=0.2)
+    (made,), (mask,) = draw_masses([mass], sources(1), (40, 40), edge=40)
+    (outline,), (origin,) = place_outlines([mass], sources(1), edge=40)
+    (inner,) = power_law_fields(
+        sources(1), Layer.MASS, (40, 40), beta=3.6, outer_scale=20, finest=SMOOTH
+    )
+    y, x = np.mgrid[:40, :40] + 0.5 - origin[::-1].reshape(2, 1, 1)
+    at = (np.arctan2(y, x) % (2 * np.pi) * ANGLES / (2 * np.pi)).astype(int) % ANGLES
+    rho = np.hypot(y, x) / outline[at]
+    profile = np.maximum(1 - (rho * (1 + mass.raggedness * inner)) ** 2, 1e-9) ** mass.exponent
+    expected = mass.contrast * profile * (1 + mass.grain * inner)
+    # The nearest sample of an outline may be the next one where an angle lies between two.
+    assert np.mean(np.abs(made - expected) > 1e-4) < 0.02
+    assert np.mean(mask != (rho < 1)) < 0.005

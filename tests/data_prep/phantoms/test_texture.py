@@ -5,7 +5,19 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import kurtosis
 
-from data_prep.phantoms.texture import Details, Layer, Texture, logistic, noise, power_law_fields
+from data_prep.phantoms.texture import (
+    MOST_BY_PRODUCT,
+    SMALLEST,
+    Details,
+    Layer,
+    Texture,
+    decay,
+    logistic,
+    noise,
+    power_law_fields,
+    real_rows,
+    uniform,
+)
 from tests.data_prep.phantoms.sources import sources
 from tests.data_prep.phantoms.spectra import spectral_slope
 
@@ -77,7 +89,44 @@ def test_an_outer_scale_removes_slow_variation() -> None:
 
 def test_a_logistic_step_is_exact_and_never_overflows() -> None:
     value = np.array([-1e4, -3, 0, 3, 1e4], np.float32)
-    assert logistic(value) == pytest.approx(
-        [0, 1 / (1 + math.exp(3)), 0.5, 1 / (1 + math.exp(-3)), 1]
+    assert logistic(value) is value
+    assert value == pytest.approx([0, 1 / (1 + math.exp(3)), 0.5, 1 / (1 + math.exp(-3)), 1])
+
+
+def test_decay_ends_where_single_precision_does() -> None:
+    value = np.array([-2, 0, 1, 80, 1e5], np.float32)
+    assert decay(value) == pytest.approx([math.e**2, 1, 1 / math.e, math.exp(-80), SMALLEST])
+
+
+def test_uniform_values_are_those_of_the_error_function() -> None:
+    values = np.random.default_rng(0).standard_normal((40, 50), np.float32)
+    exact = [[0.5 * math.erfc(-z / math.sqrt(2)) for z in row] for row in values.tolist()]
+    assert np.allclose(uniform(values), exact, rtol=1e-7, atol=0)
+    assert uniform(np.array([-6, -99, 99], np.float32)) == pytest.approx(
+        [0.5 * math.erfc(6 / math.sqrt(2)), 0, 1], rel=1e-6, abs=1e-15
     )
-    assert value[0] == -1e4  # the argument was not written to
+
+
+@pytest.mark.parametrize("columns", [9, 41, MOST_BY_PRODUCT + 1])
+def test_rows_from_the_lowest_waves_are_those_of_a_transform(columns: int) -> None:
+    rng = np.random.default_rng(0)
+    half = rng.standard_normal((3, 5, columns, 2), np.float32).view(np.complex64)[..., 0]
+    width = 80 if columns < 42 else 200  # the 41st of 80 pixels is the last that there is
+    assert np.allclose(real_rows(half, width, 60), np.fft.irfft(half, width)[..., :60], atol=1e-6)
+
+
+def test_noise_is_the_sum_of_two_bytes_of_each_part() -> None:
+    texture = Texture((5, 6), (0.6, 0.8))
+    words = [
+        [int(word) for word in Details(Texture((seed,))).raw(Layer.GRAIN, 3)[0]] for seed in (5, 6)
+    ]
+    shifts = (0, 16, 32, 48)
+    pairs = [[word >> shift & 65535 for word in part for shift in shifts] for part in words]
+    unit = [
+        [((pair >> 8) + (pair & 255) - 255) / math.sqrt((256**2 - 1) / 6) for pair in part]
+        for part in pairs
+    ]
+    mixed = [0.6 * a + 0.8 * b for a, b in zip(*unit, strict=True)]
+    plain, both = noise([Details(Texture((5,))), Details(texture)], Layer.GRAIN, 10)
+    assert plain == pytest.approx(unit[0][:10], rel=1e-5)
+    assert both == pytest.approx(mixed[:10], rel=1e-5)

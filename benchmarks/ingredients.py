@@ -51,7 +51,7 @@ from classifier.features import cached_features
 from classifier.fixed_features import MEASURED_SIZE
 from classifier.linear import LinearOnFeatures
 from classifier.pretraining import teach_head
-from classifier.public import PublicNet, one_by_one, resized
+from classifier.public import PublicNet, in_passes, resized
 from classifier.weights import PACKAGE, PUBLIC_NETWORK, load_weights
 from classifier.whitened import WhitenedFeatures
 from data_prep.descriptors.measurements import COUNT, Measurements
@@ -85,7 +85,7 @@ class EveryNumber(LinearOnFeatures):
 
     def forward_features(self, image: Tensor) -> Tensor:
         """Shape ``(B, COUNT + symmetries * 2 * channels)``: mean, then spread of each stage."""
-        seen = one_by_one(self._seen, resized(image, self.public.size))
+        seen = in_passes(self._seen, resized(image, self.public.size))
         return torch.cat([self.measure(resized(image, MEASURED_SIZE)), seen.flatten(1)], 1)
 
     def _seen(self, image: Tensor) -> Tensor:

@@ -132,9 +132,8 @@ class Ingredients:
         return [numbers[:, :COUNT], *chosen] if self.measured else chosen
 
 
-DEFAULT = Ingredients()
 ROWS: dict[str, Ingredients] = {
-    "the default": DEFAULT,
+    "the default": Ingredients(),
     "measurements alone, 48 components": Ingredients(stages=(), components=48),
     "public features alone": Ingredients(measured=False),
     "public features alone, 4 symmetries": Ingredients(measured=False, symmetries=4),

@@ -26,7 +26,7 @@ import data_prep  # noqa: F401  declares what torchvision lacks before lightning
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -239,8 +239,12 @@ class TrainingCLI(LightningCLI):
         if self.subcommand == "fit":
             keep = _keep(folder / RESUME, self.model, chosen.max_steps)
             kwargs["callbacks"] = [*(chosen.callbacks or []), keep]
-            if chosen.enable_progress_bar is not False and not sys.stderr.isatty():
-                kwargs["callbacks"].append(LinesOfTraining())
+            if chosen.enable_progress_bar is not False:
+                bars = any(isinstance(callback, ProgressBar) for callback in kwargs["callbacks"])
+                if not sys.stderr.isatty():
+                    kwargs["callbacks"].append(LinesOfTraining())
+                elif not bars:  # rich's counts to epoch -2 where steps end a fit
+                    kwargs["callbacks"].append(TQDMProgressBar())
             self.parents = self.parents.joined([public_ledger(self.model)])
             rank_zero_only(warn_of_unknown)(public_ledger(self.model))
             state = SealedCheckpointIO(Binding.of_run(self.record))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,21 @@ def test_a_fit_tells_a_file_how_far_it_is(
     assert told[0].startswith(lines[0])
     assert told[-1].startswith(lines[1])
     assert len(told) == int(lines[1].split()[1])
+
+
+def test_the_bar_in_a_terminal_counts_to_no_epoch_where_steps_end_a_fit(
+    tmp_path: Path,
+    cohort: CropsManifest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    shown = {**DP, "trainer": {**DP["trainer"], "enable_progress_bar": True}}
+    run(fit_line(tmp_path, cohort, shown, "bar"))
+    printed = capsys.readouterr()
+    assert "Epoch 0:" in printed.out
+    assert "/-2" not in printed.out
+    assert "Training" not in printed.err
 
 
 @pytest.mark.parametrize("killed_in", ["close_run", "Path.unlink"])

@@ -15,14 +15,14 @@ from classifier.unit_features import features_of
 from data_prep.manifest import CropsManifest
 from gan.module import MCGAN
 from mammo_dp.main import main
-from mammo_dp.privacy.means import guide
+from mammo_dp.privacy.means import guide, release
 from mammo_dp.privacy.means.release import ReleasedMeans
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from tests.gan.checkpoints import save
 from tests.gan.diffusion.tiny import NETS, SHAPES, diffusion
 from tests.gan.diffusion.tiny import save as save_diffusion
-from tests.privacy.means.conftest import DATA, EPSILON
+from tests.privacy.means.conftest import DATA, EPSILON, RELEASE
 from tests.privacy.statement.verify.chain import PLAIN
 from tests.privacy.training.fits import quiet
 
@@ -59,8 +59,8 @@ def chain(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def distances(folder: str) -> list[float]:
-    """Of the means of a folder of crops from the released ones."""
-    released, found = ReleasedMeans.read("means/means.pt"), CropsManifest.read(folder)
+    """Of the means of a folder of crops from the exact ones."""
+    released, found = ReleasedMeans.read("exact/means.pt"), CropsManifest.read(folder)
     targets, _ = released.released.means()
     features = features_of(released.model, found, found.rows())
     own = np.array([crop.malignant for crop in found.crops])
@@ -82,17 +82,26 @@ def test_crops_have_the_epsilon_of_the_means_and_name_their_diffusion(chain: Pat
     assert sorted(path.name for path in Path("guided").glob("*.csv")) == ["crops.csv"]
 
 
-def test_the_larger_the_strength_the_nearer_the_means(chain: Path) -> None:
-    """Names the change by which it fails: classes or features that are mixed up."""
-    for strength in (1e-6, 0.2):
-        line = GUIDE.replace("--out guided", f"--out s{strength} --strength {strength}")
+def test_the_larger_the_strength_the_nearer_the_means(
+    chain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names the change by which it fails: classes or features that are mixed up.
+
+    The means are exact here, since noise could lay them where crops without guidance are.
+    """
+    with monkeypatch.context() as patch:
+        patch.setattr(release, "noisy", lambda sums, *_: sums)
+        assert main(RELEASE.replace("--out means", "--out exact").split()) == 0
+    exact = GUIDE.replace("--means means/", "--means exact/")
+    for strength in (1e-6, 0.2, 1.0):
+        line = exact.replace("--out guided", f"--out s{strength} --strength {strength}")
         assert main(line.split()) == 0
     plain = f"generate --checkpoint start/{LAST} --per_class 5 --out plain"
     assert main(plain.split()) == 0
     still, unguided = (CropsManifest.read(name) for name in ("s1e-06", "plain"))
     pixels = [one.images(one.rows()).astype(np.int64) for one in (still, unguided)]
     assert np.abs(pixels[0] - pixels[1]).max() <= 8  # of 65535
-    for none, some, much in zip(*map(distances, ("plain", "s0.2", "guided")), strict=True):
+    for none, some, much in zip(*map(distances, ("plain", "s0.2", "s1.0")), strict=True):
         assert much < some < none
 
 

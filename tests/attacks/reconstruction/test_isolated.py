@@ -168,7 +168,7 @@ def test_without_noise_every_attacker_has_the_image(truth: GaussianPrior) -> Non
 
 def test_a_prior_helps_and_blind_guesses_do_not_look_at_updates() -> None:
     rng = np.random.default_rng(6)
-    waves = np.sin(np.arange(16) / 3 + rng.random((1100, 1, 1)) * 6) * np.ones((1, 16, 1))
+    waves = np.sin(np.arange(16) / 3 + rng.random((300, 1, 1)) * 6) * np.ones((1, 16, 1))
     images = 0.5 + 0.4 * waves
     loud, quiet = (
         reconstructed(images[:40], images[100:], sigma=sigma, key=2) for sigma in (0.5, 50.0)

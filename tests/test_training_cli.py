@@ -26,7 +26,7 @@ BODY = {
     "backbone_args": {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3},
     "image_size": 32,
 }
-TINY = {
+TINY: dict[str, Any] = {
     "model": {
         "class_path": "mammo_dp.CropClassifier",
         "init_args": BODY,
@@ -37,7 +37,7 @@ TINY = {
     },
     "trainer": {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False},
 }
-DP = {
+DP: dict[str, Any] = {
     "model": {
         "class_path": "mammo_dp.DPCropClassifier",
         "init_args": {

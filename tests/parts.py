@@ -52,7 +52,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """What was imported stays, so the garbage collector need not look at it again and again."""
-    gc.collect()
     gc.freeze()
     gc.enable()
     fork_once()

@@ -37,7 +37,12 @@ def trained(net: nn.Module) -> set[str]:
     return {name for name, parameter in net.named_parameters() if parameter.requires_grad}
 
 
-@pytest.mark.parametrize("net", [vit(), swin()], ids=["vit", "swin"])
+@pytest.fixture(params=[vit, swin])
+def net(request: pytest.FixtureRequest) -> nn.Module:
+    built: nn.Module = request.param()
+    return built
+
+
 def test_one_channel_in_one_logit_out(net: nn.Module) -> None:
     assert net(torch.zeros(3, 1, 32, 32)).shape == (3, 1)
     assert head(net).out_features == 1
@@ -63,14 +68,12 @@ def test_unknown_model_and_arguments_are_named() -> None:
         build("deit_tiny_distilled_patch16_224", image_size=32)
 
 
-@pytest.mark.parametrize("net", [vit(), swin()], ids=["vit", "swin"])
 def test_head_trains_two_tensors(net: nn.Module) -> None:
     select_trainable(net, "head")
     prefix = "head.fc" if hasattr(net, "layers") else "head"
     assert trained(net) == {f"{prefix}.weight", f"{prefix}.bias"}
 
 
-@pytest.mark.parametrize("net", [vit(), swin()], ids=["vit", "swin"])
 def test_all_trains_everything_again(net: nn.Module) -> None:
     select_trainable(net, "head")
     select_trainable(net, "all")
@@ -93,7 +96,6 @@ def test_last_blocks_of_swin_reach_over_stages() -> None:
     assert all(name.startswith(("patch_embed.", "layers.1.downsample.")) for name in kept)
 
 
-@pytest.mark.parametrize("net", [vit(), swin()], ids=["vit", "swin"])
 def test_norm_bias_trains_vectors_and_the_head_only(net: nn.Module) -> None:
     select_trainable(net, "norm_bias")
     vectors = {name for name, parameter in net.named_parameters() if parameter.ndim == 1}

@@ -17,10 +17,12 @@ from data_prep.phantoms.crops import phantom_stream, to_16_bit, write_phantom_cr
 from tests.conftest import write_cohort
 
 Pixels = NDArray[np.uint16]
-PHANTOMS: list[Pixels] = [
-    to_16_bit(phantom.image) for phantom in phantom_stream(per_class=20, size=128, seed=3)
-]
 RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def phantoms() -> list[Pixels]:
+    return [to_16_bit(phantom.image) for phantom in phantom_stream(per_class=20, size=128, seed=3)]
 
 
 def resized(edge: int) -> Callable[[Pixels], Pixels]:
@@ -57,11 +59,13 @@ CHANGES: dict[str, Callable[[Pixels], Pixels]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_crop_is_recognised_after(change: Callable[[Pixels], Pixels]) -> None:
-    ones = [fingerprint(pixels) for pixels in PHANTOMS]
-    others = [fingerprint(np.ascontiguousarray(change(pixels))) for pixels in PHANTOMS]
+def test_a_crop_is_recognised_after(
+    phantoms: list[Pixels], change: Callable[[Pixels], Pixels]
+) -> None:
+    ones = [fingerprint(pixels) for pixels in phantoms]
+    others = [fingerprint(np.ascontiguousarray(change(pixels))) for pixels in phantoms]
     pairs = near_copies(ones, others)
-    assert pairs.tolist() == [[i, i] for i in range(len(PHANTOMS))]
+    assert pairs.tolist() == [[i, i] for i in range(len(phantoms))]
 
 
 def test_pairs_are_those_of_a_loop_over_eight_symmetries() -> None:
@@ -88,8 +92,10 @@ def test_pairs_are_those_of_a_loop_over_eight_symmetries() -> None:
     assert 2 < len(expected) < 12  # some are recognised, some are not
 
 
-def test_many_crops_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    prints = [fingerprint(pixels) for pixels in PHANTOMS]
+def test_many_crops_are_compared_in_parts(
+    phantoms: list[Pixels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prints = [fingerprint(pixels) for pixels in phantoms]
     whole = sorted(map(tuple, near_copies(prints, [*prints, *prints]).tolist()))
     itself = sorted(map(tuple, near_copies(prints, prints).tolist()))
     assert itself == sorted(map(tuple, near_copies(prints, [*prints]).tolist()))
@@ -112,9 +118,9 @@ def test_flat_and_tiny_crops() -> None:
     assert distance("", "0" * 64) == 256
 
 
-def test_a_marker_does_not_decide() -> None:
+def test_a_marker_does_not_decide(phantoms: list[Pixels]) -> None:
     marked = []
-    for pixels in PHANTOMS:
+    for pixels in phantoms:
         bright = pixels.copy()
         bright[30:40, 20:30] = 65535
         marked.append(fingerprint(bright))
@@ -143,16 +149,18 @@ def test_older_tables_have_no_fingerprints(tmp_path: Path) -> None:
     assert [replace(crop, fingerprint="") for crop in cohort.crops] == list(old.crops)
 
 
-def test_saved_images_keep_their_fingerprint(tmp_path: Path) -> None:
-    save_crop_image(tmp_path / "a.png", PHANTOMS[0])
+def test_saved_images_keep_their_fingerprint(tmp_path: Path, phantoms: list[Pixels]) -> None:
+    save_crop_image(tmp_path / "a.png", phantoms[0])
     again = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
     assert again is not None
-    assert fingerprint(again.astype(np.uint16)) == fingerprint(PHANTOMS[0])
+    assert fingerprint(again.astype(np.uint16)) == fingerprint(phantoms[0])
 
 
-def test_bits_are_those_of_a_plain_transform_in_double_precision() -> None:
+def test_bits_are_those_of_a_plain_transform_in_double_precision(
+    phantoms: list[Pixels],
+) -> None:
     place = np.pi * np.outer(np.arange(16), np.arange(128) + 0.5) / 128
-    for pixels in PHANTOMS[:8]:
+    for pixels in phantoms[:8]:
         grey = pixels.astype(float)
         bounds = [grey.mean() + side * 1.5 * grey.std() for side in (-1, 1)]
         waves = np.cos(place) @ (grey.clip(*bounds) - grey.clip(*bounds).mean()) @ np.cos(place).T

@@ -469,7 +469,6 @@ def test_a_generator_is_not_tested_and_leaves_no_folder(
             "class_path": "mammo_dp.MCGAN",
             "init_args": {"image_size": 32, "channels": 4, "latent": 8},
         },
-        "trainer": {**TINY["trainer"], "max_epochs": 1, "limit_val_batches": 0},
     }
     run(fit_line(tmp_path, cohort, generator, "mcgan"))
     folder = tmp_path / "mcgan"

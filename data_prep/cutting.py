@@ -66,7 +66,7 @@ def range_of(mammogram: Mammogram, where: str) -> GreyRange:
     try:
         return grey_range(mammogram)
     except GeometryRejected as error:
-        raise _placed(error, where) from error
+        raise _placed(error, where, "Check the image") from error
 
 
 def cut_box(
@@ -99,12 +99,12 @@ def cut_box(
             background=grey.background,
         )
     except GeometryRejected as error:
-        raise _placed(error, where) from error
+        raise _placed(
+            error, where, "Correct where it lies, in pixels of the image as it is stored"
+        ) from error
     side = crop_side(box, **lengths, mm_per_px=mm)
     return to_16_bit(crop, grey), None if mm is None else round(mm * side / cutting.size, 6)
 
 
-def _placed(error: GeometryRejected, where: str) -> GeometryRejected:
-    return GeometryRejected(
-        error.reason, f"{where}: {error}. Correct the outline, or leave the row out."
-    )
+def _placed(error: GeometryRejected, where: str, remedy: str) -> GeometryRejected:
+    return GeometryRejected(error.reason, f"{where}: {error}. {remedy}, or leave the row out.")

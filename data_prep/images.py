@@ -195,7 +195,9 @@ def guarded(where: str, what: str) -> Iterator[None]:
             raise
         except Image.DecompressionBombError:  # far above our own bound
             raise PictureRejected(
-                "too_large", f"{where}: states a size without measure. Check the file."
+                "too_large",
+                f"{where}: says that it has more than {LARGEST_PIXELS // 10**6} million px. "
+                "Check the file.",
             ) from None
         except Exception as error:  # whatever it is, it ends one file, not the run
             cause = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__

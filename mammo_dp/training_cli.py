@@ -30,6 +30,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgre
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from classifier.module import CropClassifier
 from classifier.weights import HUB, PACKAGE, model_of
@@ -317,6 +318,12 @@ class TrainingCLI(LightningCLI):
         Raises:
             RunError: If data or model are not of a class that can.
         """
+        if not is_overridden("test_step", self.model):
+            raise RunError(
+                f"--run: {type(self.model).__name__} scores no crops, so there is nothing to test. "
+                "A generator is measured by what it draws: `mammo-dp generate`, then `mammo-dp "
+                "fidelity`."
+            )
         if not self.config_init[self.subcommand].stress:
             return
         data, model = self.datamodule, self.model

@@ -476,6 +476,23 @@ def test_fidelity_refuses_volumes_beside_crops(
     assert "holds crops in the plane, where volumes of 4 slices" in capsys.readouterr().err
 
 
+def test_a_generator_is_not_tested_and_leaves_no_folder(
+    tmp_path: Path, cohort: CropsManifest
+) -> None:
+    generator = {
+        **TINY,
+        "model": {
+            "class_path": "mammo_dp.MCGAN",
+            "init_args": {"image_size": 32, "channels": 4, "latent": 8},
+        },
+    }
+    run(fit_line(tmp_path, cohort, generator, "mcgan"))
+    folder = tmp_path / "mcgan"
+    with pytest.raises(RunError, match=r"MCGAN scores no crops.*generate.*fidelity"):
+        run(["test", "--run", str(folder)])
+    assert not (folder / "test_val").exists()
+
+
 def test_stress_scores_the_same_crops_distorted(tmp_path: Path, cohort: CropsManifest) -> None:
     line, folder = fit_line(tmp_path, cohort, TINY, "plain"), tmp_path / "plain"
     run(line)

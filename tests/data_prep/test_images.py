@@ -181,6 +181,8 @@ def test_bombs_are_rejected_before_they_are_decoded(tmp_path: Path) -> None:
         with pytest.raises(PictureRejected) as caught:
             read_grey(path, "x")
         assert caught.value.reason == reason
+    path.write_bytes(start + huge + pixels + end)
+    assert "says that it has more than 120 million px" in str(rejection(path))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory as Linux has them")

@@ -195,7 +195,13 @@ def test_lesion_that_cannot_be_cut_is_rejected_with_its_row(tmp_path: Path) -> N
     with pytest.raises(ArchiveError, match=r"no record became a crop \(blank 1, too_small 1\)"):
         prepare.cbis_ddsm(root=str(tiny.write()), out=str(out), size=32)
     assert [r["reason"] for r in rejected(out)] == ["too_small", "blank"]
-    assert all("train_set.csv, row" in r["message"] for r in rejected(out))
+    small, blank = (r["message"] for r in rejected(out))
+    for message in (small, blank):
+        assert "train_set.csv, row" in message
+    assert small.endswith(
+        "Correct where it lies, in pixels of the image as it is stored, or leave the row out."
+    )
+    assert blank.endswith("one grey value only. Check the image, or leave the row out.")
 
 
 def test_copies_of_two_patients_are_refused_or_merged_on_request(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ class TrainedGenerator:
             condition: Shape ``(B, columns)``, see :class:`gan.conditions.Conditions`.
             start: Number of the first crop; number and ``seed`` fix latent vector and noise.
             seed: Of the whole set.
-            truncation: Factor on the latent vectors, in ``(0, 1]``.
+            truncation: Factor on the latent vectors, > 0.
 
         Returns:
             Shape ``(B, size, size)``, or ``(B, depth, size, size)``, values in ``[0, 65535]``.

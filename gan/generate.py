@@ -32,6 +32,7 @@ from gan.checkpoint import TrainedGenerator
 from gan.conditions import Conditions
 
 SETTINGS, TABLE = "generate.json", "drawn.csv"
+MOST_VARIED = 2.0  # beyond, vectors are longer than any that a generator of 128 learned from
 _LINE = re.compile(r"(\d+),([0-9a-f]{64}),((?:[0-9a-f]{64})?)")
 
 
@@ -167,7 +168,7 @@ class Request:
         attributes: Level by attribute, for all crops.
         guidance: Distance of the classes from their middle, ``>= 0``: 1 is as trained, more
             exaggerates, 0 is neither class.
-        truncation: Factor on the latent vectors, in ``(0, 1]``.
+        truncation: Factor on the latent vectors, in ``(0, 2]``.
         seed: Of latent vectors, noise and drawn attributes, ``>= 0``.
         draw_attributes: Whether other attributes are drawn for each crop.
     """
@@ -189,9 +190,9 @@ class Request:
             raise GenerationError(
                 f"per_class={self.per_class}, seed={self.seed}. Give 1 or more; a seed from 0."
             )
-        if not 0 < self.truncation <= 1:
+        if not 0 < self.truncation <= MOST_VARIED:
             raise GenerationError(
-                f"truncation={self.truncation}. Give a number above 0, at most 1."
+                f"truncation={self.truncation}. Give a number above 0, at most {MOST_VARIED:g}."
             )
 
     def attributes_of(self, number: int, names: Sequence[str]) -> dict[str, str]:
@@ -240,8 +241,8 @@ def generate(
             crop, with the shares and ranges of phantoms, which are published and no patient's.
         guidance: 1 asks for the classes as trained, more exaggerates what tells them apart, 0 asks
             for neither.
-        truncation: Factor on the latent vectors, above 0, at most 1: less is more typical, less
-            diverse.
+        truncation: Factor on the latent vectors, above 0, at most 2: below 1 crops are more
+            typical and less diverse, above 1 more diverse, and more of them have gone wrong.
         seed: Equal seeds give equal crops; 0 or more.
         batch_size: Crops generated at once, 1 or more; a matter of speed and memory.
 

@@ -32,7 +32,7 @@ from gan.checkpoint import TrainedGenerator
 from gan.conditions import Conditions
 
 SETTINGS, TABLE = "generate.json", "drawn.csv"
-MOST_VARIED = 2.0  # beyond, vectors are longer than any that a generator of 128 learned from
+MOST_VARIED = 2.0  # lengths beyond are far from those that a generator learned from
 _LINE = re.compile(r"(\d+),([0-9a-f]{64}),((?:[0-9a-f]{64})?)")
 
 

@@ -123,7 +123,7 @@ def test_coarser_noise_stays_white_with_equal_variance() -> None:
 
 
 def test_detail_is_what_a_5_by_5_mean_takes_away() -> None:
-    image = torch.randn(2, 1, 9, 9)
+    image = torch.randn(2, 1, 9, 9, dtype=torch.float64)
     assert detail(image)[1, 0, 4, 5] == pytest.approx(
         image[1, 0, 4, 5] - image[1, 0, 2:7, 3:8].mean()
     )

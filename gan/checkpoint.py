@@ -92,7 +92,7 @@ class Checkpoint:
         crop_rule: How the training crops were cut.
         generator: The averaged generator, in evaluation mode, on the CPU.
         discriminator: Plain weights, spectral norms divided out, see
-            :func:`gan.discriminator.plain_weights`.
+            :func:`gan.discriminator.plain_weights`; none for a DPMCGAN, which has another kind.
     """
 
     path: Path
@@ -100,7 +100,7 @@ class Checkpoint:
     settings: Mapping[str, Any]
     crop_rule: CropRule
     generator: Generator
-    discriminator: Mapping[str, Tensor]
+    discriminator: Mapping[str, Tensor] | None
 
     @classmethod
     def read(cls, path: str | Path) -> "Checkpoint":
@@ -120,7 +120,7 @@ class Checkpoint:
             CheckpointError: If it holds another model.
         """
         settings = parts.get("hyper_parameters", {})
-        needed = {"image_size", "channels", "latent", "conditions", "normalisation"}
+        needed = {"image_size", "channels", "latent", "conditions"}
         if missing := needed - set(settings):
             raise CheckpointError(f"{path}: holds no MCGAN, {sorted(missing)} unknown. {ADVICE}.")
         try:
@@ -129,22 +129,25 @@ class Checkpoint:
             generator = Generator(
                 size, channels, settings["latent"], columns, settings.get("separability", 1.0)
             )
-            discriminator = Discriminator(size, channels, settings["normalisation"], columns)
+            discriminator = None
+            if "normalisation" in settings:
+                discriminator = Discriminator(size, channels, settings["normalisation"], columns)
         except (ConditionError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: its settings build no model ({error}).") from error
         state = parts.get("state_dict", {})
         load_part(generator, AVERAGED, state, path)
-        load_part(discriminator, DISCRIMINATOR, state, path)
+        if discriminator is not None:
+            load_part(discriminator, DISCRIMINATOR, state, path)
         return cls(
             path=path,
             sha256=sha256,
             settings=settings,
             crop_rule=crop_rule_of(parts, path),
             generator=generator.eval().requires_grad_(False),
-            discriminator=plain_weights(discriminator.eval()),
+            discriminator=None if discriminator is None else plain_weights(discriminator.eval()),
         )
 
-    def start(self, generator: Generator, discriminator: Discriminator) -> None:
+    def start(self, generator: Generator, discriminator: Discriminator | None = None) -> None:
         """Copies the weights into networks that will train on.
 
         Args:
@@ -152,10 +155,18 @@ class Checkpoint:
             discriminator: Gets the plain weights, under its own normalisation.
 
         Raises:
-            CheckpointError: Naming the first tensor that does not fit.
+            CheckpointError: Naming the first tensor that does not fit, or if there is no
+                discriminator to copy.
         """
         _match(generator.state_dict(), self.generator.state_dict(), self.path)
         generator.load_state_dict(self.generator.state_dict())
+        if discriminator is None:
+            return
+        if self.discriminator is None:
+            raise CheckpointError(
+                f"{self.path}: is of a DPMCGAN, whose discriminator is of another kind. Start an "
+                "MCGAN from the checkpoint of an MCGAN."
+            )
         _match(plain_weights(discriminator), self.discriminator, self.path)
         discriminator.take_plain(self.discriminator)
 

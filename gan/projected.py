@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A discriminator that sees crops through a fixed network, and trains small heads alone.
+"""Discriminators that see crops through a fixed network, and train small heads alone.
 
 A network of other images knows edges, textures and shapes already, so that heads of few weights
 learn from a small cohort how real crops differ from generated ones. Fixed random mixing spreads
@@ -23,6 +23,7 @@ from gan.losses import Loss, adversarial_loss, class_loss, generator_loss
 
 MIXED = 64  # channels of each map after mixing
 SMALLEST = 4  # places along an edge of a map at which a head stops halving
+UNSEEN = 1e-3  # added to deviations, so that a feature that is always 0 stays finite
 
 
 class Head(nn.Module):
@@ -92,11 +93,8 @@ class ProjectedDiscriminator(nn.Module):
         super().__init__()
         self._network = (network,)  # a tuple is no submodule
         self.weight = weight
-        self.mixing = nn.ModuleList(nn.Conv2d(count, MIXED, 1) for count in channels)
-        self.across = nn.ModuleList(nn.Conv2d(MIXED, MIXED, 1) for _ in channels)
-        for part in (*self.mixing, *self.across):
-            nn.init.kaiming_normal_(part.weight, nonlinearity="linear")
-            part.requires_grad_(False)
+        self.mixing = nn.ModuleList(random_mixing(count) for count in channels)
+        self.across = nn.ModuleList(random_mixing(MIXED) for _ in channels)
         self.heads = nn.ModuleList(Head(edge, columns) for edge in edges)
 
     def read(self, crops: Tensor) -> list[Tensor]:
@@ -105,9 +103,7 @@ class ProjectedDiscriminator(nn.Module):
         Each scale adds what the next coarser one holds, doubled bilinearly.
         """
         maps: list[Tensor] = []
-        network = self._network[0]
-        network.to(crops.device)
-        found = network(crops)
+        found = self._network[0].to(crops.device)(crops)
         for number in reversed(range(len(found))):
             mixed = self.mixing[number](found[number])
             if maps:
@@ -161,3 +157,76 @@ class ProjectedDiscriminator(nn.Module):
             logits, _ = head(seen, condition)
             total = total + generator_loss(logits, loss)
         return self.weight * total / len(self.heads)
+
+
+class PooledDiscriminator(nn.Module):
+    """Logits that are linear in pooled maps of a fixed network, for training with noise.
+
+    Each map is mixed at random, pooled to ``SMALLEST`` x ``SMALLEST`` places and standardised. The
+    few weights behind it start at 0: no opinion, which each step of training forms. Nothing mixes
+    the rows of a batch, so that per-row gradients exist.
+
+    The network is no part of a checkpoint; mixing, standardisation and weights are.
+
+    Args:
+        network: As that of :class:`ProjectedDiscriminator`.
+        channels: Channels of each of its stages.
+        columns: Length of a condition, :attr:`gan.conditions.Conditions.width`.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, network: nn.Module, channels: Sequence[int], columns: int) -> None:
+        super().__init__()
+        self._network = (network,)  # a tuple is no submodule
+        self.mixing = nn.ModuleList(random_mixing(count) for count in channels)
+        features = len(channels) * MIXED * SMALLEST**2
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("deviation", torch.ones(features))
+        self.real = nn.Linear(features, 1)
+        self.projection = nn.Linear(columns, features, bias=False)
+        for weight in (*self.real.parameters(), *self.projection.parameters()):
+            nn.init.zeros_(weight)
+
+    def forward(self, image: Tensor, condition: Tensor) -> Tensor:
+        """Judges crops; above 0 means real.
+
+        Args:
+            image: Shape ``(B, 1, H, H)``, values about ``[-1, 1]``.
+            condition: Shape ``(B, columns)``, see :mod:`gan.conditions`.
+
+        Returns:
+            Logits, shape ``(B,)``.
+        """
+        features = (self._pooled(image) - self.mean) / self.deviation
+        features = features / features.shape[1] ** 0.5  # of length 1 on average
+        unconditional: Tensor = self.real(features).squeeze(1)
+        asked: Tensor = (self.projection(condition) * features).sum(dim=1)
+        return unconditional + asked
+
+    @torch.no_grad()
+    def standardise(self, crops: Tensor) -> None:
+        """Takes mean and deviation of each feature from crops that are no patient's.
+
+        Args:
+            crops: Shape ``(B, 1, H, H)``, some 100 of them.
+        """
+        features = torch.cat([self._pooled(some) for some in torch.split(crops, 32)])
+        self.mean.copy_(features.mean(0))
+        self.deviation.copy_(features.std(0) + UNSEEN)
+
+    def _pooled(self, image: Tensor) -> Tensor:
+        found = self._network[0].to(image.device)(image)
+        pooled = []
+        for mix, map_ in zip(self.mixing, found, strict=True):
+            mixed = F.leaky_relu(mix(map_), LEAK)
+            pooled.append(F.adaptive_avg_pool2d(mixed, SMALLEST).flatten(1))
+        return torch.cat(pooled, dim=1)
+
+
+def random_mixing(channels: int) -> nn.Conv2d:
+    """A layer that mixes the channels of a map at random to ``MIXED``, and does not train."""
+    layer = nn.Conv2d(channels, MIXED, 1)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+    return layer.requires_grad_(False)

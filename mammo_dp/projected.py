@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``ProjectedMCGAN``: an MCGAN whose crops are also compared through a public network."""
+"""Generators and the public network: ``ProjectedMCGAN``, and the network for others."""
 
 import logging
 from collections.abc import Sequence
@@ -50,15 +50,12 @@ class ProjectedMCGAN(MCGAN):
         stages = list(stages)  # as a checkpoint keeps it
         super().__init__(**mcgan)
         self.initial_weights: LoadedWeights | None = None
-        network = _Seen(public_size, stages)
-        try:
-            self.initial_weights = load_weights(network, PACKAGE)
-        except WeightsError as error:
-            log.warning("No discriminator on a public network: trains as an MCGAN. %s", error)
+        network, self.initial_weights = public_network(public_size, stages)
+        if self.initial_weights is None:
+            log.warning("No discriminator on a public network: trains as an MCGAN.")
             return
-        log.info("Discriminators on stages %s of %s.", stages, self.initial_weights.path)
         self.projected = ProjectedDiscriminator(
-            network.eval().to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+            network,
             network.public.channels,
             network.public.edges,
             self.conditions.width,
@@ -66,13 +63,47 @@ class ProjectedMCGAN(MCGAN):
         )
 
 
-class _Seen(nn.Module):
-    """The public network, where :func:`classifier.weights.load_weights` looks for it."""
+class SeenByDiscriminator(nn.Module):
+    """The first stages of EfficientNet-Lite0, frozen.
+
+    Args:
+        size: Edge of the crops that it sees, in pixels; others are resized.
+        stages: Which it shows, from fine to coarse.
+    """
 
     def __init__(self, size: int, stages: Sequence[int]) -> None:
         super().__init__()
         self.public = PublicNet(PUBLIC_NETWORK, size=size, stages=stages)
 
     def forward(self, crops: Tensor) -> list[Tensor]:
+        """Maps of its stages, of crops ``(B, 1, H, H)`` in ``[-1, 1]``."""
         maps: list[Tensor] = self.public(resized(crops, self.public.size))
         return maps
+
+
+def public_network(
+    size: int, stages: Sequence[int]
+) -> tuple[SeenByDiscriminator, LoadedWeights | None]:
+    """The network with its weights of ImageNet, or without the extra ``imagenet`` with random ones.
+
+    Args:
+        size: See :class:`SeenByDiscriminator`.
+        stages: Likewise.
+
+    Returns:
+        The network, equal at each call, in evaluation mode, and its weights; none if random.
+
+    Raises:
+        ValueError: If there are no such stages.
+    """
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)  # a resumed fit sees through the same network
+        network = SeenByDiscriminator(size, stages)
+    weights: LoadedWeights | None = None
+    try:
+        weights = load_weights(network, PACKAGE)
+        log.info("The discriminator sees stages %s of %s.", list(stages), weights.path)
+    except WeightsError as error:
+        log.warning("The public network has random weights. %s", error)
+    network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network, weights

@@ -21,6 +21,7 @@ ORDER = (
     "signatures",
     "crop_rule",
     "drawing",
+    "projected",
     "privacy",
     "training_help",
     "training_progress",

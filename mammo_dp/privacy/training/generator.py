@@ -15,34 +15,41 @@ from data_prep.datamodule import CropBatch
 from gan.augment import augment, parse_policy
 from gan.checkpoint import Checkpoint
 from gan.conditions import Conditions
-from gan.discriminator import Discriminator, Normalisation
 from gan.generator import Generator, averaged
 from gan.losses import Loss, adversarial_loss, generator_loss, mode_seeking
 from gan.module import SAMPLE_COLUMNS
+from gan.projected import PooledDiscriminator
 from gan.samples import write_sheet
 from mammo_dp.privacy.accounting.budget import PrivacyBudget
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.training.module import DPTraining
 from mammo_dp.privacy.training.sampling import VIEWS, draw
+from mammo_dp.projected import public_network
 
 MALIGNANT_PRIOR = 0.5  # of generated crops; fixed, so that the classes of a draw stay unknown
-LARGEST = 1_000_000  # parameters; beyond, noise of eps 8 is longer than the signal of 578 patients
 CLASSES = Conditions()  # malignancy alone
-JUDGING, MAKING = 0, 1  # streams of public randomness
+JUDGING, MAKING, STANDARD = 0, 1, 2  # streams of public randomness
+STANDARDS = 128  # generated crops that features are standardised on
 
 
 class DPMCGAN(DPTraining):
-    """An ``MCGAN`` trained with differential privacy for each patient of its training data.
+    """The generator of an ``MCGAN``, trained with privacy for each patient of its training data.
 
     Only the discriminator sees real crops, and only in private steps: the gradient of its loss on
     the real crops of a patient is clipped and the sum gets noise; the gradient on generated crops
     is added after that. The generator learns from the discriminator, every few steps, and is free
     of privacy, as are its samples.
 
+    Noise grows with the root of the number of trained weights. So the discriminator sees crops
+    through a fixed network of public images and trains one linear layer alone
+    (:class:`gan.projected.PooledDiscriminator`). The extra ``imagenet`` brings the network's
+    weights; without it they are random, which the log says, and crops come out worse.
+
     Generated crops are fixed in number, and their classes come from a fixed prior. Copied from a
     draw, one patient would change two terms of a step. ``seed`` and the number of the step
     determine them and their distortion. Real crops are distorted under the secret key, row by row,
-    so that nobody's presence changes how another's crops are seen.
+    so that nobody's presence changes how another's crops are seen. Features are standardised on
+    crops of the generator's start.
 
     Source: Bie et al. 2023, arXiv 2302.02936, for many private steps per update of the generator;
     that only the real half is clipped and noisy, per patient, is ours.
@@ -57,13 +64,13 @@ class DPMCGAN(DPTraining):
         channels: Feature channels at the full resolution, doubling with each halving.
         latent: Length of the latent vector.
         conditions: Must be empty: malignancy is the only condition.
-        weights: Checkpoint of an MCGAN of equal networks to start from, trained on phantoms.
+        weights: Checkpoint of an MCGAN whose generator to start from, trained on phantoms.
         loss: ``"hinge"`` or ``"non-saturating"``.
         diversity: Weight of the penalty on equal pictures for different latent vectors; 0 leaves it
             out.
-        normalisation: Of the discriminator, ``"group"`` or ``"none"``.
-        frozen_layers: Convolutions of the discriminator, from the image on, that stay as they are
-            in ``weights``, ``>= 0``: less noise, but features that know phantoms only.
+        public_size: Edge of the crops that the public network sees, in pixels.
+        stages: Stages of it that the discriminator sees, from fine to coarse, as
+            :class:`classifier.public.PublicNet` counts them; each has 3,072 trained weights.
         augmentations: What the discriminator sees distorted, names separated by commas.
         generator_rate: Learning rate of the generator.
         discriminator_rate: Learning rate of the discriminator.
@@ -75,6 +82,9 @@ class DPMCGAN(DPTraining):
         sample_every_steps: Private steps between sample sheets, ``>= 1``; the last has one too.
         max_physical_batch: Real crops in one pass, > 0; changes only speed and memory.
         seed: Of generated crops, their classes and their distortion; public.
+
+    Attributes:
+        initial_weights: Those of the public network; None if they are random.
     """
 
     def __init__(
@@ -90,8 +100,8 @@ class DPMCGAN(DPTraining):
         weights: str | None = None,
         loss: Loss = "hinge",
         diversity: float = 0.1,
-        normalisation: Normalisation = "none",
-        frozen_layers: int = 0,
+        public_size: int = 64,
+        stages: Sequence[int] = (1, 2, 4, 6),
         augmentations: str = "flip,translation,brightness,contrast",
         generator_rate: float = 1e-4,
         discriminator_rate: float = 1e-4,
@@ -104,7 +114,11 @@ class DPMCGAN(DPTraining):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        refuse_settings(normalisation, conditions)
+        if conditions:
+            raise PrivacyError(
+                f"conditions={list(conditions)}: how frequent they are is known from the patients "
+                "only, and a prior of them costs budget. Leave conditions empty."
+            )
         if not 0 <= average_decay < 1 or diversity < 0:
             raise ValueError(
                 f"{average_decay=}, {diversity=}. Give a decay from 0 to below 1, a weight >= 0."
@@ -114,7 +128,7 @@ class DPMCGAN(DPTraining):
                 f"{fakes=}, {steps_per_generator=}, {sample_every_steps=}. Give 1 or more."
             )
         parse_policy(augmentations)
-        conditions = []  # as a checkpoint keeps it
+        conditions, stages = [], list(stages)  # as a checkpoint keeps them
         self.save_hyperparameters(ignore=["weights"])
         self.image_size = image_size
         self.loss: Loss = loss
@@ -127,18 +141,21 @@ class DPMCGAN(DPTraining):
         self.sample_every_steps = sample_every_steps
         self.seed = seed
         self.generator = Generator(image_size, channels, latent)
-        self.discriminator = Discriminator(image_size, channels, normalisation)
         if weights is not None:
-            Checkpoint.read(weights).start(self.generator, self.discriminator)
-        freeze(self.discriminator, frozen_layers)
-        for net in (self.generator, self.discriminator):  # oneDNN and cuDNN are faster this way
-            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            Checkpoint.read(weights).start(self.generator)
+        # oneDNN and cuDNN are faster this way
+        self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = averaged(self.generator, average_decay)
+        network, self.initial_weights = public_network(public_size, stages)
+        self.discriminator = PooledDiscriminator(network, network.public.channels, CLASSES.width)
         self.configure_privacy(
             PrivacyBudget(delta=delta, epsilon=target_epsilon),
             clipping_norm=clipping_norm,
             max_physical_batch=max_physical_batch,
         )
+        with torch.no_grad():
+            *_, crops = self._fakes(self._public_rng(STANDARD), STANDARDS)
+        self.discriminator.standardise(crops)
 
     @property
     def net(self) -> nn.Module:  # type: ignore[override]  # of DPTraining, which only reads it
@@ -207,7 +224,7 @@ class DPMCGAN(DPTraining):
         """Mean gradient of the discriminator's loss on generated crops."""
         rng = self._public_rng(JUDGING)
         with torch.no_grad():
-            _, condition, fakes = self._fakes(rng)
+            _, condition, fakes = self._fakes(rng, self.fakes)
             seen = augment(fakes, self.augmentations, rng)
         loss = adversarial_loss(-self.discriminator(seen, condition), self.loss).mean()
         trained = [p for p in self.discriminator.parameters() if p.requires_grad]
@@ -229,14 +246,34 @@ class DPMCGAN(DPTraining):
         self._write_samples()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Saves the account, and the crop rule for the manifest of generated crops."""
+        """Saves the account, the network's name, and the crop rule for generated crops."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["crop_rule"] = self._datamodule.manifest.crops[0].crop_rule
+        checkpoint["public_network"] = self._network_name
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores account and weights of a run that resumes.
+
+        Raises:
+            PrivacyError: As :meth:`mammo_dp.privacy.training.module.DPTraining.on_load_checkpoint`.
+            ValueError: If the discriminator saw crops through another network.
+        """
+        super().on_load_checkpoint(checkpoint)
+        before, now = checkpoint.get("public_network"), self._network_name
+        if self._trainer is not None and self.trainer.training and before != now:
+            raise ValueError(
+                f"DPMCGAN: the fit began with a public network of {before}, and here it is of "
+                f"{now}. Resume where the extra `imagenet` is installed as it was at the start."
+            )
+
+    @property
+    def _network_name(self) -> str:
+        return "random weights" if self.initial_weights is None else self.initial_weights.path
 
     def _update_generator(self) -> None:
         """Post-processing: a step against the discriminator as it is."""
         rng = self._public_rng(MAKING)
-        latents, condition, fakes = self._fakes(rng)
+        latents, condition, fakes = self._fakes(rng, self.fakes)
         logits = self.discriminator(augment(fakes, self.augmentations, rng), condition)
         loss = generator_loss(logits, self.loss)
         loss = loss + self.diversity * mode_seeking(fakes, latents, condition)
@@ -248,12 +285,12 @@ class DPMCGAN(DPTraining):
         optimizers[1].optimizer.zero_grad()
         self.average.update_parameters(self.generator)
 
-    def _fakes(self, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _fakes(self, rng: torch.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Latent vectors, conditions, and the crops that the generator makes of them."""
         size = self.image_size
-        latents = torch.randn(self.fakes, self.generator.latent, generator=rng, device=self.device)
-        noise = torch.randn(self.fakes, 1, size, size, generator=rng, device=self.device)
-        uniform = torch.rand(self.fakes, generator=rng, device=self.device)
+        latents = torch.randn(count, self.generator.latent, generator=rng, device=self.device)
+        noise = torch.randn(count, 1, size, size, generator=rng, device=self.device)
+        uniform = torch.rand(count, generator=rng, device=self.device)
         condition = CLASSES.of_classes(uniform < MALIGNANT_PRIOR)
         return latents, condition, self.generator(latents, noise, condition)
 
@@ -278,42 +315,4 @@ class DPMCGAN(DPTraining):
             folder / f"step_{self.accounted_steps:06d}.png",
             self(*(part.to(self.device) for part in parts)),
             SAMPLE_COLUMNS,
-        )
-
-
-def refuse_settings(normalisation: Normalisation, conditions: Sequence[str]) -> None:
-    """Refuses what an ``MCGAN`` may be and a private one may not.
-
-    Raises:
-        PrivacyError: Naming it.
-    """
-    if normalisation == "spectral":
-        raise PrivacyError(
-            f"{normalisation=}: one norm over a whole layer, and its estimate moves with each "
-            "pass, so no gradient belongs to one patient. Use 'none', which can start from a "
-            "spectral discriminator, or 'group'."
-        )
-    if conditions:
-        raise PrivacyError(
-            f"conditions={list(conditions)}: how frequent they are is known from the patients "
-            "only, and a prior of them costs budget. Leave conditions empty."
-        )
-
-
-def freeze(discriminator: Discriminator, layers: int) -> None:
-    """Takes the first convolutions, each with what follows it, out of training.
-
-    Raises:
-        ValueError: If there are not as many, or too many parameters are left.
-    """
-    starts = [i for i, part in enumerate(discriminator.features) if isinstance(part, nn.Conv2d)]
-    if not 0 <= layers <= len(starts):
-        raise ValueError(f"frozen_layers={layers}. Give a number from 0 to {len(starts)}.")
-    end = [*starts, len(discriminator.features)][layers]
-    discriminator.features[:end].requires_grad_(False)
-    trained = sum(p.numel() for p in discriminator.parameters() if p.requires_grad)
-    if trained > LARGEST:
-        raise ValueError(
-            f"discriminator: {trained:,} parameters train, and noise grows with the root of their "
-            f"number. Give at most {LARGEST:,}: lower channels, or raise frozen_layers."
         )

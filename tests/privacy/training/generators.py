@@ -17,6 +17,8 @@ TINY: dict[str, Any] = NETS | {
     "fakes": 6,
     "augmentations": "flip,brightness",
     "steps_per_generator": 2,
+    "public_size": 32,
+    "stages": [1],
 }
 
 

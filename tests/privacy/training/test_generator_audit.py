@@ -40,7 +40,7 @@ class Audited(DPMCGAN):
         return super().losses(batch) * torch.where(batch.unit == CANARY, 1e3, 1e-6)
 
     def configure_optimizers(self) -> list[Optimizer]:
-        judge = SGD(self.discriminator.parameters(), lr=1e-3)
+        judge = SGD([p for p in self.net.parameters() if p.requires_grad], lr=1e-3)
         return [self.privatise(judge), SGD(self.generator.parameters(), lr=1.0)]
 
     def _public_rng(self, stream: int) -> torch.Generator:
@@ -71,7 +71,7 @@ class Trials(Callback):
         assert isinstance(net, DPMCGAN)
         asked = CLASSES.of_classes(self.canary.malignant)
         self.logits.append(float(net.discriminator(self.canary.image, asked).mean()))
-        crops = net._fakes(torch.Generator().manual_seed(0))[-1]
+        crops = net._fakes(torch.Generator().manual_seed(0), net.fakes)[-1]
         self.pictures.append(crops.flatten().double().numpy())
 
 
@@ -92,6 +92,8 @@ def trials(
             image_size=16,
             channels=1,
             latent=2,
+            public_size=32,
+            stages=[1],
             fakes=2,
             augmentations="",
             clipping_norm=1.0,

@@ -19,6 +19,7 @@ from gan.generator import Generator
 
 AVERAGED = "average.module."  # where the state dict of a model holds the averaged generator
 DISCRIMINATOR = "discriminator."
+ATTEMPTS = 20  # draws of a crop that is too dark
 ADVICE = (
     "Give the checkpoint of a fit of mammo_dp.MCGAN, DPMCGAN, LatentDiffusion or "
     "DPLatentDiffusion, such as RUN/checkpoints/last.ckpt"
@@ -229,7 +230,13 @@ class TrainedGenerator:
         )
 
     def crops(
-        self, condition: Tensor, *, start: int, seed: int, truncation: float
+        self,
+        condition: Tensor,
+        *,
+        start: int,
+        seed: int,
+        truncation: float = 1.0,
+        darkest: float = 0.0,
     ) -> NDArray[np.uint16]:
         """Generates consecutive crops.
 
@@ -238,15 +245,31 @@ class TrainedGenerator:
             start: Number of the first crop; number and ``seed`` fix latent vector and noise.
             seed: Of the whole set.
             truncation: Factor on the latent vectors, > 0.
+            darkest: Mean grey in ``[0, 1)``; a darker crop is drawn again.
 
         Returns:
             Shape ``(B, size, size)``, or ``(B, depth, size, size)``, values in ``[0, 65535]``.
+
+        Raises:
+            CheckpointError: If a crop is darker in each of ``ATTEMPTS`` draws.
         """
-        numbers = range(start, start + len(condition))
-        latents, noise = zip(*(draw(self.net, number, seed) for number in numbers), strict=True)
-        with torch.inference_mode():
-            crops = self.net(truncation * torch.stack(latents), torch.stack(noise), condition)
-        return grey_levels(crops)
+        rows = np.arange(len(condition))
+        crops: NDArray[np.uint16] | None = None
+        for attempt in range(ATTEMPTS):
+            found = (draw(self.net, start + int(row), seed, attempt) for row in rows)
+            latents, noise = (torch.stack(part) for part in zip(*found, strict=True))
+            with torch.inference_mode():
+                grey = grey_levels(self.net(truncation * latents, noise, condition[rows]))
+            if crops is None:
+                crops = grey
+            crops[rows] = grey
+            rows = rows[grey.reshape(len(rows), -1).mean(axis=1) < 65535 * darkest]
+            if not len(rows):
+                return crops
+        raise CheckpointError(
+            f"crop {start + int(rows[0])}: is darker than {darkest=} in {ATTEMPTS} draws. Give a "
+            "lower one."
+        )
 
 
 def grey_levels(crops: Tensor) -> NDArray[np.uint16]:
@@ -255,14 +278,14 @@ def grey_levels(crops: Tensor) -> NDArray[np.uint16]:
     return np.rint(grey).astype(np.uint16)
 
 
-def draw(net: CropNet, number: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Randomness of one crop, fixed by its number and the seed of the set.
+def draw(net: CropNet, number: int, seed: int, attempt: int = 0) -> tuple[Tensor, Tensor]:
+    """Randomness of one crop, fixed by its number, the seed of the set and the attempt.
 
     Returns:
         Latent vector, shape ``(latent,)``, and noise, shape ``(1, image_size, image_size)``; both
         standard normal.
     """
-    rng = np.random.default_rng([seed, number])
+    rng = np.random.default_rng([seed, number, attempt] if attempt else [seed, number])
     shapes = (net.latent,), (1, net.image_size, net.image_size)
     latent, noise = (torch.from_numpy(rng.standard_normal(shape, np.float32)) for shape in shapes)
     return latent, noise

@@ -171,6 +171,7 @@ class Request:
         truncation: Factor on the latent vectors, in ``(0, 2]``.
         seed: Of latent vectors, noise and drawn attributes, ``>= 0``.
         draw_attributes: Whether other attributes are drawn for each crop.
+        darkest: Mean grey in ``[0, 1)``; a darker crop is drawn again.
     """
 
     per_class: int
@@ -179,6 +180,7 @@ class Request:
     guidance: float
     truncation: float
     seed: int
+    darkest: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks the ranges.
@@ -194,6 +196,8 @@ class Request:
             raise GenerationError(
                 f"truncation={self.truncation}. Give a number above 0, at most {MOST_VARIED:g}."
             )
+        if not 0 <= self.darkest < 1:
+            raise GenerationError(f"darkest={self.darkest}. Give a number from 0 to below 1.")
 
     def attributes_of(self, number: int, names: Sequence[str]) -> dict[str, str]:
         """Level by attribute of one crop.
@@ -222,6 +226,7 @@ def generate(
     draw_attributes: bool = False,
     guidance: float = 1.0,
     truncation: float = 1.0,
+    darkest: float = 0.0,
     seed: int = 0,
     batch_size: int = 64,
 ) -> None:
@@ -243,6 +248,8 @@ def generate(
             for neither.
         truncation: Factor on the latent vectors, above 0, at most 2: below 1 crops are more
             typical and less diverse, above 1 more diverse, and more of them have gone wrong.
+        darkest: Mean grey, from 0 to below 1, of which a darker crop is drawn again, such as 0.1
+            where some come out nearly black; 0 keeps all.
         seed: Equal seeds give equal crops; 0 or more.
         batch_size: Crops generated at once, 1 or more; a matter of speed and memory.
 
@@ -257,6 +264,7 @@ def generate(
         draw_attributes=draw_attributes,
         guidance=guidance,
         truncation=truncation,
+        darkest=darkest,
         seed=seed,
     )
     if batch_size < 1:
@@ -325,6 +333,7 @@ def _draw(
                 start=start,
                 seed=request.seed,
                 truncation=request.truncation,
+                darkest=request.darkest,
             )
             if writing:
                 writing.result()  # one batch waits at most, and a full disk stops here

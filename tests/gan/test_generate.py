@@ -15,7 +15,7 @@ from data_prep.crop_image import save_crop_image
 from data_prep.manifest import CropsManifest
 from data_prep.phantoms.crops import write_phantom_crops
 from gan import generate as module
-from gan.checkpoint import TrainedGenerator, draw
+from gan.checkpoint import CheckpointError, TrainedGenerator, draw
 from gan.conditions import ConditionError
 from gan.generate import GenerationError, generate
 from gan.module import MCGAN
@@ -73,6 +73,32 @@ def test_crops_are_those_of_the_averaged_generator(checkpoint: Path, tmp_path: P
         expected = net(0.5 * latent[None], noise[None], condition[None])[0, 0]
         grey = (expected.detach().double().numpy() + 1) / 2 * 65535
         assert np.abs(grey - crop).max() < 2
+
+
+def test_crops_that_are_too_dark_are_drawn_again_and_the_others_stay(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    generate(str(checkpoint), str(tmp_path / "all"), per_class=20)
+    plain = pixels(tmp_path / "all")
+    grey = plain.mean(axis=(1, 2)) / 65535
+    limit = float(np.quantile(grey, 0.4))
+    for name, batch in (("kept", 16), ("other", 7)):
+        generate(
+            str(checkpoint), str(tmp_path / name), per_class=20, darkest=limit, batch_size=batch
+        )
+    kept = pixels(tmp_path / "kept")
+    assert kept.mean(axis=(1, 2)).min() >= 65535 * limit
+    bright = grey >= limit
+    assert 20 < bright.sum() < 30
+    assert np.abs(kept[bright] - plain[bright]).max() <= 1
+    assert (np.abs(kept[~bright] - plain[~bright]).max(axis=(1, 2)) > 100).all()
+    assert np.abs(pixels(tmp_path / "other") - kept).max() <= 1
+    net = TrainedGenerator.read(checkpoint)
+    number = int(np.flatnonzero(~bright)[0])
+    again = draw(net.net, number, 0, attempt=1)
+    assert not torch.equal(again[0], draw(net.net, number, 0)[0])
+    with pytest.raises(CheckpointError, match=r"crop 0: is darker than darkest=0\.999 in 20 draws"):
+        generate(str(checkpoint), str(tmp_path / "none"), per_class=1, darkest=0.999)
 
 
 def test_crops_depend_on_what_is_asked_for_but_not_on_batches(
@@ -260,6 +286,8 @@ def test_folders_with_other_crops_are_refused(
         ({"seed": -1}, "seed=-1"),
         ({"truncation": 0.0}, "truncation=0.0. Give a number above 0, at most 2"),
         ({"truncation": 2.1}, "truncation=2.1"),
+        ({"darkest": 1.0}, "darkest=1.0. Give a number from 0 to below 1"),
+        ({"darkest": -0.1}, "darkest=-0.1"),
         ({"guidance": -0.5}, "guidance=-0.5. Give 0 or more"),
         ({"guidance": float("nan")}, "guidance=nan"),
         ({"guidance": float("inf")}, "guidance=inf"),

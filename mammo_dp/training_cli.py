@@ -244,6 +244,7 @@ class TrainingCLI(LightningCLI):
                 bars = any(isinstance(callback, ProgressBar) for callback in kwargs["callbacks"])
                 if not sys.stderr.isatty():
                     kwargs["callbacks"].append(LinesOfTraining())
+                    kwargs["enable_progress_bar"] = bars  # rich's leaves half a line in a file
                 elif not bars:  # rich's counts to epoch -2 where steps end a fit
                     kwargs["callbacks"].append(TQDMProgressBar())
             self.parents = self.parents.joined([public_ledger(self.model)])

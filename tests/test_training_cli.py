@@ -134,7 +134,9 @@ def test_a_fit_tells_a_file_how_far_it_is(
     monkeypatch.setattr("mammo_dp.training_progress.EVERY_S", 0.0)
     shown = {**content, "trainer": {**content["trainer"], "enable_progress_bar": True}}
     run(fit_line(tmp_path, cohort, shown, "told"))
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Training")]
+    printed = capsys.readouterr()
+    told = [line for line in printed.err.splitlines() if line.startswith("Training")]
+    assert "Epoch" not in printed.out
     assert told[0].startswith(lines[0])
     assert told[-1].startswith(lines[1])
     assert len(told) == int(lines[1].split()[1])

@@ -16,7 +16,7 @@ TINY: dict[str, Any] = NETS | {
     "delta": 1e-3,
     "fakes": 6,
     "augmentations": "flip,brightness",
-    "steps_per_generator": 2,
+    "generator_steps": 2,
     "public_size": 32,
     "stages": [1],
 }

@@ -211,7 +211,9 @@ def test_fakes_their_number_and_conditions_are_the_same_whoever_is_drawn(
         trainer(tmp_path / name, callbacks=[calls]).fit(gan(), module)
         found.append(calls)
     for calls in found:
-        assert [len(asked) for asked in calls.asked] == [6] * 6  # four steps and two of the maker
+        assert [len(asked) for asked in calls.asked] == [
+            6
+        ] * 12  # four steps, two of the maker each
         assert all(torch.equal(a, b) for a, b in zip(calls.asked, found[0].asked, strict=True))
         assert torch.equal(calls.public[0], found[0].public[0])
         assert not torch.equal(calls.public[0], calls.public[1])
@@ -237,7 +239,7 @@ def test_gradients_on_fakes_are_taken_before_the_draw_is_looked_at(
         net.training_step(None, 0)  # type: ignore[arg-type]  # any look at the batch would fail
 
 
-def test_the_generator_moves_after_every_few_private_steps(
+def test_the_generator_takes_its_steps_after_each_private_one(
     cohort: CropsManifest, tmp_path: Path
 ) -> None:
     moves: list[bool] = []
@@ -250,12 +252,12 @@ def test_the_generator_moves_after_every_few_private_steps(
             moves.append(not torch.equal(self.before, weights(net.generator)))
             assert all(p.grad is None for p in net.discriminator.parameters())
 
-    net = gan(steps_per_generator=3)
-    run = trainer(tmp_path, max_steps=7, callbacks=[Watch()])
+    net = gan(generator_steps=3)
+    run = trainer(tmp_path, max_steps=4, callbacks=[Watch()])
     run.fit(net, crops(cohort))
-    assert moves == [False, False, True, False, False, True, False]
-    assert run.global_step == net.accounted_steps == 7
-    assert int(net.average.n_averaged) == 2
+    assert moves == [True] * 4
+    assert run.global_step == net.accounted_steps == 4
+    assert int(net.average.n_averaged) == 12
 
 
 def test_a_draw_of_nobody_is_an_accounted_noisy_step(cohort: CropsManifest, tmp_path: Path) -> None:

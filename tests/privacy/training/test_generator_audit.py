@@ -97,7 +97,7 @@ def trials(
             fakes=2,
             augmentations="",
             clipping_norm=1.0,
-            steps_per_generator=1,
+            generator_steps=1,
             diversity=0.0,
             sample_every_steps=STEPS,
         )

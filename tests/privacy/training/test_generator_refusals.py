@@ -25,7 +25,6 @@ pytestmark = quiet
         ({"clipping_norm": 0.0}, PrivacyError, "clipping_norm"),
         ({"stages": [9]}, ValueError, "Choose other stages"),
         ({"fakes": 0}, ValueError, "fakes=0"),
-        ({"generator_steps": 0}, ValueError, "generator_steps=0"),
         ({"average_decay": 1.0}, ValueError, "average_decay=1.0"),
         ({"diversity": -1.0}, ValueError, "diversity=-1.0"),
         ({"augmentations": "blur"}, ValueError, "blur"),

@@ -39,6 +39,10 @@ FORGOTTEN = 0.1  # share of attributes that a training step does without
 R1_EVERY = 4  # steps; the lazy penalty of Karras et al. 2020, arXiv 1912.04958, appendix B
 
 
+class TrainingError(ValueError):
+    """A generator cannot be trained as asked; the message names the setting and the remedy."""
+
+
 class MCGAN(lightning.LightningModule):
     """Learns to generate crops of a malignancy and, where they are known, of further attributes.
 
@@ -177,10 +181,10 @@ class MCGAN(lightning.LightningModule):
 
         Raises:
             ConditionError: If an attribute is known of no training crop.
-            ValueError: For a precision that the steps do not support.
+            TrainingError: For a precision that the steps do not support.
         """
         if self.trainer.precision not in ("32-true", "bf16-mixed"):
-            raise ValueError(
+            raise TrainingError(
                 f"MCGAN: precision={self.trainer.precision!r}. Latent vectors are float32 and "
                 "losses are not scaled. Use 32-true or bf16-mixed."
             )

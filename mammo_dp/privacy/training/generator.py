@@ -17,7 +17,7 @@ from gan.checkpoint import Checkpoint
 from gan.conditions import Conditions
 from gan.generator import Generator, averaged
 from gan.losses import Loss, adversarial_loss, generator_loss, mode_seeking
-from gan.module import SAMPLE_COLUMNS
+from gan.module import SAMPLE_COLUMNS, TrainingError
 from gan.projected import PooledDiscriminator
 from gan.samples import write_sheet
 from mammo_dp.privacy.accounting.budget import PrivacyBudget
@@ -168,11 +168,11 @@ class DPMCGAN(DPTraining):
 
         Raises:
             PrivacyError: Naming every setting that would break the guarantee.
-            ValueError: For several devices.
+            TrainingError: For several devices.
         """
         callbacks = super().configure_callbacks()
         if self.trainer.training and self.trainer.world_size > 1:
-            raise ValueError(
+            raise TrainingError(
                 f"DPMCGAN: {self.trainer.world_size} devices. Each would train a generator of its "
                 "own, and rounding would drive them apart. Use --trainer.devices 1."
             )
@@ -183,11 +183,11 @@ class DPMCGAN(DPTraining):
 
         Raises:
             PrivacyError: Naming what would break the guarantee.
-            ValueError: If the crops have another size, or several views.
+            TrainingError: If the crops have another size, or several views.
         """
         super().setup(stage)
         if stage == "fit" and self.image_shape() != (1, self.image_size, self.image_size):
-            raise ValueError(
+            raise TrainingError(
                 f"DPMCGAN: crops of shape {self.image_shape()}, but image_size={self.image_size}. "
                 "Set data.init_args.image_size and model.init_args.image_size to one value, and "
                 "take one view of a crop: the model distorts crops itself."
@@ -251,12 +251,12 @@ class DPMCGAN(DPTraining):
 
         Raises:
             PrivacyError: As :meth:`mammo_dp.privacy.training.module.DPTraining.on_load_checkpoint`.
-            ValueError: If the discriminator saw crops through another network.
+            TrainingError: If the discriminator saw crops through another network.
         """
         super().on_load_checkpoint(checkpoint)
         before, now = checkpoint.get("public_network"), self._network_name
         if self._trainer is not None and self.trainer.training and before != now:
-            raise ValueError(
+            raise TrainingError(
                 f"DPMCGAN: the fit began with a public network of {before}, and here it is of "
                 f"{now}. Resume where the extra `imagenet` is installed as it was at the start."
             )

@@ -13,7 +13,7 @@ from data_prep.datamodule import CropBatch, CropsDataModule, collate_crops
 from data_prep.manifest import CropsManifest
 from gan.checkpoint import Checkpoint, CheckpointError
 from gan.losses import Loss, adversarial_loss, discriminator_loss
-from gan.module import MCGAN
+from gan.module import MCGAN, TrainingError
 from mammo_dp.privacy.training import optimizer as noise
 from mammo_dp.privacy.training.datamodule import DPCropsDataModule
 from mammo_dp.privacy.training.generator import CLASSES, DPMCGAN
@@ -357,7 +357,7 @@ def test_a_run_resumes_with_the_network_it_began_with_alone(
     run.save_checkpoint(tmp_path / "resume.ckpt")
     monkeypatch.setattr(DPMCGAN, "_network_name", "others")
     resumed = trainer(tmp_path, max_steps=4)
-    with pytest.raises(ValueError, match=r"here it is of others\. Resume where"):
+    with pytest.raises(TrainingError, match=r"here it is of others\. Resume where"):
         resumed.fit(gan(), crops(cohort), ckpt_path=tmp_path / "resume.ckpt")
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from data_prep.datamodule import CropsDataModule
 from data_prep.manifest import CropsManifest
 from gan.checkpoint import CheckpointError
+from gan.module import TrainingError
 from mammo_dp.privacy.errors import PrivacyError
 from tests.privacy.training.fits import quiet, trainer
 from tests.privacy.training.generators import crops, gan
@@ -48,11 +49,11 @@ def test_batch_norm_is_refused_by_layer_name(cohort: CropsManifest, tmp_path: Pa
 def test_crops_of_another_size_and_several_views_are_refused(
     cohort: CropsManifest, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"crops of shape \(1, 32, 32\), but image_size=16"):
+    with pytest.raises(TrainingError, match=r"crops of shape \(1, 32, 32\), but image_size=16"):
         trainer(tmp_path).fit(gan(), crops(cohort, image_size=None))
     net = gan()
     net.views = 2
-    with pytest.raises(ValueError, match=r"crops of shape \(2, 1, 16, 16\).*take one view"):
+    with pytest.raises(TrainingError, match=r"crops of shape \(2, 1, 16, 16\).*take one view"):
         trainer(tmp_path).fit(net, crops(cohort))
 
 
@@ -66,5 +67,5 @@ def test_several_devices_are_refused(
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")  # Lightning then starts no further process
     run = trainer(tmp_path, devices=2, strategy="dp_ddp", use_distributed_sampler=False)
-    with pytest.raises(ValueError, match=r"2 devices\. .*--trainer\.devices 1"):
+    with pytest.raises(TrainingError, match=r"2 devices\. .*--trainer\.devices 1"):
         run.fit(gan(), crops(cohort))

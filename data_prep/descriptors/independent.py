@@ -122,13 +122,14 @@ def _bands(blurred: list[Floats]) -> Floats:
     numbers = []
     for finer, coarser in pairwise(blurred):
         band = finer - coarser
+        squared = band * band  # products, since NumPy's powers take thirty times as long
         spread = band.std((1, 2))
         middle = band[:, quarter:-quarter, quarter:-quarter].std((1, 2))
         numbers += [
             np.log(spread + 1e-4),
             np.abs(band).mean((1, 2)),
-            (band**3).mean((1, 2)) / (spread**3 + 1e-9),
-            (band**4).mean((1, 2)) / (spread**4 + 1e-9),
+            (squared * band).mean((1, 2)) / (spread**3 + 1e-9),
+            (squared * squared).mean((1, 2)) / (spread**4 + 1e-9),
             np.log(middle + 1e-4) - np.log(spread + 1e-4),
         ]
     return np.stack(numbers, axis=1)

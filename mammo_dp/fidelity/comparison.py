@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.progress import watched
 from mammo_dp.fidelity.agreement import STUDENTS
 from mammo_dp.fidelity.copying import (
     FALSE_POSITIVE_RATE,
@@ -101,7 +102,8 @@ def compare(
         parts.append(in_public_features(public.features(train.images), theirs, halves, drawn))
     found: dict[str, Any] = {}
     real_images = np.concatenate([train.images, test.images])
-    for name, samples in used.items():
+    for name in watched(list(used), "Looking for copies"):
+        samples = used[name]
         at = {"features": features[name], "pixels": pixels(samples.images)}
         copies = {
             space: copying_of(at[space], samples.malignant, real, draws=draws, seed=seed)

@@ -48,8 +48,8 @@ def kernel_distance(one: Features, other: Features) -> float:
     """
 
     def kernel(x: Features, y: Features) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = (x @ y.T / x.shape[1] + 1) ** 3
-        return found
+        base: NDArray[np.float64] = x @ y.T / x.shape[1] + 1
+        return base * base * base  # NumPy's power takes ten times as long
 
     def within(x: Features) -> float:
         gram = kernel(x, x)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifier.evaluate import Estimate
+from data_prep.progress import watched
 from mammo_dp.fidelity.agreement import STUDENTS, Student, resampled_aurocs, with_interval
 from mammo_dp.fidelity.distances import (
     GRID,
@@ -101,10 +102,10 @@ def _against_halves(
         name: {
             measured: Score(found=found, bound=bound, crops=halves.crops)
             for measured, found, bound in zip(
-                names, over_draws(drawn[name], features), bounds, strict=True
+                names, over_draws(drawn[name], sources[name]), bounds, strict=True
             )
         }
-        for name, features in sources.items()
+        for name in watched(list(sources), "Comparing features")
     }
 
 
@@ -173,9 +174,10 @@ def in_labels(
     found: dict[str, Scores] = {name: {} for name in sources}
     differences = {}
     for key, student in STUDENTS.items():
+        learned_from = {_REAL: train} | dict(sources)
         fits = {
-            name: _described(samples, drawn[name], student)
-            for name, samples in ({_REAL: train} | dict(sources)).items()
+            name: _described(learned_from[name], drawn[name], student)
+            for name in watched(list(learned_from), f"Describing sources for the {key}")
         }
         real_test = student.describe(test.images)
         by_seed = {

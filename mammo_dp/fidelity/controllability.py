@@ -24,6 +24,7 @@ from data_prep.manifest import Crop
 from data_prep.phantoms.crops import phantom_cases, phantom_stream
 from data_prep.phantoms.parameters import PhantomParameters
 from data_prep.phantoms.tomosynthesis import draw_volume
+from data_prep.progress import watched
 from gan.conditions import LEVELS, MALIGNANCY, NUMBERS, level_of
 from mammo_dp.fidelity.agreement import STUDENTS, kernel_machine
 from mammo_dp.fidelity.samples import LEVEL, Images, Rows, Samples
@@ -83,7 +84,7 @@ def controllability(
             name: followed(name, words[name], measured, sources[source][0].patient, seed=seed)
             for name, measured in reader.read(words, sources[source][0].images).items()
         }
-        for source, words in asked.items()
+        for source, words in watched(list(asked.items()), "Reading off what was asked for")
     }
     attributes = {
         name: {

@@ -254,18 +254,16 @@ class TrainedGenerator:
             CheckpointError: If a crop is darker in each of ``ATTEMPTS`` draws.
         """
         rows = np.arange(len(condition))
-        crops: NDArray[np.uint16] | None = None
+        crops: dict[int, NDArray[np.uint16]] = {}
         for attempt in range(ATTEMPTS):
             found = (draw(self.net, start + int(row), seed, attempt) for row in rows)
             latents, noise = (torch.stack(part) for part in zip(*found, strict=True))
             with torch.inference_mode():
                 grey = grey_levels(self.net(truncation * latents, noise, condition[rows]))
-            if crops is None:
-                crops = grey
-            crops[rows] = grey
+            crops |= dict(zip(rows.tolist(), grey, strict=True))
             rows = rows[grey.reshape(len(rows), -1).mean(axis=1) < 65535 * darkest]
             if not len(rows):
-                return crops
+                return np.stack([crops[row] for row in range(len(crops))])
         raise CheckpointError(
             f"crop {start + int(rows[0])}: is darker than {darkest=} in {ATTEMPTS} draws. Give a "
             "lower one."

@@ -50,9 +50,10 @@ class ProjectedMCGAN(MCGAN):
         stages = list(stages)  # as a checkpoint keeps it
         super().__init__(**mcgan)
         self.initial_weights: LoadedWeights | None = None
-        network, self.initial_weights = public_network(public_size, stages)
+        network, self.initial_weights = public_network(
+            public_size, stages, without="so this trains as an MCGAN"
+        )
         if self.initial_weights is None:
-            log.warning("No discriminator on a public network: trains as an MCGAN.")
             return
         self.projected = ProjectedDiscriminator(
             network,
@@ -82,13 +83,14 @@ class SeenByDiscriminator(nn.Module):
 
 
 def public_network(
-    size: int, stages: Sequence[int]
+    size: int, stages: Sequence[int], *, without: str
 ) -> tuple[SeenByDiscriminator, LoadedWeights | None]:
     """The network with its weights of ImageNet, or without the extra ``imagenet`` with random ones.
 
     Args:
         size: See :class:`SeenByDiscriminator`.
         stages: Likewise.
+        without: What follows if there are no weights, for the log.
 
     Returns:
         The network, equal at each call, in evaluation mode, and its weights; none if random.
@@ -104,6 +106,6 @@ def public_network(
         weights = load_weights(network, PACKAGE)
         log.info("The discriminator sees stages %s of %s.", list(stages), weights.path)
     except WeightsError as error:
-        log.warning("The public network has random weights. %s", error)
+        log.warning("The public network has random weights, %s. %s", without, error)
     network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network, weights

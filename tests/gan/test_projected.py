@@ -243,13 +243,13 @@ def test_the_public_network_is_equal_at_each_call_and_takes_no_randomness(
     absent = replace(PACKAGES[PUBLIC_NETWORK], distribution="no-such-package")
     monkeypatch.setattr(classifier.weights, "PACKAGES", {PUBLIC_NETWORK: absent})
     torch.manual_seed(0)
-    first, _ = public_network(32, [1])
+    first, _ = public_network(32, [1], without="so it is poor")
     drawn = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(torch.rand(1), drawn)
-    second, weights = public_network(32, [1])
+    second, weights = public_network(32, [1], without="so it is poor")
     assert weights is None
-    assert "has random weights. " in caplog.text
+    assert "has random weights, so it is poor. " in caplog.text
     assert torch.equal(first(crops(0))[0], second(crops(0))[0])
     assert not second.training
     assert not any(p.requires_grad for p in second.parameters())

@@ -142,7 +142,9 @@ class DPMCGAN(DPTraining):
         # oneDNN and cuDNN are faster this way
         self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = averaged(self.generator, average_decay)
-        network, self.initial_weights = public_network(public_size, stages)
+        network, self.initial_weights = public_network(
+            public_size, stages, without="so crops will be further from real ones"
+        )
         self.discriminator = PooledDiscriminator(network, network.public.channels, CLASSES.width)
         self.configure_privacy(
             PrivacyBudget(delta=delta, epsilon=target_epsilon),

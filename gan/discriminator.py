@@ -80,9 +80,7 @@ class Discriminator(nn.Module):
 
     def score(self, features: Tensor, condition: Tensor) -> Tensor:
         """Logits, shape ``(B,)``, of what :meth:`describe` gave under a condition."""
-        unconditional: Tensor = self.real(features).squeeze(1)
-        asked: Tensor = (self.projection(condition) * features).sum(dim=1)
-        return unconditional + asked
+        return conditional_logits(self.real, self.projection, features, condition)
 
     def take_plain(self, weights: Mapping[str, Tensor]) -> None:
         """Starts from plain weights, under the normalisation of this network.
@@ -100,6 +98,27 @@ class Discriminator(nn.Module):
                         getattr(layer, tensor)  # each look in training mode is one iteration
                 else:
                     layer.get_parameter(tensor).copy_(value)
+
+
+def conditional_logits(
+    real: nn.Module, projection: nn.Module, features: Tensor, condition: Tensor
+) -> Tensor:
+    """Logits of features under a condition.
+
+    Args:
+        real: Maps ``(B, features)`` to ``(B, 1)``, whatever the condition.
+        projection: Maps ``(B, columns)`` to ``(B, features)``.
+        features: Shape ``(B, features)``.
+        condition: Shape ``(B, columns)``.
+
+    Returns:
+        Shape ``(B,)``.
+
+    Source: Miyato and Koyama 2018, arXiv 1802.05637.
+    """
+    unconditional: Tensor = real(features).squeeze(1)
+    asked: Tensor = (projection(condition) * features).sum(dim=1)
+    return unconditional + asked
 
 
 def plain_weights(net: Discriminator) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gan.conditions import other_class
+from gan.discriminator import conditional_logits
 from gan.generator import LEAK
 from gan.losses import Loss, adversarial_loss, class_loss, generator_loss
 
@@ -172,6 +173,9 @@ class PooledDiscriminator(nn.Module):
         network: As that of :class:`ProjectedDiscriminator`.
         channels: Channels of each of its stages.
         columns: Length of a condition, :attr:`gan.conditions.Conditions.width`.
+
+    Source: the fixed network and random mixing of arXiv 2111.01007; pooled features, their
+    standardisation and one layer in place of trained convolutions are ours.
     """
 
     mean: Tensor
@@ -201,9 +205,7 @@ class PooledDiscriminator(nn.Module):
         """
         features = (self._pooled(image) - self.mean) / self.deviation
         features = features / features.shape[1] ** 0.5  # of length 1 on average
-        unconditional: Tensor = self.real(features).squeeze(1)
-        asked: Tensor = (self.projection(condition) * features).sum(dim=1)
-        return unconditional + asked
+        return conditional_logits(self.real, self.projection, features, condition)
 
     @torch.no_grad()
     def standardise(self, crops: Tensor) -> None:

@@ -49,7 +49,6 @@ class ProjectedMCGAN(MCGAN):
             raise ValueError(f"{projected=}. Give a weight above 0, or take an MCGAN.")
         stages = list(stages)  # as a checkpoint keeps it
         super().__init__(**mcgan)
-        self.initial_weights: LoadedWeights | None = None
         network, self.initial_weights = public_network(
             public_size, stages, without="so this trains as an MCGAN"
         )

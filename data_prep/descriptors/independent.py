@@ -122,7 +122,7 @@ def _bands(blurred: list[Floats]) -> Floats:
     numbers = []
     for finer, coarser in pairwise(blurred):
         band = finer - coarser
-        squared = band * band  # products, since NumPy's powers take thirty times as long
+        squared = band * band  # products, since NumPy's powers are many times slower
         spread = band.std((1, 2))
         middle = band[:, quarter:-quarter, quarter:-quarter].std((1, 2))
         numbers += [

@@ -102,8 +102,7 @@ def compare(
         parts.append(in_public_features(public.features(train.images), theirs, halves, drawn))
     found: dict[str, Any] = {}
     real_images = np.concatenate([train.images, test.images])
-    for name in watched(list(used), "Looking for copies"):
-        samples = used[name]
+    for name, samples in watched(list(used.items()), "Looking for copies"):
         at = {"features": features[name], "pixels": pixels(samples.images)}
         copies = {
             space: copying_of(at[space], samples.malignant, real, draws=draws, seed=seed)

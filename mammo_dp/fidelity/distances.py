@@ -49,7 +49,7 @@ def kernel_distance(one: Features, other: Features) -> float:
 
     def kernel(x: Features, y: Features) -> NDArray[np.float64]:
         base: NDArray[np.float64] = x @ y.T / x.shape[1] + 1
-        return base * base * base  # NumPy's power takes ten times as long
+        return base * base * base  # NumPy's power is many times slower
 
     def within(x: Features) -> float:
         gram = kernel(x, x)

@@ -102,10 +102,10 @@ def _against_halves(
         name: {
             measured: Score(found=found, bound=bound, crops=halves.crops)
             for measured, found, bound in zip(
-                names, over_draws(drawn[name], sources[name]), bounds, strict=True
+                names, over_draws(drawn[name], features), bounds, strict=True
             )
         }
-        for name in watched(list(sources), "Comparing features")
+        for name, features in watched(list(sources.items()), "Comparing features")
     }
 
 
@@ -174,10 +174,10 @@ def in_labels(
     found: dict[str, Scores] = {name: {} for name in sources}
     differences = {}
     for key, student in STUDENTS.items():
-        learned_from = {_REAL: train} | dict(sources)
+        learned_from = list(({_REAL: train} | dict(sources)).items())
         fits = {
-            name: _described(learned_from[name], drawn[name], student)
-            for name in watched(list(learned_from), f"Describing sources for the {key}")
+            name: _described(samples, drawn[name], student)
+            for name, samples in watched(learned_from, f"Describing sources for the {key}")
         }
         real_test = student.describe(test.images)
         by_seed = {

@@ -183,6 +183,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(cohort: CropsManifest, tmp_pa
     assert Checkpoint.read(tmp_path / "half.ckpt").settings["image_size"] == SIZE
 
 
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the extra ``imagenet`` is not installed."""
+    absent = replace(PACKAGES[PUBLIC_NETWORK], distribution="no-such-package")
+    monkeypatch.setattr(classifier.weights, "PACKAGES", {PUBLIC_NETWORK: absent})
+
+
 def pooled() -> PooledDiscriminator:
     torch.manual_seed(0)
     net = PooledDiscriminator(Fixed(), (3, 5), 2)
@@ -237,11 +244,10 @@ def test_rows_of_a_pooled_discriminator_do_not_mix_and_hooks_give_their_gradient
         assert torch.allclose(p.grad_sample, expected, atol=1e-5)  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("no_weights")
 def test_the_public_network_is_equal_at_each_call_and_takes_no_randomness(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    absent = replace(PACKAGES[PUBLIC_NETWORK], distribution="no-such-package")
-    monkeypatch.setattr(classifier.weights, "PACKAGES", {PUBLIC_NETWORK: absent})
     torch.manual_seed(0)
     first, _ = public_network(32, [1], without="so it is poor")
     drawn = torch.rand(1)
@@ -287,11 +293,10 @@ def test_the_statement_names_the_public_weights_and_holds(
     assert Checkpoint.read("gan/checkpoints/last.ckpt").generator.image_size == SIZE
 
 
+@pytest.mark.usefixtures("no_weights")
 def test_without_the_package_it_is_an_mcgan_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    absent = replace(PACKAGES[PUBLIC_NETWORK], distribution="no-such-package")
-    monkeypatch.setattr(classifier.weights, "PACKAGES", {PUBLIC_NETWORK: absent})
     torch.manual_seed(0)
     net = ProjectedMCGAN(**TINY, public_size=32, stages=[1])
     assert net.projected is None

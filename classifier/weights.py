@@ -11,10 +11,12 @@ loaded, so that whoever uses the model afterwards, an export included, needs to 
 """
 
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -204,7 +206,8 @@ def load_weights(net: nn.Module, source: str | Path, *, backbone: str = "") -> L
     whole: nn.Module = net  # what the source has the keys of
     if not found.ours:
         if public is not None:  # which was cut off behind the last stage that is read
-            target, whole = public.net, public.whole()
+            with torch.device("meta"):  # names and shapes are asked for, no weights
+                target, whole = public.net, public.whole()
         state, reset, summed = _fitted(whole, found)
     expected = {key: value for key, value in whole.state_dict().items() if key not in reset}
     _check_fit(state, expected, where=found.path, model=type(whole).__name__)
@@ -308,6 +311,11 @@ def _of_package(backbone: str) -> _Source:
             f"weights=package: no package brings weights of backbone={backbone!r}; there are those "
             f"of {', '.join(PACKAGES)}. Give a file, or `hub`."
         )
+    return _read_package(backbone, package)
+
+
+@cache  # the discriminators and bodies of one process read the same file
+def _read_package(backbone: str, package: WeightPackage) -> _Source:
     module, path = package.file
     try:
         told = version(package.distribution)
@@ -324,8 +332,7 @@ def _of_package(backbone: str) -> _Source:
             f"{where}: its file has sha256 {sha256[:12]}, not {package.sha256[:12]}: not the "
             "weights that were checked. Install version 0.1.0."
         )
-    with (files(module) / path).open("rb") as file:
-        foreign = torch.load(file, map_location="cpu", weights_only=True)
+    foreign = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     whole = timm.create_model(backbone, pretrained=False)
     state = dict(zip(whole.state_dict(), foreign.values(), strict=True))
     return _Source(path=where, sha256=sha256, state=state, channels=_channels(_settings(whole)))

@@ -6,11 +6,7 @@ choices come from the pipeline's own generator, not from Python's, NumPy's or to
 a pipeline calls ``set_random_seed``, once per process, since forked workers share one state.
 """
 
-import os
 from typing import Literal, get_args
-
-# Otherwise albumentations asks the package registry for its newest version at import.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
 import cv2

@@ -9,6 +9,7 @@ once and leaves behind what it leaves behind.
 
 import io
 import json
+import logging
 import os
 import signal
 import socket
@@ -159,6 +160,10 @@ def _streams(log: str) -> None:
     sys.stdin = io.TextIOWrapper(os.fdopen(0, "rb", closefd=False))
     sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), line_buffering=True)
     sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb", closefd=False), line_buffering=True)
+    for logger in map(logging.getLogger, (None, *logging.root.manager.loggerDict)):
+        for handler in logger.handlers:  # made while another stream was stderr
+            if type(handler) is logging.StreamHandler:
+                handler.setStream(sys.stderr)
 
 
 def run_command(words: Sequence[str]) -> int:

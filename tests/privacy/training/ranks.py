@@ -1,7 +1,7 @@
 """Fits on two processes: first the one that the words ask for, then those below.
 
-Run as ``python ranks.py fit ...``, like the script ``mammo-dp``. Lightning runs the same words
-again for the second process; both go through all fits in step.
+The first process calls :func:`script`. Lightning starts the second one as it does for the script
+``mammo-dp``, ``python ranks.py fit ...``; both go through all fits in step.
 """
 
 import json
@@ -134,9 +134,16 @@ def main(cohort: CropsManifest, out: Path, accelerator: str) -> None:
     torch.save(found, out / f"rank{rank}.pt")
 
 
-if __name__ == "__main__":
+def script(*words: str) -> None:
+    """What ``python ranks.py WORDS`` does; the process that calls it becomes that one."""
+    sys.argv = [__file__, *words]
+    sys.modules["__main__"].__spec__ = None  # Lightning asks how this process was started
     torch.set_num_threads(1)
     assert mammo_dp.main.main() == 0
     print(DONE, file=sys.stderr, flush=True)
     crops, found_in, device = json.loads(os.environ[SETTINGS])
     main(CropsManifest.read(Path(crops)), Path(found_in), device)
+
+
+if __name__ == "__main__":
+    script(*sys.argv[1:])

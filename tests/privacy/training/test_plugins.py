@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +18,7 @@ from mammo_dp.runs import RunError, read_run
 from mammo_dp.training_cli import train
 from tests.privacy.training import ranks
 from tests.privacy.training.fits import BODY, model, quiet, trainer
+from tests.started import Started
 
 ROOT = Path(__file__).resolve().parents[3]
 MODEL = {**BODY, "trainable": "norm_bias", "target_epsilon": 8.0, "delta": 1e-3, "views": 1}
@@ -35,11 +33,11 @@ pytestmark = [
 
 
 class Pair(NamedTuple):
-    """What two processes found, and what they wrote to stderr."""
+    """What two processes found, and what they printed."""
 
     first: Found
     second: Found
-    stderr: str
+    printed: str
 
 
 def on_two(cohort: CropsManifest, folder: Path, accelerator: str) -> Pair:
@@ -54,17 +52,15 @@ def on_two(cohort: CropsManifest, folder: Path, accelerator: str) -> Pair:
     (folder / "dp.yaml").write_text(yaml.safe_dump(config))
     settings = json.dumps([str(cohort.folder), str(folder), accelerator])
     environment = {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE", ranks.SETTINGS: settings}
-    ran = subprocess.run(  # Lightning starts the second process
-        [sys.executable, str(ranks.__file__), *fit_words(cohort)],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    log = folder / "log.txt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        first_process = Started(ranks.script, *fit_words(cohort), log=log)
+        assert first_process.wait() == 0, first_process.said()[-3000:]
     first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-    return Pair(first, second, ran.stderr)
+    return Pair(first, second, first_process.said())
 
 
 def fit_words(cohort: CropsManifest) -> list[str]:
@@ -214,7 +210,7 @@ def test_a_fit_on_two_devices_through_the_front_door(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    alone, _, _ = pair.stderr.partition(ranks.DONE)
+    alone, _, _ = pair.printed.partition(ranks.DONE)
     assert alone.count("Initializing distributed") == 2
 
     folder = shared / "pair"

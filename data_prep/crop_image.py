@@ -17,7 +17,7 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 def pixel_hash(pixels: NDArray[np.uint16]) -> str:
     """SHA-256 of shape and pixels, as hexadecimal digits."""
     digest = hashlib.sha256(repr(pixels.shape).encode())
-    digest.update(np.ascontiguousarray(pixels, dtype="<u2").tobytes())
+    digest.update(np.ascontiguousarray(pixels, dtype="<u2").data)
     return digest.hexdigest()
 
 
@@ -32,10 +32,14 @@ def save_crop_image(path: Path, pixels: NDArray[np.uint16]) -> str:
     Returns:
         :func:`pixel_hash` of the pixels.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
     pixels = np.ascontiguousarray(pixels, dtype=np.uint16)
-    temporary.write_bytes(_png(pixels) if pixels.ndim == 2 else _tiff(pixels))
+    content = _png(pixels) if pixels.ndim == 2 else _tiff(pixels)
+    temporary = Path(f"{path}.part")
+    try:
+        temporary.write_bytes(content)
+    except FileNotFoundError:  # the first of a folder
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
     temporary.replace(path)
     return pixel_hash(pixels)
 

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Self, get_args
@@ -59,6 +60,11 @@ _ALLOWED: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     ("laterality", (*get_args(Laterality), None)),
 )
 _ROUNDING = 4  # bits in which libraries of other versions may see a crop differently
+
+
+@cache
+def _may_describe(name: str) -> bool:
+    return name not in _OWN and _ATTRIBUTE.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +149,7 @@ class Crop:
                 f"slice_spacing_mm is {mm}, with depth {self.depth}. Give millimetres above 0 for "
                 "volumes, and nothing in the plane."
             )
-        if wrong := sorted(n for n in self.attributes if n in _OWN or not _ATTRIBUTE.fullmatch(n)):
+        if wrong := sorted(name for name in self.attributes if not _may_describe(name)):
             raise ManifestError(
                 f"attributes {wrong}. Give names of lower case letters, digits and '_' that are no "
                 "column of the table."
@@ -404,9 +410,8 @@ def _plane(path: Path) -> NDArray[np.generic]:
 def _parse(raw: bytes, path: Path) -> tuple[Crop, ...]:
     """Rows of a manifest, checked one by one and then together."""
     try:
-        reader = csv.DictReader(io.StringIO(raw.decode()), strict=True)
-        names = reader.fieldnames or ()
-        rows = _rows(reader, path)
+        reader = csv.reader(io.StringIO(raw.decode()), strict=True)
+        names = next(reader, [])
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: is not UTF-8 text. Prepare the data again.") from error
     except csv.Error as error:
@@ -414,10 +419,13 @@ def _parse(raw: bytes, path: Path) -> tuple[Crop, ...]:
     needed = [name for name in COLUMNS if name != "fingerprint"]  # older tables lack it
     if missing := [name for name in needed if name not in names]:
         raise ManifestError(f"{path}: columns {missing} are missing. Prepare the data again.")
+    described = [name for name in names if name not in _OWN]
     crops = []
-    for number, row in enumerate(rows, start=2):
+    for number, cells in enumerate(_rows(reader, path), start=2):
         try:
-            crops.append(_crop(row))
+            if len(cells) != len(names):
+                raise ManifestError("has more or fewer cells than the header. Write the row again.")
+            crops.append(_crop(dict(zip(names, cells, strict=True)), described))
         except ValueError as error:
             raise ManifestError(f"{path}, row {number}: {error}") from error
     if not crops:
@@ -426,7 +434,7 @@ def _parse(raw: bytes, path: Path) -> tuple[Crop, ...]:
     return tuple(crops)
 
 
-def _rows(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]:
+def _rows(reader: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
     """Rows one by one; names the row in which a stray quotation mark opens a cell."""
     number = 1
     while True:
@@ -439,12 +447,11 @@ def _rows(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]
             ) from error
         if row is None:
             return
-        yield row
+        if row:  # no empty line
+            yield row
 
 
-def _crop(row: Mapping[str, str]) -> Crop:
-    if None in row or any(value is None for value in row.values()):
-        raise ManifestError("has more or fewer cells than the header. Write the row again.")
+def _crop(row: Mapping[str, str], described: Sequence[str]) -> Crop:
     if row["malignant"] not in ("0", "1"):
         raise ManifestError(f"malignant is {row['malignant']!r}. Allowed: 0 (benign), 1.")
     return Crop(
@@ -464,7 +471,7 @@ def _crop(row: Mapping[str, str]) -> Crop:
         fingerprint=row.get("fingerprint", ""),
         depth=int(row["depth"]) if row.get("depth") else None,
         slice_spacing_mm=float(row["slice_spacing_mm"]) if row.get("slice_spacing_mm") else None,
-        attributes={name: row[name] for name in row if name not in _OWN and row[name]},
+        attributes={name: row[name] for name in described if row[name]},
     )
 
 

@@ -3,6 +3,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -97,14 +98,26 @@ def public_network(
     Raises:
         ValueError: If there are no such stages.
     """
+    network, weights, reason = _frozen(size, tuple(stages))
+    if weights is None:
+        log.warning("The public network has random weights, %s. %s", without, reason)
+    else:
+        log.info("The discriminator sees stages %s of %s.", list(stages), weights.path)
+    return network, weights
+
+
+@cache  # nobody changes it, and to build it takes as long as a hundred crops through it
+def _frozen(
+    size: int, stages: tuple[int, ...]
+) -> tuple[SeenByDiscriminator, LoadedWeights | None, str]:
+    """The network, its weights, and why there are none."""
     with torch.random.fork_rng([]):
         torch.manual_seed(0)  # a resumed fit sees through the same network
         network = SeenByDiscriminator(size, stages)
-    weights: LoadedWeights | None = None
+    weights, reason = None, ""
     try:
         weights = load_weights(network, PACKAGE)
-        log.info("The discriminator sees stages %s of %s.", list(stages), weights.path)
     except WeightsError as error:
-        log.warning("The public network has random weights, %s. %s", without, error)
+        reason = str(error)
     network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network, weights
+    return network, weights, reason

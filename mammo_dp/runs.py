@@ -10,6 +10,7 @@ calls :func:`open_run` and :func:`close_run` itself.
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +32,7 @@ _SOURCE = ("data_prep", "gan", "classifier", "mammo_dp")
 _PACKAGES = ("mammo-dp", "torch", "lightning", "timm", "opacus", "dp-accounting", "albumentations")
 # Not hashed as outputs: they may change after the run without changing what it released.
 _UNHASHED = ("features", "logs")
+_AT_ONCE = 1 << 18  # bytes
 
 
 class RunError(ValueError):
@@ -235,15 +237,19 @@ def files_of(folder: Path) -> list[Path]:
 
     Nested run folders have records of their own and are left out, as are caches and logs.
     """
-    nested = {path.parent for path in folder.rglob(FILE_NAME)} - {folder}
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and path.name != FILE_NAME
-        and path.relative_to(folder).parts[0] not in _UNHASHED
-        and not nested & set(path.parents)
-    ]
+    return sorted(map(Path, _files_below(str(folder), left_out=_UNHASHED)))
+
+
+def _files_below(folder: str, *, left_out: Sequence[str] = ()) -> Iterator[str]:
+    """Files of a folder and of those in it that are no runs of their own."""
+    with os.scandir(folder) as found:  # pathlib takes ten times as long for many crops
+        entries = [entry for entry in found if entry.name not in left_out]
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            if not Path(entry.path, FILE_NAME).exists():
+                yield from _files_below(entry.path)
+        elif entry.name != FILE_NAME and entry.is_file():
+            yield entry.path
 
 
 def forget_run(record: RunRecord, *traces: str) -> None:
@@ -318,8 +324,12 @@ def _whole(value: object) -> object:
 
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    # hashlib.file_digest clears a buffer for each file, which takes half as long as to hash a crop.
+    with Path(path).open("rb", buffering=0) as file:
+        while part := file.read(_AT_ONCE):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def input_sha256(path: str | Path) -> str:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 import subprocess
@@ -102,6 +103,38 @@ def test_nested_runs_caches_and_logs_are_not_hashed(tmp_path: Path) -> None:
     assert run_of(tmp_path / "run" / "test_val" / "scores.txt") == tmp_path / "run" / "test_val"
     assert run_of(tmp_path / "run" / "model.txt") == tmp_path / "run"
     assert run_of(tmp_path) is None
+
+
+def test_files_of_a_run_are_those_that_a_slow_search_finds(tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    for name in ("logs/a", "features/b", "run.json", "x/logs/c", "x/run.json.part", "x.y", "x-y/d"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(name)
+    for name in ("x/inner/run.json", "x/inner/e", "x/inner/deep/f"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(name)
+    elsewhere.mkdir()
+    (elsewhere / "g").write_text("g")
+    (run / "folder").symlink_to(elsewhere)
+    (run / "file").symlink_to(elsewhere / "g")
+    (run / "broken").symlink_to(elsewhere / "nothing")
+
+    nested = {path.parent for path in run.rglob(runs.FILE_NAME)} - {run}
+    slow = [
+        path
+        for path in sorted(run.rglob("*"))
+        if path.is_file()
+        and path.name != runs.FILE_NAME
+        and path.relative_to(run).parts[0] not in ("logs", "features")
+        and not nested & set(path.parents)
+    ]
+    found = runs.files_of(run)
+    assert found == slow
+    assert [path.relative_to(run).as_posix() for path in found] == [
+        *("file", "x/logs/c", "x/run.json.part", "x-y/d", "x.y"),
+    ]
+    for path in found:
+        assert runs.file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_refused_run_is_forgotten_and_one_that_made_something_is_not(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 """Discriminators on a fixed network, which mostly is two layers of random weights here."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import classifier.weights
+import mammo_dp.projected
 from classifier.weights import PACKAGES, PUBLIC_NETWORK
 from data_prep.manifest import CropsManifest
 from gan.checkpoint import Checkpoint
@@ -184,10 +186,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(cohort: CropsManifest, tmp_pa
 
 
 @pytest.fixture
-def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As where the extra ``imagenet`` is not installed."""
     absent = replace(PACKAGES[PUBLIC_NETWORK], distribution="no-such-package")
     monkeypatch.setattr(classifier.weights, "PACKAGES", {PUBLIC_NETWORK: absent})
+    mammo_dp.projected._frozen.cache_clear()
+    yield
+    mammo_dp.projected._frozen.cache_clear()
 
 
 def pooled() -> PooledDiscriminator:
@@ -253,6 +258,7 @@ def test_the_public_network_is_equal_at_each_call_and_takes_no_randomness(
     drawn = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(torch.rand(1), drawn)
+    mammo_dp.projected._frozen.cache_clear()  # as in another process
     second, weights = public_network(32, [1], without="so it is poor")
     assert weights is None
     assert "has random weights, so it is poor. " in caplog.text

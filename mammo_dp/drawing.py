@@ -304,6 +304,8 @@ def as_svg(figure: Figure, *, name: str, title: str, description: str) -> str:
 def save_png(figure: Figure, path: Path, *, dpi: float = 150) -> None:
     """Writes a figure as PNG on white in one move, so that the file is whole or absent."""
     figure.patch.set_visible(True)
+    figure.dpi = dpi
+    _lay_out(figure)
     part = path.with_name(path.name + ".part")
     figure.savefig(part, dpi=dpi, format="png", facecolor=PAPER, metadata={"Software": None})
     part.replace(path)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mammo_dp.fidelity import controllability, features
+from mammo_dp.fidelity import agreement, controllability, features
 from mammo_dp.fidelity.features import Recipe
 
 
@@ -19,6 +19,14 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(controllability, "TAUGHT_VOLUMES", 30)
         patch.setattr(controllability, "JUDGED_VOLUMES", 20)
         yield cache
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_phantoms() -> Iterator[None]:
+    """The features of the default classifier are whitened on 200 phantoms, not on 1,000."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agreement, "_PHANTOMS", 100)
+        yield
 
 
 def tiny_recipe(size: int = 32) -> Recipe:

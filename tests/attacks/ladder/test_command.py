@@ -62,7 +62,7 @@ def climb(tmp_path: Path, make_cohort: MakeCohort, *more: str) -> tuple[int, Pat
     words += ["--out", str(tmp_path / "out"), "--crops", str(tmp_path / "own")]
     words += ["--prior", str(tmp_path / "phantoms")]
     words += ["--budgets", "[4, none]", "--resolutions", "[4, 8, 32, 100]", "--thumbnail", "8"]
-    return main([*words, "--patients", "6", *more]), tmp_path / "out"
+    return main([*words, "--patients", "4", *more]), tmp_path / "out"
 
 
 @pytest.mark.slow

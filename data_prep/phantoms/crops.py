@@ -31,7 +31,7 @@ from data_prep.phantoms.tissue import tissue
 from data_prep.progress import watched
 from data_prep.worker_environment import worker_environment
 
-CHUNK = 16  # cases rendered together; more would leave the processor's cache
+CHUNK = 24  # cases rendered together; more would leave the processor's cache
 CROPS_PER_WORKER = 256  # a process starts in the time of about as many crops
 DEEPEST = 64  # slices of a volume
 VOLUMES = 4  # drawn by a process in one go, and for each of which one is worth starting

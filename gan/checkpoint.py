@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from data_prep.manifest import CropRule
 from gan.conditions import ConditionError, Conditions
-from gan.discriminator import Discriminator, plain_weights
+from gan.discriminator import Discriminator
 from gan.generator import Generator
 
 AVERAGED = "average.module."  # where the state dict of a model holds the averaged generator
@@ -92,8 +92,7 @@ class Checkpoint:
         settings: Hyper-parameters of the model, with ``conditions`` as a list of names.
         crop_rule: How the training crops were cut.
         generator: The averaged generator, in evaluation mode, on the CPU.
-        discriminator: Plain weights, spectral norms divided out, see
-            :func:`gan.discriminator.plain_weights`; none for a DPMCGAN, which has another kind.
+        discriminator: In training mode, on the CPU; none for a DPMCGAN, which has another kind.
     """
 
     path: Path
@@ -101,7 +100,7 @@ class Checkpoint:
     settings: Mapping[str, Any]
     crop_rule: CropRule
     generator: Generator
-    discriminator: Mapping[str, Tensor] | None
+    discriminator: Discriminator | None
 
     @classmethod
     def read(cls, path: str | Path) -> "Checkpoint":
@@ -131,8 +130,8 @@ class Checkpoint:
                 size, channels, settings["latent"], columns, settings.get("separability", 1.0)
             )
             discriminator = None
-            if "normalisation" in settings:
-                discriminator = Discriminator(size, channels, settings["normalisation"], columns)
+            if "public_network" not in parts:  # through which a DPMCGAN's sees crops
+                discriminator = Discriminator(size, channels, columns)
         except (ConditionError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: its settings build no model ({error}).") from error
         state = parts.get("state_dict", {})
@@ -145,7 +144,7 @@ class Checkpoint:
             settings=settings,
             crop_rule=crop_rule_of(parts, path),
             generator=generator.eval().requires_grad_(False),
-            discriminator=None if discriminator is None else plain_weights(discriminator.eval()),
+            discriminator=discriminator,
         )
 
     def start(self, generator: Generator, discriminator: Discriminator | None = None) -> None:
@@ -153,7 +152,7 @@ class Checkpoint:
 
         Args:
             generator: Gets the averaged weights.
-            discriminator: Gets the plain weights, under its own normalisation.
+            discriminator: Gets the weights and the estimates of their norms.
 
         Raises:
             CheckpointError: Naming the first tensor that does not fit, or if there is no
@@ -168,8 +167,8 @@ class Checkpoint:
                 f"{self.path}: is of a DPMCGAN, whose discriminator is of another kind. Start an "
                 "MCGAN from the checkpoint of an MCGAN."
             )
-        _match(plain_weights(discriminator), self.discriminator, self.path)
-        discriminator.take_plain(self.discriminator)
+        _match(discriminator.state_dict(), self.discriminator.state_dict(), self.path)
+        discriminator.load_state_dict(self.discriminator.state_dict())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,6 +312,5 @@ def _match(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Pa
         raise CheckpointError(
             f"{path}: {len(wrong)} tensors do not fit, such as {wrong[0]!r} (here "
             f"{ours.get(wrong[0], 'absent')}, in the file {theirs.get(wrong[0], 'absent')}). Use "
-            "one image_size, channels, latent, conditions and normalisation layers; "
-            f"otherwise: {ADVICE}."
+            f"one image_size, channels, latent and conditions; otherwise: {ADVICE}."
         )

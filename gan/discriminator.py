@@ -1,25 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The discriminator, which scores crops under a condition.
 
-It halves the crop down to the grid that the generator grows from. Nothing mixes the rows of a batch
-and nothing works in place, so that per-row gradients exist.
+It halves the crop down to the grid that the generator grows from. Nothing mixes the rows of a
+batch.
 """
-
-from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils.parametrizations import spectral_norm
 
-from gan.generator import GRID, LEAK, group_norm, widths
+from gan.generator import GRID, LEAK, widths
 
-POWER_ITERATIONS = 15  # torch's own number at the start of a spectral norm
 DETAIL_WINDOW = 5  # pixels, odd
 DETAIL_GAIN = 16.0  # tissue of power 1 / f^3 has about 1/20 of its contrast below DETAIL_WINDOW
-
-Normalisation = Literal["spectral", "group", "none"]
 
 
 class Discriminator(nn.Module):
@@ -29,36 +23,26 @@ class Discriminator(nn.Module):
     1802.05637). Beside the crop they see its amplified :func:`detail`, which would otherwise drown
     in the twentyfold contrast of coarse structure.
 
-    Per-row gradients by Opacus hooks work with ``"group"`` and ``"none"``; ``"spectral"``
-    (arXiv 1802.05957) is a parametrisation, which the hooks refuse.
+    Spectral norms (Miyato et al. 2018, arXiv 1802.05957) bound its layers.
 
     Args:
         image_size: Edge of the crops, in pixels, a power of two, ``>= 16``.
         channels: Feature channels that the full resolution would have; the first layer halves it.
-        normalisation: What bounds the layers.
         columns: Length of a condition, :attr:`gan.conditions.Conditions.width`.
     """
 
-    def __init__(
-        self,
-        image_size: int = 128,
-        channels: int = 8,
-        normalisation: Normalisation = "spectral",
-        columns: int = 2,
-    ) -> None:
+    def __init__(self, image_size: int = 128, channels: int = 8, columns: int = 2) -> None:
         super().__init__()
         levels = widths(image_size, channels)[-2::-1]
         layers: list[nn.Module] = []
         for wide, narrow in zip([2, *levels], levels, strict=False):
-            layers.append(_bounded(nn.Conv2d(wide, narrow, 4, stride=2, padding=1), normalisation))
-            if normalisation == "group" and wide > 2:
-                layers.append(group_norm(narrow, affine=True))
+            layers.append(spectral_norm(nn.Conv2d(wide, narrow, 4, stride=2, padding=1)))
             layers.append(nn.LeakyReLU(LEAK))
         self.features = nn.Sequential(*layers)
-        self.real = _bounded(nn.Linear(levels[-1] * GRID * GRID, 1), normalisation)
+        self.real = spectral_norm(nn.Linear(levels[-1] * GRID * GRID, 1))
         projection = nn.Linear(columns, levels[-1] * GRID * GRID, bias=False)
         nn.init.normal_(projection.weight, std=0.02)
-        self.projection = _bounded(projection, normalisation)
+        self.projection = spectral_norm(projection)
 
     def forward(self, image: Tensor, condition: Tensor) -> Tensor:
         """Judges crops.
@@ -82,23 +66,6 @@ class Discriminator(nn.Module):
         """Logits, shape ``(B,)``, of what :meth:`describe` gave under a condition."""
         return conditional_logits(self.real, self.projection, features, condition)
 
-    def take_plain(self, weights: Mapping[str, Tensor]) -> None:
-        """Starts from plain weights, under the normalisation of this network.
-
-        Args:
-            weights: As :func:`plain_weights` gives them.
-        """
-        with torch.no_grad():
-            for name, value in weights.items():
-                owner, _, tensor = name.rpartition(".")
-                layer = self.get_submodule(owner)
-                if parametrize.is_parametrized(layer, tensor):
-                    setattr(layer, tensor, value)
-                    for _ in range(POWER_ITERATIONS):
-                        getattr(layer, tensor)  # each look in training mode is one iteration
-                else:
-                    layer.get_parameter(tensor).copy_(value)
-
 
 def conditional_logits(
     real: nn.Module, projection: nn.Module, features: Tensor, condition: Tensor
@@ -121,36 +88,9 @@ def conditional_logits(
     return unconditional + asked
 
 
-def plain_weights(net: Discriminator) -> dict[str, Tensor]:
-    """Weights as the layers use them, spectral norms divided out.
-
-    Args:
-        net: Its mode is restored.
-
-    Returns:
-        Tensor by name, as a discriminator without parametrisations has them.
-    """
-    training = net.training
-    net.eval()  # a look in training mode would move the estimate of the norm
-    weights = {
-        name: value.detach().clone()
-        for name, value in net.named_parameters()
-        if ".parametrizations." not in name
-    }
-    for owner, layer in net.named_modules():
-        for tensor in getattr(layer, "parametrizations", {}):
-            weights[f"{owner}.{tensor}"] = getattr(layer, tensor).detach().clone()
-    net.train(training)
-    return weights
-
-
 def detail(image: Tensor) -> Tensor:
     """What remains of ``(B, 1, H, W)`` without its mean over ``DETAIL_WINDOW`` squared pixels."""
     around = F.avg_pool2d(
         image, DETAIL_WINDOW, stride=1, padding=DETAIL_WINDOW // 2, count_include_pad=False
     )
     return image - around
-
-
-def _bounded(layer: nn.Module, normalisation: Normalisation) -> nn.Module:
-    return parametrizations.spectral_norm(layer) if normalisation == "spectral" else layer

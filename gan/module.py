@@ -17,7 +17,7 @@ from data_prep.errors import DataError
 from gan.augment import augment, parse_policy
 from gan.checkpoint import Checkpoint
 from gan.conditions import Conditions, other_class
-from gan.discriminator import Discriminator, Normalisation
+from gan.discriminator import Discriminator
 from gan.generator import Generator, averaged
 from gan.losses import (
     Loss,
@@ -81,7 +81,6 @@ class MCGAN(lightning.LightningModule):
             crops, class by class (:mod:`gan.matching`); 0 leaves it out.
         separability: AUROC between generated classes that no classifier exceeds, above 0.5, at most
             1 (:class:`gan.generator.Generator`).
-        normalisation: Of the discriminator; per-row gradients need ``"group"`` or ``"none"``.
         augmentations: What the discriminator sees distorted, names separated by commas.
         generator_rate: Learning rate of the generator.
         discriminator_rate: Learning rate of the discriminator.
@@ -112,7 +111,6 @@ class MCGAN(lightning.LightningModule):
         class_weight: float = 0.4,
         matching: float = 0.0,
         separability: float = 1.0,
-        normalisation: Normalisation = "spectral",
         augmentations: str = "flip,translation,brightness,contrast,cutout",
         generator_rate: float = 1e-4,
         discriminator_rate: float = 4e-4,
@@ -147,7 +145,7 @@ class MCGAN(lightning.LightningModule):
         self.seed = seed
         columns = self.conditions.width
         self.generator = Generator(image_size, channels, latent, columns, separability)
-        self.discriminator = Discriminator(image_size, channels, normalisation, columns)
+        self.discriminator = Discriminator(image_size, channels, columns)
         if weights is not None:
             Checkpoint.read(weights).start(self.generator, self.discriminator)
         for net in (self.generator, self.discriminator):  # oneDNN and cuDNN are faster this way

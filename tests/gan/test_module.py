@@ -21,7 +21,6 @@ from data_prep.datamodule import (
 from data_prep.manifest import CropsManifest
 from gan.checkpoint import CheckpointError
 from gan.conditions import ConditionError
-from gan.discriminator import Normalisation
 from gan.generator import decay_of
 from gan.losses import Loss
 from gan.module import MCGAN
@@ -63,15 +62,10 @@ def batch(count: int, edge: int = 32) -> CropBatch:
     return CropBatch(torch.zeros(count, 1, edge, edge), numbers % 2, numbers, numbers)
 
 
-@pytest.mark.parametrize(
-    ("loss", "r1", "normalisation"),
-    [("hinge", 0.0, "spectral"), ("non-saturating", 1.0, "group"), ("hinge", 1.0, "none")],
-)
-def test_every_part_trains(
-    cohort: CropsManifest, tmp_path: Path, loss: Loss, r1: float, normalisation: Normalisation
-) -> None:
+@pytest.mark.parametrize(("loss", "r1"), [("hinge", 0.0), ("non-saturating", 1.0), ("hinge", 1.0)])
+def test_every_part_trains(cohort: CropsManifest, tmp_path: Path, loss: Loss, r1: float) -> None:
     torch.manual_seed(0)  # first steps of Adam are of one length: two may cancel in a lone bias
-    net = MCGAN(**TINY, loss=loss, r1=r1, normalisation=normalisation)
+    net = MCGAN(**TINY, loss=loss, r1=r1)
     before = {name: value.clone() for name, value in net.named_parameters()}
     fit = trainer(tmp_path, max_epochs=1)
     fit.fit(net, data(cohort, batch_size=5))  # the last batch holds one or more crops
@@ -179,10 +173,9 @@ def test_malignant_discs_become_brighter_than_benign_ones(
         loss="non-saturating",
         r1=1.0,
         diversity=0.0,  # the discs of a class are all alike
-        normalisation="none",
         augmentations="flip",
-        generator_rate=4e-3,
-        discriminator_rate=4e-3,
+        generator_rate=2e-3,
+        discriminator_rate=8e-3,
         average_decay=0.9,
     )
     trainer(tmp_path, max_steps=100).fit(net, data(cohort, batch_size=8, image_size=16))
@@ -204,14 +197,14 @@ def test_a_model_starts_from_the_averaged_generator_of_another(
     fit = trainer(tmp_path, max_steps=3)
     fit.fit(first, data(cohort))
     fit.save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
-    second = MCGAN(**TINY, weights=str(tmp_path / "last.ckpt"), normalisation="none")
+    second = MCGAN(**TINY, weights=str(tmp_path / "last.ckpt"))
     assert "weights" not in second.hparams
     ours = second.generator.state_dict() | second.average.module.state_dict()
     for name, value in first.average.module.state_dict().items():
         assert torch.equal(ours[name], value)
     crops, asked = torch.randn(4, 1, 32, 32), torch.eye(2)[[0, 1, 0, 1]]
     judged = [net.discriminator.eval()(crops, asked) for net in (first.cpu(), second)]
-    assert torch.allclose(judged[0], judged[1], atol=1e-4)
+    assert torch.equal(*judged)
     with pytest.raises(CheckpointError, match=r"last.ckpt: \d+ tensors do not fit, such as"):
         MCGAN(**TINY | {"channels": 2}, weights=str(tmp_path / "last.ckpt"))
 

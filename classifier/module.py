@@ -31,7 +31,7 @@ from classifier.stress import AS_THEY_ARE, write_stress
 from classifier.token_transformer import TokenTransformer
 from classifier.weights import LoadedWeights, load_weights, model_of
 from data_prep.datamodule import CropBatch, CropsDataModule
-from data_prep.errors import DataError
+from data_prep.errors import DataError, TrainingError
 
 
 class CropClassifier(lightning.LightningModule):
@@ -265,10 +265,10 @@ class CropClassifier(lightning.LightningModule):
         """Refuses several devices, which would score padded copies of crops.
 
         Raises:
-            ValueError: If there are several.
+            TrainingError: If there are several.
         """
         if self.trainer.world_size > 1:
-            raise ValueError(
+            raise TrainingError(
                 f"test: {self.trainer.world_size} devices. A crop must be scored once; "
                 "use --trainer.devices 1."
             )
@@ -392,11 +392,11 @@ def total_steps(trainer: lightning.Trainer) -> int:
     """Optimizer steps of a fit.
 
     Raises:
-        ValueError: If the fit has no end.
+        TrainingError: If the fit has no end.
     """
     steps = trainer.max_steps if trainer.max_steps > 0 else trainer.estimated_stepping_batches
     if not math.isfinite(steps):
-        raise ValueError("trainer: neither max_steps nor max_epochs is set. Set one of them.")
+        raise TrainingError("trainer: neither max_steps nor max_epochs is set. Set one of them.")
     return int(steps)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors of the data: each names the file, row or tag and says what to do.
+"""Errors of data and training: each names the file, row, tag or setting and says what to do.
 
 ``ArchiveError``, ``LabelError``, ``LeakageError``, ``LicenceError`` and ``ManifestError`` stop a
 reader. ``RecordRejected`` concerns one record, which goes to ``rejected.csv`` with its reason code.
@@ -8,6 +8,10 @@ reader. ``RecordRejected`` concerns one record, which goes to ``rejected.csv`` w
 
 class DataError(ValueError):
     """The data cannot be used as they are; the message says where, why and what to do."""
+
+
+class TrainingError(ValueError):
+    """A fit or a test cannot run as asked; the message names the setting and the remedy."""
 
 
 class ArchiveError(DataError):

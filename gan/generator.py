@@ -48,16 +48,12 @@ def widths(image_size: int, channels: int) -> list[int]:
     return [min(WIDEST, channels * image_size // edge) for edge in resolutions(image_size)]
 
 
-def group_norm(width: int, *, affine: bool) -> nn.GroupNorm:
-    """Group normalisation with ``CHANNELS_PER_GROUP`` channels a group where there are as many."""
-    return nn.GroupNorm(max(1, width // CHANNELS_PER_GROUP), width, affine=affine)
-
-
 class ConditionalGroupNorm(nn.Module):
     """Group normalisation whose scale and shift depend on a condition.
 
-    Conditional normalisation after Miyato and Koyama 2018, arXiv 1802.05637; since the condition
-    here holds the latent vector too, also self-modulation after Chen et al. 2019, arXiv 1810.01365.
+    A group has ``CHANNELS_PER_GROUP`` channels where there are as many. Conditional normalisation
+    after Miyato and Koyama 2018, arXiv 1802.05637; since the condition here holds the latent vector
+    too, also self-modulation after Chen et al. 2019, arXiv 1810.01365.
 
     Args:
         width: Channels to normalise.
@@ -66,7 +62,8 @@ class ConditionalGroupNorm(nn.Module):
 
     def __init__(self, width: int, condition: int) -> None:
         super().__init__()
-        self.norm = group_norm(width, affine=False)
+        groups = max(1, width // CHANNELS_PER_GROUP)
+        self.norm = nn.GroupNorm(groups, width, affine=False)
         self.scale_and_shift = nn.Linear(condition, 2 * width)
         nn.init.normal_(self.scale_and_shift.weight, std=0.05)
         nn.init.zeros_(self.scale_and_shift.bias)

@@ -13,7 +13,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from data_prep.datamodule import CropBatch, CropsDataModule
-from data_prep.errors import DataError
+from data_prep.errors import DataError, TrainingError
 from gan.augment import augment, parse_policy
 from gan.checkpoint import Checkpoint
 from gan.conditions import Conditions, other_class
@@ -37,10 +37,6 @@ log = logging.getLogger(__name__)
 SAMPLE_COLUMNS = 8
 FORGOTTEN = 0.1  # share of attributes that a training step does without
 R1_EVERY = 4  # steps; the lazy penalty of Karras et al. 2020, arXiv 1912.04958, appendix B
-
-
-class TrainingError(ValueError):
-    """A generator cannot be trained as asked; the message names the setting and the remedy."""
 
 
 class MCGAN(lightning.LightningModule):
@@ -242,13 +238,6 @@ class MCGAN(lightning.LightningModule):
             prog_bar=True,
             batch_size=count,
         )
-
-    def validation_step(self, batch: CropBatch, batch_idx: int) -> None:
-        """Measures nothing: a generator has no loss on held-out crops.
-
-        Lightning asks for the step wherever the data have an evaluation split; set
-        ``limit_val_batches: 0`` to save the time.
-        """
 
     def on_train_epoch_end(self) -> None:
         """Writes a sample sheet, and looks at samples, every ``sample_every_epochs`` epochs."""

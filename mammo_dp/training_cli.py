@@ -313,18 +313,21 @@ class TrainingCLI(LightningCLI):
         close_run(self.record, passing=RESUME)
         (folder / RESUME).unlink(missing_ok=True)
 
+    def before_validate(self) -> None:
+        """Refuses a model without a loss on held-out crops.
+
+        Raises:
+            RunError: Naming what measures it.
+        """
+        self._require("validation_step")
+
     def before_test(self) -> None:
         """Has the crops distorted, too, if that was asked for.
 
         Raises:
             RunError: If data or model are not of a class that can.
         """
-        if not is_overridden("test_step", self.model):
-            raise RunError(
-                f"--run: {type(self.model).__name__} scores no crops, so there is nothing to test. "
-                "A generator is measured by what it draws: `mammo-dp generate`, then `mammo-dp "
-                "fidelity`."
-            )
+        self._require("test_step")
         if not self.config_init[self.subcommand].stress:
             return
         data, model = self.datamodule, self.model
@@ -336,6 +339,15 @@ class TrainingCLI(LightningCLI):
         if data.depth is not None:
             raise RunError("--stress: distorts crops in the plane, and the data are volumes.")
         data.distortions = tuple(DISTORTIONS)
+
+    def _require(self, step: str) -> None:
+        """Refuses a model that has no such step, as generators have none."""
+        if not is_overridden(step, self.model):
+            raise RunError(
+                f"--run: {type(self.model).__name__} scores no crops, so there is nothing to "
+                f"{self.subcommand}. A generator is measured by what it draws: `mammo-dp "
+                "generate`, then `mammo-dp fidelity`."
+            )
 
     def after_validate(self) -> None:
         """Closes the folder."""
@@ -500,6 +512,7 @@ _QUIET = (
     r"Found \d+ module\(s\) in eval mode",  # frozen parts stay in evaluation mode
     "Using ModelCheckpoint with manual optimization",  # weights after the step are the right ones
     "The number of training batches",  # small cohorts have few batches
+    "You passed in a `val_dataloader` but have no `validation_step`",  # generators have none
     r"The '\w+' does not have many workers",  # crops lie in memory
     "Checkpoint directory .* exists and is not empty",  # of a resumed run
     "Experiment logs directory .* exists and is not empty",

@@ -478,7 +478,7 @@ def test_fidelity_refuses_volumes_beside_crops(
     assert "holds crops in the plane, where volumes of 4 slices" in capsys.readouterr().err
 
 
-def test_a_generator_is_not_tested_and_leaves_no_folder(
+def test_a_generator_is_neither_tested_nor_validated_and_leaves_no_folder(
     tmp_path: Path, cohort: CropsManifest
 ) -> None:
     generator = {
@@ -490,9 +490,10 @@ def test_a_generator_is_not_tested_and_leaves_no_folder(
     }
     run(fit_line(tmp_path, cohort, generator, "mcgan"))
     folder = tmp_path / "mcgan"
-    with pytest.raises(RunError, match=r"MCGAN scores no crops.*generate.*fidelity"):
-        run(["test", "--run", str(folder)])
-    assert not (folder / "test_val").exists()
+    for command in ("test", "validate"):
+        with pytest.raises(RunError, match=rf"nothing to {command}\. .*generate.*fidelity"):
+            run([command, "--run", str(folder)])
+        assert not (folder / f"{command}_val").exists()
 
 
 def test_stress_scores_the_same_crops_distorted(tmp_path: Path, cohort: CropsManifest) -> None:

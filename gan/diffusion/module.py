@@ -291,9 +291,6 @@ class LatentDiffusion(lightning.LightningModule):
         if self.average is not None:
             self.average.update_parameters(self.net)
 
-    def validation_step(self, batch: CropBatch, batch_idx: int) -> None:
-        """Measures nothing: samples tell, see ``mammo-dp fidelity``."""
-
     def on_train_end(self) -> None:
         """Writes a sheet of samples."""
         if self.average is not None:

@@ -17,7 +17,7 @@ from classifier.module import CropClassifier, parameter_groups, total_steps, war
 from classifier.predictions import read_predictions
 from classifier.weights import WeightsError, state_sha256
 from data_prep.datamodule import CropBatch, CropsDataModule
-from data_prep.errors import LabelError
+from data_prep.errors import LabelError, TrainingError
 from data_prep.manifest import CropsManifest
 
 pytestmark = pytest.mark.filterwarnings(
@@ -286,7 +286,7 @@ def test_total_steps_come_from_the_trainer(cohort: CropsManifest, tmp_path: Path
 
 @pytest.mark.filterwarnings("ignore:`max_epochs` was not set")
 def test_a_fit_without_an_end_is_refused(cohort: CropsManifest, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="neither max_steps nor max_epochs"):
+    with pytest.raises(TrainingError, match="neither max_steps nor max_epochs"):
         trainer(tmp_path, max_epochs=-1).fit(model(), datamodule=data(cohort))
 
 

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from data_prep.datamodule import CropBatch
+from data_prep.errors import TrainingError
 from gan.augment import augment, parse_policy
 from gan.checkpoint import Checkpoint
 from gan.conditions import Conditions
 from gan.generator import Generator, averaged
 from gan.losses import Loss, adversarial_loss, generator_loss, mode_seeking
-from gan.module import SAMPLE_COLUMNS, TrainingError
+from gan.module import SAMPLE_COLUMNS
 from gan.projected import PooledDiscriminator
 from gan.samples import write_sheet
 from mammo_dp.privacy.accounting.budget import PrivacyBudget
@@ -234,9 +235,6 @@ class DPMCGAN(DPTraining):
         self._update_generator()
         if self.accounted_steps % self.sample_every_steps == 0:
             self._write_samples()
-
-    def validation_step(self, batch: CropBatch, batch_idx: int) -> None:
-        """Measures nothing, as that of an ``MCGAN``."""
 
     def on_train_end(self) -> None:
         """Writes the last sample sheet."""

@@ -10,10 +10,11 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 
 from data_prep.datamodule import CropBatch, CropsDataModule, collate_crops
+from data_prep.errors import TrainingError
 from data_prep.manifest import CropsManifest
 from gan.checkpoint import Checkpoint, CheckpointError
 from gan.losses import Loss, adversarial_loss, discriminator_loss
-from gan.module import MCGAN, TrainingError
+from gan.module import MCGAN
 from mammo_dp.privacy.training import optimizer as noise
 from mammo_dp.privacy.training.datamodule import DPCropsDataModule
 from mammo_dp.privacy.training.generator import CLASSES, DPMCGAN

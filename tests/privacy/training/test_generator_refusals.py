@@ -8,9 +8,9 @@ import pytest
 from torch import nn
 
 from data_prep.datamodule import CropsDataModule
+from data_prep.errors import TrainingError
 from data_prep.manifest import CropsManifest
 from gan.checkpoint import CheckpointError
-from gan.module import TrainingError
 from mammo_dp.privacy.errors import PrivacyError
 from tests.privacy.training.fits import quiet, trainer
 from tests.privacy.training.generators import crops, gan

@@ -16,6 +16,7 @@ from mammo_dp.benchmark.protocol import EvaluationSet
 from mammo_dp.benchmark.spec import GIVEN, Benchmark, Budget, Regime, Stage
 from mammo_dp.runs import RELEASED, input_sha256, write_text_atomically
 
+CONFIGS = "configs"  # folder of the benchmark: what its fits are asked for
 _DIGITS = 16  # of a content hash in the name of a folder
 # Speed and screen only: the weights are those of the same fit without these flags.
 _QUIET = ("--trainer.enable_progress_bar", "false")
@@ -208,7 +209,7 @@ class Plan:
 
     def _frozen(self, config: Mapping[str, Any]) -> Path:
         """A copy of a configuration, so that each cell runs what it was named by."""
-        path = self.out / "configs" / f"{_hash(config)}.yaml"
+        path = self.out / CONFIGS / f"{_hash(config)}.yaml"
         if not path.exists():
             write_text_atomically(path, yaml.safe_dump(config, sort_keys=False))
         return path

@@ -210,9 +210,7 @@ def rows(
                 seeds=tuple(cell.seed for cell in done),
                 missing=tuple(cell.seed for cell in group if cell.key not in cache),
                 metrics={
-                    name: _area(measured, name)
-                    if name in measured[0].rows
-                    else _estimate(values.mean(0))
+                    name: _area(measured, name) if name in measured[0].rows else _mean(values)
                     for name, values in stacked.items()
                 },
                 spread={name: _deviation(values[:, 0]) for name, values in stacked.items()},
@@ -258,6 +256,12 @@ def _area(measured: Sequence[Measured], name: str) -> Estimate:
     return Estimate(*interval)
 
 
+def _mean(values: Floats) -> Estimate:
+    """Of seeds, shape ``(seeds, 1 + resamples)``."""
+    with np.errstate(invalid="ignore"):  # slopes of both infinities have no mean
+        return _estimate(values.mean(0))
+
+
 def _estimate(values: Floats) -> Estimate:
     """The first value, with the percentile interval of the others."""
     drawn = values[1:][np.isfinite(values[1:])]
@@ -267,7 +271,8 @@ def _estimate(values: Floats) -> Estimate:
 
 
 def _deviation(values: Floats) -> float:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    known = len(values) > 1 and np.isfinite(values).all()
+    return float(np.std(values, ddof=1)) if known else float("nan")
 
 
 def _largest(costs: Sequence[Cost]) -> Cost | None:

@@ -13,7 +13,7 @@ from data_prep.cluster import workers
 from data_prep.manifest import CropsManifest
 from mammo_dp.benchmark import write
 from mammo_dp.benchmark.jobs import Command, Job, Outcome
-from mammo_dp.benchmark.plan import Plan
+from mammo_dp.benchmark.plan import CONFIGS, Plan
 from mammo_dp.benchmark.protocol import (
     EvaluationSet,
     evaluation_sets,
@@ -77,6 +77,11 @@ def run_benchmark(options: argparse.Namespace, command: Command) -> None:
     given = {"real": crops}
     if options.synthetic:
         given["synthetic"] = _without_patients(Path(options.synthetic).resolve())
+    if out.is_dir() and any(out.iterdir()) and not (out / CONFIGS).is_dir():
+        raise BenchmarkError(
+            f"--out {out}: holds files, and no benchmark began there. Choose a new folder; nothing "
+            "is overwritten."
+        )
     plan = Plan.of(benchmark, out=out, given=given)
     if not plan.cells:
         raise BenchmarkError(

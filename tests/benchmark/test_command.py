@@ -70,3 +70,8 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
         assert main([*line, *flags]) == 1
         assert named in capsys.readouterr().err
     assert not (tmp_path / "out" / "jobs").exists()
+    line[-1] = str(same.folder)  # crops, not results
+    before = sorted(same.folder.rglob("*"))
+    assert main(line) == 1
+    assert f"--out {same.folder}: holds files, and no benchmark began" in capsys.readouterr().err
+    assert sorted(same.folder.rglob("*")) == before

@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from classifier.intervals import auroc_interval
+from mammo_dp.benchmark import results
 from mammo_dp.benchmark.jobs import MEASURED
 from mammo_dp.benchmark.plan import Cell
 from mammo_dp.benchmark.results import Cost, Row, differences, rows
@@ -97,6 +98,14 @@ def test_a_row_is_the_mean_over_seeds_on_the_same_patients(table: list[Row]) -> 
     )
     naive = abs(values("dp0")[0] - values("dp1")[0]) / np.sqrt(2)
     assert table[0].spread["auroc"] == pytest.approx(naive, abs=1e-6)
+
+
+def test_infinite_slopes_have_no_mean_and_no_deviation_and_warn_of_nothing() -> None:
+    slopes = np.array([[np.inf, 1.0, np.inf], [-np.inf, 2.0, 3.0]])  # a seed in each row
+    found = results._mean(slopes)
+    assert np.isnan(found.value)
+    assert (found.low, found.high) == (1.5, 1.5)
+    assert np.isnan(results._deviation(slopes[:, 0]))
 
 
 def test_the_largest_epsilon_of_the_seeds_is_stated(table: list[Row]) -> None:

@@ -9,12 +9,13 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import SUPPRESS, ArgumentParser, auto_cli
 
 from mammo_dp.runs import RunRecord, run_folder
 from mammo_dp.signatures import stub
+from mammo_dp.usage import in_words
 
 _MADE = ("crops", "checkpoint", "features", "means")  # inputs that other stages made
 
@@ -149,7 +150,14 @@ def _function(command: str, target: str) -> Function:
 
 
 class _Parser(ArgumentParser):
-    """Takes by position, too, the one argument that a function takes by position."""
+    """Takes by position, too, the one argument that a function takes by position.
+
+    What is wrong with a word of the command it says in a sentence.
+    """
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Prints usage and what is wrong, and ends the process with status 2."""
+        super().error(in_words(message), ex)
 
     def add_function_arguments(self, function: Function, *args: Any, **kwargs: Any) -> list[str]:
         """Adds flags as usual, and for ``verify(run, *, format)`` the words ``verify RUN``."""

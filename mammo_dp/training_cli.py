@@ -10,13 +10,9 @@ find it open and only train.
 """
 
 import logging
-import re
 import sys
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
-from importlib import import_module
-from inspect import signature
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -59,6 +55,7 @@ from mammo_dp.runs import (
 )
 from mammo_dp.training_help import ALL, DESCRIPTIONS, RUN, RUN_DIR, STRESS, WORDS
 from mammo_dp.training_progress import LinesOfTraining
+from mammo_dp.usage import in_words
 
 CONFIG = "config.yaml"
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a safe loader; in C ten times as fast
@@ -77,7 +74,7 @@ class _Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints usage and what is wrong, and ends the process with status 2."""
-        super().error(_usage_error(message), ex)
+        super().error(in_words(message), ex)
 
 
 class TrainingCLI(LightningCLI):
@@ -517,29 +514,6 @@ _QUIET = (
     "Checkpoint directory .* exists and is not empty",  # of a resumed run
     "Experiment logs directory .* exists and is not empty",
 )
-
-
-def _usage_error(message: str) -> str:
-    """What the parser says of a command line, where it lists all types that it tried, in short."""
-    if "arguments are required" in message and "model" in message:
-        return (
-            "no model and data are chosen. A fit takes --config FILE, test and validate --run RUN."
-        )
-    unknown = re.search(r"class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message)
-    if unknown is None:
-        return message
-    name, option = unknown.groups()
-    module, _, owner = name.rpartition(".")
-    if module.startswith("lightning"):
-        return f"{option!r} belongs to no class yet. Give --config FILE, or --model and --data."
-    bases = getattr(import_module(module), owner).__mro__  # their arguments are passed on
-    known = {word for base in bases for word in signature(base.__init__).parameters}
-    near = get_close_matches(option, sorted(known), n=1)
-    return (
-        f"{name}: has no argument {option!r}."
-        + (f" Did you mean {near[0]!r}?" if near else "")
-        + f" The flag --model.help or --data.help with {name} lists all."
-    )
 
 
 def _refuse_missing_files(arguments: Sequence[str]) -> None:

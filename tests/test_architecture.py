@@ -19,6 +19,7 @@ LAYERS = {
 ORDER = (
     "runs",
     "signatures",
+    "usage",
     "crop_rule",
     "drawing",
     "projected",

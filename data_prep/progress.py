@@ -4,10 +4,12 @@
 import itertools
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 EVERY_S = 5.0  # between lines in a file
+RECENT = 6  # lines that tell how fast work is
 
 T = TypeVar("T")
 
@@ -15,15 +17,18 @@ T = TypeVar("T")
 class ProgressLines:
     """Lines on the error stream, whenever some seconds have passed, with the time left.
 
+    The time left follows the last ``RECENT`` lines: the first items of much work take longest, and
+    a machine may become slower.
+
     Args:
         what: Name of the work.
         every: Seconds between lines, > 0.
-        before: Items that were done when the work began; the time left is that of the others.
     """
 
-    def __init__(self, what: str, *, every: float, before: int = 0) -> None:
-        self.what, self.every, self.before = what, every, before
-        self.begun = self.told = time.monotonic()
+    def __init__(self, what: str, *, every: float) -> None:
+        self.what, self.every = what, every
+        self.told = time.monotonic()
+        self.marks: deque[tuple[float, int]] = deque(maxlen=RECENT)
 
     def tell(self, done: int, total: int, items: str = "") -> None:
         """Prints a line if it is time for one.
@@ -34,13 +39,16 @@ class ProgressLines:
             items: What they are, for people.
         """
         now = time.monotonic()
+        if not self.marks:
+            self.marks.append((now, done))
         if now - self.told < self.every:
             return
         self.told = now
         line = f"{self.what}: {done} of {total}" + (f" {items}" if items else "")
-        if done > self.before:
-            left = (now - self.begun) * (total - done) / (done - self.before)
-            line += f", {left:.0f} s left"
+        since, before = self.marks[0]
+        if done > before:
+            line += f", {(now - since) * (total - done) / (done - before):.0f} s left"
+        self.marks.append((now, done))
         print(line, file=sys.stderr, flush=True)
 
 

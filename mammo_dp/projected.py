@@ -106,7 +106,7 @@ def public_network(
     return network, weights
 
 
-@cache  # nobody changes it, and to build it takes as long as a hundred crops through it
+@cache  # nobody changes it, so all models of a process see through one
 def _frozen(
     size: int, stages: tuple[int, ...]
 ) -> tuple[SeenByDiscriminator, LoadedWeights | None, str]:

@@ -243,7 +243,7 @@ def files_of(folder: Path) -> list[Path]:
 
 def _files_below(folder: str, *, left_out: Sequence[str] = ()) -> Iterator[str]:
     """Files of a folder and of those in it that are no runs of their own."""
-    with os.scandir(folder) as found:  # pathlib takes ten times as long for many crops
+    with os.scandir(folder) as found:  # pathlib takes six times as long
         entries = [entry for entry in found if entry.name not in left_out]
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):

@@ -15,12 +15,12 @@ class LinesOfTraining(Callback):
     """A line on the error stream whenever ``EVERY_S`` have passed, from one rank.
 
     Steps are counted where the length of a fit is a number of steps, as in private fits; batches
-    where it is a number of epochs. The time left is that of the steps of this process.
+    where it is a number of epochs.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes what an earlier process has done."""
-        self.lines = ProgressLines("Training", every=EVERY_S, before=self.done(trainer, 0))
+        """Starts the clock."""
+        self.lines = ProgressLines("Training", every=EVERY_S)
 
     def on_train_batch_end(
         self,

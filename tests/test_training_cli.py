@@ -112,11 +112,11 @@ def test_another_configuration_in_the_same_folder_is_refused(
 @pytest.mark.parametrize(
     ("content", "lines"),
     [
-        (DP, ["Training: 1 of 6 steps, ", "Training: 6 of 6 steps, 0 s left"]),
+        (DP, ["Training: 1 of 6 steps", "Training: 6 of 6 steps, 0 s left"]),
         (
             TINY,
             [
-                "Training: 1 of 6 batches (epoch 1 of 2), ",
+                "Training: 1 of 6 batches (epoch 1 of 2)",
                 "Training: 6 of 6 batches (epoch 2 of 2), 0 s",
             ],
         ),

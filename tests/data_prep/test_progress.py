@@ -4,7 +4,7 @@
 import pytest
 
 from data_prep import progress
-from data_prep.progress import watched
+from data_prep.progress import RECENT, ProgressLines, watched
 
 
 @pytest.fixture(autouse=True)
@@ -28,3 +28,23 @@ def test_other_work_counts_items(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(watched("abc", "Copying")) == ["a", "b", "c"]
     told = [line.split(",")[0] for line in capsys.readouterr().err.splitlines()]
     assert told == [f"Copying: {done} of 3" for done in range(3)]
+
+
+def test_the_time_left_follows_the_last_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    lines = ProgressLines("Training", every=1.0)
+    # the first item takes 60 s, the next ones 1 s each, and from the 11th on 3 s each
+    seconds = [60] + 9 * [1] + 20 * [3]
+    left = []
+    for done, took in enumerate(seconds, start=1):
+        clock[0] += took
+        lines.tell(done, 30)
+        (line,) = capsys.readouterr().err.splitlines()
+        left.append(line.partition(", ")[2])
+    assert left[:3] == ["", "28 s left", "27 s left"]  # nothing is known after one
+    assert left[9] == "20 s left"
+    assert left[9 + RECENT] == f"{3 * (20 - RECENT)} s left"
+    assert left[-1] == "0 s left"

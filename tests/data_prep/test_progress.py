@@ -34,7 +34,7 @@ def test_the_time_left_follows_the_last_lines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
     lines = ProgressLines("Training", every=1.0)
     # the first item takes 60 s, the next ones 1 s each, and from the 11th on 3 s each
     seconds = [60] + 9 * [1] + 20 * [3]

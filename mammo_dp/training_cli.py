@@ -74,6 +74,11 @@ class _Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints usage and what is wrong, and ends the process with status 2."""
+        if "arguments are required" in message and "model" in message:
+            message = (
+                "no model and data are chosen. A fit takes --config FILE, test and validate "
+                "--run RUN."
+            )
         super().error(in_words(message), ex)
 
 

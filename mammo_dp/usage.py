@@ -29,10 +29,6 @@ def in_words(message: str) -> str:
     ...   Expected a <class 'int'>. Got value: many''')
     "--steps: 'many' is not a whole number."
     """
-    if "arguments are required" in message and "model" in message:
-        return (
-            "no model and data are chosen. A fit takes --config FILE, test and validate --run RUN."
-        )
     if unknown := re.search(r"class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message):
         return _unknown(*unknown.groups())
     if (of := re.match(r'Parser key "([\w.]+)":\s', message)) is None:

@@ -7,6 +7,7 @@ run, and it forks one more for each call. Those are processes as any other: `kil
 once and leaves behind what it leaves behind.
 """
 
+import atexit
 import io
 import json
 import logging
@@ -83,6 +84,7 @@ def fork_once() -> None:
             os._exit(1)
     there.close()
     _calls.append(here)
+    atexit.register(here.close)
 
 
 def _ask(told: Mapping[str, Any]) -> int | None:

@@ -8,7 +8,7 @@ from data_prep.cutting import Cutting
 from data_prep.errors import DataError
 from mammo_dp.crop_rule import TrainedCrops
 from mammo_dp.runs import RunError, close_run, open_run
-from tests.conftest import write_cohort
+from tests.fixtures import write_cohort
 
 
 def test_a_folder_that_was_cut_says_how_and_others_do_not(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from data_prep.errors import ManifestError
 from data_prep.fingerprints import NEAR, distance, fingerprint, near_copies
 from data_prep.manifest import CropsManifest
 from data_prep.phantoms.crops import phantom_stream, to_16_bit, write_phantom_crops
-from tests.conftest import write_cohort
+from tests.fixtures import write_cohort
 
 Pixels = NDArray[np.uint16]
 RNG = np.random.default_rng(0)

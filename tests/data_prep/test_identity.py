@@ -18,7 +18,7 @@ from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.privacy.training.gradients.methods import LoopSums
 from mammo_dp.privacy.training.gradients.units import Clip
 from mammo_dp.privacy.training.sampling import PoissonSampling
-from tests.conftest import write_cohort
+from tests.fixtures import write_cohort
 
 SPELLINGS = [
     "P_00001",

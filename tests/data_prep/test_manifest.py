@@ -13,7 +13,7 @@ from data_prep.crop_image import pixel_hash, save_crop_image
 from data_prep.errors import LabelError, LeakageError, ManifestError
 from data_prep.fingerprints import fingerprint
 from data_prep.manifest import COLUMNS, Crop, CropsManifest
-from tests.conftest import write_cohort
+from tests.fixtures import write_cohort
 
 CROP = Crop(
     file="images/a.png",

@@ -13,7 +13,7 @@ from mammo_dp.privacy.accounting.account import Mechanism
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.runs import close_run, file_sha256, open_run
-from tests.conftest import write_cohort
+from tests.fixtures import write_cohort
 from tests.gan.checkpoints import save
 
 Trained = Callable[..., Path]

@@ -12,8 +12,8 @@ import torch
 from data_prep.manifest import CropsManifest
 from mammo_dp.export.classifier import classifier
 from mammo_dp.export.shared_classifier import SharedClassifier
-from tests.conftest import KEY, write_cohort
 from tests.export.classifiers import run_of_classifier
+from tests.fixtures import KEY, write_cohort
 
 VIT: dict[str, Any] = {"embed_dim": 12, "depth": 1, "num_heads": 2}
 BODIES: dict[str, dict[str, Any]] = {

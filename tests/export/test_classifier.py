@@ -27,8 +27,8 @@ from mammo_dp.main import main
 from mammo_dp.privacy.commands import verify
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.runs import RunError, file_sha256
-from tests.conftest import write_cohort
 from tests.export.classifiers import run_of_classifier
+from tests.fixtures import write_cohort
 
 
 @pytest.fixture(scope="module")

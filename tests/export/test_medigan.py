@@ -19,8 +19,8 @@ from gan.checkpoint import CheckpointError, TrainedGenerator
 from mammo_dp.export import ExportError, medigan_package
 from mammo_dp.export.medigan import medigan
 from mammo_dp.main import main
-from tests.conftest import write_cohort
 from tests.export.conftest import run_of_fit
+from tests.fixtures import write_cohort
 
 FILES = [
     *("LICENSE", "PRIVACY.md", "__init__.py", "generator.pt", "metadata.json", "generator.py"),

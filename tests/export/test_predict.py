@@ -25,10 +25,10 @@ from mammo_dp.main import main
 from mammo_dp.privacy.commands import verify
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.runs import RunError, file_sha256
-from tests.conftest import write_cohort
 from tests.data_prep.tiny_archive import write_dicom
 from tests.export.classifiers import CUT, run_of_classifier
 from tests.export.conftest import run_of_fit
+from tests.fixtures import write_cohort
 
 BOX = Box(60, 90, 90, 120)
 ROW = "a.dcm,60,90,90,120"

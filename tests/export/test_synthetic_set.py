@@ -19,8 +19,8 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.lineage import collect_parents
 from mammo_dp.runs import RunError
-from tests.conftest import write_cohort
 from tests.export.classifiers import run_of_classifier
+from tests.fixtures import write_cohort
 
 
 @pytest.fixture(scope="module")

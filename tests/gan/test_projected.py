@@ -26,7 +26,7 @@ from gan.module import MCGAN
 from gan.projected import MIXED, SMALLEST, PooledDiscriminator, ProjectedDiscriminator
 from mammo_dp.main import main
 from mammo_dp.projected import ProjectedMCGAN, public_network
-from tests.conftest import write_cohort
+from tests.fixtures import write_cohort
 from tests.gan.test_module import TINY, data, pytestmark, trainer  # noqa: F401  a mark
 
 SIZE = 32

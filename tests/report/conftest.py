@@ -22,7 +22,7 @@ from mammo_dp.privacy.statement.document import SCHEMA, write_statement
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.seals import seal
 from mammo_dp.runs import close_run, file_sha256, open_run, read_run
-from tests.conftest import write_cohort
+from tests.fixtures import write_cohort
 
 NOISE = {1: 20.3, 6: 4.33, 60: 0.961}  # rate 1/9, 2700 steps, delta 1e-4
 RISK = {  # PLD epsilon, advantage, TPR at 1 % FPR, reconstruction robustness at 1/578

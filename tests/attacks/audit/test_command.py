@@ -19,7 +19,7 @@ from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.runs import file_sha256
 from tests.attacks.audit.mutants import config, private_run
-from tests.conftest import write_cohort
+from tests.fixtures import write_cohort
 from tests.privacy.training.fits import quiet
 
 pytestmark = quiet

@@ -32,7 +32,7 @@ from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.lineage import PHANTOMS
 from mammo_dp.privacy.training.classifier import DPCropClassifier
 from tests.attacks.membership.targets import model, write_run
-from tests.conftest import write_cohort
+from tests.fixtures import write_cohort
 from tests.gan.checkpoints import save
 
 NAME = LOSS_THRESHOLD.name

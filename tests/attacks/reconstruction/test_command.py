@@ -19,7 +19,7 @@ from mammo_dp.attacks.reconstruction.lists import CandidateScores, canary_lists,
 from mammo_dp.main import main
 from mammo_dp.privacy.accounting.account import Mechanism
 from mammo_dp.runs import read_run
-from tests.conftest import write_cohort
+from tests.fixtures import write_cohort
 
 SETTINGS = {"patients": 3, "sampling_rate": 0.5, "steps": 4, "delta": 1e-3, "resamples": 100}
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from mammo_dp.main import main
-from tests.conftest import write_cohort
+from tests.fixtures import write_cohort
 from tests.privacy.statement.verify.chain import PLAIN
 
 EPSILON = 8.0

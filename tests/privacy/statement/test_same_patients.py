@@ -22,7 +22,7 @@ from mammo_dp.privacy.statement.document import covering_ledger, write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.statement.seals import KEY_VARIABLE
 from mammo_dp.privacy.training.sampling import PoissonSampling
-from tests.conftest import write_cohort
+from tests.fixtures import write_cohort
 
 DELTA = 1e-3
 NOISY = Mechanism(noise_multiplier=2.0, sampling_rate=0.5, steps=10)

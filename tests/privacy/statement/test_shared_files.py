@@ -17,7 +17,7 @@ from data_prep.manifest import Crop, CropsManifest
 from mammo_dp.main import main, run
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
-from tests.conftest import write_cohort
+from tests.fixtures import write_cohort
 from tests.privacy.statement.verify.chain import DP
 
 SHARED = ("privacy.json", "PRIVACY.md")

@@ -29,7 +29,7 @@ from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.statement.lineage import loose_delta
 from mammo_dp.privacy.training.calibration import CalibrationError, DPCalibration
 from mammo_dp.privacy.training.module import DPTraining
-from tests.conftest import write_cohort
+from tests.fixtures import write_cohort
 from tests.privacy.statement.verify.chain import DP
 from tests.privacy.training.fits import BODY, data, model, quiet, trainer
 from tests.privacy.training.generators import gan

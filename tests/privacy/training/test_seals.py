@@ -23,7 +23,7 @@ from mammo_dp.privacy.statement.seals import RESUME, Binding, SealedFeatures
 from mammo_dp.privacy.training.plugins import SealedCheckpointIO
 from mammo_dp.privacy.training.sampling import new_key
 from mammo_dp.runs import open_run, read_run
-from tests.conftest import write_cohort
+from tests.fixtures import write_cohort
 from tests.privacy.training.fits import data, model, quiet, trainer
 
 pytestmark = [

@@ -1,12 +1,5 @@
 """Shared fixtures: a tiny cohort of generated crops; no patient data anywhere."""
 
-from tests.parts import (  # noqa: F401  hooks
-    pytest_collection_finish,
-    pytest_collection_modifyitems,
-    pytest_ignore_collect,
-)
-
-# isort: split
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import entry_points

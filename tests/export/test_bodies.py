@@ -86,7 +86,7 @@ def test_the_folder_gives_the_logits_of_the_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["dinov2", "hybrid", "swin"])  # test_classifier: a plain ViT
+@pytest.mark.parametrize("kind", ["hybrid", "swin"])  # test_classifier: a plain ViT
 def test_the_graph_gives_the_logits_of_the_run(
     kind: str, runs: dict[str, Path], tmp_path: Path
 ) -> None:

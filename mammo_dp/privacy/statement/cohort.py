@@ -14,6 +14,7 @@ import hmac
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -25,7 +26,13 @@ from mammo_dp.privacy.statement.seals import cohort_key, key_id
 _DIGITS = 16  # of a patient's hash: 64 bits
 UNKNOWN = "unknown data"  # in place of the name of a data set
 _NOBODY = ""  # in place of the patient of a crop that a generator made
+# How cohorts meet, as clauses of a sentence.
+THESE, SOME = "on these patients", "on some of these patients"
+_OTHER_KEY = "on patients hashed under another key, taken to be these,"
 _NOT_COMPARED = "on patients whose crops could not be compared, taken to be these,"
+UNDECIDED = frozenset({_OTHER_KEY, _NOT_COMPARED})
+
+_Patient = tuple[str, str]  # key and keyed hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +190,7 @@ class Cohort:
 
     def is_comparable(self, other: "Cohort") -> bool:
         """Whether patients and crops of both are known here, hashed under one key."""
-        return self.key_id == other.key_id and self._knows_its_crops and other._knows_its_crops
+        return self.key_id == other.key_id and self.knows_its_crops and other.knows_its_crops
 
     def with_evidence(self, evidence: CohortEvidence) -> Self:
         """The same cohort; also its patients, where what is shared leaves them out."""
@@ -192,61 +199,13 @@ class Cohort:
         return replace(self, patients=tuple(sorted(evidence.pixels)), private=evidence)
 
     def overlap(self, other: "Cohort") -> str:
-        """How this cohort's patients meet another's.
-
-        Patients are the same if their identity is, or if they share a crop, exactly or nearly.
-
-        Returns:
-            Empty if no patient is in both, else a clause for a sentence, which does not count them.
-            What cannot be compared is taken to overlap: other keys, crops that are unknown, and
-            unknown patients, unless both data sets are named and differ; spelling does not tell
-            them apart, nor that one name is a part of the other (DDSM, CBIS-DDSM).
-        """
-        if self.is_empty or other.is_empty:
-            return ""
-        if self.patients is not None and other.patients is not None:
-            if self.key_id != other.key_id:
-                return "on patients hashed under another key, taken to be these,"
-            shared = set(self.patients) & set(other.patients)
-            if len(shared) < len(self.patients):
-                shared |= self._by_crops(other)
-            if len(shared) == len(self.patients):
-                return "on these patients"
-            if shared:
-                return "on some of these patients"
-            comparable = self._knows_its_crops and other._knows_its_crops
-            return "" if comparable else _NOT_COMPARED
-        if self._by_crops(other):  # evidence is sealed, so both have the marks of the key here
-            return "on some of these patients, as copies of their crops show,"
-        if self.tag and other.tag:  # known once, but not from what is here
-            return "on these patients" if self.tag == other.tag else _NOT_COMPARED
-        if any(
-            mine in others or others in mine
-            for mine in _names(self.dataset)
-            for others in _names(other.dataset)
-        ):
-            return "on unknown patients, taken to be these,"
-        return ""
+        """How this cohort's patients meet another's, see :meth:`People.overlap`."""
+        return People((self, other)).overlap(self, other)
 
     @property
-    def _knows_its_crops(self) -> bool:
+    def knows_its_crops(self) -> bool:
         """Whether each crop can be recognised under another name."""
         return self.private is not None and all(mark.near for _, mark in self.private.marks())
-
-    def _by_crops(self, other: "Cohort") -> set[str]:
-        """Patients of this cohort who share a crop with the other, as far as crops are known."""
-        if self.private is None or other.private is None:
-            return set()
-        mine, others = list(self.private.marks()), list(other.private.marks())
-        exact = {mark.exact for _, mark in others}
-        near = near_copies(
-            [mark.near for _, mark in mine if mark.near],
-            [mark.near for _, mark in others if mark.near],
-        )
-        known = [patient for patient, mark in mine if mark.near]
-        return {patient for patient, mark in mine if mark.exact in exact} | {
-            known[position] for position in near[:, 0]
-        }
 
     def as_json(self, *, with_patients: bool = True) -> dict[str, Any]:
         """Plain values, for ``privacy.json``; the private part stays out.
@@ -269,6 +228,104 @@ class Cohort:
         """Reads what :meth:`as_json` gave."""
         patients = stored["patients"]
         return cls(**{**stored, "patients": None if patients is None else tuple(patients)})
+
+
+class People:
+    """Who is one person in several cohorts.
+
+    Two patients are one person if their identity is the same, or if they share a crop, exactly or
+    nearly; also by way of others. So a patient of whom one folder holds some crops and another
+    folder others is recognised by all of them.
+
+    Args:
+        cohorts: All whose patients and crops are known here.
+    """
+
+    def __init__(self, cohorts: Iterable[Cohort]) -> None:
+        self._cohorts = tuple(cohorts)
+
+    def overlap(self, cohort: Cohort, other: Cohort) -> str:
+        """How a cohort's patients meet another's.
+
+        Returns:
+            Empty if no patient is in both, else a clause for a sentence, which does not count them.
+            What cannot be compared is taken to overlap: other keys, crops that are unknown, and
+            unknown patients, unless both data sets are named and differ; spelling does not tell
+            them apart, nor that one name is a part of the other (DDSM, CBIS-DDSM).
+        """
+        if cohort.is_empty or other.is_empty:
+            return ""
+        if cohort.patients is not None and other.patients is not None:
+            if cohort.key_id != other.key_id:
+                return _OTHER_KEY
+            shared = set(cohort.patients) & set(other.patients)
+            if len(shared) < len(cohort.patients):
+                theirs = self._persons_of(other)
+                shared = {p for p in cohort.patients if self._persons[cohort.key_id, p] in theirs}
+            if len(shared) == len(cohort.patients):
+                return THESE
+            if shared:
+                return SOME
+            return "" if cohort.is_comparable(other) else _NOT_COMPARED
+        if self._share_a_copy(cohort, other):  # evidence is sealed, so all marks have the key here
+            return f"{SOME}, as copies of their crops show,"
+        if cohort.tag and other.tag:  # known once, but not from what is here
+            return THESE if cohort.tag == other.tag else _NOT_COMPARED
+        if any(
+            mine in others or others in mine
+            for mine in _names(cohort.dataset)
+            for others in _names(other.dataset)
+        ):
+            return "on unknown patients, taken to be these,"
+        return ""
+
+    @cached_property
+    def _known(self) -> set[tuple[_Patient, CropMark]]:
+        """All crops of which the patient is known."""
+        return {
+            ((cohort.key_id, patient), mark)
+            for cohort in self._cohorts
+            if cohort.patients is not None and cohort.private is not None
+            for patient, mark in cohort.private.marks()
+        }
+
+    @cached_property
+    def _persons(self) -> Mapping[_Patient, _Patient]:
+        """The patient who stands for the person, by patient."""
+        leads = {(c.key_id, p): (c.key_id, p) for c in self._cohorts for p in c.patients or ()}
+
+        def lead(patient: _Patient) -> _Patient:
+            while leads[patient] != patient:
+                patient = leads[patient]
+            return patient
+
+        first: dict[tuple[str, str], _Patient] = {}  # key, and what recognises a crop
+        for patient, mark in sorted(self._known, key=str):
+            for found in filter(None, (mark.exact, mark.near)):
+                leads[lead(patient)] = lead(first.setdefault((patient[0], found), patient))
+        for key in {key for key, _ in first}:  # each masks fingerprints in its own way
+            marks = sorted({m.near for (k, _), m in self._known if k == key and m.near})
+            for one, two in near_copies(marks, marks):
+                leads[lead(first[key, marks[one]])] = lead(first[key, marks[two]])
+        return {patient: lead(patient) for patient in leads}
+
+    def _persons_of(self, cohort: Cohort) -> set[_Patient]:
+        return {self._persons[cohort.key_id, patient] for patient in cohort.patients or ()}
+
+    def _share_a_copy(self, cohort: Cohort, other: Cohort) -> bool:
+        """Whether a crop of one, or of a patient of it, is a copy of one of the other."""
+        mine, others = self._marks_of(cohort), self._marks_of(other)
+        if {mark.exact for mark in mine} & {mark.exact for mark in others}:
+            return True
+        near = [[mark.near for mark in marks if mark.near] for marks in (mine, others)]
+        return len(near_copies(*near)) > 0
+
+    def _marks_of(self, cohort: Cohort) -> list[CropMark]:
+        """Crops of a cohort, and all that are known of its patients."""
+        if cohort.patients is None:
+            return [mark for _, mark in cohort.private.marks()] if cohort.private else []
+        persons = self._persons_of(cohort)
+        return [mark for patient, mark in self._known if self._persons[patient] in persons]
 
 
 def _mark(key: bytes, crop: Crop) -> CropMark:

@@ -369,7 +369,7 @@ def _section(statement: PrivacyStatement) -> list[str]:
     if statement.by_crops:
         accountant = statement.guarantees[-1].accountant
         lines += [
-            f"| crops of a patient | epsilon per patient at delta {statement.delta:g}, "
+            f"| crops of a patient in a folder | epsilon per patient at delta {statement.delta:g}, "
             f"{statement.adjacency}, by {accountant} |",
             "| --- | --- |",
         ]

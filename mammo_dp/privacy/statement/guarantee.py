@@ -147,7 +147,8 @@ class PrivacyStatement:
         guarantee: Of a patient, or of a crop if all mechanisms protect crops.
         patient: Of the patient with the most crops, if ``guarantee`` is that of a crop.
         crops_per_patient: Declared largest number of crops of one patient, where crops were drawn.
-        by_crops: Epsilon of a patient by number of crops, up to the declared largest one.
+        by_crops: Epsilon of a patient by the most crops that a folder holds of them, up to the
+            declared largest number.
         composed: Stage and mechanism of each access that epsilon covers, as it acts on one unit.
         exclusions: What this statement leaves out, beyond what every statement leaves out.
         is_own: Whether the stage that released the artefact used this cohort.

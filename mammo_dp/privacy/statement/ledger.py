@@ -15,7 +15,7 @@ from mammo_dp.privacy.accounting.account import (
     mechanism_from_json,
 )
 from mammo_dp.privacy.accounting.budget import require_delta
-from mammo_dp.privacy.statement.cohort import Cohort
+from mammo_dp.privacy.statement.cohort import SOME, THESE, UNDECIDED, Cohort, People
 from mammo_dp.privacy.statement.guarantee import Guarantee, PrivacyStatement, epsilon_of
 
 Use = Literal["training", "selection"]
@@ -215,8 +215,8 @@ class PrivacyLedger:
         accesses: Each stage's use of each cohort.
         exclusions: What the lineage leaves open.
         public: Weights from outside that were trained on public data.
-        compared: How two cohorts meet, by their tags, as far as it is known from evidence that is
-            not here; see :attr:`comparisons`.
+        compared: How the cohorts of two accesses meet, as far as it was known where the evidence
+            was; see :attr:`comparisons`.
     """
 
     accesses: tuple[Access, ...] = ()
@@ -239,13 +239,14 @@ class PrivacyLedger:
         for other in others:
             exclusions |= dict.fromkeys(other.exclusions)
             public |= dict.fromkeys(other.public)
-            compared |= other.comparisons
-            accesses += [
-                access
-                for access in other.accesses
-                if not access.cohort.is_empty
-                and (access.released is None or access not in accesses)
-            ]
+            for pair, clause in other.comparisons.items():
+                compared[pair] = _surest([compared.get(pair, ""), clause])
+            for access in other.accesses:
+                if access.released is not None and access in accesses:
+                    if access.cohort.private is not None:  # which the other path may have lost
+                        accesses[accesses.index(access)] = access
+                elif not access.cohort.is_empty:
+                    accesses.append(access)
         return replace(
             self,
             accesses=tuple(accesses),
@@ -256,24 +257,19 @@ class PrivacyLedger:
 
     @property
     def comparisons(self) -> dict[str, str]:
-        """How each cohort meets each other one, for every two tags that could be compared.
+        """How each access's cohort meets each other one's, for every two that could be compared.
 
         Crops are compared by evidence that is private, so the results go into what is shared.
         """
-        known = {a.cohort.tag: a.cohort for a in self.accesses if a.cohort.tag}
-        found = dict(self.compared) | {
-            f"{one} {other}": known[one].overlap(known[other])
-            for one, other in permutations(known, 2)
-            if known[one].is_comparable(known[other])
-        }
+        met = _Meetings(self)
+        found = dict(self.compared)
+        for one, other in permutations(self.accesses, 2):
+            pair = _pair(one, other)
+            if pair and one.cohort != other.cohort:
+                clause = met.clause(one, other)
+                if clause not in UNDECIDED:
+                    found[pair] = clause
         return dict(sorted(found.items()))
-
-    def overlap(self, cohort: Cohort, other: Cohort) -> str:
-        """How a cohort meets another, see :meth:`Cohort.overlap`; by an earlier comparison, too."""
-        if cohort.is_comparable(other):
-            return cohort.overlap(other)
-        earlier = self.compared.get(f"{cohort.tag} {other.tag}")
-        return cohort.overlap(other) if earlier is None else earlier
 
     def statements(self, delta: float, released: str | None = None) -> list[PrivacyStatement]:
         """One statement per cohort.
@@ -294,14 +290,14 @@ class PrivacyLedger:
             PrivacyError: If delta is too large.
         """
         cohorts = dict.fromkeys(access.cohort for access in self.accesses)
-        return [self._statement(cohort, delta, released) for cohort in cohorts]
+        met = _Meetings(self)
+        return [self._statement(cohort, met, delta, released) for cohort in cohorts]
 
-    def _statement(self, cohort: Cohort, delta: float, released: str | None) -> PrivacyStatement:
+    def _statement(
+        self, cohort: Cohort, met: "_Meetings", delta: float, released: str | None
+    ) -> PrivacyStatement:
         touching = [
-            (access, clause)
-            for access in self.accesses
-            if (clause := "on these patients" * (access.cohort == cohort))
-            or (clause := self.overlap(cohort, access.cohort))
+            (access, clause) for access in self.accesses if (clause := met.touching(cohort, access))
         ]
         private = [(a, a.mechanism) for a, _ in touching if a.mechanism is not None]
         reasons = " ".join(
@@ -343,6 +339,58 @@ class PrivacyLedger:
         )
 
 
+class _Meetings:
+    """How the cohorts of a ledger meet, by all that the ledger knows of their crops.
+
+    Cohorts of equal patients are equal, but one may come from a folder with other crops. So what
+    the crops of one show holds for all of them.
+    """
+
+    def __init__(self, ledger: PrivacyLedger) -> None:
+        self._accesses = ledger.accesses
+        self._compared = ledger.compared
+        self._people = People(access.cohort for access in ledger.accesses)
+
+    def touching(self, cohort: Cohort, access: Access) -> str:
+        """How an access touched the patients of a cohort; empty if it touched none."""
+        if access.cohort == cohort:
+            return THESE
+        own = [self.clause(a, access) for a in self._accesses if a.cohort == cohort]
+        # Crops that are not known here may be of the other cohort, and so are their patients.
+        others = [
+            self.clause(a, access)
+            for a in self._accesses
+            if access.cohort != a.cohort != cohort
+            and not a.cohort.knows_its_crops
+            and a.cohort.patients
+            and self._people.overlap(cohort, a.cohort) in (THESE, SOME)
+        ]
+        return _surest([*own, *(SOME if clause == THESE else clause for clause in others)])
+
+    def clause(self, one: Access, other: Access) -> str:
+        """How the cohort of one access meets that of another, see :meth:`People.overlap`."""
+        found = self._people.overlap(one.cohort, other.cohort)
+        earlier = self._compared.get(_pair(one, other))
+        if earlier is None:
+            return found
+        return earlier if found in UNDECIDED else _surest([found, earlier])
+
+
+def _pair(one: Access, other: Access) -> str:
+    """Names two accesses; empty if one of them may be taken for another access.
+
+    Cohorts alone do not do, since equal patients may have other crops in another folder.
+    """
+    names = [f"{a.cohort.tag}@{a.released}" for a in (one, other) if a.cohort.tag and a.released]
+    return " ".join(names) if len(names) == 2 else ""
+
+
+def _surest(clauses: Sequence[str]) -> str:
+    """The one that says most; empty if no cohort meets another."""
+    sure = next((clause for clause in (THESE, SOME) if clause in clauses), "")
+    return sure or next(filter(None, clauses), "")
+
+
 _Private = Sequence[tuple[Access, Noisy]]
 
 
@@ -364,10 +412,10 @@ def _units(cohort: Cohort, unit: Unit, private: _Private) -> int | None:
 def _declared(cohort: Cohort, private: _Private) -> int | None:
     """Largest number of crops of one patient, where crops of this cohort were drawn alone.
 
-    Each declaration was held against the same crops, so the least of several is true as well.
+    Of several the largest, since two folders of the same patients may hold other crops.
     """
     own = [a.crops_per_patient for a, _ in private if a.unit == "crop" and a.cohort == cohort]
-    return min(filter(None, own), default=None)
+    return max(filter(None, own), default=None)
 
 
 def _of_crops(
@@ -418,7 +466,7 @@ def _of_patients(
 
 
 def _on_patient(crops: int, cohort: Cohort, private: _Private) -> tuple[Noisy, ...]:
-    """What was applied to a patient of a cohort with so many crops.
+    """What was applied to a patient of a cohort with at most so many crops in each of its folders.
 
     In another cohort that shares patients, each of these may be the one with the most crops.
     """
@@ -426,8 +474,8 @@ def _on_patient(crops: int, cohort: Cohort, private: _Private) -> tuple[Noisy, .
     def on_patient(access: Access, mechanism: Noisy) -> Noisy:
         if access.unit == "patient":
             return mechanism
-        drawn = crops if access.cohort == cohort else access.crops_per_patient
-        return mechanism.on_crops(drawn or 1)  # undeclared: there is no guarantee
+        drawn = access.crops_per_patient or 1  # undeclared: there is no guarantee
+        return mechanism.on_crops(min(crops, drawn) if access.cohort == cohort else drawn)
 
     return tuple(on_patient(access, mechanism) for access, mechanism in private)
 

@@ -1,7 +1,8 @@
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -18,9 +19,18 @@ GAUSSIAN = Mechanism(noise_multiplier=1 / 1.043, sampling_rate=1.0, steps=1)
 OTHER = Mechanism(noise_multiplier=4.0, sampling_rate=0.5, steps=20)
 
 
-def cohort_of(*patients: str, dataset: str = "a", crops: int = 0) -> Cohort:
-    """Patients with one crop each in the evidence; ``crops`` is public, where crops are drawn."""
-    marks = {p: (CropMark(exact=p, near=sha256(p.encode()).hexdigest()),) for p in patients}
+def cohort_of(
+    *patients: str, dataset: str = "a", crops: int = 0, images: Mapping[str, str] | None = None
+) -> Cohort:
+    """Patients with one crop each in the evidence, named as they are but for those in ``images``.
+
+    ``crops`` is public, where crops are drawn.
+    """
+    named = {p: p for p in patients} | dict(images or {})
+    marks = {
+        p: (CropMark(exact=name, near=sha256(name.encode()).hexdigest()),)
+        for p, name in named.items()
+    }
     return Cohort(
         tag=dataset + "".join(patients),
         dataset=dataset,
@@ -150,6 +160,30 @@ def test_crops_get_their_number_and_patients_theirs_beside_it() -> None:
     assert stored["risk_patient"] == statement.patient.risk.as_json()
     assert stored["epsilon_by_crops"][-1] == {"crops": 6, "epsilon": exact[6]}
     assert "drew and clipped each crop alone" in stored["because_patient"]
+
+
+@pytest.mark.parametrize("first", [1, 3])
+def test_folders_with_other_crops_of_the_same_patients_keep_what_each_declared(first: int) -> None:
+    cohort, most = cohort_of("p", "q", "r"), {1: 3, 3: 1}
+    stages = [
+        access(name, cohort, OTHER, unit="crop", crops_per_patient=crops)
+        for name, crops in (("one", first), ("other", most[first]))
+    ]
+    (statement,) = PrivacyLedger().plus(*stages).statements(DELTA)
+    (alone,) = PrivacyLedger().plus(stages[first == 1]).statements(DELTA)
+    assert statement.patient is not None
+    assert alone.patient is not None
+    exact = compose([of_crops(OTHER, 1), of_crops(OTHER, 3)]).epsilon(DELTA)
+    assert statement.patient.epsilon == pytest.approx(exact)
+    assert exact > alone.patient.epsilon
+    assert statement.crops_per_patient == 3
+    assert dict(statement.by_crops) == pytest.approx(
+        {
+            1: compose([OTHER, OTHER]).epsilon(DELTA),
+            2: compose([OTHER, of_crops(OTHER, 2)]).epsilon(DELTA),
+            3: exact,
+        }
+    )
 
 
 def test_mixed_units_compose_exactly_per_patient() -> None:
@@ -351,6 +385,81 @@ def test_how_many_crops_patients_have_changes_no_byte_of_a_statement() -> None:
         (statement,) = PrivacyLedger().plus(fit).statements(DELTA)
         found.append((statement.sentence, statement.as_json()))
     assert found[0] == found[1]
+
+
+# Patient p has one image in one folder and another in the next, which a clinic has as its q's.
+OURS = cohort_of("p", "x")
+OURS_TOO = cohort_of("p", "x", images={"p": "second"})
+THEIRS = cohort_of("q", dataset="b", images={"q": "second"})
+SOME_OF_OURS = cohort_of("p", "y", images={"p": "third"})
+
+
+@pytest.mark.parametrize("order", [*permutations(range(3))])
+def test_a_person_is_known_by_the_crops_of_every_folder(order: Sequence[int]) -> None:
+    stages = [access("a", OURS), access("b", OURS_TOO), access("clinic", THEIRS, None)]
+    ledger = PrivacyLedger(accesses=tuple(stages[i] for i in order))
+    assert all(math.isinf(statement.epsilon) for statement in ledger.statements(DELTA))
+    read = PrivacyLedger.joined(PrivacyLedger(), [without_evidence(ledger)])
+    assert all(math.isinf(statement.epsilon) for statement in read.statements(DELTA))
+
+
+@pytest.mark.parametrize("order", [*permutations(range(3))])
+def test_a_person_is_known_by_way_of_other_cohorts(order: Sequence[int]) -> None:
+    stages = [access("b", OURS_TOO), access("c", SOME_OF_OURS), access("clinic", THEIRS, None)]
+    ledger = PrivacyLedger(accesses=tuple(stages[i] for i in order))
+    said = {s.cohort.tag: s.because for s in ledger.statements(DELTA)}
+    assert "clinic was trained on some of these patients without DP." in said["apy"]
+    assert all(math.isinf(statement.epsilon) for statement in ledger.statements(DELTA))
+    copies = replace(THEIRS, tag="", patients=None)  # of an imported set
+    marks = {"": [mark for _, mark in THEIRS.private.marks()]}  # type: ignore[union-attr]
+    copies = replace(copies, private=CohortEvidence.from_json(evidence_of(marks)))
+    imported = PrivacyLedger(accesses=(access("gan", copies, None), *stages[:2]))
+    assert all(math.isinf(statement.epsilon) for statement in imported.statements(DELTA))
+
+
+def evidence_of(marks: Mapping[str, Sequence[CropMark]]) -> dict[str, Any]:
+    pixels = {patient: [[m.exact, m.near] for m in found] for patient, found in marks.items()}
+    return {"manifest_sha256": "", "crops_of_patients": [], "pixels": pixels}
+
+
+def without_evidence(ledger: PrivacyLedger) -> PrivacyLedger:
+    """As it is read from a folder that was shared."""
+    shared = [Access.from_json(access.as_json()) for access in ledger.accesses]
+    return replace(ledger, accesses=tuple(shared), compared=ledger.comparisons)
+
+
+def test_what_was_compared_holds_for_the_crops_that_were() -> None:
+    clinic = access("clinic", THEIRS, None)
+    strangers = PrivacyLedger(accesses=(access("a", OURS), clinic))
+    shared = without_evidence(strangers)
+    for ledger in (strangers, shared):
+        assert math.isfinite(ledger.statements(DELTA)[0].epsilon)
+    # The same patients, whose crops were never compared with those of the clinic.
+    unseen = without_evidence(PrivacyLedger(accesses=(access("b", OURS_TOO),)))
+    ours, _ = shared.joined([unseen]).statements(DELTA)
+    assert "crops could not be compared, taken to be these, without DP" in ours.because
+    # One who knows all crops finds out, whatever was said before.
+    known = PrivacyLedger(accesses=(access("b", OURS_TOO),))
+    for one, other in ((strangers, known), (known, strangers)):
+        for statement in one.joined([other]).statements(DELTA):
+            assert math.isinf(statement.epsilon)
+
+
+def test_the_path_that_knows_the_crops_counts() -> None:
+    ledger = PrivacyLedger(accesses=(access("a", OURS), access("b", cohort_of("z", dataset="c"))))
+    apart = replace(without_evidence(ledger), compared={})
+    assert "composed" in apart.statements(DELTA)[0].because
+    for joined in (apart.joined([ledger]), ledger.joined([apart])):
+        assert "composed" not in joined.statements(DELTA)[0].because
+
+
+def test_an_unknown_folder_of_the_same_patients_may_hold_crops_of_others() -> None:
+    """Whoever is in it, and whose crops it shares, cannot be said."""
+    hidden = without_evidence(PrivacyLedger(accesses=(access("c", SOME_OF_OURS),))).accesses
+    ledger = PrivacyLedger(accesses=(access("a", OURS), *hidden, access("clinic", THEIRS, None)))
+    ours, *_ = ledger.statements(DELTA)
+    assert "crops could not be compared" in ours.because
+    assert math.isinf(ours.epsilon)
 
 
 @pytest.mark.parametrize("void", ["with a fixed seed, for tests", "by a clock that stood still"])

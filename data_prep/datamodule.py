@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from data_prep.distortions import distorted
-from data_prep.errors import LabelError
+from data_prep.errors import DataError, LabelError
 from data_prep.manifest import FILE_NAME, CropsManifest, Split
 from data_prep.transforms import Augmentation, pipeline
 
@@ -214,6 +214,9 @@ class CropsDataModule(lightning.LightningDataModule):
     Attributes:
         distortions: Names of distortions; :meth:`test_dataloader` gives the crops once more for
             each, see :data:`data_prep.distortions.DISTORTIONS`.
+
+    Raises:
+        DataError: For a batch without a crop, or fewer than no workers.
     """
 
     distortions: Sequence[str] = ()
@@ -231,6 +234,10 @@ class CropsDataModule(lightning.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
+        if batch_size < 1 or num_workers < 0:
+            raise DataError(
+                f"{batch_size=}, {num_workers=}. Give a batch of 1 or more, and 0 workers or more."
+            )
         self.crops = crops
         self.image_size = image_size
         self.depth = depth

@@ -201,7 +201,12 @@ class CropsManifest:
             LeakageError: If a patient stands in two splits.
         """
         path = Path(folder)
-        path = path if path.suffix == ".csv" else path / FILE_NAME
+        if path.suffix == ".csv" and path.name != FILE_NAME:
+            raise ManifestError(
+                f"{path}: the table of a folder of crops is called {FILE_NAME}. Call it so, in a "
+                "folder of its own."
+            )
+        path = path if path.name == FILE_NAME else path / FILE_NAME
         try:
             raw = path.read_bytes()
         except OSError as error:

@@ -259,7 +259,10 @@ def synthetic_folder(
     rule = LabelRule(malignant=malignant_word, benign=benign_word)
     folder = read_synthetic_folder(Path(root), rule)
     if provenance is not None:
-        text = Path(provenance).read_text(encoding="utf-8")
+        try:
+            text = Path(provenance).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{provenance}: is not UTF-8 text. Save it as such.") from error
         Path(out).mkdir(parents=True, exist_ok=True)
         (Path(out) / f"provenance{Path(provenance).suffix}").write_text(text, encoding="utf-8")
     skipped = folder.files.skipped

@@ -162,9 +162,17 @@ def open_run(
         unfinished run resumes.
 
     Raises:
-        RunError: If an input is missing, or the folder belongs to another run or to no run.
+        RunError: If an input is missing, the folder lies in one that is read file by file, or it
+            belongs to another run or to no run.
     """
     folder = Path(folder)
+    for role, path in inputs.items():
+        is_read_whole = path.is_dir() and not (path / "crops.csv").is_file()
+        if is_read_whole and folder.resolve().is_relative_to(path.resolve()):
+            raise RunError(
+                f"{folder}: lies in {path}, which is read as {role}, so what is written there "
+                "would be read when the command is repeated. Choose a folder outside."
+            )
     plain = json.loads(json.dumps(config, sort_keys=True, default=str))
     record = RunRecord(
         folder=folder,

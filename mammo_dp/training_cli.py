@@ -58,6 +58,7 @@ from mammo_dp.training_progress import LinesOfTraining
 from mammo_dp.usage import in_words
 
 CONFIG = "config.yaml"
+MAX_SEED = 2**32 - 1  # that NumPy takes
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a safe loader; in C ten times as fast
 # Load weights, of the hub or a file, that no statement would know of.
 _PAST_THE_LINEAGE = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
@@ -98,9 +99,16 @@ class TrainingCLI(LightningCLI):
             raise
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Keeps the words of the command, see :meth:`before_fit`."""
+        """Keeps the words of the command, see :meth:`before_fit`.
+
+        Raises:
+            RunError: For a seed that no generator of random numbers takes.
+        """
         self.words = args
         super().parse_arguments(parser, args)
+        seed = self.config[self.config.subcommand].seed_everything
+        if not isinstance(seed, bool) and not 0 <= seed <= MAX_SEED:
+            raise RunError(f"--seed_everything: is {seed}. Give a number from 0 to {MAX_SEED}.")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds ``--run_dir``, ``--run`` and ``--stress``."""
@@ -236,6 +244,12 @@ class TrainingCLI(LightningCLI):
             PrivacyError: If the settings would break the guarantee of a private fit.
         """
         folder, chosen = self.record.folder, self.config_init[self.subcommand].trainer
+        for name in ("val_check_interval", "check_val_every_n_epoch"):
+            if chosen[name] == 0:
+                raise RunError(
+                    f"--trainer.{name}: is 0. Give 1 or more; --trainer.limit_val_batches 0 leaves "
+                    "validation out."
+                )
         part = len(list((folder / "logs").glob("version_*")))  # a resumed fit keeps earlier parts
         kwargs.setdefault("logger", CSVLogger(folder, name="logs", version=part))
         kwargs.setdefault("enable_checkpointing", self.subcommand == "fit")
@@ -261,7 +275,7 @@ class TrainingCLI(LightningCLI):
             kwargs["use_distributed_sampler"] = False
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
+        except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
             if isinstance(error, RunError | PrivacyError):  # ours say more
                 raise
             raise RunError(

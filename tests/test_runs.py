@@ -76,6 +76,21 @@ def test_changed_input_is_refused(tmp_path: Path) -> None:
         open_run(tmp_path / "run", command="fit", config={}, inputs=inputs)
 
 
+def test_a_folder_within_one_that_is_read_whole_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    for folder in ("images", "images/out", "link/a/b", "images/../images/out"):
+        with pytest.raises(RunError, match=r"lies in .*images, which is read as images.*outside"):
+            open_run(
+                tmp_path / folder, command="p", config={}, inputs={"images": tmp_path / "images"}
+            )
+    assert list((tmp_path / "images").iterdir()) == []
+    (tmp_path / "images" / "crops.csv").write_text("of crops the table is read")
+    assert open_run(
+        tmp_path / "images/out", command="p", config={}, inputs={"images": tmp_path / "images"}
+    )
+
+
 def test_foreign_files_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(RunError, match=r"holds files but no run\.json"):

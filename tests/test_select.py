@@ -294,6 +294,15 @@ def test_a_fit_without_privacy_takes_part_in_no_selection(
     assert "is no private fit" in capsys.readouterr().err
 
 
+def test_a_private_generator_takes_part_in_no_selection(
+    tmp_path: Path, cohort: CropsManifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["privacy", "select", "--fit", "configs/gan/dp_mcgan.yaml", "--dry_run", "true"]
+    words += ["--crops", str(cohort.folder), "--out", str(tmp_path / "out"), *PRIVATE]
+    assert main([*words, "--grid", '{"model.init_args.momentum": [0.0, 0.5]}']) == 1
+    assert "is no private fit" in capsys.readouterr().err
+
+
 def test_one_patient_moves_the_concordance_by_at_most_its_sensitivity() -> None:
     rng = np.random.default_rng(0)
     largest = 0.0

@@ -14,6 +14,7 @@ import yaml
 from classifier.module import CropClassifier
 from classifier.stress import MEASURES
 from data_prep.distortions import DISTORTIONS
+from data_prep.errors import DataError
 from data_prep.manifest import CropsManifest
 from mammo_dp.main import main, run
 from mammo_dp.privacy.errors import PrivacyError
@@ -383,6 +384,36 @@ def test_a_device_that_is_not_there_is_refused_and_leaves_no_folder(
     with pytest.raises(RunError, match=r"--trainer.*--trainer.accelerator cpu runs everywhere"):
         run([*line, "--trainer.accelerator", accelerator])
     assert not (tmp_path / "plain").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("seed_everything", "-1"),
+        ("seed_everything", "4294967296"),
+        ("data.init_args.batch_size", "0"),
+        ("data.init_args.num_workers", "-1"),
+        ("trainer.devices", "-1"),
+        ("trainer.devices", "x"),
+        ("trainer.val_check_interval", "0"),
+        ("trainer.check_val_every_n_epoch", "0"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_and_leaves_no_folder(
+    flag: str, value: str, tmp_path: Path, cohort: CropsManifest
+) -> None:
+    line = fit_line(tmp_path, cohort, TINY, "plain")
+    with pytest.raises((RunError, DataError), match=flag.split(".")[-1]):
+        run([*line, f"--{flag}", value])
+    assert not (tmp_path / "plain").exists()
+
+
+def test_a_seed_that_cannot_be_is_refused_by_a_private_fit(
+    tmp_path: Path, cohort: CropsManifest
+) -> None:
+    line = [*fit_line(tmp_path, cohort, DP, "private"), "--data.init_args.insecure_seed", "-1"]
+    with pytest.raises(PrivacyError, match="insecure_seed=-1"):
+        run(line)
 
 
 def test_delta_above_one_per_patient_is_refused(tmp_path: Path, cohort: CropsManifest) -> None:

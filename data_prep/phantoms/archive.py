@@ -186,6 +186,7 @@ def write_phantom_archive(
         ("patients", patients, 4),
         ("height", height, 320),
         ("width", width, 256),
+        ("seed", seed, 0),
     ):
         if value < least:
             raise PhantomError(name, value, f"Give at least {least}.")

@@ -203,6 +203,7 @@ def write_phantom_crops(
         ("per_class", per_class, 1),
         ("size", size, 16),
         ("workers", workers, 1),
+        ("seed", seed, 0),
     ):
         if value < least:
             raise PhantomError(name, value, f"Give at least {least}.")

@@ -106,6 +106,7 @@ def write_tomosynthesis_archive(
         ("slices", shape[0], 12),
         ("height", shape[1], 160),
         ("width", shape[2], 128),
+        ("seed", seed, 0),
     ):
         if value < least:
             raise PhantomError(name, value, f"Give at least {least}.")

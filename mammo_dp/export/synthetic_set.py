@@ -33,6 +33,7 @@ _LABELS = {
     "generator": "what was asked of the generator",
     "phantom": "what the procedure drew",
     "classifier": "what a classifier said of the crop",
+    "means": "the class of patients whose mean it was chosen for",
 }
 _LIMITS = """\
 - The label is {label}. No biopsy stands behind it, and no radiologist has looked.

@@ -51,6 +51,9 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert read == CropsManifest.read(tmp_path)
     assert (read.crops, read.sha256) == (crops, written.sha256)
     assert not list(tmp_path.glob("*.part"))
+    (tmp_path / "crops.csv").rename(tmp_path / "mine.csv")
+    with pytest.raises(ManifestError, match=r"mine\.csv: .* is called crops\.csv"):
+        CropsManifest.read(tmp_path / "mine.csv")
 
 
 @pytest.mark.parametrize(

@@ -413,6 +413,18 @@ def test_synthetic_folder_has_no_patients_and_keeps_its_provenance(tmp_path: Pat
     assert (tmp_path / "out" / "provenance.json").read_text() == '{"generator": "g"}'
 
 
+def test_a_provenance_in_another_code_page_is_refused(tmp_path: Path) -> None:
+    root = make_synthetic(tmp_path / "released")
+    (tmp_path / "from.yaml").write_bytes("generator: Universit\xe4t".encode("latin-1"))
+    with pytest.raises(DataError, match=r"from\.yaml: is not UTF-8 text"):
+        prepare.synthetic_folder(
+            root=str(root),
+            out=str(tmp_path / "out"),
+            name="x",
+            provenance=str(tmp_path / "from.yaml"),
+        )
+
+
 def test_unusable_synthetic_files_are_listed_and_bad_names_refused(tmp_path: Path) -> None:
     root = make_synthetic(tmp_path / "released")
     (root / "batch_0_9_benign.png").write_bytes(b"no PNG")

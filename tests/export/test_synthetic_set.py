@@ -3,6 +3,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ from PIL import Image, PngImagePlugin
 from pydicom import dcmread
 
 from data_prep.errors import LicenceError
-from data_prep.manifest import CropsManifest
+from data_prep.manifest import CropsManifest, LabelSource
 from mammo_dp.export import ExportError
-from mammo_dp.export.synthetic_set import synthetic_set
+from mammo_dp.export.synthetic_set import _LABELS, synthetic_set
 from mammo_dp.main import main
 from mammo_dp.privacy.commands import verify
 from mammo_dp.privacy.errors import PrivacyError
@@ -178,6 +179,10 @@ def test_the_card_says_that_a_classifier_gave_the_labels(
     synthetic_set(crops=judged, out=str(tmp_path / "out"))
     card = (tmp_path / "out" / "synthetic_set" / "DATA_CARD.md").read_text()
     assert "The label is what a classifier said of the crop." in card
+
+
+def test_each_source_of_labels_of_synthetic_crops_has_words() -> None:
+    assert set(get_args(LabelSource)) - {"pathology", "birads", "image"} == set(_LABELS)
 
 
 def test_an_export_is_not_exported_again(exported: Path, tmp_path: Path) -> None:

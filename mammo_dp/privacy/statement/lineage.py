@@ -324,7 +324,7 @@ def _imported(record: RunRecord, manifest: CropsManifest) -> Access:
         generator, dataset = said["generator"], said["trained_on"]
         if not isinstance(dataset, str) or not dataset.strip():
             raise TypeError(f"trained_on is {dataset!r}")
-    except (KeyError, TypeError, yaml.YAMLError) as error:
+    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise PrivacyError(
             f"{path}: is no provenance ({error!r}). Write `generator: NAME` and `trained_on: "
             "DATASET` (the origin that crops of that data set have, such as cbis-ddsm; several "

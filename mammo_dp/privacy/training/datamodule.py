@@ -435,6 +435,8 @@ def _sampler(model: DPTraining, sampling: PoissonSampling, key: int) -> PoissonU
 
 
 def _fresh_key(data: "DPCropsDataModule | DPDataModule") -> int:
+    if data.insecure_seed is not None and data.insecure_seed < 0:
+        raise PrivacyError(f"insecure_seed={data.insecure_seed}. Give 0 or more, in tests alone.")
     key = new_key() if data.insecure_seed is None else data.insecure_seed
     shared: int = key if data.trainer is None else data.trainer.strategy.broadcast(key)
     return shared

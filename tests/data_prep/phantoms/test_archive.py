@@ -202,4 +202,6 @@ def test_too_few_patients_or_pixels_are_refused(
 ) -> None:
     with pytest.raises(PhantomError, match=message):
         write_phantom_archive(tmp_path / "new", patients=patients, image_size=size)
+    with pytest.raises(PhantomError, match=r"seed: -1\. Give at least 0"):
+        write_phantom_archive(tmp_path / "new", patients=8, image_size=SIZE, seed=-1)
     assert not (tmp_path / "new").exists()

@@ -317,4 +317,6 @@ def test_too_few_or_too_small_crops_are_refused(
 ) -> None:
     with pytest.raises(PhantomError, match=message):
         write_phantom_crops(tmp_path, per_class=per_class, size=size)
+    with pytest.raises(PhantomError, match=r"seed: -1.*at least 0"):
+        write_phantom_crops(tmp_path, per_class=4, size=32, seed=-1)
     assert not list(tmp_path.iterdir())

@@ -126,3 +126,5 @@ def test_what_is_too_small_is_refused(
 ) -> None:
     with pytest.raises(PhantomError, match=name):
         write_tomosynthesis_archive(tmp_path, patients=patients, shape=shape)
+    with pytest.raises(PhantomError, match="seed"):
+        write_tomosynthesis_archive(tmp_path, patients=6, shape=SHAPE, seed=-1)

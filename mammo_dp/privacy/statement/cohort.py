@@ -29,8 +29,8 @@ _NOBODY = ""  # in place of the patient of a crop that a generator made
 # How cohorts meet, as clauses of a sentence.
 THESE, SOME = "on these patients", "on some of these patients"
 _OTHER_KEY = "on patients hashed under another key, taken to be these,"
-_NOT_COMPARED = "on patients whose crops could not be compared, taken to be these,"
-UNDECIDED = frozenset({_OTHER_KEY, _NOT_COMPARED})
+NOT_COMPARED = "on patients whose crops could not be compared, taken to be these,"
+UNDECIDED = frozenset({_OTHER_KEY, NOT_COMPARED})
 
 _Patient = tuple[str, str]  # key and keyed hash
 
@@ -108,7 +108,7 @@ class Cohort:
         split: Split of the manifest; empty if unknown.
         patients: Keyed hashes, sorted; None if unknown; empty if no patient is in the data. The
             tag stands for them where cohorts are compared for equality.
-        key_id: Names the key of the hashes.
+        key_id: Names the key of the hashes; empty if there is nothing to hash.
         crops: Number of crops, where they are the units of a mechanism and so public; else 0.
         private: What recognises the crops under other names; none if unknown. Never shared, and no
             part of what makes two cohorts equal.
@@ -181,6 +181,7 @@ class Cohort:
         marks = tuple(_mark(key, crop) for crop in manifest.crops)
         return replace(
             cls.unknown(dataset),
+            key_id=key_id(key),
             private=CohortEvidence(
                 manifest_sha256=manifest.sha256,
                 crops_of_patients=(),
@@ -191,6 +192,11 @@ class Cohort:
     def is_comparable(self, other: "Cohort") -> bool:
         """Whether patients and crops of both are known here, hashed under one key."""
         return self.key_id == other.key_id and self.knows_its_crops and other.knows_its_crops
+
+    @property
+    def has_crops(self) -> bool:
+        """Whether there are, or were, crops by which patients can be recognised."""
+        return bool(self.key_id)
 
     def with_evidence(self, evidence: CohortEvidence) -> Self:
         """The same cohort; also its patients, where what is shared leaves them out."""
@@ -266,18 +272,24 @@ class People:
                 return THESE
             if shared:
                 return SOME
-            return "" if cohort.is_comparable(other) else _NOT_COMPARED
+            return "" if cohort.is_comparable(other) else NOT_COMPARED
         if self._share_a_copy(cohort, other):  # evidence is sealed, so all marks have the key here
             return f"{SOME}, as copies of their crops show,"
         if cohort.tag and other.tag:  # known once, but not from what is here
-            return THESE if cohort.tag == other.tag else _NOT_COMPARED
+            return THESE if cohort.tag == other.tag else NOT_COMPARED
         if any(
             mine in others or others in mine
             for mine in _names(cohort.dataset)
             for others in _names(other.dataset)
         ):
             return "on unknown patients, taken to be these,"
-        return ""
+        undecided = cohort.has_crops and other.has_crops and not cohort.is_comparable(other)
+        return NOT_COMPARED if undecided else ""
+
+    def most_in_one(self, cohort: Cohort) -> int:
+        """Largest number of patients of a cohort who are one person, as far as is known here."""
+        people = Counter(self._persons[cohort.key_id, p] for p in cohort.patients or ())
+        return max(people.values(), default=1)
 
     @cached_property
     def _known(self) -> set[tuple[_Patient, CropMark]]:

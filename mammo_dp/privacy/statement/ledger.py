@@ -3,6 +3,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import permutations
 from typing import Any, Literal, Self
 
@@ -15,10 +16,11 @@ from mammo_dp.privacy.accounting.account import (
     mechanism_from_json,
 )
 from mammo_dp.privacy.accounting.budget import require_delta
-from mammo_dp.privacy.statement.cohort import SOME, THESE, UNDECIDED, Cohort, People
+from mammo_dp.privacy.statement.cohort import NOT_COMPARED, THESE, UNDECIDED, Cohort, People
 from mammo_dp.privacy.statement.guarantee import Guarantee, PrivacyStatement, epsilon_of
 
 Use = Literal["training", "selection"]
+_TOGETHER = "compared together"
 _DONE: dict[Use, str] = {"training": "was trained", "selection": "was chosen by metrics"}
 
 
@@ -215,8 +217,7 @@ class PrivacyLedger:
         accesses: Each stage's use of each cohort.
         exclusions: What the lineage leaves open.
         public: Weights from outside that were trained on public data.
-        compared: How the cohorts of two accesses meet, as far as it was known where the evidence
-            was; see :attr:`comparisons`.
+        compared: What was known of the patients where the evidence was, see :attr:`comparisons`.
     """
 
     accesses: tuple[Access, ...] = ()
@@ -239,8 +240,9 @@ class PrivacyLedger:
         for other in others:
             exclusions |= dict.fromkeys(other.exclusions)
             public |= dict.fromkeys(other.public)
-            for pair, clause in other.comparisons.items():
-                compared[pair] = _surest([compared.get(pair, ""), clause])
+            for names, said in other.comparisons.items():
+                both = [compared.get(names, said), said]
+                compared[names] = max(both, key=int) if said.isdecimal() else _surest(both)
             for access in other.accesses:
                 if access.released is not None and access in accesses:
                     if access.cohort.private is not None:  # which the other path may have lost
@@ -257,18 +259,26 @@ class PrivacyLedger:
 
     @property
     def comparisons(self) -> dict[str, str]:
-        """How each access's cohort meets each other one's, for every two that could be compared.
+        """What is known of the patients of all accesses, for those who lack the evidence.
 
-        Crops are compared by evidence that is private, so the results go into what is shared.
+        Crops are compared by evidence that is private, so the results go into what is shared: how
+        the cohorts of every two accesses meet, by both names; how many patients of one are one
+        person, if several are, by its name twice; and which were compared together, by all names.
         """
         met = _Meetings(self)
         found = dict(self.compared)
         for one, other in permutations(self.accesses, 2):
-            pair = _pair(one, other)
-            if pair and one.cohort != other.cohort:
+            names = _name(one), _name(other)
+            if all(names) and one.cohort != other.cohort:
                 clause = met.clause(one, other)
                 if clause not in UNDECIDED:
-                    found[pair] = clause
+                    found[" ".join(names)] = clause
+        for access in self.accesses:
+            if (name := _name(access)) and (most := met.most_in_one(access)) > 1:
+                found[f"{name} {name}"] = str(most)
+        together = sorted({_name(a) for a in self.accesses if a.cohort.knows_its_crops} - {""})
+        if len(together) > 2:
+            found[" ".join(together)] = _TOGETHER
         return dict(sorted(found.items()))
 
     def statements(self, delta: float, released: str | None = None) -> list[PrivacyStatement]:
@@ -300,6 +310,7 @@ class PrivacyLedger:
             (access, clause) for access in self.accesses if (clause := met.touching(cohort, access))
         ]
         private = [(a, a.mechanism) for a, _ in touching if a.mechanism is not None]
+        times = [met.most_in_one(access) for access, _ in private]
         reasons = " ".join(
             access.reason(clause)
             for access, clause in touching
@@ -311,9 +322,9 @@ class PrivacyLedger:
             units = _units(cohort, "patient", private)
             patient = Guarantee.none(unit="patient", units=units, because=reasons)
         else:
-            patient, by_crops = _of_patients(cohort, private, delta, _because(touching))
+            patient, by_crops = _of_patients(cohort, private, times, delta, _because(touching))
         crop = None
-        mechanisms = _on_patient(most or 1, cohort, private)
+        mechanisms = _on_patient(most or 1, cohort, private, times)
         if {access.unit for access, _ in private} == {"crop"}:
             mechanisms = tuple(mechanism for _, mechanism in private)
             crop = _of_crops(cohort, private, delta, reasons, _because(touching))
@@ -350,45 +361,80 @@ class _Meetings:
         self._accesses = ledger.accesses
         self._compared = ledger.compared
         self._people = People(access.cohort for access in ledger.accesses)
+        self._together = [
+            frozenset(names.split()) for names, said in ledger.compared.items() if said == _TOGETHER
+        ]
 
     def touching(self, cohort: Cohort, access: Access) -> str:
         """How an access touched the patients of a cohort; empty if it touched none."""
         if access.cohort == cohort:
             return THESE
-        own = [self.clause(a, access) for a in self._accesses if a.cohort == cohort]
-        # Crops that are not known here may be of the other cohort, and so are their patients.
-        others = [
-            self.clause(a, access)
-            for a in self._accesses
-            if access.cohort != a.cohort != cohort
-            and not a.cohort.knows_its_crops
-            and a.cohort.patients
-            and self._people.overlap(cohort, a.cohort) in (THESE, SOME)
-        ]
-        return _surest([*own, *(SOME if clause == THESE else clause for clause in others)])
+        return _surest([self.clause(a, access) for a in self._accesses if a.cohort == cohort])
 
     def clause(self, one: Access, other: Access) -> str:
         """How the cohort of one access meets that of another, see :meth:`People.overlap`."""
+        places = [self._accesses.index(access) for access in (one, other)]
+        return self._clauses[places[0], places[1]]
+
+    def most_in_one(self, access: Access) -> int:
+        """Largest number of patients of an access who are one person."""
+        name = _name(access)
+        earlier = self._compared.get(f"{name} {name}", "") if name else ""
+        return max(int(earlier or 1), self._people.most_in_one(access.cohort))
+
+    @cached_property
+    def _clauses(self) -> dict[tuple[int, int], str]:
+        """How any two meet, by their places among the accesses.
+
+        Two cohorts that share nobody may still hold one person, whom a third one knows as both:
+        only if all three were compared together is it known that they do not.
+        """
+        pairs = [*permutations(range(len(self._accesses)), 2)]
+        clauses = {(i, j): self._direct(self._accesses[i], self._accesses[j]) for i, j in pairs}
+        thirds = [k for k, access in enumerate(self._accesses) if access.cohort.tag]
+        changed = True
+        while changed:
+            changed = False
+            for i, j in pairs:
+                if not clauses[i, j] and any(
+                    clauses[i, k] and clauses[k, j] and not self._were_together(i, j, k)
+                    for k in thirds
+                    if k not in (i, j)
+                ):
+                    clauses[i, j] = NOT_COMPARED
+                    changed = True
+        return clauses
+
+    def _were_together(self, *places: int) -> bool:
+        """Whether accesses were compared by the evidence of all of them, now or earlier."""
+        accesses = [self._accesses[place] for place in places]
+        first = accesses[0].cohort
+        if all(first.is_comparable(access.cohort) for access in accesses):
+            return True
+        names = {_name(access) for access in accesses}
+        return any(names <= group for group in self._together)
+
+    def _direct(self, one: Access, other: Access) -> str:
+        """How two cohorts meet, by what is known of both."""
         found = self._people.overlap(one.cohort, other.cohort)
-        earlier = self._compared.get(_pair(one, other))
-        if earlier is None:
+        names = _name(one), _name(other)
+        earlier = self._compared.get(" ".join(names)) if all(names) else None
+        if earlier is None or one.cohort == other.cohort:
             return found
         return earlier if found in UNDECIDED else _surest([found, earlier])
 
 
-def _pair(one: Access, other: Access) -> str:
-    """Names two accesses; empty if one of them may be taken for another access.
+def _name(access: Access) -> str:
+    """Names an access; empty if it may be taken for another one.
 
-    Cohorts alone do not do, since equal patients may have other crops in another folder.
+    Its cohort alone does not do, since equal patients may have other crops in another folder.
     """
-    names = [f"{a.cohort.tag}@{a.released}" for a in (one, other) if a.cohort.tag and a.released]
-    return " ".join(names) if len(names) == 2 else ""
+    return f"{access.cohort.tag}@{access.released}" if access.released else ""
 
 
 def _surest(clauses: Sequence[str]) -> str:
     """The one that says most; empty if no cohort meets another."""
-    sure = next((clause for clause in (THESE, SOME) if clause in clauses), "")
-    return sure or next(filter(None, clauses), "")
+    return max(clauses, key=lambda clause: (bool(clause), clause not in UNDECIDED, clause == THESE))
 
 
 _Private = Sequence[tuple[Access, Noisy]]
@@ -432,7 +478,7 @@ def _of_crops(
 
 
 def _of_patients(
-    cohort: Cohort, private: _Private, delta: float, because: str
+    cohort: Cohort, private: _Private, times: Sequence[int], delta: float, because: str
 ) -> tuple[Guarantee, tuple[tuple[int, float], ...]]:
     """What a patient with the most crops may rely on, and what patients by number of crops."""
     units = _units(cohort, "patient", private)
@@ -455,29 +501,46 @@ def _of_patients(
         )
         if _adjacency(private) == "zero-out":
             because += " How many crops there are, and how many of each patient, counts as known."
-    patient = Guarantee.of(
-        _on_patient(most or 1, cohort, private), delta, unit="patient", units=units, because=because
-    )
+    if twice := [
+        access.stage for (access, _), many in zip(private, times, strict=True) if many > 1
+    ]:
+        because += (
+            f" Their crops show that several patients of {' and of '.join(twice)} are one person, "
+            "who is accounted for each of them."
+        )
+    mechanisms = _on_patient(most or 1, cohort, private, times)
+    patient = Guarantee.of(mechanisms, delta, unit="patient", units=units, because=because)
     by_crops = tuple(
-        (crops, epsilon_of(_on_patient(crops, cohort, private), delta))
+        (crops, epsilon_of(_on_patient(crops, cohort, private, times), delta))
         for crops in range(1, (most or 0) + 1)
     )
     return patient, by_crops
 
 
-def _on_patient(crops: int, cohort: Cohort, private: _Private) -> tuple[Noisy, ...]:
+def _on_patient(
+    crops: int, cohort: Cohort, private: _Private, times: Sequence[int]
+) -> tuple[Noisy, ...]:
     """What was applied to a patient of a cohort with at most so many crops in each of its folders.
 
     In another cohort that shares patients, each of these may be the one with the most crops.
+
+    Args:
+        crops: The number.
+        cohort: The cohort.
+        private: Accesses and their mechanisms.
+        times: How many patients of each access may be one person, each drawn on its own.
     """
 
-    def on_patient(access: Access, mechanism: Noisy) -> Noisy:
+    def on_patient(access: Access, mechanism: Noisy, many: int) -> Noisy:
         if access.unit == "patient":
-            return mechanism
+            return mechanism if many == 1 else mechanism.on_crops(many)
         drawn = access.crops_per_patient or 1  # undeclared: there is no guarantee
-        return mechanism.on_crops(min(crops, drawn) if access.cohort == cohort else drawn)
+        return mechanism.on_crops(many * (min(crops, drawn) if access.cohort == cohort else drawn))
 
-    return tuple(on_patient(access, mechanism) for access, mechanism in private)
+    return tuple(
+        on_patient(access, mechanism, many)
+        for (access, mechanism), many in zip(private, times, strict=True)
+    )
 
 
 def _because(touching: list[tuple[Access, str]]) -> str:

@@ -333,6 +333,7 @@ def _imported(record: RunRecord, manifest: CropsManifest) -> Access:
     return Access(
         stage=f"{generator}, the generator of {origin},",
         cohort=Cohort.of_imported(manifest, dataset),
+        released=manifest.sha256,
         note="Imported; privacy of the generator cannot be verified and counts as none.",
     )
 

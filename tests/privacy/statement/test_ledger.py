@@ -428,6 +428,78 @@ def without_evidence(ledger: PrivacyLedger) -> PrivacyLedger:
     return replace(ledger, accesses=tuple(shared), compared=ledger.comparisons)
 
 
+def test_several_patients_who_are_one_person_are_accounted_for_each() -> None:
+    """A clinic has as one patient, and with both crops, whom we have as two."""
+    one = replace(cohort_of("n", "x", dataset="b"), private=None)
+    images = [CropMark(exact=p, near=sha256(p.encode()).hexdigest()) for p in ("p", "q")]
+    one = one.with_evidence(CohortEvidence.from_json(evidence_of({"n": images, "x": []})))
+    ours = access("ours", cohort_of("p", "q"), OTHER)
+    clinic = access("clinic", one, GAUSSIAN)
+    true = compose([of_crops(OTHER, 2), GAUSSIAN]).epsilon(DELTA)
+    for accesses in ((ours, clinic), (clinic, ours)):
+        ledger = PrivacyLedger(accesses=accesses)
+        for known in (ledger, PrivacyLedger().joined([without_evidence(ledger)])):
+            for statement in known.statements(DELTA):
+                assert statement.epsilon == pytest.approx(true)
+                assert "several patients of ours are one person" in statement.because
+    by_crop = replace(ours, unit="crop", crops_per_patient=3)
+    for statement in PrivacyLedger(accesses=(by_crop, clinic)).statements(DELTA):
+        expected = compose([of_crops(OTHER, 6), GAUSSIAN]).epsilon(DELTA)
+        assert statement.guarantees[-1].epsilon == pytest.approx(expected)
+    (alone,) = PrivacyLedger(accesses=(ours,)).statements(DELTA)  # nobody knows
+    assert alone.epsilon == pytest.approx(compose([OTHER]).epsilon(DELTA))
+
+
+def test_what_was_compared_without_a_third_says_nothing_of_what_it_joins() -> None:
+    """A person is p here, q there, and one who knows both comes when their crops are gone."""
+    p, q = access("p", cohort_of("p", dataset="a")), access("q", cohort_of("q", dataset="b"))
+    images = [CropMark(exact=p, near=sha256(p.encode()).hexdigest()) for p in ("p", "q")]
+    joins = cohort_of("r", dataset="c").with_evidence(
+        CohortEvidence.from_json(evidence_of({"r": images}))
+    )
+    r = access("r", joins)
+    apart, thrice = PrivacyLedger(accesses=(p, q)), compose([GAUSSIAN] * 3).epsilon(DELTA)
+    for statement in without_evidence(apart).plus(r).statements(DELTA):
+        assert statement.epsilon == pytest.approx(thrice)
+    pairs = [PrivacyLedger(accesses=pair) for pair in ((p, q), (p, r), (q, r))]
+    for statement in PrivacyLedger().joined(map(without_evidence, pairs)).statements(DELTA):
+        assert statement.epsilon == pytest.approx(thrice)
+    # Who are not one person, and were compared with the third, stay apart.
+    both = cohort_of("p", "q", dataset="c")
+    whole = PrivacyLedger(accesses=(p, q, access("both", both)))
+    for known in (
+        whole,
+        without_evidence(whole),
+        PrivacyLedger().joined([without_evidence(whole)]),
+    ):
+        found = [statement.epsilon for statement in known.statements(DELTA)]
+        twice = compose([GAUSSIAN] * 2).epsilon(DELTA)
+        assert found == pytest.approx([twice, twice, thrice])
+
+
+def test_copies_in_an_imported_set_are_not_forgotten() -> None:
+    marks = {"": [mark for _, mark in THEIRS.private.marks()]}  # type: ignore[union-attr]
+    evidence = CohortEvidence.from_json(evidence_of(marks))
+    bought = replace(Cohort.unknown("elsewhere"), key_id="k", private=evidence)
+    gan = access("gan", bought, None)
+    ours, strangers = access("ours", OURS_TOO), access("strangers", cohort_of("z", dataset="c"))
+    ledger = PrivacyLedger(accesses=(gan, ours, strangers))
+    for known in (ledger, without_evidence(ledger)):
+        found = {s.cohort.name: s.epsilon for s in known.statements(DELTA)}
+        assert [math.isinf(found[name]) for name in ("a/train", "c/train")] == [True, False]
+    # Where one side lacks its crops, nothing was compared, whatever the names.
+    for one, other in (
+        (without_evidence(ledger).accesses[0], ours),
+        (gan, without_evidence(ledger).accesses[2]),
+    ):
+        *_, said = PrivacyLedger(accesses=(one, other)).statements(DELTA)
+        assert "could not be compared" in said.because
+        assert math.isinf(said.epsilon)
+    named = replace(gan, cohort=Cohort.unknown("elsewhere"))  # there never were crops of it
+    *_, said = PrivacyLedger(accesses=(named, ours)).statements(DELTA)
+    assert math.isfinite(said.epsilon)
+
+
 def test_what_was_compared_holds_for_the_crops_that_were() -> None:
     clinic = access("clinic", THEIRS, None)
     strangers = PrivacyLedger(accesses=(access("a", OURS), clinic))

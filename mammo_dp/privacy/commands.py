@@ -41,7 +41,8 @@ def explain(run: str) -> None:
     Args:
         run: Run folder or data folder, or a file that a statement in it is about.
     """
-    folder = _folder_about(Path(run))
+    has_its_own = Path(run, FILE_NAME).is_file()  # an export within its run folder
+    folder = Path(run) if has_its_own else _folder_about(Path(run))
     _, text, notes = _trusted(folder)
     achieved = attacks_in_words(folder) if folder.is_dir() else []
     print("\n".join([text.rstrip("\n"), *([""] if achieved else []), *achieved, *_noted(notes)]))

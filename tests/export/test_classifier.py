@@ -24,7 +24,7 @@ from mammo_dp.export import classifier as onnx_model
 from mammo_dp.export.classifier import classifier
 from mammo_dp.export.shared_classifier import SharedClassifier
 from mammo_dp.main import main
-from mammo_dp.privacy.commands import verify
+from mammo_dp.privacy.commands import explain, verify
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.runs import RunError, file_sha256
 from tests.export.classifiers import run_of_classifier
@@ -145,6 +145,10 @@ def test_the_statement_goes_along_unchanged_and_the_export_can_be_verified(
         assert (exported / name).read_bytes() == (run / name).read_bytes()
     verify(str(exported.parent))
     assert "all that was checked agrees" in capsys.readouterr().out
+    explain(str(exported))
+    in_place = capsys.readouterr().out
+    explain(str(run))
+    assert in_place.startswith(capsys.readouterr().out.split("Note:")[0].rstrip())
 
 
 def test_the_card_says_who_is_protected_how_it_is_used_and_what_belongs_together(

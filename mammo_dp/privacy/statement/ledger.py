@@ -377,35 +377,48 @@ class _Meetings:
         return self._clauses[places[0], places[1]]
 
     def most_in_one(self, access: Access) -> int:
-        """Largest number of patients of an access who are one person."""
-        name = _name(access)
-        earlier = self._compared.get(f"{name} {name}", "") if name else ""
-        return max(int(earlier or 1), self._people.most_in_one(access.cohort))
+        """Largest number of patients of an access who are one person, as far as was ever known."""
+        most, cohort = self._people.most_in_one(access.cohort), access.cohort
+        for other in self._accesses:
+            name = _name(other)
+            earlier = int(self._compared.get(f"{name} {name}", "1")) if name else 1
+            if other.cohort != cohort and cohort.patients and other.cohort.patients:
+                earlier = min(earlier, len({*cohort.patients} & {*other.cohort.patients}))
+            elif other.cohort != cohort and not self.clause(access, other):
+                continue
+            most = max(most, earlier)
+        return most
 
     @cached_property
     def _clauses(self) -> dict[tuple[int, int], str]:
         """How any two meet, by their places among the accesses.
 
-        Two cohorts that share nobody may still hold one person, whom a third one knows as both:
-        only if all three were compared together is it known that they do not.
+        Two cohorts that share nobody may still hold one person, whom others know as both. That they
+        do not is known only if all on the way were compared together.
         """
         pairs = [*permutations(range(len(self._accesses)), 2)]
         clauses = {(i, j): self._direct(self._accesses[i], self._accesses[j]) for i, j in pairs}
-        thirds = [k for k, access in enumerate(self._accesses) if access.cohort.tag]
-        changed = True
-        while changed:
-            changed = False
-            for i, j in pairs:
-                if not clauses[i, j] and any(
-                    clauses[i, k] and clauses[k, j] and not self._were_together(i, j, k)
-                    for k in thirds
-                    if k not in (i, j)
-                ):
-                    clauses[i, j] = NOT_COMPARED
-                    changed = True
-        return clauses
 
-    def _were_together(self, *places: int) -> bool:
+        def reached(start: int) -> set[int]:
+            """Whom a person of a cohort may be, by way of cohorts of patients."""
+            found, left = {start}, [start]
+            while left:
+                at = left.pop()
+                if at == start or self._accesses[at].cohort.tag:
+                    following = {j for i, j in pairs if i == at and clauses[i, j]} - found
+                    found |= following
+                    left += following
+            return found
+
+        everyone = [reached(place) for place in range(len(self._accesses))]
+        return {
+            (i, j): NOT_COMPARED
+            if not clause and j in everyone[i] and not self._were_together(everyone[i])
+            else clause
+            for (i, j), clause in clauses.items()
+        }
+
+    def _were_together(self, places: Iterable[int]) -> bool:
         """Whether accesses were compared by the evidence of all of them, now or earlier."""
         accesses = [self._accesses[place] for place in places]
         first = accesses[0].cohort
@@ -492,6 +505,8 @@ def _of_patients(
         return Guarantee.none(unit="patient", units=units, because=reason), ()
     if units is not None:
         require_delta(delta, units, "patient")
+    elif (crops := _units(cohort, "crop", private)) is not None:
+        require_delta(delta, crops, "crop")  # how many patients there are was not declared
     most = _declared(cohort, private)
     if by_crop:
         because += (

@@ -477,6 +477,47 @@ def test_what_was_compared_without_a_third_says_nothing_of_what_it_joins() -> No
         assert found == pytest.approx([twice, twice, thrice])
 
 
+def person(*images: str, dataset: str) -> Access:
+    """A fit on one patient with these images."""
+    marks = [CropMark(exact=i, near=sha256(i.encode()).hexdigest()) for i in images]
+    evidence = CohortEvidence.from_json(evidence_of({dataset: marks}))
+    return access(dataset, cohort_of(dataset, dataset=dataset).with_evidence(evidence))
+
+
+def test_a_chain_that_was_compared_in_parts_is_not_known() -> None:
+    i, j = person("0", dataset="i"), person("2", dataset="j")
+    k, m = person("1", "2", dataset="k"), person("0", "1", dataset="m")
+    parts = [(i, m, k), (i, k, j), (m, k, j), (i, m, j)]
+    shared = [without_evidence(PrivacyLedger(accesses=part)) for part in parts]
+    whole = PrivacyLedger(accesses=(i, m, k, j))
+    expected = compose([GAUSSIAN] * 4).epsilon(DELTA)
+    for ledger in (whole, without_evidence(whole), PrivacyLedger().joined(shared)):
+        found = [statement.epsilon for statement in ledger.statements(DELTA)]
+        assert found == pytest.approx([expected] * 4)
+
+
+def test_that_several_are_one_person_holds_for_each_use_of_them() -> None:
+    one = person("p", "q", dataset="n")
+    ours = cohort_of("p", "q")
+    first = PrivacyLedger(accesses=(access("first", ours, OTHER), one))
+    again = PrivacyLedger(accesses=(access("again", ours, OTHER),))
+    more = PrivacyLedger(accesses=(access("more", cohort_of("p", "q", "w"), OTHER),))
+    known = PrivacyLedger().joined([first, again, more])
+    shared = PrivacyLedger().joined([without_evidence(first), without_evidence(again), more])
+    true = compose([of_crops(OTHER, 2)] * 3 + [GAUSSIAN]).epsilon(DELTA)
+    for ledger in (known, shared):
+        assert ledger.statements(DELTA)[0].epsilon == pytest.approx(true)
+
+
+def test_delta_is_held_against_declared_crops_where_patients_are_not_declared() -> None:
+    by_crop = access("a", cohort_of("p", "q"), unit="crop", crops_per_patient=1, public_size=13)
+    by_patient = access("b", cohort_of("q", dataset="b"), public_size=3)
+    ledger = PrivacyLedger(accesses=(by_crop, by_patient))
+    assert ledger.statements(1 / 14)
+    with pytest.raises(PrivacyError, match=r"1/13|13 crops"):
+        ledger.statements(0.3)
+
+
 def test_copies_in_an_imported_set_are_not_forgotten() -> None:
     marks = {"": [mark for _, mark in THEIRS.private.marks()]}  # type: ignore[union-attr]
     evidence = CohortEvidence.from_json(evidence_of(marks))

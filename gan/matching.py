@@ -9,9 +9,6 @@ What tells malignant from benign masses lies in directions that vary little, whe
 hardly looks. The difference of the two classes is therefore matched a second time, in the metric of
 a linear discriminant, whose ridge keeps out directions that so few crops cannot tell from noise.
 
-A network of public images sees other things than the measurements do: classes that differ in what
-it sees, as no real ones do, are a mark that a classifier of generated crops learns in vain.
-
 Source: matching of feature statistics with running means, dos Santos et al. 2019, arXiv 1904.02762;
 the ridge after Friedman 1989 (regularized discriminant analysis).
 """
@@ -31,30 +28,30 @@ SQUARES = 0.5  # weight of mean squares beside that of means
 _LIMIT = 5.0  # standard deviations; an odd crop must not rule a mean
 
 
-class ClassMatching(nn.Module):
-    """Compares running statistics of generated crops with those of real ones, in given numbers.
+class Matching(nn.Module):
+    """Compares running statistics of generated crops with those of real ones.
 
     The running statistics are part of a checkpoint, so that a resumed run continues as if it had
     not stopped; those of the real crops are taken again.
 
     Args:
-        count: How many numbers stand for a crop.
+        image_size: Edge of the crops, in pixels, a power of two from 16 on.
     """
 
     running: Tensor
     updates: Tensor
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, image_size: int) -> None:
         super().__init__()
-        self.count = count
-        self.register_buffer("running", torch.zeros(2, 2 * count))
+        self.measurements = Measurements(min(SIZE, image_size))
+        self.register_buffer("running", torch.zeros(2, 2 * COUNT))
         self.register_buffer("updates", torch.zeros(2, dtype=torch.int64))
 
     def take_real(self, crops: Tensor, malignant: Tensor) -> None:
         """Takes the statistics to be matched.
 
         Args:
-            crops: Their numbers, shape ``(R, count)``, both classes among them.
+            crops: Shape ``(R, 1, H, H)``, values in ``[-1, 1]``, both classes among them.
             malignant: Shape ``(R,)``, 1 or 0.
         """
         with torch.no_grad():
@@ -62,7 +59,7 @@ class ClassMatching(nn.Module):
         self._mean, self._spread = measured.mean(0), measured.std(0) + 1e-6
         moments = self._moments(measured)
         self._real = torch.stack([moments[malignant == label].mean(0) for label in (0, 1)])
-        apart = (moments - self._real[malignant.long()])[:, : self.count]
+        apart = (moments - self._real[malignant.long()])[:, :COUNT]
         within = apart.T @ apart / len(apart)
         within.diagonal().add_(RIDGE)
         self._metric = torch.linalg.inv(within)
@@ -74,7 +71,7 @@ class ClassMatching(nn.Module):
         the distance that the last batches have shown. :meth:`distance` says how far they are.
 
         Args:
-            fakes: Numbers of generated crops, shape ``(B, count)``.
+            fakes: Shape ``(B, 1, H, H)``, values in ``[-1, 1]``.
             malignant: Classes they were asked for, shape ``(B,)``, 1 or 0.
         """
         moments = self._moments(self._measure(fakes))
@@ -89,12 +86,12 @@ class ClassMatching(nn.Module):
         return (self._slope() * (self.running - self._real)).mean()
 
     def _slope(self) -> Tensor:
-        """What a crop of each class is pushed along, shape ``(2, 2 * count)``."""
+        """What a crop of each class is pushed along, shape ``(2, 2 * COUNT)``."""
         away = self.running - self._real
         slope = away * self._weights()
         # a product that mixed precision does not round, as it would that of a matrix
-        apart = (self._metric * (away[1, : self.count] - away[0, : self.count])).sum(1)
-        slope[:, : self.count] += CLASSES / 2 * torch.stack([-apart, apart])
+        apart = (self._metric * (away[1, :COUNT] - away[0, :COUNT])).sum(1)
+        slope[:, :COUNT] += CLASSES / 2 * torch.stack([-apart, apart])
         return slope
 
     def _update(self, label: int, mean: Tensor) -> None:
@@ -103,34 +100,17 @@ class ClassMatching(nn.Module):
         self.updates[label] += 1
 
     def _measure(self, crops: Tensor) -> Tensor:
-        """Numbers of crops."""
-        return crops.float()
-
-    def _moments(self, measured: Tensor) -> Tensor:
-        """Scaled numbers and their squares, shape ``(N, 2 * count)``."""
-        scaled = ((measured - self._mean) / self._spread).clamp(-_LIMIT, _LIMIT)
-        return torch.cat([scaled, scaled.square()], dim=1)
-
-    def _weights(self) -> Tensor:
-        squares = torch.full((self.count,), SQUARES)
-        return torch.cat([torch.ones(self.count), squares]).to(self.running)
-
-
-class Matching(ClassMatching):
-    """The same of crops ``(B, 1, H, H)`` in ``[-1, 1]``, in fixed measurements.
-
-    Args:
-        image_size: Edge of the crops, in pixels, a power of two from 16 on.
-    """
-
-    def __init__(self, image_size: int) -> None:
-        super().__init__(COUNT)
-        self.measurements = Measurements(min(SIZE, image_size))
-
-    def _measure(self, crops: Tensor) -> Tensor:
         """Measurements of crops, made coarser first where they are finer than ``SIZE``."""
         with torch.autocast(crops.device.type, enabled=False):
             measured: Tensor = self.measurements(
                 F.adaptive_avg_pool2d(crops.float(), self.measurements.size)
             )
         return measured
+
+    def _moments(self, measured: Tensor) -> Tensor:
+        """Scaled measurements and their squares, shape ``(N, 2 * COUNT)``."""
+        scaled = ((measured - self._mean) / self._spread).clamp(-_LIMIT, _LIMIT)
+        return torch.cat([scaled, scaled.square()], dim=1)
+
+    def _weights(self) -> Tensor:
+        return torch.cat([torch.ones(COUNT), torch.full((COUNT,), SQUARES)]).to(self.running)

@@ -27,16 +27,15 @@ from gan.losses import (
     gradient_penalty,
     mode_seeking,
 )
-from gan.matching import ClassMatching, Matching
+from gan.matching import Matching
 from gan.monitor import Monitor, SampleCheck
-from gan.projected import ProjectedDiscriminator, Seen
+from gan.projected import ProjectedDiscriminator
 from gan.samples import write_sheet
 
 log = logging.getLogger(__name__)
 
 SAMPLE_COLUMNS = 8
 FORGOTTEN = 0.1  # share of attributes that a training step does without
-VIEWS, VIEWS_SEED = 4, 99  # augmented views of each real crop, the same ones in a resumed fit
 R1_EVERY = 4  # steps; the lazy penalty of Karras et al. 2020, arXiv 1912.04958, appendix B
 
 
@@ -150,7 +149,6 @@ class MCGAN(lightning.LightningModule):
         self.average = averaged(self.generator, average_decay)
         self.matched = Matching(image_size) if matching else None
         self.projected: ProjectedDiscriminator | None = None
-        self.matched_views: ClassMatching | None = None  # of what the projected one sees
         rng = torch.Generator().manual_seed(seed)
         shape = (SAMPLE_COLUMNS, 1, image_size, image_size)
         self.register_buffer("fixed_latents", torch.randn(SAMPLE_COLUMNS, latent, generator=rng))
@@ -194,18 +192,10 @@ class MCGAN(lightning.LightningModule):
         if self.matched is not None:
             plain = data.dataset(data.train_rows)
             items = [plain[index] for index in range(len(plain))]
-            images = torch.stack([item.image for item in items]).to(self.device)
-            malignant = torch.tensor([item.malignant for item in items], device=self.device)
-            self.matched.take_real(images, malignant)
-            if self.projected is not None and self.matched_views is not None:
-                rng = torch.Generator(self.device).manual_seed(VIEWS_SEED)
-                with torch.no_grad():
-                    views = [
-                        self.projected.read(augment(part, self.augmentations, rng)).means
-                        for _ in range(VIEWS)
-                        for part in torch.split(images, 32)
-                    ]
-                self.matched_views.take_real(torch.cat(views), malignant.repeat(VIEWS))
+            self.matched.take_real(
+                torch.stack([item.image for item in items]).to(self.device),
+                torch.tensor([item.malignant for item in items], device=self.device),
+            )
 
     def training_step(self, batch: CropBatch, batch_idx: int) -> None:
         """One update of the discriminator, then one of the generator, on the same fakes.
@@ -231,14 +221,14 @@ class MCGAN(lightning.LightningModule):
         asked = self.conditions.forgetful(self._asked[batch.row], FORGOTTEN, rng)
         noise = torch.randn(batch.image.shape, generator=rng, device=self.device)
         fakes = self.generator(latents, noise, asked)
-        seen = None
+        maps = None
         if self.projected is not None:
-            seen = self.projected.read(augment(fakes, self.augmentations, rng))
+            maps = self.projected.read(augment(fakes, self.augmentations, rng))
         discriminator = self._update_discriminator(
-            uncounted, batch.image, fakes.detach(), asked, seen, rng
+            uncounted, batch.image, fakes.detach(), asked, maps, rng
         )
         generator = self._update_generator(
-            counted, fakes, latents, asked, batch.malignant, seen, rng
+            counted, fakes, latents, asked, batch.malignant, maps, rng
         )
         self.average.update_parameters(self.generator)
         self.log_dict(
@@ -306,12 +296,12 @@ class MCGAN(lightning.LightningModule):
         real: Tensor,
         fakes: Tensor,
         condition: Tensor,
-        seen: Seen | None,
+        maps: Sequence[Tensor] | None,
         rng: torch.Generator,
     ) -> Tensor:
         real = augment(real, self.augmentations, rng)
-        both = torch.cat([real, augment(fakes, self.augmentations, rng)])
-        features = self.discriminator.describe(both)
+        seen = torch.cat([real, augment(fakes, self.augmentations, rng)])
+        features = self.discriminator.describe(seen)
         asked = torch.cat([condition, condition])
         logits = self.discriminator.score(features, asked)
         loss = discriminator_loss(logits[: len(real)], logits[len(real) :], self.loss)
@@ -321,9 +311,9 @@ class MCGAN(lightning.LightningModule):
         if self.r1 and self.global_step % R1_EVERY == 0:
             slope = gradient_penalty(lambda crops: self.discriminator(crops, condition), real)
             penalised = penalised + self.r1 / 2 * R1_EVERY * slope
-        if self.projected is not None and seen is not None:
+        if self.projected is not None and maps is not None:
             penalised = penalised + self.projected.discriminator_loss(
-                real, seen, condition, self.loss, self.class_weight
+                real, maps, condition, self.loss, self.class_weight
             )
         optimizer.zero_grad()
         self.manual_backward(penalised)
@@ -337,7 +327,7 @@ class MCGAN(lightning.LightningModule):
         latents: Tensor,
         condition: Tensor,
         malignant: Tensor,
-        seen: Seen | None,
+        maps: Sequence[Tensor] | None,
         rng: torch.Generator,
     ) -> Tensor:
         self.discriminator.requires_grad_(False)
@@ -346,12 +336,10 @@ class MCGAN(lightning.LightningModule):
         penalised = loss + self.diversity * mode_seeking(fakes, latents, condition)
         if self.matched is not None:
             penalised = penalised + self.matching * self.matched(fakes, malignant)
-        if self.projected is not None and seen is not None:
+        if self.projected is not None and maps is not None:
             self.projected.heads.requires_grad_(False)
-            penalised = penalised + self.projected.generator_loss(seen, condition, self.loss)
+            penalised = penalised + self.projected.generator_loss(maps, condition, self.loss)
             self.projected.heads.requires_grad_(True)
-            if self.matched_views is not None:
-                penalised = penalised + self.matching * self.matched_views(seen.means, malignant)
         optimizer.zero_grad()
         self.manual_backward(penalised)
         optimizer.step()

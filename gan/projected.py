@@ -11,7 +11,6 @@ Source: Sauer et al. 2021, arXiv 2111.01007 (projected GAN). Ours mixes across s
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,19 +25,6 @@ from gan.losses import Loss, adversarial_loss, class_loss, generator_loss
 MIXED = 64  # channels of each map after mixing
 SMALLEST = 4  # places along an edge of a map at which a head stops halving
 UNSEEN = 1e-3  # added to deviations, so that a feature that is always 0 stays finite
-
-
-class Seen(NamedTuple):
-    """What a fixed network makes of crops.
-
-    Attributes:
-        maps: Mixed over channels and scales, from fine to coarse, each of shape
-            ``(B, MIXED, edge, edge)``.
-        means: Of each channel of each stage over its places, shape ``(B, channels)``.
-    """
-
-    maps: list[Tensor]
-    means: Tensor
 
 
 class Head(nn.Module):
@@ -112,8 +98,8 @@ class ProjectedDiscriminator(nn.Module):
         self.across = nn.ModuleList(random_mixing(MIXED) for _ in channels)
         self.heads = nn.ModuleList(Head(edge, columns) for edge in edges)
 
-    def read(self, crops: Tensor) -> Seen:
-        """What the network makes of crops.
+    def read(self, crops: Tensor) -> list[Tensor]:
+        """Maps of crops, mixed over channels and scales, shape ``(B, MIXED, edge, edge)`` each.
 
         Each scale adds what the next coarser one holds, doubled bilinearly.
         """
@@ -125,12 +111,12 @@ class ProjectedDiscriminator(nn.Module):
                 size = mixed.shape[-2:]
                 mixed = mixed + F.interpolate(maps[0], size, mode="bilinear", align_corners=False)
             maps.insert(0, self.across[number](mixed))
-        return Seen(maps, torch.cat([map_.mean((2, 3)) for map_ in found], dim=1))
+        return maps
 
     def discriminator_loss(
         self,
         real: Tensor,
-        seen: Seen,
+        maps: Sequence[Tensor],
         condition: Tensor,
         loss: Loss,
         class_weight: float,
@@ -139,7 +125,7 @@ class ProjectedDiscriminator(nn.Module):
 
         Args:
             real: Crops, augmented, shape ``(B, 1, H, H)``.
-            seen: Of generated crops, augmented alike, from :meth:`read`; gets no gradient.
+            maps: Of generated crops, augmented alike, from :meth:`read`; get no gradient.
             condition: Of both, shape ``(B, columns)``.
             loss: See :func:`gan.losses.discriminator_loss`.
             class_weight: Weight of :func:`gan.losses.class_loss`, >= 0.
@@ -148,28 +134,28 @@ class ProjectedDiscriminator(nn.Module):
             Scalar: mean over the heads, weighted.
         """
         with torch.no_grad():
-            real_seen = self.read(real)
+            real_maps = self.read(real)
         total = real.new_zeros(())
-        for head, ours, theirs in zip(self.heads, real_seen.maps, seen.maps, strict=True):
+        for head, ours, theirs in zip(self.heads, real_maps, maps, strict=True):
             opinions = []
-            for sign, map_ in ((1, ours), (-1, theirs.detach())):
-                logits, opinion = head(map_, condition)
+            for sign, seen in ((1, ours), (-1, theirs.detach())):
+                logits, opinion = head(seen, condition)
                 total = total + adversarial_loss(sign * logits, loss).mean()
                 opinions.append(opinion)
             total = total + class_weight * class_loss(*opinions)
         return self.weight * total / len(self.heads)
 
-    def generator_loss(self, seen: Seen, condition: Tensor, loss: Loss) -> Tensor:
+    def generator_loss(self, maps: Sequence[Tensor], condition: Tensor, loss: Loss) -> Tensor:
         """How far generated crops are from convincing the heads, weighted mean over them.
 
         Args:
-            seen: Of generated crops, from :meth:`read`, with gradient.
+            maps: Of generated crops, from :meth:`read`, with gradient.
             condition: Shape ``(B, columns)``.
             loss: See :func:`gan.losses.generator_loss`.
         """
         total = condition.new_zeros(())
-        for head, map_ in zip(self.heads, seen.maps, strict=True):
-            logits, _ = head(map_, condition)
+        for head, seen in zip(self.heads, maps, strict=True):
+            logits, _ = head(seen, condition)
             total = total + generator_loss(logits, loss)
         return self.weight * total / len(self.heads)
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from classifier.public import PublicNet, resized
 from classifier.weights import PACKAGE, PUBLIC_NETWORK, LoadedWeights, WeightsError, load_weights
-from gan.matching import ClassMatching
 from gan.module import MCGAN
 from gan.projected import ProjectedDiscriminator
 
@@ -22,9 +21,8 @@ class ProjectedMCGAN(MCGAN):
     """An ``MCGAN`` with further discriminators that see crops through a network of public images.
 
     The discriminator of the MCGAN stays, for fine texture. Heads on EfficientNet-Lite0, trained on
-    ImageNet and fixed, join it (:mod:`gan.projected`). ``matching`` then holds what the network
-    sees of each class to that of real crops, too (:mod:`gan.matching`). The extra ``imagenet``
-    brings the weights; without it the fit is that of an MCGAN, which the log says.
+    ImageNet and fixed, join it (:mod:`gan.projected`). The extra ``imagenet`` brings the weights;
+    without it the fit is that of an MCGAN, which the log says.
 
     Args:
         public_size: Edge of the crops that it sees, in pixels; smaller is faster.
@@ -64,8 +62,6 @@ class ProjectedMCGAN(MCGAN):
             self.conditions.width,
             projected,
         )
-        if self.matching:
-            self.matched_views = ClassMatching(sum(network.public.channels))
 
 
 class SeenByDiscriminator(nn.Module):

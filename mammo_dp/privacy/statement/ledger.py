@@ -276,9 +276,11 @@ class PrivacyLedger:
         for access in self.accesses:
             if (name := _name(access)) and (most := met.most_in_one(access)) > 1:
                 found[f"{name} {name}"] = str(most)
-        together = sorted({_name(a) for a in self.accesses if a.cohort.knows_its_crops} - {""})
-        if len(together) > 2:
-            found[" ".join(together)] = _TOGETHER
+        known = [a for a in self.accesses if a.cohort.knows_its_crops and a.released]
+        for key in {access.cohort.key_id for access in known}:
+            together = sorted({_name(a) for a in known if a.cohort.key_id == key})
+            if len(together) > 2:
+                found[" ".join(together)] = _TOGETHER
         return dict(sorted(found.items()))
 
     def statements(self, delta: float, released: str | None = None) -> list[PrivacyStatement]:
@@ -398,7 +400,6 @@ class _Meetings:
         """
         pairs = [*permutations(range(len(self._accesses)), 2)]
         clauses = {(i, j): self._direct(self._accesses[i], self._accesses[j]) for i, j in pairs}
-
         known = {place for place, access in enumerate(self._accesses) if access.cohort.tag}
 
         def way(start: int, end: int) -> set[int]:
@@ -412,9 +413,12 @@ class _Meetings:
             return found
 
         def closed(start: int, end: int) -> str:
-            found = way(start, end)
-            undecided = end in found and not self._were_together(found)
-            return clauses[start, end] or NOT_COMPARED * undecided
+            """The clause, or that nobody knows, where others may join the two."""
+            if clauses[start, end]:
+                return clauses[start, end]
+            joining = way(start, end)
+            decided = end not in joining or self._were_together(joining)
+            return "" if decided else NOT_COMPARED
 
         return {pair: closed(*pair) for pair in pairs}
 

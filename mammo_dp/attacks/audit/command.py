@@ -3,8 +3,10 @@
 
 Threat model: that of :mod:`mammo_dp.attacks.audit.canaries`, the strongest that accounting allows.
 The run itself is not touched: its data module, feature cache, classifier and training loop run
-again on made-up patients, by :mod:`mammo_dp.attacks.audit.canary_fit`. A bound above the stated
+again on made-up patients, by :mod:`mammo_dp.attacks.audit.canary_fit`. A bound far above the stated
 epsilon means that data, sampler, clip, noise or account are wrong; one below refutes nothing.
+Bounds hold with a confidence of ``LEVEL``, as is usual in the field, and so stand above the truth
+in some of many audits; a claim is refuted only by what chance does less than once in a million.
 Beside the bounds, :mod:`mammo_dp.attacks.audit.loop_check` measures noise, the contribution of a
 canary and updates themselves.
 
@@ -40,6 +42,7 @@ from mammo_dp.attacks.statistics import (
     FPRS,
     LEVEL,
     Bounds,
+    Scores,
     audit,
     exceeds,
     rates_as_json,
@@ -58,7 +61,13 @@ THREAT_MODEL = (
     "steps; it knows neither who is drawn nor the noise. No adversary does better."
 )
 LEAST = 20  # canaries; each bound has a ceiling that needs them
-_QUESTIONS, _CONDUCT_QUESTIONS = 4, 3  # three bounds and the curve; noise, parts, same noise
+_TITLES = {  # of the bounds, for people
+    "one_run": "one run",
+    "canary_run": "all canaries",
+    "curve_run": "one run, by the curve of subsampled noise",
+    "gaussian_run": "all canaries, curve taken to be Gaussian",
+}
+_BOUNDS = 3  # of an audit, which share its error
 _SIMULATED = 4  # audits of the claim, to choose how many canaries are guessed
 _SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # of the canaries that are guessed "in", or "out"
 
@@ -91,36 +100,24 @@ class RunAudit:
     Attributes:
         stage: What was claimed.
         canaries: Number of canaries, each included with probability 1/2.
-        one_run: Lower bound from guesses; holds for any mechanism.
-        canary_run: Lower bound from rates over the canaries, which the noise treats independently.
-        curve_run: As ``one_run``, by the whole trade-off curve of subsampled noise; ``None`` where
-            batches are full.
-        gaussian_run: As ``canary_run``, by the Gaussian trade-off curve that full batches have;
-            ``None`` where steps are subsampled.
+        bounds: Lower bounds by their keys in ``audit.json``: ``one_run``, from guesses, and
+            ``canary_run``, from rates over the canaries, which the noise treats independently, hold
+            for any mechanism; where steps are subsampled, ``curve_run`` is as ``one_run`` by the
+            whole trade-off curve; for full batches, ``gaussian_run`` is as ``canary_run`` by their
+            Gaussian curve.
         measured: Rates of the attack beside the bounds of the stage's trade-off curve.
-        exceeds_curve: Whether the rates lie above that curve.
+        exceeds_curve: Whether the rates lie above that curve, with a confidence of ``SURE``.
+        refuted_by: Keys of the bounds that lie above the claim with that confidence, too.
         conduct: Noise, contributions and updates as measured.
     """
 
     stage: Stage
     canaries: int
-    one_run: LowerBound
-    canary_run: LowerBound
-    curve_run: LowerBound | None
-    gaussian_run: LowerBound | None
+    bounds: Mapping[str, LowerBound]
     measured: Mapping[str, Any]
     exceeds_curve: bool
+    refuted_by: tuple[str, ...]
     conduct: LoopCheck
-
-    @property
-    def bounds(self) -> dict[str, LowerBound]:
-        """Each lower bound by what it is from, for people."""
-        found = {"one run": self.one_run, "all canaries": self.canary_run}
-        if self.curve_run is not None:
-            found["one run, by the curve of subsampled noise"] = self.curve_run
-        if self.gaussian_run is not None:
-            found["all canaries, curve taken to be Gaussian"] = self.gaussian_run
-        return found
 
     @property
     def best(self) -> LowerBound:
@@ -129,12 +126,12 @@ class RunAudit:
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """What refutes the claim, in sentences; all questions together err with 1 - LEVEL."""
+        """What refutes the claim, in sentences; each errs with 1 - SURE."""
         found = [*self.conduct.findings]
         found += [
-            f"{name}: epsilon is {bound.epsilon:.3g} or more, {self.stage.epsilon:.3g} is stated"
-            for name, bound in self.bounds.items()
-            if bound.epsilon > self.stage.epsilon
+            f"{_TITLES[key]}: epsilon is {self.bounds[key].epsilon:.3g} or more, "
+            f"{self.stage.epsilon:.3g} is stated"
+            for key in self.refuted_by
         ]
         if self.exceeds_curve:
             found.append("canaries are recognised more often than the stated mechanism allows")
@@ -152,16 +149,19 @@ class RunAudit:
             f"claimed {stage.epsilon:.3g} per {stage.unit} at delta {stage.delta:g}, "
             f"{stage.adjacency}, by {stage.accountant}"
         )
-        verdict = (
-            "The claim is REFUTED: do not release."
-            if self.refutes
-            else "The claim is not refuted; that is no proof of it. Near its ceiling, a bound asks "
-            "for more canaries."
+        verdict = "The claim is not refuted; that is no proof of it. " + (
+            "A bound lies above the claim, as chance has it in one of twenty audits at most: give "
+            "another --out and audit again."
+            if self.best.epsilon > stage.epsilon
+            else "Near its ceiling, a bound asks for more canaries."
         )
+        if self.refutes:
+            verdict = "The claim is REFUTED: do not release."
         return [
             *(
-                f"{name}: epsilon >= {found.epsilon:.3g} (ceiling {found.ceiling:.3g}, {claimed})"
-                for name, found in self.bounds.items()
+                f"{_TITLES[key]}: epsilon >= {found.epsilon:.3g} (ceiling {found.ceiling:.3g}, "
+                f"{claimed})"
+                for key, found in self.bounds.items()
             ),
             f"{seen.updates} updates; noise multiplier {seen.noise.value:.3g} "
             f"(stated {stage.mechanism.noise_multiplier:.3g}); a canary moves a sum by "
@@ -180,13 +180,11 @@ class RunAudit:
             "canaries": self.canaries,
             "level": LEVEL,
             "level_of_each_test": _each(),
-            "one_run": asdict(self.one_run),
-            "canary_run": asdict(self.canary_run),
-            "curve_run": self.curve_run and asdict(self.curve_run),
-            "gaussian_run": self.gaussian_run and asdict(self.gaussian_run),
+            **{key: asdict(found) for key, found in self.bounds.items()},
             "best": asdict(self.best),
             "white_box": dict(self.measured),
             "exceeds_curve": self.exceeds_curve,
+            "refuted_by": list(self.refuted_by),
             "conduct": self.conduct.as_json(),
             "findings": list(self.findings),
             "refutes": self.refutes,
@@ -301,14 +299,13 @@ def audited(stage: Stage, observed: Observed) -> RunAudit:
         stage: What was claimed.
         observed: A fit with canaries, each in by the toss of a fair coin.
     """
-    each, stated = _each(), stage.mechanism
+    stated = stage.mechanism
     scores = canary_scores(
         observed.products,
         noise_multiplier=stated.noise_multiplier,
         sampling_rate=stated.sampling_rate,
     )
     groups = scores[observed.inside], scores[~observed.inside]
-    some, others = best_guesses(stage, len(scores), each)
     risk = risk_of(composed(stated), fprs=FPRS)
     bounds = Bounds(
         epsilon=stage.epsilon,
@@ -316,29 +313,45 @@ def audited(stage: Stage, observed: Observed) -> RunAudit:
         advantage=risk.advantage,
         tpr_at_fpr=risk.tpr_at_fpr,
     )
-    full = stated.sampling_rate == 1
+    found = _lower_bounds(stage, *groups, level=_each())
+    refuted_by = [key for key, bound in found.items() if bound.epsilon > stage.epsilon]
+    if refuted_by:
+        surely = _lower_bounds(stage, *groups, level=SURE)
+        refuted_by = [key for key in refuted_by if surely[key].epsilon > stage.epsilon]
     return RunAudit(
         stage=stage,
         canaries=len(scores),
-        one_run=one_run(
-            *groups, guessed_in=some, guessed_out=others, delta=stage.delta, level=each
-        ),
-        canary_run=many_run(*groups, delta=stage.delta, level=each),
-        curve_run=None
-        if full
-        else one_run_curve(
-            *groups,
-            guessed_in=some,
-            guessed_out=others,
-            stated=stated,
-            delta=stage.delta,
-            level=each,
-        ),
-        gaussian_run=many_run_gaussian(*groups, delta=stage.delta, level=each) if full else None,
+        bounds=found,
         measured=rates_as_json(audit(*groups, fprs=FPRS), bounds),
-        exceeds_curve=exceeds(*groups, bounds, fprs=FPRS, level=each),
+        exceeds_curve=exceeds(*groups, bounds, fprs=FPRS, level=SURE),
+        refuted_by=tuple(refuted_by),
         conduct=check_loop(observed, stated, epsilon=stage.epsilon, delta=stage.delta),
     )
+
+
+def _lower_bounds(
+    stage: Stage, members: Scores, nonmembers: Scores, *, level: float
+) -> dict[str, LowerBound]:
+    """Each bound that applies to the stage, see :class:`RunAudit`, at a confidence of its own."""
+    stated, delta = stage.mechanism, stage.delta
+    some, others = best_guesses(stage, len(members) + len(nonmembers), level)
+    one = one_run(
+        members, nonmembers, guessed_in=some, guessed_out=others, delta=delta, level=level
+    )
+    found = {"one_run": one, "canary_run": many_run(members, nonmembers, delta=delta, level=level)}
+    if stated.sampling_rate == 1:
+        gaussian = many_run_gaussian(members, nonmembers, delta=delta, level=level)
+        return found | {"gaussian_run": gaussian}
+    curve = one_run_curve(
+        members,
+        nonmembers,
+        guessed_in=some,
+        guessed_out=others,
+        stated=stated,
+        delta=delta,
+        level=level,
+    )
+    return found | {"curve_run": curve}
 
 
 @lru_cache(maxsize=64)
@@ -374,8 +387,8 @@ def best_guesses(stage: Stage, canaries: int, level: float) -> tuple[int, int]:
 
 
 def _each() -> float:
-    """Level of each bound, and of the curve."""
-    return 1 - (1 - LEVEL - _CONDUCT_QUESTIONS * (1 - SURE)) / _QUESTIONS
+    """Level of each bound, so that all hold together at ``LEVEL``."""
+    return 1 - (1 - LEVEL) / _BOUNDS
 
 
 def _write(path: Path, observed: Observed) -> None:

@@ -4,7 +4,7 @@
 Lower bounds on epsilon hold for any mechanism, so only a gross fault brings one above the stated
 epsilon. These checks compare the loop with the mechanism that is stated: its noise, the clipped and
 sampled contribution of a unit, its updates. Each test errs with probability ``1 - SURE`` on a loop
-that does as stated.
+that does as stated, so rarely that a finding is a fault and no accident.
 """
 
 import math
@@ -21,7 +21,7 @@ from mammo_dp.attacks.audit.canary_fit import Observed
 from mammo_dp.attacks.lower_bounds import composed
 from mammo_dp.privacy.accounting.account import Mechanism
 
-SURE = 0.999
+SURE = 1 - 1e-6  # a verdict stops a release, and audits are many
 _MORE = 1.001  # of epsilon; accountants of other versions round differently
 
 
@@ -91,7 +91,10 @@ def check_loop(observed: Observed, stated: Mechanism, *, epsilon: float, delta: 
             "clipped once, by no more than the rate"
         )
     if same:
-        findings.append(f"{same} pairs of updates have the same noise, which can be subtracted")
+        findings.append(
+            f"{same} of the pairs of updates {'has' if same == 1 else 'have'} the same noise, "
+            "which can be subtracted"
+        )
     return LoopCheck(
         updates=updates,
         epsilon=spent,

@@ -38,7 +38,7 @@ def run(cohort: CropsManifest, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def audit(run: Path, out: Path) -> tuple[int, list[str]]:
     """Exit status and findings of an audit."""
-    words = ["attack", "audit", "--run", str(run), "--out", str(out), "--canaries", "120"]
+    words = ["attack", "audit", "--run", str(run), "--out", str(out), "--canaries", "320"]
     status = main(words)
     return status, json.loads((out / "audit.json").read_text())["findings"]
 
@@ -118,8 +118,8 @@ def noise_of_the_first_step(patch: pytest.MonkeyPatch) -> None:
         (twice_the_clip, "a unit moves the noisy sum by"),
         (crops_drawn_as_if_they_were_patients, "a unit moves the noisy sum by"),
         (everyone_drawn, "a unit moves the noisy sum by"),
-        (noise_of_one_key, "pairs of updates have the same noise"),
-        (noise_of_the_first_step, "pairs of updates have the same noise"),
+        (noise_of_one_key, "of the pairs of updates have the same noise"),
+        (noise_of_the_first_step, "of the pairs of updates have the same noise"),
     ],
 )
 def test_audit_exits_1_and_names_the_fault(

@@ -2,8 +2,9 @@
 """``generate``: a trained generator fills a folder with labelled crops.
 
 ``generate.json`` in the folder says what it is made with; it is written first and stays.
-``drawn.csv`` gets a line of number, pixel hash and fingerprint once an image is whole; it goes when
-the manifest, which holds the same, is written.
+``drawn.csv`` gets a line of number, pixel hash and fingerprint once an image is whole, with a mark
+where somebody vouches for it (:mod:`data_prep.vouching`); it goes when the manifest, which holds
+the same, is written.
 """
 
 import json
@@ -28,12 +29,13 @@ from data_prep.manifest import Crop, CropsManifest, LabelSource, View
 from data_prep.phantoms.crops import phantom_cases
 from data_prep.phantoms.parameters import PhantomParameters
 from data_prep.progress import watched
+from data_prep.vouching import Vouch, voucher
 from gan.checkpoint import TrainedGenerator
 from gan.conditions import Conditions
 
 SETTINGS, TABLE = "generate.json", "drawn.csv"
 MOST_VARIED = 2.0  # lengths beyond are far from those that a generator learned from
-_LINE = re.compile(r"(\d+),([0-9a-f]{64}),((?:[0-9a-f]{64})?)")
+_LINE = re.compile(r"(\d+),([0-9a-f]{64}),((?:[0-9a-f]{64})?),((?:[0-9a-f]{64})?)")
 
 
 class GenerationError(ValueError):
@@ -46,12 +48,16 @@ class DrawnCrops:
 
     Attributes:
         folder: Of the manifest.
+        settings: What the crops depend on, plain values.
         depth: Slices of each, if they are volumes.
+        vouch: Marks lines; none if nobody vouches for them.
         marks: Pixel hash and fingerprint by number of the crop.
     """
 
     folder: Path
+    settings: Mapping[str, Any]
     depth: int | None = None
+    vouch: Vouch | None = None
     marks: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     @classmethod
@@ -61,7 +67,8 @@ class DrawnCrops:
         """Starts a folder, or finds what an earlier, interrupted call left in it.
 
         Each listed crop is read and compared with its hash: an image that was cut off, altered or
-        removed is not among the result.
+        removed is not among the result, nor is a line that was not written for these settings,
+        where somebody vouches for lines.
 
         Args:
             folder: New or empty, or begun with the same settings.
@@ -82,18 +89,21 @@ class DrawnCrops:
             temporary = path.with_suffix(".json.part")
             temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
             temporary.replace(path)
-        _require_same(
-            folder, json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(settings))
-        )
-        drawn = cls(folder, depth)
+        _require_same(folder, _stored(path), json.loads(json.dumps(settings)))
+        drawn = cls(folder, settings, depth, voucher())
         drawn.marks.update(
             (number, marks)
             for number, marks in drawn._listed()
             if drawn._is_whole(number, marks[0])
         )
-        lines = "".join(f"{number},{','.join(marks)}\n" for number, marks in drawn.marks.items())
+        lines = "".join(map(drawn._line, drawn.marks))
         (folder / TABLE).write_text(lines, encoding="utf-8")  # without the line that a kill cut off
         return drawn
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the manifest is there and may be relied on."""
+        return self.vouch is None and (self.folder / CROPS).exists()
 
     def add(self, start: int, crops: NDArray[np.uint16]) -> None:
         """Writes consecutive crops, but for those that are whole already.
@@ -109,18 +119,30 @@ class DrawnCrops:
                     continue
                 sha256 = save_crop_image(self.folder / file_of(number, self.depth), pixels)
                 self.marks[number] = (sha256, fingerprint(pixels))
-                table.write(f"{number},{','.join(self.marks[number])}\n")
+                table.write(self._line(number))
                 table.flush()
 
     def close(self) -> None:
         """Removes the table; to be called when the manifest is there."""
         (self.folder / TABLE).unlink()
 
+    def _line(self, number: int) -> str:
+        marks = self.marks[number]
+        return ",".join([str(number), *marks, self._vouched(number, marks)]) + "\n"
+
+    def _vouched(self, number: int, marks: tuple[str, str]) -> str:
+        """The mark of a line; empty if nobody vouches."""
+        if self.vouch is None:
+            return ""
+        return self.vouch({"settings": dict(self.settings), "crop": number, "marks": list(marks)})
+
     def _listed(self) -> Iterator[tuple[int, tuple[str, str]]]:
         path = self.folder / TABLE
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
             if match := _LINE.fullmatch(line):
-                yield int(match[1]), (match[2], match[3])
+                number, marks = int(match[1]), (match[2], match[3])
+                if self.vouch is None or match[4] == self._vouched(number, marks):
+                    yield number, marks
 
     def _is_whole(self, number: int, sha256: str) -> bool:
         path = self.folder / file_of(number, self.depth)
@@ -142,6 +164,22 @@ def file_of(number: int, depth: int | None = None) -> str:
     """
     suffix = "png" if depth is None else "tif"
     return f"images/{number:06d}_{'malignant' if number % 2 else 'benign'}.{suffix}"
+
+
+def _stored(path: Path) -> Mapping[str, Any]:
+    """Settings of a folder.
+
+    Raises:
+        GenerationError: If the file was cut off or altered.
+    """
+    try:
+        stored: Mapping[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise GenerationError(
+            f"{path}: does not say what the crops beside it were made with ({error}). Restore it, "
+            "or choose another folder."
+        ) from error
+    return stored
 
 
 def _require_same(folder: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -278,7 +316,7 @@ def generate(
     both_classes(generator.conditions, attributes=request.attributes, guidance=guidance)  # refuses
     settings = {"checkpoint": generator.sha256, **asdict(request)}
     drawn = DrawnCrops.open(Path(out), settings, generator.depth)
-    if not (drawn.folder / CROPS).exists():
+    if not drawn.is_done:
         _draw(generator, request, drawn, batch_size)
         CropsManifest.write(out, rows_of(generator, request, drawn))
     drawn.close()

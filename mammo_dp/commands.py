@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import SUPPRESS, ArgumentParser, auto_cli
 
+from data_prep.vouching import vouched_by
 from mammo_dp.runs import RunRecord, run_folder
 from mammo_dp.signatures import stub
 from mammo_dp.usage import in_words
@@ -212,11 +213,14 @@ def recorded(
         ) as record:
             if record.is_finished_as_said():
                 return
+            from mammo_dp.privacy.statement.seals import mark
+
             if read := [record.inputs[name].path for name in _MADE if name in record.inputs]:
                 from mammo_dp.privacy.statement.lineage import collect_parents, warn_of_unknown
 
                 warn_of_unknown(collect_parents(read))
-            function(**values)
+            with vouched_by(mark):
+                function(**values)
             if write_statement is not None:
                 write_statement(record)
             elif (record.folder / "crops.csv").exists():

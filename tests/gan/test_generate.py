@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -246,6 +247,49 @@ def test_a_whole_folder_is_left_alone(checkpoint: Path, tmp_path: Path) -> None:
     before = written_at(tmp_path), (tmp_path / "crops.csv").stat().st_mtime_ns
     generate(str(checkpoint), str(tmp_path), per_class=2)
     assert (written_at(tmp_path), (tmp_path / "crops.csv").stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "3"])
+def test_settings_that_were_cut_off_are_named(checkpoint: Path, half: Path, content: str) -> None:
+    (half / "generate.json").write_text(content)
+    with pytest.raises(GenerationError, match=r"generate\.json: does not say what"):
+        generate(str(checkpoint), str(half), per_class=4)
+
+
+def test_a_command_takes_up_no_crops_of_another_generator(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its statement would speak of the wrong one."""
+    other = save(tmp_path / "other.ckpt", MCGAN(image_size=16, channels=2, latent=8))
+    write = CropsManifest.write
+
+    def interrupted(at: str, weights: Path, *, stop: bool) -> None:
+        def stopped(folder: Path, rows: Any) -> Any:  # noqa: ANN401
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(CropsManifest, "write", stopped if stop else write)
+            words = ["generate", "--checkpoint", str(weights), "--per_class", "4"]
+            assert main([*words, "--out", str(tmp_path / at)]) == (130 if stop else 0)
+
+    for at, weights in (("theirs", other), ("ours", checkpoint)):
+        interrupted(at, weights, stop=True)
+    kept = written_at(tmp_path / "ours")
+    interrupted("ours", checkpoint, stop=True)
+    assert written_at(tmp_path / "ours") == kept  # lines of the same command are relied on
+
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    shutil.rmtree(ours / "images")
+    shutil.copytree(theirs / "images", ours / "images")
+    shutil.copyfile(theirs / "drawn.csv", ours / "drawn.csv")
+    interrupted("theirs", other, stop=False)
+    shutil.copyfile(theirs / "crops.csv", ours / "crops.csv")
+    interrupted("ours", checkpoint, stop=False)
+    generate(str(checkpoint), str(tmp_path / "whole"), per_class=4)
+    assert np.array_equal(pixels(ours), pixels(tmp_path / "whole"))
+    assert {crop.origin for crop in CropsManifest.read(ours).crops} == {
+        crop.origin for crop in CropsManifest.read(tmp_path / "whole").crops
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rounds of voting on disk: each is recorded before its noise is drawn, then its result is saved.
 
-``account.json`` holds the mechanism as executed so far, sealed under the cohort key.
-``rounds/`` has the candidates of each round and their noisy votes; exact votes are never written.
+``account.json`` holds the mechanism as executed so far and a name that no other account has, sealed
+under the cohort key. ``rounds/`` has the candidates of each round and their noisy votes, sealed
+together with that name, so that no round of another run counts as one of this; exact votes are
+never written.
 A process that dies between the two leaves a recorded round without a result: it stays accounted
 for, and the run resumes with one round less.
 """
 
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,6 +34,7 @@ from mammo_dp.privacy.training.sampling import FRESH_KEY
 from mammo_dp.runs import RunRecord, file_sha256, read_run, write_text_atomically
 
 ACCOUNT, ROUNDS = "account.json", "rounds"
+_NAME_BYTES = 16  # of an account
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,25 +110,31 @@ class RoundsAccount:
                 f"{self.folder}: all {self.planned.steps} rounds are spent. More would exceed the "
                 "budget; choose a new folder, which is accounted on its own."
             )
-        done = replace(self.planned, steps=step + 1)
-        content = {"run": read_run(self.folder).config_sha256, "mechanism": done.as_json()}
+        name = _account(self.folder)["name"] if step else secrets.token_hex(_NAME_BYTES)
+        content = {
+            "name": name,
+            "run": read_run(self.folder).config_sha256,
+            "mechanism": replace(self.planned, steps=step + 1).as_json(),
+        }
         text = json.dumps({**content, "seal": seal(content)}, indent=2)
         write_text_atomically(self.folder / ACCOUNT, text + "\n")
         return step
 
     def save(self, step: int, result: Round) -> None:
         """Writes the result of a recorded round."""
-        text = json.dumps(result.as_json(), allow_nan=False) + "\n"
+        name = _account(self.folder)["name"]
+        content = {"account": name, "round": step, **result.as_json()}
+        text = json.dumps({**content, "seal": seal(content)}, allow_nan=False) + "\n"
         write_text_atomically(self.folder / ROUNDS / f"{step:03d}.json", text)
 
     def last(self) -> tuple[int, Round] | None:
-        """Number and result of the last round that has one; none if there is none."""
-        saved = saved_rounds(self.folder)
-        if not saved:
-            return None
-        return int(saved[-1].stem), Round.from_json(
-            json.loads(saved[-1].read_text(encoding="utf-8"))
-        )
+        """Number and result of the last round that has one; none if there is none.
+
+        Raises:
+            PrivacyError: If a round is not what this run wrote.
+        """
+        rounds = _rounds(self.folder)
+        return rounds[-1] if rounds else None
 
 
 def executed(folder: Path) -> Mechanism | None:
@@ -134,12 +144,28 @@ def executed(folder: Path) -> Mechanism | None:
         PrivacyError: If the file cannot be read, is not what this run wrote, or accounts for less
             than was done.
     """
-    path, results = folder / ACCOUNT, len(saved_rounds(folder))
-    if not path.exists() and not results:
+    results = len(saved_rounds(folder))
+    if not (folder / ACCOUNT).exists() and not results:
         return None
+    done = Mechanism(**_account(folder)["mechanism"])
+    if done.steps < results:
+        raise PrivacyError(
+            f"{folder / ACCOUNT}: accounts for {done.steps} rounds, but {results} have a result. "
+            "Restore it."
+        )
+    return done
+
+
+def _account(folder: Path) -> dict[str, Any]:
+    """Content of ``account.json``.
+
+    Raises:
+        PrivacyError: If the file cannot be read, or is not what this run wrote.
+    """
+    path = folder / ACCOUNT
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        run, done = stored["run"], Mechanism(**stored["mechanism"])
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        run, _, _ = stored["run"], stored["name"], Mechanism(**stored["mechanism"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise PrivacyError(
             f"{path}: is no account ({error}). Restore it; without it nobody knows what was spent."
@@ -149,11 +175,37 @@ def executed(folder: Path) -> Mechanism | None:
         doubt = "belongs to another run"
     if doubt:
         raise PrivacyError(f"{path}: {doubt}. Restore it.")
-    if done.steps < results:
+    return stored
+
+
+def _rounds(folder: Path) -> list[tuple[int, Round]]:
+    """Number and result of each round that has one.
+
+    Raises:
+        PrivacyError: If a file is not what this run wrote.
+    """
+    return [_round(path, folder) for path in saved_rounds(folder)]
+
+
+def _round(path: Path, folder: Path) -> tuple[int, Round]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        account, number = stored["account"], stored["round"]
+        result = Round.from_json(stored)
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise PrivacyError(
-            f"{path}: accounts for {done.steps} rounds, but {results} have a result. Restore it."
+            f"{path}: is no result of a round ({error!r}). Restore it, or take a new folder, whose "
+            "rounds come on top of these."
+        ) from error
+    doubt = seal_doubt(stored)
+    if not doubt and (account, f"{number:03d}") != (_account(folder)["name"], path.stem):
+        doubt = "is a round of another run, or another round of this"
+    if doubt:
+        raise PrivacyError(
+            f"{path}: {doubt}, so what is released would not be what is accounted for. Restore it, "
+            "or take a new folder, whose rounds come on top of these."
         )
-    return done
+    return number, result
 
 
 def saved_rounds(folder: Path) -> list[Path]:
@@ -165,15 +217,14 @@ def origin(folder: Path) -> str:
     """Origin of crops that come from the last round: its hash.
 
     Raises:
-        PrivacyError: If no round has a result.
+        PrivacyError: If no round has a result, or one is not what this run wrote.
     """
-    saved = saved_rounds(folder)
-    if not saved:
+    if not _rounds(folder):
         raise PrivacyError(
             f"{folder}: all rounds are spent and none has a result, since the run was killed as it "
             "drew the noise. Choose a new folder; its rounds come on top of these."
         )
-    return f"evolved:{file_sha256(saved[-1])}"
+    return f"evolved:{file_sha256(saved_rounds(folder)[-1])}"
 
 
 def write_evolution_statement(record: RunRecord) -> None:

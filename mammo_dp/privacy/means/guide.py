@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from classifier.backbones import slices_of
 from classifier.features import pooled
 from classifier.unit_features import features_of
-from data_prep.manifest import FILE_NAME, CropsManifest
+from data_prep.manifest import CropsManifest
 from gan.checkpoint import CheckpointError, TrainedGenerator, draw, grey_levels
 from gan.diffusion.guidance import MeanGuidance, guided_crops
 from gan.diffusion.networks import Sampler
@@ -89,7 +89,7 @@ def guide_means(
         "seed": seed,
     }
     drawn = DrawnCrops.open(Path(out), settings)
-    if not (drawn.folder / FILE_NAME).exists():
+    if not drawn.is_done:
         numbers = range(CLASSES * per_class)
         if not drawn.marks.keys() >= set(numbers):
             guidance = MeanGuidance(

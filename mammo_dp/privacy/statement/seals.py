@@ -90,6 +90,11 @@ def seal(content: Mapping[str, Any]) -> dict[str, str]:
     return {"key_id": key_id(key), "hmac_sha256": digest}
 
 
+def mark(values: Mapping[str, Any]) -> str:
+    """As the digest of :func:`seal`, 64 hexadecimal digits; for :mod:`data_prep.vouching`."""
+    return seal({"kind": "line", "values": values})["hmac_sha256"]
+
+
 def _parsed(text: str, where: str) -> bytes:
     try:
         key = bytes.fromhex(text.strip())

@@ -232,6 +232,12 @@ def test_crops_of_another_round_are_named(evolved: str, verify: Verify) -> None:
     path = Path("evolved/rounds/002.json")
     edit(str(path), lambda stored: stored["votes"][0].reverse())
     forge(evolved, lambda stored: None, key=True)
+    assert files(verify()) == {"evolved/account.json"}
+    assert any("002.json: does not fit its seal" in found["what"] for found in verify()["findings"])
+    stored = json.loads(path.read_text())
+    del stored["seal"]
+    path.write_text(json.dumps({**stored, "seal": seal(stored)}))
+    forge(evolved, lambda stored: None, key=True)
     assert files(verify()) == {"evolved/crops.csv"}
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -86,13 +87,43 @@ def test_a_lost_shortened_or_foreign_account_stops_the_run(tmp_path: Path) -> No
         ({"mechanism": mechanism | {"steps": 1}}, "accounts for 1 rounds, but 2 have a result"),
         ({"run": "0" * 64}, "belongs to another run"),
     ):
-        content = {"run": stored["run"], "mechanism": mechanism} | changed
+        content = {**stored, **changed}
+        del content["seal"]
         path.write_text(json.dumps(content | {"seal": seal(content)}))
         with pytest.raises(PrivacyError, match=said):
             account.record()
     path.unlink()
     with pytest.raises(PrivacyError, match=r"account\.json: is no account"):
         account.record()
+
+
+def test_a_round_of_another_run_or_another_round_is_none_of_this(tmp_path: Path) -> None:
+    """Whoever holds the key wrote all of them, and each is true of its own run."""
+    accounts = [RoundsAccount(folder=tmp_path / name, planned=PLANNED) for name in ("one", "other")]
+    for account in accounts:
+        open_run(account.folder, command="evolve", config={}, inputs={})
+        account.save(account.record(), result())
+    one, other = (account.folder / "rounds" / "000.json" for account in accounts)
+    again, kept = one.with_name("001.json"), one.read_bytes()
+    accounts[0].record()
+    for source, target in ((other, one), (one, again)):
+        shutil.copyfile(source, target)
+        with pytest.raises(PrivacyError, match="is a round of another run, or another round"):
+            accounts[0].last()
+        with pytest.raises(PrivacyError, match="would not be what is accounted for"):
+            origin(accounts[0].folder)
+        again.unlink(missing_ok=True)
+        one.write_bytes(kept)
+    assert accounts[0].last() is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"candidates', b"\xff"])
+def test_a_round_that_was_cut_off_is_named(tmp_path: Path, content: bytes) -> None:
+    account = RoundsAccount(folder=tmp_path, planned=PLANNED)
+    account.save(account.record(), result())
+    (tmp_path / "rounds" / "000.json").write_bytes(content)
+    with pytest.raises(PrivacyError, match=r"000\.json: is no result of a round"):
+        account.last()
 
 
 def test_spent_rounds_without_any_result_are_explained(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.document import read_statement
 from mammo_dp.privacy.statement.seals import seal
 from mammo_dp.privacy.training.sampling import NOISE, draw, new_key
-from mammo_dp.runs import RELEASED, RunRecord, run_folder, write_text_atomically
+from mammo_dp.runs import RELEASED, RunRecord, file_sha256, run_folder, write_text_atomically
 
 CANDIDATES, CHOSEN, DRAWS = "candidates", "released", "draws.json"
 _VARIABLE = ("model.init_args.", "data.init_args.augment")
@@ -104,14 +104,16 @@ def select(
         config={"fit": configs[0], "grid": grid, "selection": asdict(plan)},
         inputs={"data": Path(crops)} | ({"weights": Path(weights)} if weights else {}),
     ) as record:
-        if not record.is_finished:
+        # What lies in released/ may have been taken: a second choice would be one more release.
+        if not record.is_finished and not (work.out / CHOSEN).exists():
             draws = _draws(record, plan, len(work.settings))
             scored = []
             for number, one in enumerate(draws, start=1):
                 console.print(Rule(f"[{number}/{len(draws)}] a fit", align="left"))
-                scored.append((_score(record, work, plan, one), one["tie"], one["name"]))
-            _, _, best = max(scored)
-            _copy(work.out / CANDIDATES / best, work.out / CHOSEN)
+                score, weights_sha256 = _score(record, work, plan, one)
+                scored.append((score, one["tie"], one["name"], weights_sha256))
+            _, _, best, weights_sha256 = max(scored)
+            _copy(work.out / CANDIDATES / best, work.out / CHOSEN, weights_sha256)
         print(f"{work.out / CHOSEN}: {read_statement(work.out / CHOSEN)['summary']}")
 
 
@@ -229,16 +231,20 @@ def _draws(record: RunRecord, plan: SelectionPlan, settings: int) -> list[dict[s
     return found
 
 
-def _score(record: RunRecord, work: _Work, plan: SelectionPlan, one: Mapping[str, Any]) -> float:
-    """Score of one fit, which is made where it is not there yet; noise is drawn once."""
+def _score(
+    record: RunRecord, work: _Work, plan: SelectionPlan, one: Mapping[str, Any]
+) -> tuple[float, str]:
+    """Score of one fit and the hash of its weights, made where it is not there; noise is once."""
     folder = work.out / CANDIDATES / one["name"]
 
-    def fresh() -> dict[str, float]:
+    def fresh() -> dict[str, Any]:
         line = work.line(work.settings[one["setting"]])
         _train([*line, "--run_dir", str(folder)])
-        return {"score": _measured(folder, plan)}
+        weights_sha256 = file_sha256(folder / RELEASED)
+        return {"score": _measured(folder, plan), "weights_sha256": weights_sha256}
 
-    return float(_once(record, f"{one['name']}.json", fresh)["score"])
+    found = _once(record, f"{one['name']}.json", fresh)
+    return float(found["score"]), str(found["weights_sha256"])
 
 
 def _measured(folder: Path, plan: SelectionPlan) -> float:
@@ -251,6 +257,7 @@ def _measured(folder: Path, plan: SelectionPlan) -> float:
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     split = plan.score_split or config["data"]["init_args"]["train_split"]
     tested = folder / f"test_{split}"
+    shutil.rmtree(tested, ignore_errors=True)  # of a process that died before the score was sealed
     words = ["--run", str(folder), "--run_dir", str(tested)]
     _train(["test", *words, "--data.init_args.evaluate_split", split])
     found = read_predictions(tested / PREDICTIONS)
@@ -282,11 +289,20 @@ def _once(record: RunRecord, name: str, fresh: Callable[[], dict[str, Any]]) -> 
     return stored
 
 
-def _copy(best: Path, released: Path) -> None:
-    """Copies the run that was chosen; its caches, logs and tests are private and stay."""
+def _copy(best: Path, released: Path, weights_sha256: str) -> None:
+    """Copies the run that was chosen; its caches, logs and tests are private and stay.
+
+    Raises:
+        PrivacyError: If its weights are not there or not those that had the score.
+    """
+    weights = best / RELEASED
+    if not weights.is_file() or file_sha256(weights) != weights_sha256:
+        raise PrivacyError(
+            f"{weights}: is not what was scored and chosen. Restore {best}; without it the "
+            "selection, which is spent, has no release."
+        )
     part = released.with_name(f"{released.name}.part")
-    for stale in (part, released):
-        shutil.rmtree(stale, ignore_errors=True)
+    shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(best, part, ignore=shutil.ignore_patterns("features", "logs", "test_*"))
     part.replace(released)
 

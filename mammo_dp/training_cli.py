@@ -38,6 +38,9 @@ from data_prep.manifest import Split
 from mammo_dp.crop_rule import TrainedCrops
 from mammo_dp.privacy.accounting.selection import SelectionPlan
 from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.statement.document import FILE_NAME as STATEMENT
+from mammo_dp.privacy.statement.document import covering_ledger
+from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.lineage import collect_parents, public_ledger, warn_of_unknown
 from mammo_dp.privacy.statement.seals import RESUME, Binding, SealedFeatures
 from mammo_dp.privacy.training.classifier import refuse_selection
@@ -50,6 +53,7 @@ from mammo_dp.runs import (
     RunError,
     RunRecord,
     close_run,
+    file_sha256,
     forget_run,
     open_run,
     write_text_atomically,
@@ -370,6 +374,14 @@ class TrainingCLI(LightningCLI):
         close_run(self.record)
 
     after_test = after_validate
+
+
+def _is_released(folder: Path) -> bool:
+    """Whether a statement covers the last weights, so that further steps would be another fit."""
+    weights = folder / RELEASED
+    if not (weights.is_file() and (folder / STATEMENT).is_file()):
+        return False
+    return isinstance(covering_ledger(folder, file_sha256(weights)), PrivacyLedger)
 
 
 def _further_files(config: Mapping[str, Any], known: Collection[str]) -> dict[str, Path]:

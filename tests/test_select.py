@@ -200,6 +200,7 @@ def test_what_was_drawn_cannot_be_replaced(
     record = tmp_path / "out" / "run.json"
     unfinished = json.loads(record.read_text()) | {"finished": None}
     record.write_text(json.dumps(unfinished))
+    shutil.rmtree(tmp_path / "out" / "released")
     (score, *_) = (path for path in private.glob("*.json") if path.name != "draws.json")
     path = private / changed if changed == "draws.json" else score
     stored = json.loads(path.read_text())
@@ -207,6 +208,74 @@ def test_what_was_drawn_cannot_be_replaced(
     path.write_text(json.dumps(stored))
     assert main(words) == 1
     assert f"{path}: is not what this selection wrote" in capsys.readouterr().err
+
+
+@pytest.fixture
+def unfinished(chosen_from_two: Path, tmp_path: Path) -> Path:
+    """The selection as it stood before its end."""
+    out = shutil.copytree(chosen_from_two / "out", tmp_path / "out", symlinks=True)
+    record = out / "run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"finished": None}))
+    return out
+
+
+@pytest.mark.slow
+def test_what_may_have_been_taken_is_chosen_once(
+    unfinished: Path, tmp_path: Path, cohort: CropsManifest, draws: list[int]
+) -> None:
+    shutil.rmtree(unfinished / "candidates")  # large, and private
+    weights = unfinished / "released" / "checkpoints" / "last.ckpt"
+    before = weights.read_bytes()
+    run(line(tmp_path, cohort, *PRIVATE))
+    assert draws == [2]  # nothing was drawn
+    assert weights.read_bytes() == before
+    assert json.loads((unfinished / "run.json").read_text())["finished"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [True, False])
+def test_only_the_fit_that_was_scored_is_released(
+    unfinished: Path,
+    tmp_path: Path,
+    cohort: CropsManifest,
+    capsys: pytest.CaptureFixture[str],
+    lost: bool,
+) -> None:
+    shutil.rmtree(unfinished / "released")
+    one, other = (path for path in (unfinished / "candidates").iterdir() if path.is_dir())
+    if lost:
+        shutil.rmtree(one)
+        shutil.rmtree(other)
+    else:
+        weights = [folder / "checkpoints" / "last.ckpt" for folder in (one, other)]
+        mine, theirs = (path.read_bytes() for path in weights)
+        weights[0].write_bytes(theirs)
+        weights[1].write_bytes(mine)
+    assert main(line(tmp_path, cohort, *PRIVATE)) == 1
+    assert "is not what was scored and chosen" in capsys.readouterr().err
+    assert not (unfinished / "released").exists()
+
+
+@pytest.mark.slow
+def test_a_score_is_of_all_patients_whatever_lies_there(
+    unfinished: Path, tmp_path: Path, cohort: CropsManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(unfinished / "released")
+    (score, *_) = (p for p in (unfinished / "candidates").glob("*.json") if p.stem != "draws")
+    score.unlink()
+    table = unfinished / "candidates" / score.stem / "test_train" / "predictions.csv"
+    whole = table.read_text()
+    table.write_text("".join(whole.splitlines(keepends=True)[:3]))
+    scored = []
+
+    def watched(patient: Any, *more: Any) -> float:  # noqa: ANN401
+        scored.append(len(set(patient.tolist())))
+        return concordance(patient, *more)
+
+    monkeypatch.setattr(mammo_dp.select, "concordance", watched)
+    run(line(tmp_path, cohort, *PRIVATE))
+    assert scored == [len(cohort.units(cohort.rows("train"), "patient"))]
+    assert table.read_text() == whole
 
 
 def test_weights_that_diverged_lose(tmp_path: Path, cohort: CropsManifest) -> None:

@@ -179,9 +179,9 @@ class TrainingCLI(LightningCLI):
             inputs=self._inputs(plain),
             seed=config.seed_everything,
         )
+        if fitting and (self.record.is_finished or _is_released(self.record.folder)):
+            self._close()  # whoever released it may have been killed before this
         if self.record.is_finished:
-            if fitting:  # whoever closed it may have been killed before this
-                (self.record.folder / RESUME).unlink(missing_ok=True)
             raise _Finished
         if fitting:
             self.parents = collect_parents(entry.path for entry in self.record.inputs.values())
@@ -327,11 +327,16 @@ class TrainingCLI(LightningCLI):
         self.trainer.save_checkpoint(folder / RELEASED, weights_only=True)  # all ranks meet here
         if not self.trainer.is_global_zero:
             return
-        write_fit_statement(self.record, self.trainer, folder / RELEASED, self.selection)
         TrainedCrops.of_folder(self.datamodule.manifest.folder).write(folder)
-        # Closed first: a process that is killed in between must not train these patients again.
-        close_run(self.record, passing=RESUME)
-        (folder / RESUME).unlink(missing_ok=True)
+        # From here on the weights are released, and these patients are trained on no more.
+        write_fit_statement(self.record, self.trainer, folder / RELEASED, self.selection)
+        self._close()
+
+    def _close(self) -> None:
+        """Closes the folder of a fit that is released, and gives up the state to resume from."""
+        if not self.record.is_finished:
+            self.record = close_run(self.record, passing=RESUME)
+        (self.record.folder / RESUME).unlink(missing_ok=True)
 
     def before_validate(self) -> None:
         """Refuses a model without a loss on held-out crops.

@@ -25,6 +25,7 @@ from types import MappingProxyType
 from typing import Any
 
 FILE_NAME = "run.json"
+MADE_BY = "made by mammo_dp"  # stands in files of weights and means that leave a run folder
 RELEASED = (
     Path("checkpoints") / "last.ckpt"
 )  # of a fit: weights and hyper-parameters, below the run

@@ -21,7 +21,7 @@ from gan.diffusion.checkpoint import DiffusionCheckpoint
 from mammo_dp import __version__
 from mammo_dp.export import ExportError, medigan_package
 from mammo_dp.export.lineage import Lineage, require_terms
-from mammo_dp.runs import file_sha256, read_run, write_text_atomically
+from mammo_dp.runs import MADE_BY, file_sha256, read_run, write_text_atomically
 
 WEIGHTS = "generator.pt"
 DEPENDENCIES = ("numpy>=2.0", "pillow>=10.3", "torch>=2.6")
@@ -88,7 +88,8 @@ def _write_weights(path: Path, source: Checkpoint) -> None:
     settings = {name: source.settings[name] for name in ("image_size", "channels", "latent")}
     settings["columns"] = Conditions(tuple(source.settings["conditions"])).width
     settings["separability"] = source.settings.get("separability", 1.0)
-    torch.save({"generator": source.generator.state_dict(), "settings": settings}, path)
+    content = {"note": MADE_BY, "generator": source.generator.state_dict(), "settings": settings}
+    torch.save(content, path)
 
 
 def _write_code(folder: Path, name: str) -> None:

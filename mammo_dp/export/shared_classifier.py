@@ -22,7 +22,7 @@ from mammo_dp.privacy.statement.document import FILE_NAME as STATEMENT
 from mammo_dp.privacy.statement.document import FILES_NAME, covering_ledger, read_statement
 from mammo_dp.privacy.statement.seals import cohort_key, key_id, seal_doubt
 from mammo_dp.runs import FILE_NAME as RUN
-from mammo_dp.runs import RunError, file_sha256, read_run, run_of
+from mammo_dp.runs import MADE_BY, RunError, file_sha256, read_run, run_of
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 OURS = "mammo_dp"  # the part of config.json that is not of other tools
@@ -107,7 +107,7 @@ class SharedClassifier:
         """Writes the tensors as safetensors, adapters merged, so that the keys are timm's."""
         state = merged(self.released.model.net.state_dict())
         whole = {key: value.contiguous() for key, value in state.items()}
-        safetensors.torch.save_file(whole, path, metadata={"format": "pt"})
+        safetensors.torch.save_file(whole, path, metadata={"format": "pt", "note": MADE_BY})
 
     def facts(self, weights: Path) -> dict[str, Any]:
         """What ``config.json`` says under ``mammo_dp``: all that builds the classifier.

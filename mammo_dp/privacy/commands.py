@@ -10,6 +10,7 @@ from typing import Any, Literal
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.document import (
     FILE_NAME,
+    FILES_NAME,
     TEXT_NAME,
     contents,
     covering_ledger,
@@ -18,7 +19,7 @@ from mammo_dp.privacy.statement.document import (
 )
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.recompute import Findings, recompute
-from mammo_dp.privacy.statement.verify import Verification
+from mammo_dp.privacy.statement.verify import Verification, check_files_of_export
 from mammo_dp.runs import FILE_NAME as RUN
 from mammo_dp.runs import file_sha256, read_run, run_of
 
@@ -41,8 +42,7 @@ def explain(run: str) -> None:
     Args:
         run: Run folder or data folder, or a file that a statement in it is about.
     """
-    has_its_own = Path(run, FILE_NAME).is_file()  # an export within its run folder
-    folder = Path(run) if has_its_own else _folder_about(Path(run))
+    folder = _folder_about(Path(run))
     _, text, notes = _trusted(folder)
     achieved = attacks_in_words(folder) if folder.is_dir() else []
     print("\n".join([text.rstrip("\n"), *([""] if achieved else []), *achieved, *_noted(notes)]))
@@ -164,8 +164,11 @@ def _folder_about(path: Path) -> Path:
     Raises:
         PrivacyError: For a file that merely lies there: no statement covers what is beside its own.
     """
-    if path.is_dir() or not path.exists():
-        return (run_of(path) if path.is_dir() else None) or path
+    if path.is_dir():
+        is_export = (path / FILES_NAME).is_file()  # which may lie within a run folder
+        return path if is_export else run_of(path) or path
+    if not path.exists():
+        return path
     folders = dict.fromkeys((run_of(path) or path.parent, path.parent))
     if path.name in (FILE_NAME, TEXT_NAME, RUN):
         return next(iter(folders))
@@ -189,8 +192,10 @@ def _trusted(path: Path) -> tuple[Mapping[str, Any], str, list[str]]:
     Raises:
         PrivacyError: If it says something else.
     """
-    findings = Findings()
+    findings, folder = Findings(), _folder(str(path))
     statement = recompute(path, findings)
+    if (folder / FILES_NAME).is_file():
+        check_files_of_export(folder, findings)
     if findings.found:
         raise PrivacyError(
             f"{findings.found[0]} `mammo-dp privacy verify` names all that does not fit "

@@ -149,6 +149,20 @@ def test_the_statement_goes_along_unchanged_and_the_export_can_be_verified(
     in_place = capsys.readouterr().out
     explain(str(run))
     assert in_place.startswith(capsys.readouterr().out.split("Note:")[0].rstrip())
+    verify(str(exported))
+    summary = json.loads((run / "privacy.json").read_text())["summary"]
+    assert f"{exported}: all that was checked agrees" in (said := capsys.readouterr().out)
+    assert summary in said
+
+
+@pytest.mark.parametrize("check", [explain, verify])
+def test_an_export_with_other_weights_says_nothing_of_its_statement(
+    exported: Path, tmp_path: Path, check: Callable[[str], None]
+) -> None:
+    altered = shutil.copytree(exported, tmp_path / "altered")
+    (altered / "model.safetensors").write_bytes(b"of a fit without DP")
+    with pytest.raises(PrivacyError, match=r"model\.safetensors: was altered"):
+        check(str(altered))
 
 
 def test_the_card_says_who_is_protected_how_it_is_used_and_what_belongs_together(

@@ -39,7 +39,7 @@ from mammo_dp.privacy.training.sampling import (
     new_key,
     noisy,
 )
-from mammo_dp.runs import RunRecord, file_sha256, write_bytes_atomically
+from mammo_dp.runs import MADE_BY, RunRecord, file_sha256, write_bytes_atomically
 
 MEANS = "means.pt"
 _RANDOMNESS = {"noise": FRESH_KEY, "sampling": "none: every patient is in the one query"}
@@ -163,6 +163,7 @@ class ReleasedMeans:
             binding: The question that it answers.
         """
         content = {
+            "note": MADE_BY,
             "sums": torch.from_numpy(self.released.sums),
             "mechanism": asdict(self.mechanism),
             "settings": settings_of(self.model),

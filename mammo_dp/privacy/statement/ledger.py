@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who looked at whose data: accesses along the lineage of an artefact, composed per cohort."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -21,6 +22,8 @@ from mammo_dp.privacy.statement.guarantee import Guarantee, PrivacyStatement, ep
 
 Use = Literal["training", "selection"]
 _TOGETHER = "compared together"
+_WORDS = re.compile(r"[^\W_]+")  # of the name of a data set
+_TELLING = 6  # letters and digits of a name that is told from other words without its gaps
 _DONE: dict[Use, str] = {"training": "was trained", "selection": "was chosen by metrics"}
 
 
@@ -196,7 +199,30 @@ class PublicData:
         return (
             f"Initial weights: {self.source} (sha256 {self.sha256}), trained on {self.data}; "
             f"licence: {self.licence}. Public data, not accounted: whoever is in these data has no "
-            "guarantee, and they are taken to hold no patient of the cohorts above."
+            "guarantee, and they are taken to hold no patient of the cohorts above, but for those "
+            "of a data set that they name."
+        )
+
+    def names(self, dataset: str) -> bool:
+        """Whether source or data name a data set, such as ``"cbis-ddsm"``, in whatever spelling.
+
+        Args:
+            dataset: Its name as crops have it, several joined by +; empty names none.
+        """
+        for name in filter(None, (_WORDS.findall(one.lower()) for one in dataset.split("+"))):
+            said = [_WORDS.findall(text.lower()) for text in (self.source, self.data)]
+            if any(name == words[i : i + len(name)] for words in said for i in range(len(words))):
+                return True
+            if len(whole := "".join(name)) >= _TELLING and any(whole in "".join(w) for w in said):
+                return True
+        return False
+
+    @property
+    def reason(self) -> str:
+        """Why patients of a data set that it names have no guarantee, in a sentence."""
+        return (
+            f"The initial weights, {self.source}, were trained on {self.data} without DP, by which "
+            "these patients' data set is named."
         )
 
     def as_json(self) -> dict[str, str]:
@@ -314,9 +340,14 @@ class PrivacyLedger:
         private = [(a, a.mechanism) for a, _ in touching if a.mechanism is not None]
         times = [met.most_in_one(access) for access, _ in private]
         reasons = " ".join(
-            access.reason(clause)
-            for access, clause in touching
-            if access.mechanism is None or access.void
+            [
+                *(
+                    access.reason(clause)
+                    for access, clause in touching
+                    if access.mechanism is None or access.void
+                ),
+                *(public.reason for public in self.public if public.names(cohort.dataset)),
+            ]
         )
         most = _declared(cohort, private)
         by_crops: tuple[tuple[int, float], ...] = ()

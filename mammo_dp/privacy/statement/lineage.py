@@ -12,6 +12,7 @@ file beside them. What is neither known nor described is unknown.
 
 import logging
 import math
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +27,7 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.privacy.statement.document import FILE_NAME, covering_ledger, write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger, PublicData
-from mammo_dp.runs import RunRecord, file_sha256, input_sha256, run_of
+from mammo_dp.runs import MADE_BY, RunRecord, file_sha256, input_sha256, run_of
 
 MERGED = (
     "Crops were prepared with --across_patients merge: different patients who share a crop become "
@@ -80,7 +81,10 @@ GIVEN_LOOKS = (
     "Phantoms were drawn with parameters that somebody gave. Where these were chosen by looking at "
     "patients, that look is not counted."
 )
-_FIT_MARK = b"pytorch-lightning_version"  # stands in each checkpoint of a fit
+# Stand in each checkpoint of a fit, and in each file of weights or means that is made here.
+_MARKS = (b"pytorch-lightning_version", MADE_BY.encode())
+_PICKLED = "data.pkl"  # member of an archive of torch that holds the words
+_MOST_PICKLED = 2**28  # bytes
 _WITHOUT_DP = 1e-4  # delta of a stage without DP, whose parents may have had it
 log = logging.getLogger(__name__)
 
@@ -149,13 +153,25 @@ def _of_weights(path: Path) -> PrivacyLedger:
         if (folder / FILE_NAME).exists():
             doubts.append(found)
     if (public := provenance_of(path, sha256)) is not None:
-        if public == KNOWN.get(sha256) or _FIT_MARK not in path.read_bytes():
+        if public == KNOWN.get(sha256) or not _needs_a_statement(path):
             return PrivacyLedger(public=(public,))
         doubts += [
-            "it is the checkpoint of a fit, which needs its statement: a description is none"
+            "it says that a fit or a command here made it, which needs its statement: a "
+            "description is none"
         ]
     doubts = doubts or ["it comes with neither a statement nor a provenance"]
     return _unknown(f"the training of {path.name}", sha256, doubts[0])
+
+
+def _needs_a_statement(weights: Path) -> bool:
+    """Whether a file says that a fit made it, or a command of this package."""
+    content = weights.read_bytes()
+    if zipfile.is_zipfile(weights):
+        with zipfile.ZipFile(weights) as archive:  # somebody may have packed it anew
+            for member in archive.infolist():
+                if member.filename.endswith(_PICKLED) and member.file_size <= _MOST_PICKLED:
+                    content += archive.read(member)
+    return any(mark in content for mark in _MARKS)
 
 
 def _of_crops(manifest: CropsManifest) -> PrivacyLedger:

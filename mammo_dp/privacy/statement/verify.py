@@ -105,7 +105,9 @@ class Verification:
         self._seen.add(folder.resolve())
         self.findings.checked["folders"] += 1
         if (folder / FILES_NAME).is_file():
-            self._files_of_export(folder)
+            files = check_files_of_export(folder, self.findings)
+            if not (folder / CROPS).is_file():  # which lists its images
+                self._note_unlisted(folder, files, FILES_NAME)
         record = self._record(folder)
         inputs = {} if record is None else self._inputs(folder, record)
         if (folder / CROPS).is_file():
@@ -135,7 +137,7 @@ class Verification:
         if not record.is_finished:
             self.findings.add(folder / RUN, "the run is unfinished", "Run the same command again")
         for name, recorded in record.outputs.items():
-            self._output(folder / name, recorded)
+            _check_file(folder / name, recorded, self.findings, listed_in=RUN, remedy=RESTORE)
         if record.is_finished:
             self._note_unlisted(folder, record.outputs, RUN)
         there = config_sha256(record.command, record.config, record.seed)
@@ -164,24 +166,6 @@ class Verification:
         if len(sources) > 1:
             self.findings.notes.append(f"{where}: resumed on another source ({commit}).")
 
-    def _files_of_export(self, folder: Path) -> None:
-        """Compares an export with its sealed list of files."""
-        path = folder / FILES_NAME
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            files: dict[str, str] = dict(content["files"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            self.findings.add(path, f"cannot be read ({error})", RESTORE_EXPORT)
-            return
-        if doubt := seal_doubt(content):
-            self.findings.add(path, doubt, RESTORE_EXPORT)
-        else:
-            self.findings.checked["seals"] += 1
-        for name, recorded in files.items():
-            self._output(folder / name, recorded, FILES_NAME, RESTORE_EXPORT)
-        if not (folder / CROPS).is_file():  # which lists its images
-            self._note_unlisted(folder, files, FILES_NAME)
-
     def _note_unlisted(self, folder: Path, listed: Collection[str], listed_in: str) -> None:
         """Says which files came later: no statement covers what lies beside its own."""
         found = [path.relative_to(folder).as_posix() for path in files_of(folder)]
@@ -191,16 +175,6 @@ class Verification:
                 f"{folder}: {', '.join(later[:_SHOWN])}{more}: not in {listed_in}, so nothing here "
                 "speaks about them."
             )
-
-    def _output(
-        self, path: Path, recorded: str, listed_in: str = RUN, remedy: str = RESTORE
-    ) -> None:
-        self.findings.checked["files"] += 1
-        if not path.is_file():
-            self.findings.add(path, f"is missing, but listed in {listed_in}", remedy)
-        elif (there := file_sha256(path)) != recorded:
-            what = f"was altered: sha256 {recorded} is recorded in {listed_in}, {there} is there"
-            self.findings.add(path, what, remedy)
 
     def _inputs(self, folder: Path, record: RunRecord) -> dict[str, Path]:
         """Finds, compares and visits what a run read.
@@ -504,3 +478,40 @@ def check_bindings(folder: Path, record: RunRecord, findings: Findings) -> None:
             findings.add(path, doubt, binding.remedy)
         else:
             findings.checked["seals"] += 1
+
+
+def check_files_of_export(folder: Path, findings: Findings) -> Collection[str]:
+    """Compares an export with its sealed list of files.
+
+    Args:
+        folder: Where the list lies.
+        findings: Takes what does not fit.
+
+    Returns:
+        Names of the files; none if the list cannot be read.
+    """
+    path = folder / FILES_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        files: dict[str, str] = dict(content["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        findings.add(path, f"cannot be read ({error})", RESTORE_EXPORT)
+        return ()
+    if doubt := seal_doubt(content):
+        findings.add(path, doubt, RESTORE_EXPORT)
+    else:
+        findings.checked["seals"] += 1
+    for name, recorded in files.items():
+        _check_file(folder / name, recorded, findings, listed_in=FILES_NAME, remedy=RESTORE_EXPORT)
+    return files.keys()
+
+
+def _check_file(
+    path: Path, recorded: str, findings: Findings, *, listed_in: str, remedy: str
+) -> None:
+    findings.checked["files"] += 1
+    if not path.is_file():
+        findings.add(path, f"is missing, but listed in {listed_in}", remedy)
+    elif (there := file_sha256(path)) != recorded:
+        what = f"was altered: sha256 {recorded} is recorded in {listed_in}, {there} is there"
+        findings.add(path, what, remedy)

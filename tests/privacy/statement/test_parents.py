@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from mammo_dp.privacy.statement.lineage import (
     warn_of_unknown,
 )
 from mammo_dp.privacy.statement.seals import KEY_VARIABLE, seal
-from mammo_dp.runs import file_sha256, open_run
+from mammo_dp.runs import MADE_BY, file_sha256, open_run
 
 MECHANISM = Mechanism(noise_multiplier=2.0, sampling_rate=0.5, steps=10, clipping_norm=0.7)
 MakeCohort = Callable[..., CropsManifest]
@@ -304,17 +305,55 @@ def test_public_weights_have_a_provenance(
     assert collect_parents([weights]).public == (public,)
 
 
-def test_a_description_does_not_make_the_checkpoint_of_a_fit_public(
-    tmp_path: Path, cohort: CropsManifest
+def described(weights: Path, data: str = "ImageNet-1k", source: str = "https://x.org") -> None:
+    said = {"source": source, "data": data, "licence": "MIT", "sha256": file_sha256(weights)}
+    weights.with_name(f"{weights.name}.provenance.yaml").write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize("packed_anew", [False, True])
+@pytest.mark.parametrize("words", [{"pytorch-lightning_version": "2.6.0"}, {"note": MADE_BY}])
+def test_a_description_makes_nothing_public_that_was_made_here(
+    tmp_path: Path, cohort: CropsManifest, words: dict[str, str], packed_anew: bool
 ) -> None:
     weights = tmp_path / "imagenet.ckpt"
-    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0"}, weights)
-    said = {"source": "https://example.org", "data": "ImageNet-1k", "licence": "MIT"}
-    described = json.dumps(said | {"sha256": file_sha256(weights)})
-    weights.with_name("imagenet.ckpt.provenance.yaml").write_text(described)
+    torch.save({"state_dict": {}, **words}, weights)
+    if packed_anew:
+        with zipfile.ZipFile(weights) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(weights, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        assert torch.load(weights, weights_only=True) == {"state_dict": {}, **words}
+    described(weights)
     epsilon, because = epsilon_of_child(cohort, weights)
     assert math.isinf(epsilon)
-    assert "It is the checkpoint of a fit, which needs its statement" in because
+    assert "made it, which needs its statement: a description is none" in because
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ("CBIS-DDSM/train", True),
+        ("crops of cbis_ddsm and of others", True),
+        ("the CBISDDSM images", True),
+        ("DDSM", False),
+        ("RadImageNet", False),
+    ],
+)
+@pytest.mark.parametrize("where", ["data", "source"])
+def test_weights_that_name_the_data_set_of_patients_leave_them_without_a_guarantee(
+    tmp_path: Path, make_cohort: MakeCohort, data: str, named: bool, where: str
+) -> None:
+    weights = tmp_path / "net.pth"
+    torch.save({"weight": torch.zeros(1)}, weights)
+    described(weights, **{where: data})
+    patients = make_cohort("cbis", origin="cbis-ddsm")
+    epsilon, because = epsilon_of_child(patients, weights)
+    assert math.isinf(epsilon) == named
+    assert ("by which these patients' data set is named" in because) == named
+    # patients of another data set are those that the description does not speak of
+    others = make_cohort("others", origin="hospital", seed=7)
+    assert epsilon_of_child(others, weights)[0] == epsilon_of_child(others)[0]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,10 @@ from mammo_dp.runs import MADE_BY, file_sha256, read_run, write_text_atomically
 WEIGHTS = "generator.pt"
 DEPENDENCIES = ("numpy>=2.0", "pillow>=10.3", "torch>=2.6")
 SAMPLES = 8
+_MADE = (
+    *(WEIGHTS, "__init__.py", "generator.py", "metadata.json"),
+    *("requirements.txt", "test.sh", "LICENSE"),
+)
 # medigan imports the folder as a package, so the network lies beside the function.
 _IMPORT, _BESIDE = "from gan.generator import", "from .generator import"
 _TEST = """\
@@ -80,8 +84,9 @@ def medigan(*, checkpoint: str, out: str, name: str, licence_of_cohort: str | No
         folder / "metadata.json",
         json.dumps({name: _metadata(name, source, lineage, terms, folder)}, indent=2) + "\n",
     )
-    lineage.seal_files(folder, WEIGHTS, "__init__.py", "generator.py", "metadata.json")
     medigan_package.generate(str(folder / WEIGHTS), SAMPLES, str(folder / "samples"), True, seed=0)
+    samples = (f"samples/{path.name}" for path in (folder / "samples").iterdir())
+    lineage.seal_files(folder, *_MADE, *samples)
 
 
 def _write_weights(path: Path, source: Checkpoint) -> None:

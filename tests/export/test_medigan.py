@@ -19,6 +19,7 @@ from gan.checkpoint import CheckpointError, TrainedGenerator
 from mammo_dp.export import ExportError, medigan_package
 from mammo_dp.export.medigan import medigan
 from mammo_dp.main import main
+from mammo_dp.privacy.commands import verified
 from tests.export.conftest import run_of_fit
 from tests.fixtures import write_cohort
 
@@ -63,6 +64,9 @@ def test_the_folder_is_what_medigan_expects(exported: Path, checkpoint: Path) ->
 def test_the_statement_is_the_sealed_one_of_the_run(exported: Path, checkpoint: Path) -> None:
     run = checkpoint.parent.parent
     assert (exported / "privacy.json").read_bytes() == (run / "privacy.json").read_bytes()
+    checked = verified(exported).findings
+    assert checked.found == []
+    assert not any("not in privacy_files.json" in note for note in checked.notes)
 
 
 def test_weights_are_tensors_and_numbers_of_the_averaged_generator(

@@ -13,7 +13,7 @@ import math
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,8 @@ def select(
     )
     work = _Work(
         out=Path(out),
-        words=_words([fit] if isinstance(fit, str) else fit, crops, weights, plan),
+        words=_words([fit] if isinstance(fit, str) else fit, crops, weights),
+        plan=plan,
         settings=_settings(grid),
     )
     configs = [work.configured(setting) for setting in work.settings]
@@ -106,11 +107,12 @@ def select(
     ) as record:
         # What lies in released/ may have been taken: a second choice would be one more release.
         if not record.is_finished and not (work.out / CHOSEN).exists():
-            draws = _draws(record, plan, len(work.settings))
+            name, draws = _draws(record, plan, len(work.settings))
+            work = replace(work, plan=replace(plan, name=name))
             scored = []
             for number, one in enumerate(draws, start=1):
                 console.print(Rule(f"[{number}/{len(draws)}] a fit", align="left"))
-                score, weights_sha256 = _score(record, work, plan, one)
+                score, weights_sha256 = _score(record, work, one)
                 scored.append((score, one["tie"], one["name"], weights_sha256))
             _, _, best, weights_sha256 = max(scored)
             _copy(work.out / CANDIDATES / best, work.out / CHOSEN, weights_sha256)
@@ -123,6 +125,7 @@ class _Work:
 
     out: Path
     words: Sequence[str]
+    plan: SelectionPlan
     settings: Sequence[Mapping[str, Any]]
 
     def line(self, setting: Mapping[str, Any]) -> list[str]:
@@ -131,7 +134,8 @@ class _Work:
             (f"--{name}", value if isinstance(value, str) else json.dumps(value))
             for name, value in setting.items()
         )
-        return ["fit", *self.words, *itertools.chain.from_iterable(chosen)]
+        words = [*self.words, "--selection", json.dumps(asdict(self.plan))]
+        return ["fit", *words, *itertools.chain.from_iterable(chosen)]
 
     def configured(self, setting: Mapping[str, Any]) -> dict[str, Any]:
         """The whole configuration of a fit, defaults included; it is parsed, nothing runs."""
@@ -146,9 +150,9 @@ class _Work:
         return config
 
 
-def _words(files: Sequence[str], crops: str, weights: str | None, plan: SelectionPlan) -> list[str]:
+def _words(files: Sequence[str], crops: str, weights: str | None) -> list[str]:
     words = [word for file in files for word in ("--config", file)]
-    words += ["--data.init_args.crops", crops, "--selection", json.dumps(asdict(plan))]
+    words += ["--data.init_args.crops", crops]
     return [*words, "--model.init_args.weights", weights] if weights else words
 
 
@@ -208,15 +212,19 @@ def _cost(plan: SelectionPlan, config: Mapping[str, Any]) -> str:
     )
 
 
-def _draws(record: RunRecord, plan: SelectionPlan, settings: int) -> list[dict[str, Any]]:
+def _draws(
+    record: RunRecord, plan: SelectionPlan, settings: int
+) -> tuple[str, list[dict[str, Any]]]:
     """How many fits, of which settings: drawn once, from the operating system's entropy.
 
-    Each fit has a name that does not tell its place, and a number that decides between equal
-    scores.
+    The selection has a name, which is in the configuration of its fits: those of another selection
+    are none of it. Each fit has a name that does not tell its place, and a number that decides
+    between equal scores.
     """
 
     def fresh() -> dict[str, Any]:
         return {
+            "selected_by": secrets.token_hex(16),
             "fits": [
                 {
                     "name": secrets.token_hex(6),
@@ -224,16 +232,14 @@ def _draws(record: RunRecord, plan: SelectionPlan, settings: int) -> list[dict[s
                     "tie": secrets.token_hex(16),
                 }
                 for _ in range(plan.draw())
-            ]
+            ],
         }
 
-    found: list[dict[str, Any]] = _once(record, DRAWS, fresh)["fits"]
-    return found
+    found = _once(record, DRAWS, fresh)
+    return str(found["selected_by"]), list(found["fits"])
 
 
-def _score(
-    record: RunRecord, work: _Work, plan: SelectionPlan, one: Mapping[str, Any]
-) -> tuple[float, str]:
+def _score(record: RunRecord, work: _Work, one: Mapping[str, Any]) -> tuple[float, str]:
     """Score of one fit and the hash of its weights, made where it is not there; noise is once."""
     folder = work.out / CANDIDATES / one["name"]
 
@@ -241,7 +247,7 @@ def _score(
         line = work.line(work.settings[one["setting"]])
         _train([*line, "--run_dir", str(folder)])
         weights_sha256 = file_sha256(folder / RELEASED)
-        return {"score": _measured(folder, plan), "weights_sha256": weights_sha256}
+        return {"score": _measured(folder, work.plan), "weights_sha256": weights_sha256}
 
     found = _once(record, f"{one['name']}.json", fresh)
     return float(found["score"]), str(found["weights_sha256"])

@@ -278,6 +278,35 @@ def test_a_score_is_of_all_patients_whatever_lies_there(
     assert table.read_text() == whole
 
 
+@pytest.mark.slow
+def test_a_fit_of_another_selection_is_no_candidate(
+    chosen_from_two: Path,
+    tmp_path: Path,
+    cohort: CropsManifest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A chain of selections, each beginning with the best of the one before, is no selection."""
+    words, train = line(tmp_path, cohort, *PRIVATE), mammo_dp.select._train
+
+    def stopped(arguments: list[str]) -> None:
+        if "--print_config" not in arguments:
+            raise ConnectionAbortedError("power cut")
+        train(arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mammo_dp.select, "_train", stopped)
+        with pytest.raises(ConnectionAbortedError):
+            run(words)
+    private = tmp_path / "out" / "candidates"
+    drawn = json.loads((private / "draws.json").read_text())["fits"]
+    for one in drawn:
+        shutil.copytree(chosen_from_two / "out" / "released", private / one["name"])
+    assert main(words) == 1
+    assert "selection" in (said := capsys.readouterr().err)
+    assert "another configuration" in said
+
+
 def test_weights_that_diverged_lose(tmp_path: Path, cohort: CropsManifest) -> None:
     checkpoint = tmp_path / "checkpoints" / "last.ckpt"
     checkpoint.parent.mkdir()

@@ -164,14 +164,13 @@ def _folder_about(path: Path) -> Path:
     Raises:
         PrivacyError: For a file that merely lies there: no statement covers what is beside its own.
     """
-    if path.is_dir():
-        is_export = (path / FILES_NAME).is_file()  # which may lie within a run folder
-        return path if is_export else run_of(path) or path
+    if path.is_dir():  # an export may lie within a run folder
+        return path if (path / FILE_NAME).is_file() else run_of(path) or path
     if not path.exists():
         return path
-    folders = dict.fromkeys((run_of(path) or path.parent, path.parent))
     if path.name in (FILE_NAME, TEXT_NAME, RUN):
-        return next(iter(folders))
+        return path.parent
+    folders = dict.fromkeys((run_of(path) or path.parent, path.parent))
     found = {folder: covering_ledger(folder, file_sha256(path)) for folder in folders}
     for folder, ledger in found.items():
         if isinstance(ledger, PrivacyLedger):

@@ -28,12 +28,15 @@ class SelectionPlan:
             patient can change, > 0; ``None`` if the score comes from other patients.
         score_split: Split of the patients that the score comes from, who are left without a
             guarantee; ``None`` if it comes from the training patients.
+        name: That no other selection has, so that a fit is a candidate of one alone; empty before
+            the selection is drawn.
     """
 
     law: Law = "logarithmic"
     mean: float = 10.0
     score_noise_multiplier: float | None = None
     score_split: Split | None = None
+    name: str = ""
 
     def __post_init__(self) -> None:
         """Refuses a plan without a score, or with two.

@@ -197,9 +197,11 @@ def _round(path: Path, folder: Path) -> tuple[int, Round]:
             f"{path}: is no result of a round ({error!r}). Restore it, or take a new folder, whose "
             "rounds come on top of these."
         ) from error
-    doubt = seal_doubt(stored)
-    if not doubt and (account, f"{number:03d}") != (_account(folder)["name"], path.stem):
+    doubt, spent = seal_doubt(stored), _account(folder)
+    if not doubt and (account, f"{number:03d}") != (spent["name"], path.stem):
         doubt = "is a round of another run, or another round of this"
+    elif not doubt and number >= spent["mechanism"]["steps"]:
+        doubt = f"is a round beyond those of {ACCOUNT}, which somebody has put back"
     if doubt:
         raise PrivacyError(
             f"{path}: {doubt}, so what is released would not be what is accounted for. Restore it, "

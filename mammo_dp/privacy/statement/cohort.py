@@ -11,6 +11,7 @@ private part of a cohort knows by keyed hashes: patients who share a crop are th
 
 import hashlib
 import hmac
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,9 @@ NOT_COMPARED = "on patients whose crops could not be compared, taken to be these
 UNDECIDED = frozenset({_OTHER_KEY, NOT_COMPARED})
 
 _Patient = tuple[str, str]  # key and keyed hash
+_WORDS = re.compile(r"[^\W_]+")
+_SEPARATORS = re.compile(r"[+,;/&|()\[\]]|\band\b", re.IGNORECASE)  # of names of data sets
+_SHORTEST_NAME = 3  # letters and digits; shorter ones are parts of too many others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,11 +281,7 @@ class People:
             return f"{SOME}, as copies of their crops show,"
         if cohort.tag and other.tag:  # known once, but not from what is here
             return THESE if cohort.tag == other.tag else NOT_COMPARED
-        if any(
-            mine in others or others in mine
-            for mine in _names(cohort.dataset)
-            for others in _names(other.dataset)
-        ):
+        if names_alike(cohort.dataset, other.dataset):
             return "on unknown patients, taken to be these,"
         undecided = cohort.has_crops and other.has_crops and not cohort.is_comparable(other)
         return NOT_COMPARED if undecided else ""
@@ -349,9 +349,29 @@ def _mark(key: bytes, crop: Crop) -> CropMark:
     )
 
 
-def _names(dataset: str) -> list[str]:
-    """Names of data sets in normal form."""
-    return [normalised(name) for name in dataset.split("+")]
+def names_alike(one: str, other: str) -> bool:
+    """Whether a data set that one text names may be one that the other names.
+
+    Spelling does not tell names apart, nor that one is a part of the other; an empty text may mean
+    any. Words that describe are no names, unless they stand alone.
+
+    >>> names_alike("cbis-ddsm", "MIAS and the public DDSM (1999)")
+    True
+    >>> names_alike("cbis-ddsm", "images of the public web")
+    False
+    """
+    return any(a in b or b in a for a in data_set_names(one) for b in data_set_names(other))
+
+
+def data_set_names(text: str) -> list[str]:
+    """What may be names of data sets in a text, in normal form: its parts, and its acronyms."""
+    acronyms = [
+        word
+        for word in _WORDS.findall(text)
+        if sum(char.isupper() or char.isdigit() for char in word) > 1 and not word.isdigit()
+    ]
+    found = [normalised(name) for name in (*_SEPARATORS.split(text), *acronyms)]
+    return [name for name in found if len(name) >= _SHORTEST_NAME] or [normalised(text)]
 
 
 def one_spelling(names: Iterable[str]) -> list[str]:

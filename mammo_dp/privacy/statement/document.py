@@ -61,7 +61,8 @@ def write_statement(
 ) -> None:
     """Writes ``privacy.json``, ``PRIVACY.md`` and the private ``privacy_evidence.json``.
 
-    Both JSON files are sealed under the cohort key; the evidence names the hash of the statement.
+    Both JSON files are sealed under the cohort key; the evidence names the hash of the statement,
+    which comes last: where it is, all is.
 
     Args:
         folder: Run folder or data folder.
@@ -89,23 +90,24 @@ def write_statement(
         randomness=randomness or {},
         precision=precision,
     )
-    _write_sealed(folder / FILE_NAME, stored)
-    write_text_atomically(folder / TEXT_NAME, text)
+    statement = _sealed(stored)
     evidence = {
         "schema": SCHEMA,
-        "statement_sha256": file_sha256(folder / FILE_NAME),
+        "statement_sha256": hashlib.sha256(statement.encode()).hexdigest(),
         "about": about,
         "run": None if run is None else run_facts(run),
         "cohorts": [
             access.cohort.private and access.cohort.private.as_json() for access in ledger.accesses
         ],
     }
-    _write_sealed(folder / EVIDENCE_NAME, evidence)
+    write_text_atomically(folder / EVIDENCE_NAME, _sealed(evidence))
+    write_text_atomically(folder / TEXT_NAME, text)
+    write_text_atomically(folder / FILE_NAME, statement)
 
 
-def _write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    sealed = {**content, "seal": seal(content)}
-    write_text_atomically(path, json.dumps(sealed, indent=2, allow_nan=False) + "\n")
+def _sealed(content: Mapping[str, Any]) -> str:
+    """JSON of plain values with their seal."""
+    return json.dumps({**content, "seal": seal(content)}, indent=2, allow_nan=False) + "\n"
 
 
 def write_files_list(folder: Path, names: Iterable[str]) -> None:
@@ -119,7 +121,7 @@ def write_files_list(folder: Path, names: Iterable[str]) -> None:
         names: Files below it, ``privacy.json`` among them.
     """
     files = {name: file_sha256(folder / name) for name in sorted(names)}
-    _write_sealed(folder / FILES_NAME, {"schema": SCHEMA, "files": files})
+    write_text_atomically(folder / FILES_NAME, _sealed({"schema": SCHEMA, "files": files}))
 
 
 def run_facts(run: RunRecord) -> dict[str, Any]:

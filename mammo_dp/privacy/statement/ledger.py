@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who looked at whose data: accesses along the lineage of an artefact, composed per cohort."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import permutations
 from typing import Any, Literal, Self
 
+from data_prep.identity import normalised
 from data_prep.manifest import CropsManifest, Split, Unit
 from mammo_dp.privacy.accounting.account import (
     Adjacency,
@@ -17,13 +17,19 @@ from mammo_dp.privacy.accounting.account import (
     mechanism_from_json,
 )
 from mammo_dp.privacy.accounting.budget import require_delta
-from mammo_dp.privacy.statement.cohort import NOT_COMPARED, THESE, UNDECIDED, Cohort, People
+from mammo_dp.privacy.statement.cohort import (
+    NOT_COMPARED,
+    THESE,
+    UNDECIDED,
+    Cohort,
+    People,
+    data_set_names,
+    names_alike,
+)
 from mammo_dp.privacy.statement.guarantee import Guarantee, PrivacyStatement, epsilon_of
 
 Use = Literal["training", "selection"]
 _TOGETHER = "compared together"
-_WORDS = re.compile(r"[^\W_]+")  # of the name of a data set
-_TELLING = 6  # letters and digits of a name that is told from other words without its gaps
 _DONE: dict[Use, str] = {"training": "was trained", "selection": "was chosen by metrics"}
 
 
@@ -204,18 +210,15 @@ class PublicData:
         )
 
     def names(self, dataset: str) -> bool:
-        """Whether source or data name a data set, such as ``"cbis-ddsm"``, in whatever spelling.
+        """Whether source or data may name a data set, such as ``"cbis-ddsm"``.
 
         Args:
             dataset: Its name as crops have it, several joined by +; empty names none.
         """
-        for name in filter(None, (_WORDS.findall(one.lower()) for one in dataset.split("+"))):
-            said = [_WORDS.findall(text.lower()) for text in (self.source, self.data)]
-            if any(name == words[i : i + len(name)] for words in said for i in range(len(words))):
-                return True
-            if len(whole := "".join(name)) >= _TELLING and any(whole in "".join(w) for w in said):
-                return True
-        return False
+        if not dataset:
+            return False
+        source = normalised(self.source)
+        return names_alike(dataset, self.data) or any(n in source for n in data_set_names(dataset))
 
     @property
     def reason(self) -> str:

@@ -239,7 +239,10 @@ def _check_artefact(path: Path, artefact: Mapping[str, Any] | None, findings: Fi
         return
     released = path.parent / artefact["path"]
     if not released.is_file():
-        findings.notes.append(f"{released}: is absent, so it was not compared with {path}.")
+        findings.notes.append(
+            f"{released}: is absent, so it was not compared with {path}, which speaks of no other "
+            "file."
+        )
     elif (there := file_sha256(released)) != artefact["sha256"]:
         findings.add(
             released,

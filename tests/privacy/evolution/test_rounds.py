@@ -117,6 +117,20 @@ def test_a_round_of_another_run_or_another_round_is_none_of_this(tmp_path: Path)
     assert accounts[0].last() is not None
 
 
+def test_an_older_account_takes_up_no_later_round(tmp_path: Path) -> None:
+    """Else rounds could follow one another without an end, under an account of three."""
+    account = RoundsAccount(folder=tmp_path, planned=PLANNED)
+    for _ in range(2):
+        account.save(account.record(), result())
+    older = (tmp_path / "account.json").read_bytes()
+    account.save(account.record(), result())
+    (tmp_path / "account.json").write_bytes(older)
+    for name in ("000.json", "001.json"):
+        (tmp_path / "rounds" / name).unlink()
+    with pytest.raises(PrivacyError, match=r"002\.json: is a round beyond those of account\.json"):
+        account.last()
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"candidates', b"\xff"])
 def test_a_round_that_was_cut_off_is_named(tmp_path: Path, content: bytes) -> None:
     account = RoundsAccount(folder=tmp_path, planned=PLANNED)

@@ -11,7 +11,7 @@ from mammo_dp.main import main
 from mammo_dp.privacy.accounting.account import Mechanism, compose
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
-from mammo_dp.runs import file_sha256
+from mammo_dp.runs import file_sha256, open_run
 
 FULL = Mechanism(noise_multiplier=2.0, sampling_rate=1.0, steps=20)
 
@@ -56,6 +56,37 @@ def test_explain_prints_the_statement(
     folder = release(tmp_path / "a", cohort)
     assert main(["privacy", "explain", *(word.format(run=folder) for word in words)]) == 0
     assert capsys.readouterr().out == (folder / "PRIVACY.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["", "privacy.json", "PRIVACY.md"])
+def test_explain_is_about_the_statement_that_is_named(
+    name: str, tmp_path: Path, cohort: CropsManifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever run folder it lies in, such as that of another model."""
+    outer = open_run(tmp_path / "outer", command="fit", config={}, inputs={}).folder
+    record = shutil.move(outer / "run.json", tmp_path / "run.json")
+    outer.rmdir()
+    shutil.move(record, release(outer, cohort) / "run.json")
+    inner = release(outer / "inner", cohort, mechanism=None)
+    assert main(["privacy", "explain", str(inner / name)]) == 0
+    assert "epsilon = infinity" in capsys.readouterr().out
+    assert main(["privacy", "verify", str(inner / name)]) == 1  # no record tells what made it
+    assert "inner/run.json: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("killed_at", ["privacy_evidence.json", "PRIVACY.md", "privacy.json"])
+def test_where_a_statement_is_all_is(
+    killed_at: str, tmp_path: Path, cohort: CropsManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path, text: str) -> None:
+        if path.name == killed_at:
+            raise ConnectionAbortedError("power cut")
+        path.write_text(text)
+
+    monkeypatch.setattr("mammo_dp.privacy.statement.document.write_text_atomically", write)
+    with pytest.raises(ConnectionAbortedError):
+        release(tmp_path / "a", cohort)
+    assert not (tmp_path / "a" / "privacy.json").exists()
 
 
 def test_explain_derives_the_text_again(

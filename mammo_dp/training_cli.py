@@ -324,7 +324,10 @@ class TrainingCLI(LightningCLI):
         folder = self.record.folder
         if self.trainer.interrupted or not self.trainer.state.finished:
             raise RunError(f"{folder}: training stopped early. Run the same command to resume.")
-        self.trainer.save_checkpoint(folder / RELEASED, weights_only=True)  # all ranks meet here
+        # All ranks meet here. The state comes first: a fit that is killed after it has written its
+        # weights, which somebody may have seen, ends with the same ones.
+        self.trainer.save_checkpoint(folder / RESUME)
+        self.trainer.save_checkpoint(folder / RELEASED, weights_only=True)
         if not self.trainer.is_global_zero:
             return
         TrainedCrops.of_folder(self.datamodule.manifest.folder).write(folder)

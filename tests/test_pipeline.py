@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from mammo_dp import pipeline
+from mammo_dp.main import main
 from mammo_dp.pipeline import Pipeline, PipelineError
 from mammo_dp.runs import RunError
 
@@ -93,3 +94,18 @@ def test_missing_file_and_missing_argument(
     assert "--crops" in capsys.readouterr().err
     pipeline.pipeline(["--help"], lambda _: None)
     assert "pipeline file" in capsys.readouterr().out
+
+
+def test_verify_of_a_pipeline_visits_its_stages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = ["prepare phantoms --per_class 1 --size 16 --out {out}/phantoms"]
+    file = write(tmp_path / "one.yaml", stages=stages, arguments={}, configs={})
+    out = tmp_path / "out"
+    assert main(["pipeline", str(file), "--out", str(out)]) == 0
+    assert main(["privacy", "verify", str(out)]) == 0
+    assert "folders 2" in capsys.readouterr().out
+    table = out / "phantoms" / "crops.csv"
+    table.write_text(table.read_text() + "\n")
+    assert main(["privacy", "verify", str(out)]) == 1
+    assert f"{table}: was altered" in capsys.readouterr().err

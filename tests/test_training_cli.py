@@ -190,6 +190,28 @@ def test_a_fit_that_is_killed_at_its_very_end_does_not_train_again(
     assert main(["privacy", "verify", str(tmp_path / "private")]) == 0
 
 
+def test_weights_that_may_have_been_seen_are_those_that_are_released(
+    tmp_path: Path, cohort: CropsManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before the statement, at a step whose state was not due to be kept."""
+    config = DP | {"trainer": DP["trainer"] | {"max_steps": 41}}
+    line, last = fit_line(tmp_path, cohort, config, "private"), "private/checkpoints/last.ckpt"
+
+    def killed(*arguments: Any) -> None:
+        raise ConnectionAbortedError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mammo_dp.training_cli.write_fit_statement", killed)
+        with pytest.raises(ConnectionAbortedError):
+            run(line)
+    first = torch.load(tmp_path / last, weights_only=True)["state_dict"]
+    run(line)
+    again = torch.load(tmp_path / last, weights_only=True)
+    assert again["accountant"]["history"][0][2] == 41
+    assert all(torch.equal(first[name], again["state_dict"][name]) for name in first)
+    assert main(["privacy", "verify", str(tmp_path / "private")]) == 0
+
+
 def test_a_stopped_fit_goes_on_and_loses_nothing(
     tmp_path: Path, cohort: CropsManifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ from mammo_dp.benchmark.results import Cost, Row, differences, rows
 from mammo_dp.benchmark.schedule import prepare, run_jobs
 from mammo_dp.benchmark.spec import Benchmark, BenchmarkError, read_published
 from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.statement.seals import seal
 from mammo_dp.runs import write_text_atomically
 
 Run = Callable[[Sequence[Job], str], dict[str, Outcome]]
@@ -199,7 +200,8 @@ def _write(found: _Results, console: Console) -> None:
         "benchmark.md": write.markdown(written),
         "benchmark.html": write.html(written, figures),
         "benchmark.csv": write.comma_separated(table),
-        "benchmark.json": json.dumps(stored, indent=1, allow_nan=False) + "\n",
+        # Sealed, as a report shows its epsilons beside those of statements.
+        "benchmark.json": json.dumps({**stored, "seal": seal(stored)}, indent=1) + "\n",
     }
     for name, text in texts.items():
         write_text_atomically(plan.out / name, text)

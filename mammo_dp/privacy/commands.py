@@ -127,8 +127,8 @@ def compose(releases: list[str], *, delta: float | None = None, format: Format =
     hashes = {_released(content) for content, _, _ in read.values()}
     if len(hashes) < 2:
         raise PrivacyError(
-            f"{', '.join(releases)}: {len(hashes)} release. Give two or more, such as "
-            f"A/{FILE_NAME} B/{FILE_NAME}."
+            f"{', '.join(releases)}: one release, by the hash of what was released. Give two or "
+            f"more, such as A/{FILE_NAME} B/{FILE_NAME}."
         )
     stored = [content for content, _, _ in read.values()]
     smallest = min(content["delta"] for content in stored)

@@ -257,6 +257,12 @@ def _row(evaluation: RunRecord, records: list[RunRecord], runs: Path) -> Row:
             f"{path}: is about another checkpoint ({stated[:12]}, measured was "
             f"{checkpoint.sha256[:12]}). Run fit and test again into new folders."
         )
+    weights = model.folder / privacy["artefact"]["path"]
+    if weights.is_file() and file_sha256(weights) != stated:
+        raise ReportError(
+            f"{weights}: is not what was measured, and the statement beside it is not about it. "
+            "Restore it, or run fit and test again into new folders."
+        )
     measured = _json(evaluation.folder / "metrics.json", "Run the test again.")
     return Row(
         name=model.folder.resolve().relative_to(runs.resolve()).as_posix(),
@@ -425,6 +431,8 @@ def _result(path: Path) -> dict[str, Any]:
         stored = dict(json.loads(path.read_text(encoding="utf-8")))
         if stored["schema"] != (known := _RESULT_SCHEMAS.get(path.name, 1)):
             raise ValueError(f"schema {stored['schema']}, known is {known}")
+        if path.name == BENCHMARK and (doubt := seal_doubt(stored)):  # it holds epsilons
+            raise ValueError(doubt)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReportError(
             f"{path}: cannot be read ({error!r}). Run the command that wrote it again, into a "

@@ -120,6 +120,16 @@ def test_a_statement_of_an_early_version_is_refused(make_tree: Make) -> None:
         collect(tree.runs)
 
 
+def test_weights_that_were_replaced_after_the_test_are_refused(make_tree: Make) -> None:
+    tree = make_tree(epsilons=())
+    weights = tree.runs / "baseline" / "checkpoints" / "last.ckpt"
+    weights.write_text("of a fit without DP")
+    with pytest.raises(ReportError, match=r"last\.ckpt: is not what was measured"):
+        collect(tree.runs)
+    weights.unlink()  # too large to be passed on, and nobody says anything of others
+    assert collect(tree.runs)
+
+
 def test_a_statement_about_another_checkpoint_is_refused(make_tree: Make) -> None:
     tree = make_tree(epsilons=())
     path = tree.runs / "baseline" / "privacy.json"

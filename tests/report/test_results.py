@@ -10,6 +10,7 @@ from classifier.evaluate import Estimate
 from data_prep.manifest import CropsManifest
 from mammo_dp.attacks.ladder.cells import Cell, Rung
 from mammo_dp.attacks.ladder.figure import corridor
+from mammo_dp.privacy.statement.seals import seal
 from mammo_dp.report.collect import (
     BENCHMARK,
     FIDELITY,
@@ -148,7 +149,7 @@ def a_benchmark() -> dict[str, Any]:
         "regime": "DP",
         "auroc": {"6": 0.57},
     }
-    return {
+    content = {
         "schema": 1,
         "title": "A small one",
         "regimes": {"dp": "DP on patients", "real": "Not private"},
@@ -160,6 +161,7 @@ def a_benchmark() -> dict[str, Any]:
         "failures": {"real, seed 2": "it broke"},
         "skipped": {},
     }
+    return content | {"seal": seal(content)}
 
 
 def a_fidelity() -> dict[str, Any]:
@@ -256,6 +258,16 @@ def test_sheets_of_real_patients_are_embedded_only_on_demand(
     assert sheet(phantoms, show=False)["source"] == ""
     (real.folder / "sheet.png").unlink()
     assert "is missing" in sheet(real, show=True)["notice"]
+
+
+def test_epsilons_of_a_benchmark_are_those_that_it_wrote(tmp_path: Path) -> None:
+    write(tmp_path / "grid", BENCHMARK, a_benchmark())
+    path = tmp_path / "grid" / BENCHMARK
+    stored = json.loads(path.read_text())
+    stored["rows"][0]["end_to_end"]["epsilon"] = 0.5
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ReportError, match=r"benchmark\.json: .*does not fit its seal"):
+        found(tmp_path, BENCHMARK)
 
 
 def test_a_benchmark_keeps_failures_and_turns_differences_to_the_reference(

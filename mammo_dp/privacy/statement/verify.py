@@ -109,6 +109,9 @@ class Verification:
             if not (folder / CROPS).is_file():  # which lists its images
                 self._note_unlisted(folder, files, FILES_NAME)
         record = self._record(folder)
+        if record is not None and record.command == "pipeline":  # its stages are runs below it
+            for stage in sorted(path.parent for path in folder.rglob(RUN) if path.parent != folder):
+                self.visit(stage)
         inputs = {} if record is None else self._inputs(folder, record)
         if (folder / CROPS).is_file():
             self._crops(folder)

@@ -209,7 +209,8 @@ def test_a_copy_is_no_second_release(
     copied = tmp_path / "copied"
     shutil.copytree(a, copied)
     assert main(["privacy", "compose", str(a), str(copied)]) == 1
-    assert "1 release. Give two or more" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "one release, by the hash of what was released. Give two or more" in said
     once, twice = (joint(capsys, *map(str, paths)) for paths in ((a, b), (a, b, copied)))
     assert twice["statements"] == once["statements"]
 

@@ -73,7 +73,8 @@ def test_unknown_patients_overlap_unless_the_data_sets_are_named_and_differ() ->
     assert "taken to be these" in mine.overlap(Cohort.unknown(""))
     assert "taken to be these" in Cohort.unknown("inbreast+cbis-ddsm").overlap(mine)
     assert mine.overlap(Cohort.unknown("inbreast")) == ""
-    for spelling in ("CBIS-DDSM", "cbis_ddsm", "CBIS", "inbreast, CBIS DDSM", "?"):
+    spellings = ("CBIS-DDSM", "cbis_ddsm", "CBIS", "inbreast, CBIS DDSM", "?", "DDSM and MIAS")
+    for spelling in (*spellings, "the public DDSM", "MIAS/DDSM (1999)"):
         assert "taken to be these" in mine.overlap(Cohort.unknown(spelling))
         assert "taken to be these" in Cohort.unknown(spelling).overlap(mine)
     assert Cohort.unknown("inbreast").patients is None

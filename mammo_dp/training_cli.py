@@ -23,7 +23,7 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.seed import max_seed_value
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -259,7 +259,7 @@ class TrainingCLI(LightningCLI):
         kwargs.setdefault("enable_checkpointing", self.subcommand == "fit")
         if self.subcommand == "fit":
             keep = _keep(folder / RESUME, self.model, chosen.max_steps)
-            kwargs["callbacks"] = [*(chosen.callbacks or []), keep]
+            kwargs["callbacks"] = [*(chosen.callbacks or []), keep, _LastState(folder / RESUME)]
             if chosen.enable_progress_bar is not False:
                 bars = any(isinstance(callback, ProgressBar) for callback in kwargs["callbacks"])
                 if not sys.stderr.isatty():
@@ -324,10 +324,7 @@ class TrainingCLI(LightningCLI):
         folder = self.record.folder
         if self.trainer.interrupted or not self.trainer.state.finished:
             raise RunError(f"{folder}: training stopped early. Run the same command to resume.")
-        # All ranks meet here. The state comes first: a fit that is killed after it has written its
-        # weights, which somebody may have seen, ends with the same ones.
-        self.trainer.save_checkpoint(folder / RESUME)
-        self.trainer.save_checkpoint(folder / RELEASED, weights_only=True)
+        self.trainer.save_checkpoint(folder / RELEASED, weights_only=True)  # all ranks meet here
         if not self.trainer.is_global_zero:
             return
         TrainedCrops.of_folder(self.datamodule.manifest.folder).write(folder)
@@ -458,6 +455,25 @@ def _keep(path: Path, model: LightningModule, max_steps: int) -> ModelCheckpoint
     return ModelCheckpoint(
         path.parent, filename=path.stem, save_top_k=1, enable_version_counter=False, **often
     )
+
+
+class _LastState(Callback):
+    """Keeps the state of the last step, whether or not it is due.
+
+    A fit that is killed after it has written its weights, which somebody may have seen, ends with
+    the same ones.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the module is made ready to be released."""
+        if not trainer.interrupted:
+            trainer.save_checkpoint(self.path)
 
 
 # Parsers by command, as attributes of a command line. To build one takes as long as a small fit,

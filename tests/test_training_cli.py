@@ -190,11 +190,16 @@ def test_a_fit_that_is_killed_at_its_very_end_does_not_train_again(
     assert main(["privacy", "verify", str(tmp_path / "private")]) == 0
 
 
+@pytest.mark.parametrize("settings", [{}, {"trainable": "lora", "ema_decay": 0.9}])
 def test_weights_that_may_have_been_seen_are_those_that_are_released(
-    tmp_path: Path, cohort: CropsManifest, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    cohort: CropsManifest,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
 ) -> None:
     """Killed before the statement, at a step whose state was not due to be kept."""
-    config = DP | {"trainer": DP["trainer"] | {"max_steps": 41}}
+    model = DP["model"] | {"init_args": DP["model"]["init_args"] | settings}
+    config = DP | {"model": model, "trainer": DP["trainer"] | {"max_steps": 41}}
     line, last = fit_line(tmp_path, cohort, config, "private"), "private/checkpoints/last.ckpt"
 
     def killed(*arguments: Any) -> None:

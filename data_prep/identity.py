@@ -22,8 +22,7 @@ def normalised(name: str) -> str:
 
     Full-width and other compatibility characters become plain ones (Unicode NFKC) and letters lose
     their case; of the rest only letters, digits and accents stay, so that blanks, hyphens of any
-    kind, ``_ . / :`` and invisible characters do not count. Leading zeros stay: archives number
-    patients with them, and ``01`` and ``1`` may be two.
+    kind, ``_ . / :`` and invisible characters do not count. Leading zeros stay.
 
     >>> normalised("CBIS-DDSM"), normalised(" p-0001"), normalised("P_0001"), normalised("P:1")
     ('cbisddsm', 'p0001', 'p0001', 'p1')
@@ -38,6 +37,9 @@ def _folded(name: str) -> str:
 def patient_identity(origin: str, patient_id: str) -> str:
     """The identity of a patient: equal for two crops if and only if they are of one patient.
 
+    Numbers count without leading zeros and without an empty decimal, which programs add and drop: a
+    patient who is ``0007`` in one folder and ``7`` in another is one.
+
     Args:
         origin: Data set that numbers its patients.
         patient_id: Number of the patient there.
@@ -51,7 +53,7 @@ def patient_identity(origin: str, patient_id: str) -> str:
     >>> patient_identity("CBIS_DDSM", "p 00001") == patient_identity("cbis-ddsm", "P_00001")
     True
     >>> patient_identity("inbreast", "P_00001")
-    'inbreast/p00001'
+    'inbreast/p1'
     >>> patient_identity("phantom", "")
     ''
     """
@@ -60,7 +62,7 @@ def patient_identity(origin: str, patient_id: str) -> str:
     for name, value in (("origin", origin), ("patient_id", patient_id)):
         if not normalised(value):
             raise ManifestError(f"{name} is {value!r}. Give a name with a letter or a digit.")
-    return f"{normalised(origin)}/{normalised(patient_id)}"
+    return f"{normalised(origin)}/{_without_zeros(patient_id)}"
 
 
 @lru_cache(maxsize=1 << 16)
@@ -92,18 +94,16 @@ def require_told_apart(patients: Iterable[tuple[str, str, str]]) -> None:
     Raises:
         ManifestError: Naming both places, not the patients.
     """
-    numbers: dict[str, tuple[tuple[str, ...], str]] = {}
-    identities: dict[tuple[str, str], tuple[str, str]] = {}
+    seen: dict[str, tuple[tuple[str, ...], str]] = {}
     for origin, patient_id, where in patients:
         if not (identity := patient_identity(origin, patient_id)):
             continue
         written = _numbers(patient_id)
-        others, place = numbers.setdefault(identity, (written, where))
-        if others == written:
-            key = (normalised(origin), _without_zeros(patient_id))
-            other, place = identities.setdefault(key, (identity, where))
-            if other == identity:
-                continue
+        spelled = f"{normalised(origin)} {normalised(patient_id)}"
+        known = [seen.setdefault(name, (written, where)) for name in (identity, spelled)]
+        if not (places := [place for others, place in known if others != written]):
+            continue
+        place = places[0]
         raise ManifestError(
             f"{place} and {where}: patient ids that differ in separated digits, in leading zeros "
             "or in a decimal. Nobody can tell whether they are one patient's. Write the ids of one "

@@ -279,7 +279,13 @@ class TrainingCLI(LightningCLI):
             kwargs["use_distributed_sampler"] = False
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
+        except (
+            MisconfigurationException,
+            ImportError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             if isinstance(error, RunError | PrivacyError):  # ours say more
                 raise
             raise RunError(

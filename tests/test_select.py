@@ -19,6 +19,7 @@ from mammo_dp.main import main, run
 from mammo_dp.privacy.accounting.account import compose, mechanism_from_json
 from mammo_dp.privacy.accounting.selection import SelectionPlan, concordance
 from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.training.classifier import DPCropClassifier
 from tests.privacy.statement.verify.chain import DP, forge, reconfigure
 from tests.privacy.training.fits import quiet
 
@@ -276,6 +277,23 @@ def test_a_score_is_of_all_patients_whatever_lies_there(
     run(line(tmp_path, cohort, *PRIVATE))
     assert scored == [len(cohort.units(cohort.rows("train"), "patient"))]
     assert table.read_text() == whole
+
+
+def test_a_fit_that_ends_early_has_no_account_in_a_selection(
+    tmp_path: Path,
+    cohort: CropsManifest,
+    draws: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The one that is chosen may be the shortest, and the choice has seen all."""
+
+    def stop(self: DPCropClassifier, *arguments: object) -> None:
+        self.trainer.should_stop = True
+
+    monkeypatch.setattr(DPCropClassifier, "on_train_batch_end", stop)
+    assert main(line(tmp_path, cohort, *PRIVATE)) == 1
+    assert "selection: the fit took 1 of 4 steps" in capsys.readouterr().err
 
 
 @pytest.mark.slow

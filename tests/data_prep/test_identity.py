@@ -51,11 +51,17 @@ def test_unicode_forms_are_one_name(form: str) -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("P_00001", "P_00002"), ("P_1", "P_01"), ("P_1", "Q_1"), ("Müller", "Muller")],
+    [("P_00001", "P_00002"), ("P_1", "P_10"), ("P_1", "Q_1"), ("Müller", "Muller")],
 )
 def test_other_numbers_are_other_patients(one: str, other: str) -> None:
     assert patient_identity("a", one) != patient_identity("a", other)
     assert patient_identity("a", one) != patient_identity("b", one)
+
+
+@pytest.mark.parametrize(("one", "other"), [("0007", "7"), ("P_01", "P_1"), ("12", "12.0")])
+def test_what_programs_add_to_numbers_makes_no_other_patient(one: str, other: str) -> None:
+    """One table of a hospital has the zeros, another lost them."""
+    assert patient_identity("a", one) == patient_identity("a", other)
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,9 @@ from mammo_dp.attacks.statistics import (
 from mammo_dp.privacy.accounting.account import Adjacency, Mechanism, compose, fits_of
 from mammo_dp.privacy.accounting.risk import risk_of
 from mammo_dp.privacy.statement.document import FILE_NAME as PRIVACY
-from mammo_dp.privacy.statement.document import read_statements
+from mammo_dp.privacy.statement.document import read_statement, read_statements
 from mammo_dp.runs import FILE_NAME as RUN
-from mammo_dp.runs import read_run, run_folder, write_text_atomically
+from mammo_dp.runs import file_sha256, read_run, run_folder, write_text_atomically
 
 AUDIT, CANARIES = "audit.json", "canaries.npz"
 THREAT_MODEL = (
@@ -265,9 +265,15 @@ def stage_of(run: Path) -> Stage:
     """The private stage that a run's statement is about.
 
     Raises:
-        AttackError: If there is none.
+        AttackError: If there is none, or the statement is about other weights than lie there.
     """
-    stated = read_statements(run)
+    stated, artefact = read_statements(run), read_statement(run)["artefact"]
+    weights = None if artefact is None else run / artefact["path"]
+    if weights and weights.is_file() and file_sha256(weights) != artefact["sha256"]:
+        raise AttackError(
+            f"{weights}: is not what {run / PRIVACY} is about, so an audit of its claim would say "
+            "nothing of these weights. Restore the file."
+        )
     if (run / RUN).exists() and (command := read_run(run).command) != "fit":
         raise AttackError(
             f"{run}: was made by {command!r}, whose noise is not that of the training loop. Give "

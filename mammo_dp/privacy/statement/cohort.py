@@ -11,7 +11,6 @@ private part of a cohort knows by keyed hashes: patients who share a crop are th
 
 import hashlib
 import hmac
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from typing import Any, Self
 from data_prep.fingerprints import near_copies
 from data_prep.identity import normalised
 from data_prep.manifest import Crop, CropsManifest, Split
+from mammo_dp.privacy.statement.data_sets import names_alike
 from mammo_dp.privacy.statement.seals import cohort_key, key_id
 
 _DIGITS = 16  # of a patient's hash: 64 bits
@@ -31,12 +31,10 @@ _NOBODY = ""  # in place of the patient of a crop that a generator made
 THESE, SOME = "on these patients", "on some of these patients"
 _OTHER_KEY = "on patients hashed under another key, taken to be these,"
 NOT_COMPARED = "on patients whose crops could not be compared, taken to be these,"
+LIKE_NAMES = "on patients of a data set of like name, taken to be these,"
 UNDECIDED = frozenset({_OTHER_KEY, NOT_COMPARED})
 
 _Patient = tuple[str, str]  # key and keyed hash
-_WORDS = re.compile(r"[^\W_]+")
-_SEPARATORS = re.compile(r"[+,;/&|()\[\]]|\band\b", re.IGNORECASE)  # of names of data sets
-_SHORTEST_NAME = 3  # letters and digits; shorter ones are parts of too many others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,9 +257,9 @@ class People:
 
         Returns:
             Empty if no patient is in both, else a clause for a sentence, which does not count them.
-            What cannot be compared is taken to overlap: other keys, crops that are unknown, and
-            unknown patients, unless both data sets are named and differ; spelling does not tell
-            them apart, nor that one name is a part of the other (DDSM, CBIS-DDSM).
+            What cannot be compared is taken to overlap: other keys, crops that are unknown,
+            patients whose data sets have like names (DDSM, CBIS-DDSM), and unknown patients, unless
+            both data sets are named and differ, see :mod:`mammo_dp.privacy.statement.data_sets`.
         """
         if cohort.is_empty or other.is_empty:
             return ""
@@ -276,6 +274,8 @@ class People:
                 return THESE
             if shared:
                 return SOME
+            if _other_names(cohort.dataset, other.dataset):
+                return LIKE_NAMES
             return "" if cohort.is_comparable(other) else NOT_COMPARED
         if self._share_a_copy(cohort, other):  # evidence is sealed, so all marks have the key here
             return f"{SOME}, as copies of their crops show,"
@@ -349,29 +349,17 @@ def _mark(key: bytes, crop: Crop) -> CropMark:
     )
 
 
-def names_alike(one: str, other: str) -> bool:
-    """Whether a data set that one text names may be one that the other names.
+def _other_names(one: str, other: str) -> bool:
+    """Whether one of the data sets may be one of the others under another name.
 
-    Spelling does not tell names apart, nor that one is a part of the other; an empty text may mean
-    any. Words that describe are no names, unless they stand alone.
-
-    >>> names_alike("cbis-ddsm", "MIAS and the public DDSM (1999)")
-    True
-    >>> names_alike("cbis-ddsm", "images of the public web")
-    False
+    Their patients have other identities then, which tell nothing.
     """
-    return any(a in b or b in a for a in data_set_names(one) for b in data_set_names(other))
-
-
-def data_set_names(text: str) -> list[str]:
-    """What may be names of data sets in a text, in normal form: its parts, and its acronyms."""
-    acronyms = [
-        word
-        for word in _WORDS.findall(text)
-        if sum(char.isupper() or char.isdigit() for char in word) > 1 and not word.isdigit()
-    ]
-    found = [normalised(name) for name in (*_SEPARATORS.split(text), *acronyms)]
-    return [name for name in found if len(name) >= _SHORTEST_NAME] or [normalised(text)]
+    names = [{normalised(name): name for name in dataset.split("+")} for dataset in (one, other)]
+    return any(
+        mine != theirs and names_alike(names[0][mine], names[1][theirs])
+        for mine in names[0]
+        for theirs in names[1]
+    )
 
 
 def one_spelling(names: Iterable[str]) -> list[str]:

@@ -7,7 +7,6 @@ from functools import cached_property
 from itertools import permutations
 from typing import Any, Literal, Self
 
-from data_prep.identity import normalised
 from data_prep.manifest import CropsManifest, Split, Unit
 from mammo_dp.privacy.accounting.account import (
     Adjacency,
@@ -17,15 +16,8 @@ from mammo_dp.privacy.accounting.account import (
     mechanism_from_json,
 )
 from mammo_dp.privacy.accounting.budget import require_delta
-from mammo_dp.privacy.statement.cohort import (
-    NOT_COMPARED,
-    THESE,
-    UNDECIDED,
-    Cohort,
-    People,
-    data_set_names,
-    names_alike,
-)
+from mammo_dp.privacy.statement.cohort import NOT_COMPARED, THESE, UNDECIDED, Cohort, People
+from mammo_dp.privacy.statement.data_sets import names_alike
 from mammo_dp.privacy.statement.guarantee import Guarantee, PrivacyStatement, epsilon_of
 
 Use = Literal["training", "selection"]
@@ -215,17 +207,16 @@ class PublicData:
         Args:
             dataset: Its name as crops have it, several joined by +; empty names none.
         """
-        if not dataset:
-            return False
-        source = normalised(self.source)
-        return names_alike(dataset, self.data) or any(n in source for n in data_set_names(dataset))
+        return bool(dataset) and any(
+            names_alike(dataset, said) for said in (self.source, self.data)
+        )
 
     @property
     def reason(self) -> str:
-        """Why patients of a data set that it names have no guarantee, in a sentence."""
+        """Why patients of a data set that it may name have no guarantee, in a sentence."""
         return (
-            f"The initial weights, {self.source}, were trained on {self.data} without DP, by which "
-            "these patients' data set is named."
+            f"The initial weights, {self.source}, were trained on {self.data} without DP, which "
+            "may mean these patients' data set."
         )
 
     def as_json(self) -> dict[str, str]:
@@ -506,6 +497,18 @@ def _units(cohort: Cohort, unit: Unit, private: _Private) -> int | None:
     return max(filter(None, own), default=None)
 
 
+def _require_delta(delta: float, cohort: Cohort, unit: Unit, units: int | None) -> None:
+    """Refuses a delta that is not below 1 / units, of those declared and of those that are known.
+
+    Raises:
+        PrivacyError: If delta is too large.
+    """
+    known = cohort.private.crops_of_patients if cohort.private is not None else ()
+    true = sum(patients * (crops if unit == "crop" else 1) for crops, patients in known)
+    if count := max(units or 0, true):
+        require_delta(delta, count, unit)
+
+
 def _declared(cohort: Cohort, private: _Private) -> int | None:
     """Largest number of crops of one patient, where crops of this cohort were drawn alone.
 
@@ -522,8 +525,7 @@ def _of_crops(
     units = _units(cohort, "crop", private)
     if reasons:
         return Guarantee.none(unit="crop", units=units, because=reasons)
-    if units is not None:
-        require_delta(delta, units, "crop")
+    _require_delta(delta, cohort, "crop", units)
     mechanisms = tuple(mechanism for _, mechanism in private)
     return Guarantee.of(mechanisms, delta, unit="crop", units=units, because=because)
 
@@ -541,9 +543,8 @@ def _of_patients(
             for a in undeclared
         )
         return Guarantee.none(unit="patient", units=units, because=reason), ()
-    if units is not None:
-        require_delta(delta, units, "patient")
-    elif (crops := _units(cohort, "crop", private)) is not None:
+    _require_delta(delta, cohort, "patient", units)
+    if units is None and (crops := _units(cohort, "crop", private)) is not None:
         require_delta(delta, crops, "crop")  # how many patients there are was not declared
     most = _declared(cohort, private)
     if by_crop:

@@ -89,6 +89,11 @@ def write_fit_statement(
     counted = () if private is None else private.mechanisms
     mechanisms: Sequence[Noisy | None] = counted or (None,)
     if plan is not None and counted:
+        if private is not None and private.accounted_steps != trainer.max_steps:
+            raise PrivacyError(
+                f"selection: the fit took {private.accounted_steps} of {trainer.max_steps} steps, "
+                "and all fits of a selection have one account. Remove what ends a fit early."
+            )
         mechanisms = (plan.of(counted),)
     rows = getattr(data, "train_rows", None) or manifest.rows(split)
     void = "" if private is None else void_account(private, data, trainer.global_step)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import lightning
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
+from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging, Timer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from opacus.accountants import RDPAccountant
@@ -441,7 +441,14 @@ def refuse_trainer(trainer: Trainer) -> None:
         for callback in trainer.callbacks  # type: ignore[attr-defined]
         if isinstance(callback, StochasticWeightAveraging)
     ]
+    clocks = [c for c in trainer.callbacks if isinstance(c, Timer)]  # type: ignore[attr-defined]
     refusals = (
+        (
+            bool(clocks),
+            "max_time: how far a fit comes within a time depends on the crops that are drawn, so "
+            "the number of steps would tell of them. Leave it unset; trainer.max_steps ends the "
+            "fit, and a killed one resumes.",
+        ),
         (
             trainer.max_steps < 1,
             f"max_steps={trainer.max_steps}: the number of steps defines what is spent. Set "

@@ -251,6 +251,13 @@ def test_a_statement_that_says_less_than_the_settings_spend_is_refuted(
     assert audit_of(run, "--canaries", "60") == 1  # a finished folder too
 
 
+def test_a_claim_about_other_weights_is_not_audited(tmp_path: Path) -> None:
+    run = stated_run(tmp_path / "run", tmp_path / "cohort", SAMPLED)
+    (run / "last.ckpt").write_text("of a fit without DP")
+    with pytest.raises(AttackError, match=r"last\.ckpt: is not what .*privacy\.json is about"):
+        attack_audit(run=run)
+
+
 def test_a_run_without_noise_has_no_claim_to_audit(tmp_path: Path) -> None:
     run = stated_run(tmp_path / "run", tmp_path / "cohort", None)
     with pytest.raises(AttackError, match="names no private training of its own"):

@@ -67,6 +67,15 @@ def test_overlap_tells_all_from_some_and_counts_none() -> None:
     assert one.overlap(known("x", "y")) == ""
 
 
+def test_patients_of_data_sets_of_like_name_may_be_the_same() -> None:
+    """Their identities have other names in them, and tell nothing."""
+    mine = known("p", "q", dataset="cbis-ddsm")
+    for other in ("ddsm", "CBIS-DDSM crops", "ddsm+inbreast"):
+        assert "data set of like name" in mine.overlap(known("x", dataset=other))
+    for other in ("CBIS_DDSM", "inbreast", "cbis-ddsm+inbreast"):
+        assert mine.overlap(known("x", dataset=other)) == ""
+
+
 def test_unknown_patients_overlap_unless_the_data_sets_are_named_and_differ() -> None:
     mine = known("p", dataset="cbis-ddsm")
     assert "taken to be these" in mine.overlap(Cohort.unknown("cbis-ddsm"))

@@ -373,6 +373,23 @@ def test_delta_is_held_against_the_declared_size() -> None:
         ledger.statements(DELTA)
 
 
+def test_delta_is_held_against_the_true_number_where_it_is_known() -> None:
+    """Also of patients who are in another stage of the lineage than the one that is stated now."""
+    four = cohort_of(*"pqrs")
+    assert four.private is not None
+    four = replace(four, private=replace(four.private, crops_of_patients=((5, 4),)))
+    of_patients = access("fit", four, public_size=2)
+    of_crops = access("fit", four, unit="crop", crops_per_patient=5, public_size=2)
+    others = access("later", cohort_of("x", dataset="other"), OTHER, public_size=1)
+    for private, delta, message in (
+        (of_patients, 0.4, "delta=0.4 is not below 1/4"),
+        (of_crops, 0.1, "delta=0.1 is not below 1/20"),
+    ):
+        with pytest.raises(PrivacyError, match=message):
+            PrivacyLedger().plus(private, others).statements(delta)
+    assert PrivacyLedger().plus(of_patients, others).statements(0.2)
+
+
 def test_how_many_crops_patients_have_changes_no_byte_of_a_statement() -> None:
     """Zero-out: the same patients, one of them with fewer crops."""
     found = []

@@ -31,6 +31,7 @@ pytestmark = quiet
         ({"precision": "bf16-true"}, "precision=bf16-true"),
         ({"accumulate_grad_batches": 2}, "accumulate_grad_batches=2"),
         ({"gradient_clip_val": 1.0}, "gradient_clip_val=1.0"),
+        ({"max_time": "00:00:01:00"}, "max_time: how far a fit comes within a time depends"),
         ({"callbacks": [StochasticWeightAveraging(0.1)]}, "StochasticWeightAveraging: .*tunes by"),
     ],
 )

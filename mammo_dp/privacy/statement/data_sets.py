@@ -26,7 +26,7 @@ _GENERIC = frozenset(
     version
     """.split()  # noqa: SIM905  a paragraph of words
 )
-# Data sets that `prepare` reads, as their publishers write them out.
+# Data sets of mammograms, as their publishers write them out.
 _IN_FULL = {
     "curated breast imaging subset": "cbis-ddsm",
     "digital database for screening mammography": "ddsm",

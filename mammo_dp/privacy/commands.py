@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from data_prep.manifest import FILE_NAME as CROPS
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.document import (
     FILE_NAME,
@@ -162,10 +163,17 @@ def _folder_about(path: Path) -> Path:
     """The folder of a run or of data that a path names.
 
     Raises:
-        PrivacyError: For a file that merely lies there: no statement covers what is beside its own.
+        PrivacyError: For a file or folder that merely lies in a run: no statement covers what is
+            beside its own.
     """
     if path.is_dir():  # an export may lie within a run folder
-        return path if (path / FILE_NAME).is_file() else run_of(path) or path
+        is_one = any((path / name).is_file() for name in (FILE_NAME, RUN, CROPS))
+        if is_one or (around := run_of(path)) is None:
+            return path
+        raise PrivacyError(
+            f"{path}: has no statement of its own, and that of {around}, in which it lies, is not "
+            f"about whatever is here. Give {around}, or a file."
+        )
     if not path.exists():
         return path
     if path.name in (FILE_NAME, TEXT_NAME, RUN):

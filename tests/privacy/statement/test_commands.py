@@ -74,6 +74,18 @@ def test_explain_is_about_the_statement_that_is_named(
     assert "inner/run.json: cannot be read" in capsys.readouterr().err
 
 
+def test_a_folder_that_merely_lies_in_a_run_has_no_statement(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outer = open_run(tmp_path / "outer", command="fit", config={}, inputs={}).folder
+    (outer / "theirs").mkdir()
+    for command in ("explain", "verify"):
+        assert main(["privacy", command, str(outer / "theirs")]) == 1
+        assert (
+            f"theirs: has no statement of its own, and that of {outer}" in capsys.readouterr().err
+        )
+
+
 @pytest.mark.parametrize("killed_at", ["privacy_evidence.json", "PRIVACY.md", "privacy.json"])
 def test_where_a_statement_is_all_is(
     killed_at: str, tmp_path: Path, cohort: CropsManifest, monkeypatch: pytest.MonkeyPatch

@@ -78,7 +78,8 @@ def _without_zeros(name: str) -> str:
     >>> _without_zeros("P_007"), _without_zeros("12.0"), _without_zeros("100")
     ('p7', '12', '100')
     """
-    whole = re.sub(r"^\s*(\d+)[.,]0+\s*$", r"\1", _folded(name))
+    # Three zeros may part thousands.
+    whole = re.sub(r"^\s*(\d+)[.,]0{1,2}\s*$", r"\1", _folded(name))
     return re.sub(r"\d+", lambda digits: digits[0].lstrip("0") or "0", normalised(whole))
 
 

@@ -190,6 +190,12 @@ class TrainingCLI(LightningCLI):
             self.record.folder / CONFIG, yaml.safe_dump(plain, sort_keys=False)
         )
         resume = self.record.folder / RESUME
+        if fitting and (weights := self.record.folder / RELEASED).exists() and not resume.exists():
+            raise RunError(
+                f"{weights}: was written by an earlier start, and neither a statement nor the "
+                "state to go on from lies here. Whoever may have seen these weights, the same "
+                "command would make others. Choose a new folder; what it spends comes on top."
+            )
         if fitting:
             config.ckpt_path = str(resume) if resume.exists() else None
         else:

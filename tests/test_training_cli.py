@@ -217,6 +217,35 @@ def test_weights_that_may_have_been_seen_are_those_that_are_released(
     assert main(["privacy", "verify", str(tmp_path / "private")]) == 0
 
 
+def test_weights_without_statement_or_state_are_made_no_second_time(
+    tmp_path: Path,
+    cohort: CropsManifest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = fit_line(tmp_path, cohort, DP, "private")
+
+    def killed(*arguments: Any) -> None:
+        raise ConnectionAbortedError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mammo_dp.training_cli.write_fit_statement", killed)
+        with pytest.raises(ConnectionAbortedError):
+            run(line)
+    (tmp_path / "private/checkpoints/resume.ckpt").unlink()  # damaged by a full disk
+    last = tmp_path / "private/checkpoints/last.ckpt"
+    before = last.read_bytes()
+    assert main(line) == 1
+    assert "was written by an earlier start" in capsys.readouterr().err
+    assert last.read_bytes() == before
+
+
+def test_released_weights_count_no_crops_of_others(tmp_path: Path, cohort: CropsManifest) -> None:
+    run(fit_line(tmp_path, cohort, DP, "private"))
+    last = tmp_path / "private/checkpoints/last.ckpt"
+    assert "loops" not in torch.load(last, weights_only=True)
+
+
 def test_a_stopped_fit_goes_on_and_loses_nothing(
     tmp_path: Path, cohort: CropsManifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

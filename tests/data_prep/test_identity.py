@@ -58,7 +58,9 @@ def test_other_numbers_are_other_patients(one: str, other: str) -> None:
     assert patient_identity("a", one) != patient_identity("b", one)
 
 
-@pytest.mark.parametrize(("one", "other"), [("0007", "7"), ("P_01", "P_1"), ("12", "12.0")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("0007", "7"), ("P_01", "P_1"), ("12", "12.0"), ("12,000", "12000")]
+)
 def test_what_programs_add_to_numbers_makes_no_other_patient(one: str, other: str) -> None:
     """One table of a hospital has the zeros, another lost them."""
     assert patient_identity("a", one) == patient_identity("a", other)

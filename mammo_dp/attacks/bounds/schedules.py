@@ -76,7 +76,7 @@ def of_run(folder: str | Path) -> list[Schedule]:
     warning = f"The statement of {Path(folder).name} {doubt}. It says: " if doubt else ""
     found = [
         Schedule(
-            name=Path(folder).name,
+            name=Path(folder).name + (" (not checked)" if doubt else ""),
             mechanism=_on_patient(statement),
             patients=statement.guarantees[-1].units,
             delta=statement.delta,

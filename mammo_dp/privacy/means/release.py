@@ -117,8 +117,8 @@ def release_means(
             "public_size": public_size,
             "mechanism": planned.as_json(),
         },
-        remedy="It may also be the answer to another question. Delete the file; the same command "
-        "then asks the patients, whose first answer was never released",
+        remedy="It may also be the answer to another question. Restore it, or choose a new folder, "
+        "whose answer comes on top of this one",
     )
     if path.exists():  # of a process that died before its statement
         binding.require(path)

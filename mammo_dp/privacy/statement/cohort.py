@@ -21,7 +21,7 @@ from typing import Any, Self
 from data_prep.fingerprints import near_copies
 from data_prep.identity import normalised
 from data_prep.manifest import Crop, CropsManifest, Split
-from mammo_dp.privacy.statement.data_sets import names_alike
+from mammo_dp.privacy.statement.data_sets import names_alike, names_none
 from mammo_dp.privacy.statement.seals import cohort_key, key_id
 
 _DIGITS = 16  # of a patient's hash: 64 bits
@@ -281,7 +281,10 @@ class People:
             return f"{SOME}, as copies of their crops show,"
         if cohort.tag and other.tag:  # known once, but not from what is here
             return THESE if cohort.tag == other.tag else NOT_COMPARED
-        if names_alike(cohort.dataset, other.dataset):
+        unknown = [each for each in (cohort, other) if each.patients is None]
+        if any(names_none(each.dataset) for each in unknown) or names_alike(
+            cohort.dataset, other.dataset
+        ):
             return "on unknown patients, taken to be these,"
         undecided = cohort.has_crops and other.has_crops and not cohort.is_comparable(other)
         return NOT_COMPARED if undecided else ""

@@ -9,12 +9,13 @@ could be kept. So words that belong to many names tell nothing, and all others d
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import lru_cache
 
 _WORDS = re.compile(r"[^\W_]+")
 _DIGITS_AROUND = re.compile(r"^\d+|\d+$")
 _SHORTEST = 3  # letters of a word that tells data sets apart
-_TELLING = 6  # letters of a name that is told within a longer word
+_TELLING = 4  # letters of a word that is told within a longer one
 # Words of which a name consists in part, and others do as well.
 _GENERIC = frozenset(
     """
@@ -22,10 +23,19 @@ _GENERIC = frozenset(
     dataset set sets database image images imaging crop crops mass masses lesion lesions mammo
     mammogram mammograms mammography mammographic breast cancer screening digital film hospital
     hospitals clinic clinical center centre university institute archive archives phantom phantoms
-    synthetic generated published released study cohort patients collection project web net subset
-    version
+    synthetic generated published released study cohort patients collection project subset version
+    ward site unit department group case cases
     """.split()  # noqa: SIM905  a paragraph of words
 )
+# Words by which nothing is named.
+_UNTOLD = _GENERIC | frozenset(
+    """
+    unknown not known none private confidential internal inhouse house proprietary see paper article
+    undisclosed unspecified various several other others some this that these those their his her
+    women woman people cases exams scans pictures weights network model tbd todo
+    """.split()  # noqa: SIM905
+)
+_ORDINARY = frozenset({"embedded", "embedding", "embeddings"})  # words that hold a name by chance
 # Data sets of mammograms, as their publishers write them out.
 _IN_FULL = {
     "curated breast imaging subset": "cbis-ddsm",
@@ -33,12 +43,15 @@ _IN_FULL = {
     "breast cancer digital repository": "bcdr",
     "breast cancer screening dbt": "bcs-dbt",
     "breast cancer screening digital breast tomosynthesis": "bcs-dbt",
-    "chinese mammography database": "cmmd",
-    "emory breast imaging dataset": "embed",
-    "king abdulaziz university breast cancer mammogram": "kau-bcmd",
+    "chinese mammography": "cmmd",
+    "cohort of screen aged women": "csaw",
+    "duke university": "bcs-dbt",
+    "emory": "embed",
+    "king abdulaziz university": "kau-bcmd",
     "mammographic image analysis society": "mias",
     "optimam": "omi-db",
     "radiological society of north america": "rsna",
+    "screening mammography breast cancer detection": "rsna",
 }
 
 
@@ -70,13 +83,27 @@ def _is_named(name: tuple[str, ...], text: tuple[str, ...]) -> bool:
     runs = ("".join(text[i:j]) for i in range(len(text)) for j in range(i + 1, i + len(name) + 2))
     if any(run == whole for run in runs):
         return True
-    if whole not in _GENERIC and len(whole) >= _TELLING and any(whole in word for word in text):
-        return True
-    telling = {_DIGITS_AROUND.sub("", word) for word in name} - _GENERIC
     there = {_DIGITS_AROUND.sub("", word) for word in text}
-    coded = (word for word in text if not word.isalpha())  # such as BCDRF03
-    there |= {word[:end] for word in coded for end in range(_SHORTEST, len(word))}
-    return any(len(word) >= _SHORTEST and word in there for word in telling)
+    longer = [word for word in text if word not in _ORDINARY]  # such as BCDRF03, MiniDDSM
+    return any(
+        word in there or (len(word) >= _TELLING and any(word in other for other in longer))
+        for word in _telling({*name, whole}, _GENERIC)
+    )
+
+
+def names_none(text: str) -> bool:
+    """Whether a text names no data set, such as "our patients", so that it may mean any.
+
+    >>> names_none("unknown"), names_none("in-house mammograms"), names_none("ImageNet-1k")
+    (True, True, False)
+    """
+    return not _telling(_words(text), _UNTOLD)
+
+
+def _telling(words: Iterable[str], common: frozenset[str]) -> list[str]:
+    """Words that may be names, without digits around them."""
+    bare = {_DIGITS_AROUND.sub("", word) for word in words}
+    return [word for word in bare if len(word) >= _SHORTEST and word not in common]
 
 
 @lru_cache(maxsize=1 << 10)

@@ -27,6 +27,10 @@ EVIDENCE_NAME = "privacy_evidence.json"  # private: never exported
 FILES_NAME = "privacy_files.json"  # of an export: the files that the statement covers
 SCHEMA = 3  # 2 had plain hashes and counts of private data in what is shared
 NO_PATIENTS = "No patient data was used."
+OUTSIDE_CODE = "Code that is no part of mammo_dp"  # begins what is said of it
+_NONE_AS_TOLD = (
+    "No patient data was used, if code from outside that took part read nothing but its inputs."
+)
 NO_RELEASE = "This folder is no release: crops of patients stand in it as they are."
 _DERIVED_BY = ("mammo-dp", "dp-accounting", "opacus")  # shape words and numbers
 EXCLUSIONS = (
@@ -162,10 +166,11 @@ def contents(
     sentences = [*(statement.sentence for statement in statements), taken_together(statements)]
     if artefact is None and not joint:
         sentences = [NO_RELEASE, *sentences]
+    is_told = any(one.startswith(OUTSIDE_CODE) for one in (*exclusions, *ledger.exclusions))
     stored = {
         "schema": SCHEMA,
         "artefact": artefact,
-        "summary": " ".join(filter(None, sentences)) or NO_PATIENTS,
+        "summary": " ".join(filter(None, sentences)) or (_NONE_AS_TOLD if is_told else NO_PATIENTS),
         "delta": delta,
         "statements": [statement.as_json() for statement in statements],
         "accesses": [access.as_json() for access in ledger.accesses],

@@ -202,7 +202,7 @@ class PublicData:
         )
 
     def names(self, dataset: str) -> bool:
-        """Whether source or data may name a data set, such as ``"cbis-ddsm"``.
+        """Whether source or data may name a data set, such as ``"cbis-ddsm"``, or name none.
 
         Args:
             dataset: Its name as crops have it, several joined by +; empty names none.

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mammo_dp.privacy.statement.document import OUTSIDE_CODE
+
 if TYPE_CHECKING:  # lightning takes seconds to import; verify does without
     from mammo_dp.privacy.training.module import DPTraining
 
@@ -49,10 +51,11 @@ def outside_code(config: Mapping[str, Any]) -> tuple[str, ...]:
     if not (found := outside_classes(config)):
         return ()
     return (
-        f"Code that is no part of mammo_dp took part in a fit ({', '.join(found)}). What is said "
+        f"{OUTSIDE_CODE} took part in a fit ({', '.join(found)}). What is said "
         "here holds if it uses crops of patients in `losses` alone, those of each patient by "
-        "themselves, keeps nothing of them, and brings in no weights but those of its inputs. That "
-        "was tried out on noise images as far as it can be, and is not shown.",
+        "themselves, keeps nothing of them, and brings in no weights or crops but those of its "
+        "inputs. In a private fit that was tried out on noise images as far as it can be; it is "
+        "not shown.",
     )
 
 

@@ -121,6 +121,7 @@ class SealedCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Writes a checkpoint in one move."""
         if "optimizer_states" not in checkpoint:
+            checkpoint.pop("loops", None)  # count crops of patients who only validate
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         content = io.BytesIO()

@@ -1,6 +1,6 @@
 import pytest
 
-from mammo_dp.privacy.statement.data_sets import names_alike
+from mammo_dp.privacy.statement.data_sets import names_alike, names_none
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,11 @@ from mammo_dp.privacy.statement.data_sets import names_alike
         ("cbis-ddsm", "https://huggingface.co/x/resnet50-ddsm"),
         ("cbis-ddsm+inbreast", "INbreast 2011"),
         ("cbis-ddsm", "mycbisddsmcrops"),
+        ("cbis-ddsm", "MiniDDSM"),
+        ("mias", "miniMIAS"),
+        ("bcdr", "BCDRs"),
+        ("kau-bcmd", "King Abdulaziz University mammograms"),
+        ("rsna", "Screening Mammography Breast Cancer Detection (Kaggle)"),
         ("cmmd", "CMMD2022"),
         ("cmmd", "The Chinese Mammography Database"),
         ("bcdr", "BCDR-F03"),
@@ -52,8 +57,28 @@ def test_texts_that_may_name_a_data_set(origin: str, text: str) -> None:
         ("cbis-ddsm", "INbreast and MIAS"),
         ("cbis-ddsm", "LVD-142M, images of the public web"),
         ("phantom-archive", "another-archive"),
+        ("site1", "site2"),
     ],
 )
 def test_texts_that_name_others(origin: str, text: str) -> None:
     assert not names_alike(origin, text)
     assert not names_alike(text, origin)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("unknown", "not known", "n/a", "private", "confidential", "mammograms", "?", ""),
+        *("our patients", "in-house mammograms of our hospital", "patients of this study"),
+        *("the training set", "see paper", "public breast images"),
+    ],
+)
+def test_texts_that_name_no_data_set_may_mean_any(text: str) -> None:
+    assert names_none(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["ImageNet-1k", "RadImageNet", "INbreast", "LVD-142M, images of the public web", "bcdr"]
+)
+def test_texts_that_name_one(text: str) -> None:
+    assert not names_none(text)

@@ -153,6 +153,12 @@ def test_phantoms_need_no_statement(
     assert stored["summary"] == NO_PATIENTS
     assert stored["statements"] == stored["accesses"] == []
     assert NO_PATIENTS in (tmp_path / "run" / "PRIVACY.md").read_text()
+    outside = ("Code that is no part of mammo_dp took part in a fit (mine.Data).",)
+    weights = tmp_path / "run" / "weights"
+    weights.write_text("x")
+    write_statement(tmp_path / "run", PrivacyLedger(exclusions=outside), artefact=weights)
+    summary = json.loads((tmp_path / "run" / "privacy.json").read_text())["summary"]
+    assert summary.startswith("No patient data was used, if code from outside")
 
 
 @pytest.mark.parametrize("trained_on", ["", "[cbis-ddsm, inbreast]", "7", "2024-99-99", "\xe4"])

@@ -17,7 +17,7 @@ from mammo_dp.privacy.accounting.account import (
 )
 from mammo_dp.privacy.accounting.budget import require_delta
 from mammo_dp.privacy.statement.cohort import NOT_COMPARED, THESE, UNDECIDED, Cohort, People
-from mammo_dp.privacy.statement.data_sets import names_alike
+from mammo_dp.privacy.statement.data_sets import names_alike, names_none
 from mammo_dp.privacy.statement.guarantee import Guarantee, PrivacyStatement, epsilon_of
 
 Use = Literal["training", "selection"]
@@ -207,9 +207,10 @@ class PublicData:
         Args:
             dataset: Its name as crops have it, several joined by +; empty names none.
         """
-        return bool(dataset) and any(
-            names_alike(dataset, said) for said in (self.source, self.data)
-        )
+        if not dataset:
+            return False
+        said = (self.source, self.data)
+        return names_none(self.data) or any(names_alike(dataset, text) for text in said)
 
     @property
     def reason(self) -> str:

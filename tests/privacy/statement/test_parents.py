@@ -330,6 +330,18 @@ def test_a_description_makes_nothing_public_that_was_made_here(
     assert "made it, which needs its statement: a description is none" in because
 
 
+@pytest.mark.parametrize("data", ["unknown", "our patients", "n/a", "see paper"])
+def test_weights_of_data_that_nobody_names_may_be_of_these_patients(
+    tmp_path: Path, make_cohort: MakeCohort, data: str
+) -> None:
+    weights = tmp_path / "net.pth"
+    torch.save({"weight": torch.zeros(1)}, weights)
+    described(weights, data=data)
+    for origin in ("own", "cbis-ddsm"):
+        patients = make_cohort(origin, origin=origin)
+        assert math.isinf(epsilon_of_child(patients, weights)[0])
+
+
 @pytest.mark.parametrize(
     ("data", "named"),
     [

@@ -101,12 +101,12 @@ def require_told_apart(patients: Iterable[tuple[str, str, str]]) -> None:
             continue
         written = _numbers(patient_id)
         spelled = f"{normalised(origin)} {normalised(patient_id)}"
-        known = [seen.setdefault(name, (written, where)) for name in (identity, spelled)]
-        if not (places := [place for others, place in known if others != written]):
-            continue
-        place = places[0]
-        raise ManifestError(
-            f"{place} and {where}: patient ids that differ in separated digits, in leading zeros "
-            "or in a decimal. Nobody can tell whether they are one patient's. Write the ids of one "
-            "patient in one way, and those of two so that they differ otherwise."
-        )
+        for name in (identity, spelled):
+            others, place = seen.setdefault(name, (written, where))
+            if others != written:
+                raise ManifestError(
+                    f"{place} and {where}: patient ids that differ in separated digits, in leading "
+                    "zeros or in a decimal. Nobody can tell whether they are one patient's. Write "
+                    "the ids of one patient in one way, and those of two so that they differ "
+                    "otherwise."
+                )

@@ -2,9 +2,9 @@
 """``generate``: a trained generator fills a folder with labelled crops.
 
 ``generate.json`` in the folder says what it is made with; it is written first and stays.
-``drawn.csv`` gets a line of number, pixel hash and fingerprint once an image is whole, with a mark
-where somebody vouches for it (:mod:`data_prep.vouching`); it goes when the manifest, which holds
-the same, is written.
+``drawn.csv`` gets a line of number, pixel hash and fingerprint once an image is whole, with an
+authentication code where a statement will follow (:mod:`data_prep.authentication`); it goes when
+the manifest, which holds the same, is written.
 """
 
 import json
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from data_prep.authentication import Authenticate, authenticator
 from data_prep.crop_image import pixel_hash, read_volume, save_crop_image
 from data_prep.fingerprints import fingerprint
 from data_prep.manifest import FILE_NAME as CROPS
@@ -29,7 +30,6 @@ from data_prep.manifest import Crop, CropsManifest, LabelSource, View
 from data_prep.phantoms.crops import phantom_cases
 from data_prep.phantoms.parameters import PhantomParameters
 from data_prep.progress import watched
-from data_prep.vouching import Vouch, voucher
 from gan.checkpoint import TrainedGenerator
 from gan.conditions import Conditions
 
@@ -50,14 +50,14 @@ class DrawnCrops:
         folder: Of the manifest.
         settings: What the crops depend on, plain values.
         depth: Slices of each, if they are volumes.
-        vouch: Marks lines; none if nobody vouches for them.
+        authenticate: Gives the code of a line; none if lines have none.
         marks: Pixel hash and fingerprint by number of the crop.
     """
 
     folder: Path
     settings: Mapping[str, Any]
     depth: int | None = None
-    vouch: Vouch | None = None
+    authenticate: Authenticate | None = None
     marks: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     @classmethod
@@ -68,7 +68,7 @@ class DrawnCrops:
 
         Each listed crop is read and compared with its hash: an image that was cut off, altered or
         removed is not among the result, nor is a line that was not written for these settings,
-        where somebody vouches for lines.
+        where lines have codes.
 
         Args:
             folder: New or empty, or begun with the same settings.
@@ -90,7 +90,7 @@ class DrawnCrops:
             temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
             temporary.replace(path)
         _require_same(folder, _stored(path), json.loads(json.dumps(settings)))
-        drawn = cls(folder, settings, depth, voucher())
+        drawn = cls(folder, settings, depth, authenticator())
         drawn.marks.update(
             (number, marks)
             for number, marks in drawn._listed()
@@ -103,7 +103,7 @@ class DrawnCrops:
     @property
     def is_done(self) -> bool:
         """Whether the manifest is there and may be relied on."""
-        return self.vouch is None and (self.folder / CROPS).exists()
+        return self.authenticate is None and (self.folder / CROPS).exists()
 
     def add(self, start: int, crops: NDArray[np.uint16]) -> None:
         """Writes consecutive crops, but for those that are whole already.
@@ -128,20 +128,21 @@ class DrawnCrops:
 
     def _line(self, number: int) -> str:
         marks = self.marks[number]
-        return ",".join([str(number), *marks, self._vouched(number, marks)]) + "\n"
+        return ",".join([str(number), *marks, self._code(number, marks)]) + "\n"
 
-    def _vouched(self, number: int, marks: tuple[str, str]) -> str:
-        """The mark of a line; empty if nobody vouches."""
-        if self.vouch is None:
+    def _code(self, number: int, marks: tuple[str, str]) -> str:
+        """The authentication code of a line; empty if lines have none."""
+        if self.authenticate is None:
             return ""
-        return self.vouch({"settings": dict(self.settings), "crop": number, "marks": list(marks)})
+        values = {"settings": dict(self.settings), "crop": number, "marks": list(marks)}
+        return self.authenticate(values)
 
     def _listed(self) -> Iterator[tuple[int, tuple[str, str]]]:
         path = self.folder / TABLE
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
             if match := _LINE.fullmatch(line):
                 number, marks = int(match[1]), (match[2], match[3])
-                if self.vouch is None or match[4] == self._vouched(number, marks):
+                if self.authenticate is None or match[4] == self._code(number, marks):
                     yield number, marks
 
     def _is_whole(self, number: int, sha256: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import SUPPRESS, ArgumentParser, auto_cli
 
-from data_prep.vouching import vouched_by
+from data_prep.authentication import authenticated_by
 from mammo_dp.runs import RunRecord, run_folder
 from mammo_dp.signatures import stub
 from mammo_dp.usage import in_words
@@ -213,13 +213,13 @@ def recorded(
         ) as record:
             if record.is_finished_as_said():
                 return
-            from mammo_dp.privacy.statement.seals import mark
+            from mammo_dp.privacy.statement.seals import authentication_code
 
             if read := [record.inputs[name].path for name in _MADE if name in record.inputs]:
                 from mammo_dp.privacy.statement.lineage import collect_parents, warn_of_unknown
 
                 warn_of_unknown(collect_parents(read))
-            with vouched_by(mark):
+            with authenticated_by(authentication_code):
                 function(**values)
             if write_statement is not None:
                 write_statement(record)

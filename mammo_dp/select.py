@@ -30,7 +30,7 @@ from mammo_dp.privacy.accounting.budget import PrivacyBudget, calibrate
 from mammo_dp.privacy.accounting.selection import SelectionPlan, concordance
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.document import read_statement
-from mammo_dp.privacy.statement.seals import seal
+from mammo_dp.privacy.statement.seals import seal_doubt, with_seal
 from mammo_dp.privacy.training.sampling import NOISE, draw, new_key
 from mammo_dp.runs import RELEASED, RunRecord, file_sha256, run_folder, write_text_atomically
 
@@ -283,11 +283,10 @@ def _once(record: RunRecord, name: str, fresh: Callable[[], dict[str, Any]]) -> 
     path = record.folder / CANDIDATES / name
     if not path.is_file():
         content = {"selection": record.config_sha256, "name": name, **fresh()}
-        write_text_atomically(path, json.dumps({**content, "seal": seal(content)}) + "\n")
+        write_text_atomically(path, json.dumps(with_seal(content)) + "\n")
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    there = seal({key: value for key, value in stored.items() if key != "seal"})
     bound = (stored.get("selection"), stored.get("name")) == (record.config_sha256, name)
-    if not bound or stored.get("seal") != there:
+    if not bound or seal_doubt(stored):
         raise PrivacyError(
             f"{path}: is not what this selection wrote, so the choice would not be the one that is "
             "accounted for. Restore it, or start anew in another folder."

@@ -190,6 +190,18 @@ def test_a_fit_that_is_killed_at_its_very_end_does_not_train_again(
     assert main(["privacy", "verify", str(tmp_path / "private")]) == 0
 
 
+def run_until_the_statement(line: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit that is killed after its weights are written."""
+
+    def killed(*arguments: Any) -> None:
+        raise ConnectionAbortedError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mammo_dp.training_cli.write_fit_statement", killed)
+        with pytest.raises(ConnectionAbortedError):
+            run(line)
+
+
 @pytest.mark.parametrize("settings", [{}, {"trainable": "lora", "ema_decay": 0.9}])
 def test_weights_that_may_have_been_seen_are_those_that_are_released(
     tmp_path: Path,
@@ -202,13 +214,7 @@ def test_weights_that_may_have_been_seen_are_those_that_are_released(
     config = DP | {"model": model, "trainer": DP["trainer"] | {"max_steps": 41}}
     line, last = fit_line(tmp_path, cohort, config, "private"), "private/checkpoints/last.ckpt"
 
-    def killed(*arguments: Any) -> None:
-        raise ConnectionAbortedError("power cut")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("mammo_dp.training_cli.write_fit_statement", killed)
-        with pytest.raises(ConnectionAbortedError):
-            run(line)
+    run_until_the_statement(line, monkeypatch)
     first = torch.load(tmp_path / last, weights_only=True)["state_dict"]
     run(line)
     again = torch.load(tmp_path / last, weights_only=True)
@@ -225,13 +231,7 @@ def test_weights_without_statement_or_state_are_made_no_second_time(
 ) -> None:
     line = fit_line(tmp_path, cohort, DP, "private")
 
-    def killed(*arguments: Any) -> None:
-        raise ConnectionAbortedError("power cut")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("mammo_dp.training_cli.write_fit_statement", killed)
-        with pytest.raises(ConnectionAbortedError):
-            run(line)
+    run_until_the_statement(line, monkeypatch)
     (tmp_path / "private/checkpoints/resume.ckpt").unlink()  # damaged by a full disk
     last = tmp_path / "private/checkpoints/last.ckpt"
     before = last.read_bytes()

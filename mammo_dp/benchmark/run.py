@@ -25,7 +25,7 @@ from mammo_dp.benchmark.results import Cost, Row, differences, rows
 from mammo_dp.benchmark.schedule import prepare, run_jobs
 from mammo_dp.benchmark.spec import Benchmark, BenchmarkError, read_published
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.statement.seals import seal
+from mammo_dp.privacy.statement.seals import with_seal
 from mammo_dp.runs import write_text_atomically
 
 Run = Callable[[Sequence[Job], str], dict[str, Outcome]]
@@ -201,7 +201,7 @@ def _write(found: _Results, console: Console) -> None:
         "benchmark.html": write.html(written, figures),
         "benchmark.csv": write.comma_separated(table),
         # Sealed, as a report shows its epsilons beside those of statements.
-        "benchmark.json": json.dumps({**stored, "seal": seal(stored)}, indent=1) + "\n",
+        "benchmark.json": json.dumps(with_seal(stored), indent=1) + "\n",
     }
     for name, text in texts.items():
         write_text_atomically(plan.out / name, text)

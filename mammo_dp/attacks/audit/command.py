@@ -6,7 +6,7 @@ The run itself is not touched: its data module, feature cache, classifier and tr
 again on made-up patients, by :mod:`mammo_dp.attacks.audit.canary_fit`. A bound far above the stated
 epsilon means that data, sampler, clip, noise or account are wrong; one below refutes nothing.
 Bounds hold with a confidence of ``LEVEL``, as is usual in the field, and so stand above the truth
-in some of many audits; a claim is refuted only by what chance does less than once in a million.
+in some of many audits; a claim is refuted only by what an honest loop shows once in a million.
 Beside the bounds, :mod:`mammo_dp.attacks.audit.loop_check` measures noise, the contribution of a
 canary and updates themselves.
 
@@ -150,8 +150,8 @@ class RunAudit:
             f"{stage.adjacency}, by {stage.accountant}"
         )
         verdict = "The claim is not refuted; that is no proof of it. " + (
-            "A bound lies above the claim, as chance has it in one of twenty audits at most: give "
-            "another --out and audit again."
+            "A bound lies above the claim, as in at most one of twenty audits of an honest loop: "
+            "give another --out and audit again."
             if self.best.epsilon > stage.epsilon
             else "Near its ceiling, a bound asks for more canaries."
         )

@@ -28,7 +28,7 @@ from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.statement.lineage import PHANTOMS, inputs_ledger
 from mammo_dp.privacy.statement.recompute import RESTORE
-from mammo_dp.privacy.statement.seals import seal, seal_doubt
+from mammo_dp.privacy.statement.seals import seal_doubt, with_seal
 from mammo_dp.privacy.statement.verify import RUN_AGAIN, Evidence, StageCheck
 from mammo_dp.privacy.training.sampling import FRESH_KEY
 from mammo_dp.runs import RunRecord, file_sha256, read_run, write_text_atomically
@@ -116,7 +116,7 @@ class RoundsAccount:
             "run": read_run(self.folder).config_sha256,
             "mechanism": replace(self.planned, steps=step + 1).as_json(),
         }
-        text = json.dumps({**content, "seal": seal(content)}, indent=2)
+        text = json.dumps(with_seal(content), indent=2)
         write_text_atomically(self.folder / ACCOUNT, text + "\n")
         return step
 
@@ -124,7 +124,7 @@ class RoundsAccount:
         """Writes the result of a recorded round."""
         name = _account(self.folder)["name"]
         content = {"account": name, "round": step, **result.as_json()}
-        text = json.dumps({**content, "seal": seal(content)}, allow_nan=False) + "\n"
+        text = json.dumps(with_seal(content), allow_nan=False) + "\n"
         write_text_atomically(self.folder / ROUNDS / f"{step:03d}.json", text)
 
     def last(self) -> tuple[int, Round] | None:
@@ -184,10 +184,14 @@ def _rounds(folder: Path) -> list[tuple[int, Round]]:
     Raises:
         PrivacyError: If a file is not what this run wrote.
     """
-    return [_round(path, folder) for path in saved_rounds(folder)]
+    if not (saved := saved_rounds(folder)):
+        return []
+    spent = _account(folder)
+    return [_round(path, spent) for path in saved]
 
 
-def _round(path: Path, folder: Path) -> tuple[int, Round]:
+def _round(path: Path, spent: Mapping[str, Any]) -> tuple[int, Round]:
+    """Number and result in one file, held against the content of ``account.json``."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         account, number = stored["account"], stored["round"]
@@ -197,7 +201,7 @@ def _round(path: Path, folder: Path) -> tuple[int, Round]:
             f"{path}: is no result of a round ({error!r}). Restore it, or take a new folder, whose "
             "rounds come on top of these."
         ) from error
-    doubt, spent = seal_doubt(stored), _account(folder)
+    doubt = seal_doubt(stored)
     if not doubt and (account, f"{number:03d}") != (spent["name"], path.stem):
         doubt = "is a round of another run, or another round of this"
     elif not doubt and number >= spent["mechanism"]["steps"]:

@@ -19,7 +19,7 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.cohort import CohortEvidence
 from mammo_dp.privacy.statement.guarantee import COVERS, Guarantee, PrivacyStatement, taken_together
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger, PublicData
-from mammo_dp.privacy.statement.seals import seal, seal_doubt
+from mammo_dp.privacy.statement.seals import seal_doubt, with_seal
 from mammo_dp.runs import RunRecord, file_sha256, versions, write_text_atomically
 
 FILE_NAME, TEXT_NAME = "privacy.json", "PRIVACY.md"
@@ -111,7 +111,7 @@ def write_statement(
 
 def _sealed(content: Mapping[str, Any]) -> str:
     """JSON of plain values with their seal."""
-    return json.dumps({**content, "seal": seal(content)}, indent=2, allow_nan=False) + "\n"
+    return json.dumps(with_seal(content), indent=2, allow_nan=False) + "\n"
 
 
 def write_files_list(folder: Path, names: Iterable[str]) -> None:

@@ -90,8 +90,13 @@ def seal(content: Mapping[str, Any]) -> dict[str, str]:
     return {"key_id": key_id(key), "hmac_sha256": digest}
 
 
-def mark(values: Mapping[str, Any]) -> str:
-    """As the digest of :func:`seal`, 64 hexadecimal digits; for :mod:`data_prep.vouching`."""
+def with_seal(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values with their seal, under ``"seal"``; see :func:`seal_doubt`."""
+    return {**content, "seal": seal(content)}
+
+
+def authentication_code(values: Mapping[str, Any]) -> str:
+    """HMAC-SHA-256 of plain values, 64 hexadecimal digits; for :mod:`data_prep.authentication`."""
     return seal({"kind": "line", "values": values})["hmac_sha256"]
 
 

@@ -35,7 +35,7 @@ _UNTOLD = _GENERIC | frozenset(
     women woman people cases exams scans pictures weights network model tbd todo
     """.split()  # noqa: SIM905
 )
-_ORDINARY = frozenset({"embedded", "embedding", "embeddings"})  # words in which a name stands by accident
+_ORDINARY = frozenset({"embedded", "embedding", "embeddings"})  # not the data set EMBED
 # Data sets of mammograms, as their publishers write them out.
 _IN_FULL = {
     "curated breast imaging subset": "cbis-ddsm",

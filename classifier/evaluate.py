@@ -21,6 +21,15 @@ from data_prep.errors import LabelError
 
 FILE_NAME = "metrics.json"
 SPECIFICITY = 0.9
+# Metrics that tables of reports and benchmarks show, in this order, with their headings; all others
+# are in the file alone.
+HEADINGS = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "sensitivity_at_90_specificity": "Sensitivity at 90 % specificity",
+    "brier": "Brier",
+    "calibration_slope": "Calibration slope",
+}
 FEW = 250  # resamples at a time; keeps the weights of 10,000 crops below 20 MB
 
 Floats = NDArray[np.float64]

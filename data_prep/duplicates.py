@@ -151,7 +151,12 @@ def _copies(crops: Sequence[Crop], members: Sequence[int]) -> dict[int, Duplicat
             for i in members
         }
     return {
-        i: DuplicateConflict("duplicate", f"{crops[i].file}: a copy of {crops[stays].file}.")
+        i: DuplicateConflict(
+            "duplicate",
+            f"{crops[i].file}: a copy of {crops[stays].file}, by equal pixels, or of one patient "
+            f"and alike to {NEAR} at {THUMBNAIL} x {THUMBNAIL} px. One of them stays; to have this "
+            "one, remove the other from the source.",
+        )
         for i in members
         if i != stays
     }

@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from data_prep.manifest import CropsManifest
+from mammo_dp.attacks.membership.scores import ATTACKS
+from mammo_dp.attacks.synthetic.methods import METHODS
 from mammo_dp.main import COMMANDS, main, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -184,6 +186,19 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
     for path in re.findall(r"`([\w/]+/\w+\.py)`", text):  # the threat model's are below tests/
         if "/NAME" not in path:
             assert (ROOT / path).is_file() or (ROOT / "tests" / path).is_file(), path
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("docs/tutorials/attack.md", tuple(ATTACKS)),
+        ("docs/generators.md", tuple(method.name for method in METHODS)),
+    ],
+    ids=("membership", "synthetic"),
+)
+def test_attacks_are_named_where_they_are_explained(page: str, names: tuple[str, ...]) -> None:
+    text = text_of(ROOT / page)
+    assert [one for one in names if f"`{one}`" not in text] == []
 
 
 def test_extras_are_named_as_the_project_names_them() -> None:

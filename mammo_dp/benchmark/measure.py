@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from classifier.evaluate import Floats, calibration_slope, resampled_weights, statistics
+from classifier.evaluate import HEADINGS, Floats, resampled_weights, statistics
 from classifier.predictions import FILE_NAME as PREDICTIONS
 from classifier.predictions import Predictions, read_predictions
 from data_prep.manifest import Crop, CropsManifest
@@ -23,7 +23,6 @@ from mammo_dp.benchmark.jobs import MEASURED
 from mammo_dp.report.diagnosis import LEAST_PATIENTS
 from mammo_dp.runs import read_run
 
-METRICS = ("auroc", "auprc", "brier", "calibration_slope")
 RESAMPLES = 1000
 _EDGES_MM = (20.0, 40.0)  # of the crop's edge: small, medium and large masses with their margin
 
@@ -124,11 +123,10 @@ def compute(
         counts[name] = (len(set(unit[rows].tolist())), int(rows.sum()), int(target.sum()))
 
     everything = np.ones(len(label), bool)
-    areas[METRICS[0]] = everything
+    areas["auroc"] = everything
     on_all = statistics(label, predictions.probability)
-    for name in METRICS[:-1]:
+    for name in HEADINGS:
         add(name, everything, on_all[name])
-    add(METRICS[-1], everything, lambda w: calibration_slope(label, predictions.logit, w))
     for name, rows in subgroups(crops, edge_px):
         by_class = (set(unit[rows & (label == c)].tolist()) for c in (0, 1))
         if min(map(len, by_class)) >= LEAST_PATIENTS:  # numbers about few are about persons

@@ -12,7 +12,7 @@ import numpy as np
 
 from classifier.evaluate import Estimate, Floats
 from classifier.intervals import auroc_interval
-from mammo_dp.benchmark.measure import METRICS, Measured
+from mammo_dp.benchmark.measure import Measured
 from mammo_dp.benchmark.plan import Cell
 from mammo_dp.benchmark.spec import BenchmarkError, Budget
 from mammo_dp.privacy.statement.document import read_statement
@@ -217,8 +217,7 @@ def rows(
                 counts=measured[0].counts if measured else {},
                 cost=_largest([costs[cell.key] for cell in done]),
                 by_seed={
-                    cell.seed: one.values[METRICS[0]]
-                    for cell, one in zip(done, measured, strict=True)
+                    cell.seed: one.values["auroc"] for cell, one in zip(done, measured, strict=True)
                 },
                 settings=_settings(run_folders[done[0].key]) if done else {},
             )

@@ -16,7 +16,6 @@ from matplotlib.ticker import NullFormatter
 
 from mammo_dp import drawing
 from mammo_dp.benchmark.jobs import Outcome
-from mammo_dp.benchmark.measure import METRICS
 from mammo_dp.benchmark.plan import Plan
 from mammo_dp.benchmark.protocol import EvaluationSet, Opening
 from mammo_dp.benchmark.results import LEVEL, Difference, Row
@@ -185,7 +184,7 @@ def draw(
         titles: Title by name of the regime.
         published: Series of others, grey.
     """
-    measured = [row for row in rows if METRICS[0] in row.metrics and row.cost]
+    measured = [row for row in rows if "auroc" in row.metrics and row.cost]
     units = list(dict.fromkeys(row.unit for row in measured if row.unit)) or [""]
     budgets = sorted(
         {float(row.budget) for row in measured if row.budget != "none"}
@@ -227,13 +226,13 @@ def _series(
     """One regime: a line over its budgets, whiskers, and a marker at the edge without one."""
     colour, marker = SERIES[place % len(SERIES)], MARKERS[place % len(MARKERS)]
     points = [((edge if r.budget == "none" else float(r.budget)) * shift, r) for r in rows]
-    line = [(x, row.metrics[METRICS[0]].value) for x, row in points if row.budget != "none"]
+    line = [(x, row.metrics["auroc"].value) for x, row in points if row.budget != "none"]
     axes.plot([], [], color=colour, marker=marker, markersize=7, label=title)
     if line:
         axes.plot(*zip(*sorted(line), strict=True), color=colour, linewidth=1.4)
     for x, row in points:
         hollow = row.cost is not None and math.isinf(row.cost.epsilon)
-        auroc = row.metrics[METRICS[0]]
+        auroc = row.metrics["auroc"]
         drawing.mark(axes, x, auroc, colour=colour, marker=marker, hollow=hollow)
 
 

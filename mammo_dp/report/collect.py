@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from classifier.evaluate import Estimate
+from classifier.evaluate import HEADINGS, Estimate
 from data_prep.manifest import CropsManifest
 from mammo_dp.attacks import AttackError
 from mammo_dp.attacks.membership.results import read_result
@@ -37,13 +37,6 @@ ATTACK, AUDIT, STRESS = "attack.json", "audit.json", "stress.json"
 LADDER, RECONSTRUCTION, BENCHMARK = "ladder.json", "reconstruction.json", "benchmark.json"
 FIDELITY = "fidelity.json"
 _RESULT_SCHEMAS = {FIDELITY: 4}  # 1 of the three in the line before, and of STRESS
-METRICS = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "sensitivity_at_90_specificity": "Sensitivity at 90 % specificity",
-    "brier": "Brier score",
-    "calibration_slope": "Calibration slope",
-}
 
 
 class ReportError(ValueError):
@@ -114,8 +107,8 @@ class Row:
 
     @cached_property
     def metrics(self) -> Mapping[str, Estimate]:
-        """Metrics with intervals by name, see ``METRICS``."""
-        return {name: estimate(self.measured[name]) for name in METRICS}
+        """Metrics with intervals by name, see ``HEADINGS``; not a number in an older file."""
+        return {name: estimate(self.measured.get(name, {})) for name in HEADINGS}
 
     @property
     def backbone(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from classifier.evaluate import Estimate
+from classifier.evaluate import HEADINGS, Estimate
 from mammo_dp.attacks.ladder.cells import NO_PRIOR, PRIOR, Key, find, key_of, ncc_at, probabilities
 from mammo_dp.fidelity.results import NAMES, in_hundredths, shown
 from mammo_dp.report.collect import Result, estimate
@@ -24,9 +24,7 @@ _MAIN = (
     "Seeds",
     "AUROC [95 %]",
     "± seeds",
-    "AUPRC",
-    "Brier",
-    "Calibration slope",
+    *(heading for name, heading in HEADINGS.items() if name != "auroc"),
     "ε end to end",
     "ε of a patient",
     "δ",
@@ -34,7 +32,6 @@ _MAIN = (
     "TPR at 1 % FPR, at most",
     "Named among all, at most",
 )
-_METRICS = ("auprc", "brier", "calibration_slope")
 _DIFFERENCE = ("Regime", "minus", "Budget ε", "Unit", "Seeds", "AUROC [95 %]", "± seeds", "Unlike")
 _SUBGROUP = ("Regime", "Budget ε", "Unit", "Subgroup", "Patients", "Crops", "AUROC [95 %]")
 _PUBLISHED = ("Regime", "ε", "Unit", "AUROC", "Data", "Guarantee", "Source")
@@ -144,7 +141,7 @@ def _main(row: Stored, titles: Mapping[str, str]) -> tuple[str, ...]:
         *head,
         interval(estimate(metrics["auroc"])),
         number(metrics["auroc"]["seed_deviation"]),
-        *(number(estimate(metrics.get(name, {})).value) for name in _METRICS),
+        *(number(estimate(metrics.get(name, {})).value) for name in HEADINGS if name != "auroc"),
         f"{epsilon(float(cost['epsilon']))} per {cost['unit']}"
         if cost["unit"]
         else "0, no patient",

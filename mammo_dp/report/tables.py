@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from classifier.evaluate import Estimate, Metrics
+from classifier.evaluate import HEADINGS, Estimate, Metrics
 from classifier.stress import AS_THEY_ARE
 from mammo_dp.privacy.accounting.account import fits_of
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
-from mammo_dp.report.collect import METRICS, Row, estimate, models
+from mammo_dp.report.collect import Row, estimate, models
 from mammo_dp.report.diagnosis import Subgroup
 
 NONE = "—"
@@ -35,10 +35,7 @@ MAIN = (
     "δ",
     "Patients",
     "AUROC [95 %]",
-    "AUPRC",
-    "Sensitivity at 90 % specificity",
-    "Brier",
-    "Calibration slope",
+    *(heading for name, heading in HEADINGS.items() if name != "auroc"),
 )
 RISK = (
     "Run",
@@ -88,7 +85,7 @@ def main_cells(row: Row, on: str = "") -> tuple[str, ...]:
         row: The evaluation.
         on: Crops that AUROC was measured on, if the cell shall say so.
     """
-    numbers = [number(row.metrics[name].value) for name in METRICS if name != "auroc"]
+    numbers = [number(row.metrics[name].value) for name in HEADINGS if name != "auroc"]
     return (
         row.name,
         row.start,

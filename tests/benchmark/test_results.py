@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from classifier.evaluate import HEADINGS
 from classifier.intervals import auroc_interval
 from mammo_dp.benchmark import results
 from mammo_dp.benchmark.jobs import MEASURED
@@ -67,9 +68,9 @@ def table(tmp_path: Path) -> list[Row]:
         )
         np.savez(
             folder / MEASURED,
-            names=json.dumps(["auroc", "auprc", "brier", "calibration_slope"]),
-            values=np.stack([values(cell.key)] * 4),
-            counts=np.array([[10, 20, 8]] * 4),
+            names=json.dumps(list(HEADINGS)),
+            values=np.stack([values(cell.key)] * len(HEADINGS)),
+            counts=np.array([[10, 20, 8]] * len(HEADINGS)),
             malignant=LABEL,
             patient=PATIENT,
             logit=logits(cell.key),

@@ -11,7 +11,7 @@ from mammo_dp.privacy.accounting.account import Mechanism, compose
 from mammo_dp.report.collect import ReportError, collect, lineage, setting
 from mammo_dp.report.figures import utility_privacy
 from mammo_dp.report.sentences import attacker, choose, findings, lead, summary
-from mammo_dp.report.tables import comma_separated
+from mammo_dp.report.tables import MAIN, NONE, comma_separated, main_cells
 from mammo_dp.runs import RunInput, RunRecord, close_run, open_run
 from tests.report.conftest import BECAUSE, Tree, write_sealed
 
@@ -28,6 +28,17 @@ def test_each_evaluation_finds_its_model_statement_and_attack(tree: Tree) -> Non
     assert all(row.attack and row.split == "val" for row in rows)
     assert [row.start for row in rows] == ["phantom crops", "phantom crops", "synthetic crops"]
     assert [row.training for row in rows] == ["not private", "DP, per patient", "DP, per patient"]
+
+
+def test_a_metric_that_came_after_a_test_has_no_number_for_it(make_tree: Make) -> None:
+    tree = make_tree()
+    file = tree.runs / "baseline/test_val/metrics.json"
+    older = json.loads(file.read_text())
+    del older["brier"]
+    file.write_text(json.dumps(older))
+    baseline = collect(tree.runs)[0]
+    assert math.isnan(baseline.metrics["brier"].value)
+    assert dict(zip(MAIN, main_cells(baseline), strict=True))["Brier"] == NONE
 
 
 def test_end_to_end_and_own_epsilon_differ_where_an_ancestor_was_not_private(

@@ -283,7 +283,7 @@ def test_a_benchmark_keeps_failures_and_turns_differences_to_the_reference(
         "2 of 3",
         "0.500 [0.400, 0.600]",
     )
-    assert main.rows[0][9] == "6.00 per patient"
+    assert dict(zip(main.head, main.rows[0], strict=True))["ε end to end"] == "6.00 per patient"
     assert main.rows[1][4] == "failed"
     assert {len(row) for row in main.rows} == {len(main.head)}
     assert differences.rows[0][:2] == ("DP on patients", "Not private")

@@ -46,6 +46,9 @@ CONTRAST = """(() => {
 OUTSIDE = """[...document.querySelectorAll('main *')].filter(one =>
   one.getBoundingClientRect().right > document.documentElement.clientWidth + 1
   && !one.closest('.scroll, .wide')).map(one => [one.tagName, one.textContent.slice(0, 60)])"""
+# What of the main table is seen, and all of it, in pixels.
+MAIN_TABLE = """[...document.querySelectorAll('[aria-label="Table of utility and privacy"]')]
+  .map(one => [one.clientWidth, one.scrollWidth])[0]"""
 GROUND = "getComputedStyle(document.body).backgroundColor"
 
 
@@ -96,6 +99,14 @@ def test_figures_are_seen_text_is_readable_and_nothing_hangs_out(
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         opened.send("Emulation.setDeviceMetricsOverride", **size)
         assert opened.ask(OUTSIDE) == []
+
+
+@needs_chromium
+def test_the_main_table_shows_all_its_columns_on_a_screen(opened: Browser) -> None:
+    size = {"width": 1200, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    opened.send("Emulation.setDeviceMetricsOverride", **size)
+    seen, whole = opened.ask(MAIN_TABLE)
+    assert whole <= seen
 
 
 @needs_chromium

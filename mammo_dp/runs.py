@@ -8,10 +8,13 @@ are wrapped by :func:`mammo_dp.commands.recorded`, and a fit, which lives in Lig
 calls :func:`open_run` and :func:`close_run` itself.
 """
 
+import errno
 import hashlib
 import json
+import logging
 import os
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -25,6 +28,7 @@ from types import MappingProxyType
 from typing import Any
 
 FILE_NAME = "run.json"
+LOCK = ".lock"  # of the process that is at work on an unfinished run
 MADE_BY = "made by mammo_dp"  # stands in files of weights and means that leave a run folder
 RELEASED = (
     Path("checkpoints") / "last.ckpt"
@@ -36,6 +40,9 @@ _PACKAGES = ("mammo-dp", "torch", "lightning", "timm", "opacus", "dp-accounting"
 _UNHASHED = ("features", "logs")
 _AT_ONCE = 1 << 18  # bytes
 _READERS = 4
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+_LOGGER = logging.getLogger(__name__)
+_TAKEN: dict[str, int] = {}  # descriptors of locks that this process holds, by folder
 
 
 class RunError(ValueError):
@@ -129,16 +136,19 @@ def run_folder(
         The record.
 
     Raises:
-        RunError: If an input is missing, or the folder belongs to another run or to no run.
+        RunError: If an input is missing, the folder belongs to another run or to no run, or another
+            process is at work on it.
     """
     record = open_run(folder, command=command, config=config, inputs=inputs, seed=seed)
     try:
         yield record
+        if not record.is_finished:
+            close_run(record)
     except Exception:
         forget_run(record)
         raise
-    if not record.is_finished:
-        close_run(record)
+    finally:
+        leave_run(record)
 
 
 def open_run(
@@ -148,8 +158,12 @@ def open_run(
     config: Mapping[str, object],
     inputs: Mapping[str, Path],
     seed: int | None = None,
+    alone: bool = True,
 ) -> RunRecord:
     """Starts a run, or finds the one that the folder already holds.
+
+    The folder of an unfinished run belongs to this process until :func:`leave_run`, or until the
+    process ends: two at once would release twice what the statement counts once.
 
     Args:
         folder: New or empty folder, or one that an earlier call of the same run made.
@@ -157,14 +171,16 @@ def open_run(
         config: Configuration, without the folder itself, so that a copy elsewhere hashes alike.
         inputs: Files or folders of crops that will be read, by role.
         seed: Seed, if one was given.
+        alone: Whether no other process may be at work on the run; false for further processes of
+            one that is.
 
     Returns:
         The record; ``is_finished`` says that there is nothing left to do, ``resumed`` that an
         unfinished run resumes.
 
     Raises:
-        RunError: If an input is missing, the folder lies in one that is read file by file, or it
-            belongs to another run or to no run.
+        RunError: If an input is missing, the folder lies in one that is read file by file, it
+            belongs to another run or to no run, or another process is at work on it.
     """
     folder = Path(folder)
     for role, path in inputs.items():
@@ -189,14 +205,47 @@ def open_run(
         versions=versions(),
         started=_now(),
     )
+    if (earlier := _earlier(record)) is not None and earlier.is_finished:
+        return earlier
+    if alone:
+        _take(folder)
+    try:
+        return _begun(record)
+    except Exception:
+        leave_run(record)
+        raise
+
+
+def _begun(record: RunRecord) -> RunRecord:
+    """The record of a run that now belongs to this process, as it stands in the folder."""
+    earlier = _earlier(record)  # once more: another process may have been faster
+    if earlier is None:
+        _write(record)
+        return record
+    if earlier.is_finished:
+        leave_run(record)
+        return earlier
+    sources = [earlier.commit or "unknown", record.commit or "unknown"]
+    if sources[0].split(THEN)[-1] != sources[1]:
+        earlier = replace(earlier, commit=THEN.join(sources))
+        _write(earlier)
+    return replace(earlier, resumed=True)
+
+
+def _earlier(record: RunRecord) -> RunRecord | None:
+    """What an earlier process left of this run; none in a new or empty folder.
+
+    Raises:
+        RunError: If the folder belongs to another run or to no run.
+    """
+    folder = record.folder
     if not (folder / FILE_NAME).exists():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
             raise RunError(
                 f"{folder}: holds files but no {FILE_NAME}. Choose a new folder; nothing is "
                 "overwritten."
             )
-        _write(record)
-        return record
+        return None
     earlier = read_run(folder)
     if earlier.config_sha256 != record.config_sha256:
         raise RunError(
@@ -213,13 +262,86 @@ def open_run(
             f"{folder}: its inputs {sorted(changed)} have changed since it was started. "
             "Choose a new folder; nothing is overwritten."
         )
-    if earlier.is_finished:
-        return earlier
-    sources = [earlier.commit or "unknown", record.commit or "unknown"]
-    if sources[0].split(THEN)[-1] != sources[1]:
-        earlier = replace(earlier, commit=THEN.join(sources))
-        _write(earlier)
-    return replace(earlier, resumed=True)
+    return earlier
+
+
+def _take(folder: Path) -> None:
+    """Keeps other processes off a run folder, until :func:`leave_run` or the end of this one.
+
+    Raises:
+        RunError: If another process is at work there.
+    """
+    path = folder / LOCK
+    if _is_taken(folder):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(descriptor)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(descriptor)
+                raise RunError(
+                    f"{folder}: another process is at work on this run. Wait for it; the same "
+                    "command then finds the run finished, or resumes it."
+                ) from error
+            _LOGGER.warning(
+                "%s: its file system has no locks. Start nothing else on this run meanwhile: two "
+                "processes would release twice what the statement counts once.",
+                folder,
+            )
+        if _is_file(path, descriptor):  # and not one that was deleted since
+            break
+        os.close(descriptor)
+    _TAKEN[str(folder.resolve())] = descriptor
+
+
+def _lock(descriptor: int) -> None:
+    """Locks a file for this process, or raises ``OSError`` at once."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _let_go() -> None:
+    """In a forked process: a lock ends with the process that took it, and not with its workers."""
+    for descriptor in _TAKEN.values():
+        os.close(descriptor)
+    _TAKEN.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
+def _is_taken(folder: Path) -> bool:
+    """Whether this process keeps a folder, as it lies there now."""
+    descriptor = _TAKEN.get(str(folder.resolve()))
+    return descriptor is not None and _is_file(folder / LOCK, descriptor)
+
+
+def _is_file(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
+def leave_run(record: RunRecord) -> None:
+    """Lets other processes at an unfinished run again; nothing where this one did not keep it."""
+    folder = record.folder
+    if (descriptor := _TAKEN.pop(str(folder.resolve()), None)) is None:
+        return
+    if _is_file(folder / LOCK, descriptor):
+        with suppress(OSError):  # a folder that may be read only by now
+            (folder / LOCK).unlink()
+    os.close(descriptor)
 
 
 def close_run(record: RunRecord, *, passing: Path | None = None) -> RunRecord:
@@ -239,6 +361,7 @@ def close_run(record: RunRecord, *, passing: Path | None = None) -> RunRecord:
         record, outputs=outputs, finished=finished.isoformat(timespec="seconds"), seconds=seconds
     )
     _write(done)
+    leave_run(done)
     return done
 
 
@@ -258,7 +381,7 @@ def _files_below(folder: str, *, left_out: Sequence[str] = ()) -> Iterator[str]:
         if entry.is_dir(follow_symlinks=False):
             if not Path(entry.path, FILE_NAME).exists():
                 yield from _files_below(entry.path)
-        elif entry.name != FILE_NAME and entry.is_file():
+        elif entry.name not in (FILE_NAME, LOCK) and entry.is_file():
             yield entry.path
 
 
@@ -271,8 +394,9 @@ def forget_run(record: RunRecord, *traces: str) -> None:
             other file lies beside them, all is left as it is.
     """
     written = [path for path in record.folder.rglob("*") if not path.is_dir()]
+    patterns = (FILE_NAME, LOCK, *traces)
     if record.is_finished or not all(
-        any(fnmatch(path.relative_to(record.folder).as_posix(), p) for p in (FILE_NAME, *traces))
+        any(fnmatch(path.relative_to(record.folder).as_posix(), one) for one in patterns)
         for path in written
     ):
         return
@@ -282,6 +406,7 @@ def forget_run(record: RunRecord, *traces: str) -> None:
         for folder in sorted(record.folder.rglob("*"), reverse=True):
             folder.rmdir()
         record.folder.rmdir()
+    leave_run(record)
 
 
 def read_run(folder: str | Path) -> RunRecord:

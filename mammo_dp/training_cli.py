@@ -55,6 +55,7 @@ from mammo_dp.runs import (
     close_run,
     file_sha256,
     forget_run,
+    leave_run,
     open_run,
     write_text_atomically,
 )
@@ -101,6 +102,9 @@ class TrainingCLI(LightningCLI):
             if hasattr(self, "record"):
                 forget_run(self.record, CONFIG, "logs/*/hparams.yaml")
             raise
+        finally:
+            if hasattr(self, "record"):
+                leave_run(self.record)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Keeps the words of the command, see :meth:`before_fit`.
@@ -178,6 +182,7 @@ class TrainingCLI(LightningCLI):
             config=plain,
             inputs=self._inputs(plain),
             seed=config.seed_everything,
+            alone=_is_first(),
         )
         if fitting and (self.record.is_finished or _is_released(self.record.folder)):
             self._close()  # whoever released it may have been killed before this
@@ -391,6 +396,11 @@ class TrainingCLI(LightningCLI):
         close_run(self.record)
 
     after_test = after_validate
+
+
+def _is_first() -> bool:
+    """Whether this is no further process of a fit on several devices."""
+    return not getattr(rank_zero_only, "rank", 0)
 
 
 def _is_released(folder: Path) -> bool:

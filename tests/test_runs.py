@@ -1,6 +1,9 @@
+import errno
 import hashlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +12,7 @@ import pytest
 
 from mammo_dp import runs
 from mammo_dp.runs import (
+    LOCK,
     RunError,
     close_run,
     file_sha256,
@@ -16,9 +20,12 @@ from mammo_dp.runs import (
     input_sha256,
     open_run,
     read_run,
+    run_folder,
     run_of,
     write_text_atomically,
 )
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def start(folder: Path, **changes: object) -> object:
@@ -166,6 +173,84 @@ def test_a_refused_run_is_forgotten_and_one_that_made_something_is_not(tmp_path:
     assert (kept.folder / "run.json").exists()
     forget_run(kept, "config.yaml", "logs/*/hparams.yaml")
     assert list(tmp_path.iterdir()) == []
+
+
+# Waits in the block of an unfinished run until it is told to end.
+AT_WORK = """import sys
+from mammo_dp.runs import run_folder
+with run_folder(sys.argv[1], command="fit", config={}, inputs={}):
+    print("begun", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_an_unfinished_run_belongs_to_one_process(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = [sys.executable, "-c", AT_WORK, str(folder)]
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "begun\n"
+        with pytest.raises(RunError, match="run: another process is at work on this run"):
+            open_run(folder, command="fit", config={}, inputs={})
+        further = open_run(folder, command="fit", config={}, inputs={}, alone=False)
+        assert further.resumed
+        other.kill()
+        other.wait()
+        with run_folder(folder, command="fit", config={}, inputs={}) as record:
+            assert record.resumed
+            assert (folder / LOCK).is_file()
+    assert [path.name for path in folder.iterdir()] == ["run.json"]
+    assert open_run(folder, command="fit", config={}, inputs={}).is_finished
+
+
+def test_a_run_that_failed_is_free_for_others(tmp_path: Path) -> None:
+    def fails() -> None:
+        with run_folder(tmp_path / "run", command="fit", config={}, inputs={}):
+            (tmp_path / "run/part").write_text("kept")
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        fails()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["part", "run.json"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows does not fork")
+def test_a_lock_ends_with_its_process_though_a_worker_lives_on(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = [sys.executable, "-c", FORKS.replace("FOLDER", str(folder))]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
+    worker = int(done.stdout)
+    try:
+        assert open_run(folder, command="fit", config={}, inputs={}).resumed
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+# Ends at once, and leaves a forked process behind.
+FORKS = """import os, sys, time
+from mammo_dp.runs import open_run
+open_run("FOLDER", command="fit", config={}, inputs={})
+if not (child := os.fork()):
+    for stream in (0, 1, 2):
+        os.close(stream)
+    time.sleep(60)
+print(child, flush=True)
+os._exit(0)
+"""
+
+
+def test_without_locks_a_run_begins_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuses(descriptor: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(runs, "_lock", refuses)
+    with run_folder(tmp_path / "run", command="fit", config={}, inputs={}):
+        assert "its file system has no locks" in caplog.text
 
 
 def test_folder_hash_sees_names_and_sizes_and_crops_by_their_table(tmp_path: Path) -> None:

@@ -18,11 +18,8 @@ from mammo_dp.export.scores import Refusal, rejected, score, table
 from mammo_dp.export.shared_classifier import SharedClassifier
 from mammo_dp.privacy.statement.document import read_statement
 from mammo_dp.runs import (
-    RunRecord,
-    close_run,
-    forget_run,
     input_sha256,
-    open_run,
+    run_folder,
     write_text_atomically,
 )
 
@@ -102,7 +99,7 @@ def predict(
     else:
         assert crops is not None
         candidates = _crops(Path(crops), shared)
-    record = open_run(
+    with run_folder(
         out,
         command="predict",
         config={
@@ -118,11 +115,10 @@ def predict(
             **lengths,
         },
         inputs=inputs,
-    )
-    if record.is_finished:
-        print(f"{record.folder}: already finished; nothing to do.")
-        return
-    _fill(record, shared, candidates)
+    ) as record:
+        if record.is_finished_as_said():
+            return
+        _fill(record.folder, shared, candidates)
     if shared.released.calibration is None:
         print(
             "Probabilities are not calibrated; `mammo-dp calibrate-scores` does it on patients of "
@@ -137,21 +133,16 @@ def predict(
     print(f"Statement {shared.statement_sha256[:12]}: {said}")
 
 
-def _fill(record: RunRecord, shared: SharedClassifier, candidates: Iterable[Candidate]) -> None:
+def _fill(folder: Path, shared: SharedClassifier, candidates: Iterable[Candidate]) -> None:
     """Scores, then writes both tables; where nothing has a score, no folder stays."""
-    try:
-        scores, refusals = score(shared.released.model, candidates)
-        if not scores:
-            raise PredictError(f"nothing could be scored. {_listed(refusals, _SHOWN)}")
-    except Exception:
-        forget_run(record)
-        raise
-    write_text_atomically(record.folder / REJECTED_FILE, rejected(refusals))
-    write_text_atomically(record.folder / FILE_NAME, table(scores, shared))
-    close_run(record)
-    print(f"{record.folder / FILE_NAME}: {len(scores):,} scored.")
+    scores, refusals = score(shared.released.model, candidates)
+    if not scores:
+        raise PredictError(f"nothing could be scored. {_listed(refusals, _SHOWN)}")
+    write_text_atomically(folder / REJECTED_FILE, rejected(refusals))
+    write_text_atomically(folder / FILE_NAME, table(scores, shared))
+    print(f"{folder / FILE_NAME}: {len(scores):,} scored.")
     if refusals:
-        print(f"{record.folder / REJECTED_FILE}: not scored: {_counted(refusals)}.")
+        print(f"{folder / REJECTED_FILE}: not scored: {_counted(refusals)}.")
 
 
 def _crops(folder: Path, shared: SharedClassifier) -> Iterable[Candidate]:

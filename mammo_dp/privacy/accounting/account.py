@@ -90,7 +90,7 @@ class Mechanism:
         for name, holds, allowed in (
             ("noise_multiplier", 0 < self.noise_multiplier < math.inf, "above 0 and finite"),
             ("sampling_rate", 0 < self.sampling_rate <= 1, "above 0 and at most 1"),
-            ("steps", self.steps >= 1, "at least 1"),
+            ("steps", self.steps >= 1 and self.steps == int(self.steps), "of 1, 2, 3 ..."),
             ("clipping_norm", 0 < self.clipping_norm < math.inf, "above 0 and finite"),
             ("crops_of_unit", self.crops_of_unit >= 1, "at least 1"),
         ):
@@ -359,9 +359,14 @@ def compose(mechanisms: Sequence[Noisy]) -> PrivacyCurve:
     Returns:
         Curve by PLD, or by RDP where PLD overflows or something was selected.
 
+    Raises:
+        PrivacyError: If there is none.
+
     Source: connect-the-dots, Doroshenko et al. 2022, arXiv 2207.04380.
     """
-    return _composed(tuple(mechanisms))
+    if not (composed := tuple(mechanisms)):
+        raise PrivacyError("mechanisms: are none. Give one at least; without any, epsilon is 0.")
+    return _composed(composed)
 
 
 @lru_cache(maxsize=128)  # statement, risks and check of one run ask for the same curves

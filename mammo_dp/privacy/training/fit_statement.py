@@ -36,7 +36,7 @@ from mammo_dp.privacy.training.monitors import (
     of_other_splits,
     unseen_monitors,
 )
-from mammo_dp.privacy.training.outside import SEEDED, is_seeded, outside_code, void_account
+from mammo_dp.privacy.training.outside import SEEDED, is_seeded, outside_code
 from mammo_dp.privacy.training.sampling import FRESH_KEY
 from mammo_dp.runs import RunRecord, file_sha256
 
@@ -96,7 +96,7 @@ def write_fit_statement(
             )
         mechanisms = (plan.of(counted),)
     rows = getattr(data, "train_rows", None) or manifest.rows(split)
-    void = "" if private is None else void_account(private, data, trainer.global_step)
+    void = "" if private is None else private.void
     ledger = (
         fit_parents(record)
         .joined([public_ledger(module)])

@@ -31,14 +31,14 @@ from mammo_dp.privacy.training.gradients.self_check import first_that_passes, re
 from mammo_dp.privacy.training.gradients.units import Clip, ClippedSums, Clipping
 from mammo_dp.privacy.training.monitors import monitors_of
 from mammo_dp.privacy.training.optimizer import PrivateOptimizer
-from mammo_dp.privacy.training.outside import void_account
+from mammo_dp.privacy.training.outside import replaced_by_instance, void_account, void_step
 from mammo_dp.privacy.training.plugins import DPDDPStrategy
 from mammo_dp.privacy.training.sampling import (
     DrawCheck,
     PoissonSampling,
     PoissonUnitSampler,
-    is_fresh,
     key_name,
+    take_if_fresh,
 )
 
 _OF_ACCOUNT = ("unit", "public_size")  # of the sampling: what an account holds for
@@ -95,8 +95,13 @@ class DPTraining(lightning.LightningModule):
                 weights, in ``[0, 1)``; none releases the last. Averaging is free of privacy.
 
         Raises:
-            PrivacyError: For a value outside its range.
+            PrivacyError: For a value outside its range, or if there is an account already.
         """
+        if "accountant" in vars(self) and self.accounted_steps:
+            raise PrivacyError(
+                f"account: holds {self.accounted_steps} steps, which configure_privacy would drop. "
+                "Make a new module, and compose what both spent."
+            )
         for name, holds, allowed in (
             ("clipping_norm", 0 < clipping_norm < float("inf"), "a finite norm above 0"),
             ("max_physical_batch", max_physical_batch >= 1, "at least 1"),
@@ -118,7 +123,9 @@ class DPTraining(lightning.LightningModule):
         self.max_physical_batch = max_physical_batch
         self.ema_decay = ema_decay
         self.accountant = RDPAccountant()
+        self._void = ""
         self.clipped_sums: ClippedSums | None = None
+        self._checked_sums: ClippedSums | None = None
         self._draws: DrawCheck | None = None
         self._released: dict[str, nn.Parameter] = {}
         self._average: dict[str, Tensor] = {}
@@ -145,15 +152,26 @@ class DPTraining(lightning.LightningModule):
         )
 
     @property
+    def void(self) -> str:
+        """Why the account guarantees nothing, as a clause; empty if it does.
+
+        Where a step ran under a fixed seed, or by a part that outside code replaced, this stays
+        with the account, also in checkpoints and copies.
+        """
+        if self._void or self._trainer is None:
+            return self._void
+        return void_account(self, self._datamodule, self.trainer.global_step)
+
+    @property
     def spent_epsilon(self) -> float:
-        """Epsilon of the steps so far, at the budget's delta.
+        """Epsilon of the steps of this module so far, at the budget's delta.
 
         Infinite where the account guarantees nothing: under a fixed seed, where outside code
-        replaces a part of it, or where the trainer took steps that it does not hold.
+        replaces a part of it, or where the trainer took steps that it does not hold. What others
+        did to the same patients is not in it: a network that two modules trained one after the
+        other has spent ``compose(first.mechanisms + second.mechanisms)``.
         """
-        if self._trainer is not None and void_account(
-            self, self._datamodule, self.trainer.global_step
-        ):
+        if self.void:
             return math.inf
         return compose(self.mechanisms).epsilon(self.budget.delta) if self.mechanisms else 0.0
 
@@ -218,6 +236,7 @@ class DPTraining(lightning.LightningModule):
         if "accountant" not in checkpoint:
             return
         self.accountant.load_state_dict(checkpoint["accountant"])
+        self._void = checkpoint.get("void", "")
         self._earlier_keys = list(checkpoint.get("keys", []))
         if self._trainer is not None and self.trainer.training and "last_weights" in checkpoint:
             names = checkpoint["last_weights"].keys()
@@ -232,7 +251,7 @@ class DPTraining(lightning.LightningModule):
                 net draws random numbers or keeps statistics, or gradients are wrong.
         """
         super().on_fit_start()
-        refuse_known_key(self._datamodule, self._earlier_keys)
+        take_key(self._datamodule, self._earlier_keys)
         settings = (self.noise_multiplier, self.sampling.rate)
         for noise, rate, steps in self.accountant.history:
             if (noise, rate) != settings:
@@ -253,11 +272,17 @@ class DPTraining(lightning.LightningModule):
         """Checks that the loader draws what is accounted, each unit on one rank.
 
         Raises:
-            PrivacyError: If it does not.
+            PrivacyError: If it does not, or if the trainer does not go on where the account ends.
         """
         super().on_train_start()
         trainer = self.trainer
         refuse_trainer(trainer)  # again: schedules are there only now
+        if self.accounted_steps != trainer.global_step:
+            raise PrivacyError(
+                f"account: holds {self.accounted_steps} steps, and the trainer begins at "
+                f"{trainer.global_step}. Resume by Trainer.fit(..., ckpt_path=CHECKPOINT), which "
+                "brings back both; or start with a new module, whose steps come on top."
+            )
         sampler = getattr(trainer.train_dataloader, "batch_sampler", None)
         if (
             not isinstance(sampler, PoissonUnitSampler)
@@ -322,8 +347,7 @@ class DPTraining(lightning.LightningModule):
         configured = self.optimizers()
         counted = configured[0] if isinstance(configured, list) else configured
         assert isinstance(counted, LightningOptimizer)
-        private = counted.optimizer  # attributes set on Lightning's wrapper are lost
-        assert isinstance(private, PrivateOptimizer)
+        private: Any = counted.optimizer  # attributes set on Lightning's wrapper are lost
         self._require_accounted(private)
         assert self.clipped_sums is not None
         sums = {p: torch.zeros_like(p, dtype=torch.float32) for p in self._released.values()}
@@ -355,6 +379,8 @@ class DPTraining(lightning.LightningModule):
         """
         super().on_save_checkpoint(checkpoint)
         checkpoint["accountant"] = self.accountant.state_dict()
+        if self.void:
+            checkpoint["void"] = self.void
         checkpoint |= {name: getattr(self.sampling, name) for name in _OF_ACCOUNT}
         if "optimizer_states" in checkpoint:
             checkpoint["keys"] = [*self._earlier_keys, key_name(self._datamodule.key)]
@@ -373,6 +399,7 @@ class DPTraining(lightning.LightningModule):
             self.method, self.clipped_sums = first_that_passes(
                 self.net, methods, self.max_physical_batch, self.losses, self.image_shape()
             )
+        self._checked_sums = self.clipped_sums
 
     def _close_method(self) -> None:
         if self.clipped_sums is not None:
@@ -382,24 +409,35 @@ class DPTraining(lightning.LightningModule):
     def _account_step(self) -> int:
         """Accounts for a step; returns how many were accounted for before."""
         self._require_budget()
+        self._void = self._void or void_step(self, self._datamodule)
         before = self.accounted_steps
         self.accountant.step(noise_multiplier=self.noise_multiplier, sample_rate=self.sampling.rate)
         return before
 
-    def _require_accounted(self, private: PrivateOptimizer) -> None:
+    def _require_accounted(self, private: Any) -> None:  # noqa: ANN401  any optimizer may be given
         """Checks that a step clips, draws and adds noise as the account will say.
 
         Raises:
             PrivacyError: Naming what was changed since the fit began.
         """
         assert self._draws is not None  # set when training starts
+        if type(private) is not PrivateOptimizer or replaced_by_instance(private, PrivateOptimizer):
+            raise PrivacyError(
+                f"account: the first optimizer is a {type(private).__name__}, or does its steps in "
+                "another way than a PrivateOptimizer, so that nobody knows what they add. Return "
+                "what privatise() gives."
+            )
         done = {
             "noise_multiplier": (self.noise_multiplier, private.noise_multiplier),
             "clipping_norm": (self.clipping_norm, private.max_grad_norm),
             "clip": (Clip(norm=self.clipping_norm, rule=self.clip.rule), self.clip),
             "sampling": (self.sampling, self._draws.sampling),
             "expected_units": (self.sampling.expected_units, private.expected_batch_size),
+            "key": (key_name(self._datamodule.key), key_name(private.key)),
+            "clipped_sums": (self._checked_sums, self.clipped_sums),
         }
+        if self._checked_sums is None:  # of code that chooses by itself, and so is void
+            del done["clipped_sums"]
         if changed := [name for name, (said, used) in done.items() if said != used]:
             raise PrivacyError(
                 f"account: {', '.join(changed)} changed during the fit, so steps would be "
@@ -511,32 +549,33 @@ def refuse_other_account(checkpoint: Mapping[str, Any], sampling: PoissonSamplin
             )
 
 
-def refuse_known_key(data: Any, earlier: Collection[str]) -> None:  # noqa: ANN401  any data module
-    """Checks that a fit draws and adds noise under a key that nobody knows, and of its own.
+def take_key(data: Any, earlier: Collection[str]) -> None:  # noqa: ANN401  any data module
+    """Takes the key for one fit, which draws and adds noise under it, if nobody knows it.
 
     Whoever chose or kept a key can draw the noise again. Steps after the last checkpoint are taken
-    twice; with equal noise their difference would be the difference of the exact sums. A fixed seed
-    does both on purpose; the statement of such a run is infinite.
+    twice; with equal noise their difference would be the difference of the exact sums, as it would
+    be of two fits under one key. A fixed seed does that on purpose; the statement of such a run is
+    infinite.
 
     Args:
         data: Data module with the key.
         earlier: Names of the keys of earlier starts.
 
     Raises:
-        PrivacyError: If the key was not drawn in this process, or was used before.
+        PrivacyError: If the key was not drawn in this process, or was taken before.
     """
     if getattr(data, "insecure_seed", None) is not None:
         return
-    is_drawn_here = data.trainer is None or data.trainer.is_global_zero  # others are told
-    if is_drawn_here and not is_fresh(data.key):
-        raise PrivacyError(
-            f"data: {type(data).__name__} sets a key that was not drawn for this fit, so whoever "
-            "chose or kept it can remove the noise. Take "
-            "mammo_dp.privacy.training.sampling.new_key() at each start; for tests, set "
-            "insecure_seed."
-        )
     if key_name(data.key) in earlier:
         raise PrivacyError(
             f"data: {type(data).__name__} resumes with the key of an earlier start, so draws and "
             "noise would repeat. Take mammo_dp.privacy.training.sampling.new_key() at each start."
+        )
+    is_drawn_here = data.trainer is None or data.trainer.is_global_zero  # others are told
+    if is_drawn_here and not take_if_fresh(data.key):
+        raise PrivacyError(
+            f"data: {type(data).__name__} sets a key that was not drawn for this fit, so whoever "
+            "chose or kept it, or an earlier fit under it, can remove the noise. Take "
+            "mammo_dp.privacy.training.sampling.new_key() at each start; for tests, set "
+            "insecure_seed."
         )

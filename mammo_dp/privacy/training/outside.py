@@ -5,6 +5,7 @@ Models, data and callbacks may come from anywhere. Nobody here has read them, so
 the statement. Where one replaces what keeps the account, the account counts for nothing.
 """
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ _ACCOUNT = (
     "accounted_steps",
     "mechanisms",
     "noise_multiplier",
+    "void",
+    "spent_epsilon",
 )
 
 
@@ -72,6 +75,20 @@ def void_account(module: "DPTraining", data: Any, steps: int) -> str:  # noqa: A
         data: Data module of the fit.
         steps: That the trainer counted.
     """
+    if found := void_step(module, data):
+        return found
+    if steps > module.accounted_steps:
+        return f"in {steps} steps, of which its account holds {module.accounted_steps}"
+    return ""
+
+
+def void_step(module: "DPTraining", data: Any) -> str:  # noqa: ANN401
+    """Why a step that is taken now guarantees nothing, as a clause; empty if it does.
+
+    Args:
+        module: Model of the fit.
+        data: Data module of the fit.
+    """
     if is_seeded(data):
         return SEEDED
     if replaced := replaced_parts(module):
@@ -79,8 +96,6 @@ def void_account(module: "DPTraining", data: Any, steps: int) -> str:  # noqa: A
             f"with an account that its own code replaces in part ({', '.join(replaced)}), which "
             "nobody here has read"
         )
-    if steps > module.accounted_steps:
-        return f"in {steps} steps, of which its account holds {module.accounted_steps}"
     return ""
 
 
@@ -102,7 +117,13 @@ def replaced_parts(module: "DPTraining") -> list[str]:
         kind for kind in kinds[: kinds.index(DPTraining)] if not _starts_with(kind.__module__, OURS)
     ]
     private = {name for name in vars(DPTraining) if name[:1] == "_" and name[:2] != "__"}
-    return sorted({n for kind in outside for n in {*_ACCOUNT, *private} if n in vars(kind)})
+    found = {n for kind in outside for n in {*_ACCOUNT, *private} if n in vars(kind)}
+    return sorted({*found, *replaced_by_instance(module, DPTraining)})
+
+
+def replaced_by_instance(one: object, kind: type) -> set[str]:
+    """Names of methods of a class that an object has replaced for itself alone."""
+    return {name for name in vars(one) if inspect.isfunction(vars(kind).get(name))}
 
 
 def _class_paths(value: object) -> Iterator[str]:

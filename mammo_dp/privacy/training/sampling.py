@@ -38,7 +38,7 @@ _SHOWN = 5  # pairs of rows that a message names
 _PLURAL = {"patient": "patients", "crop": "crops"}
 
 
-_drawn: set[str] = set()  # names of the keys that new_key gave to this process
+_drawn: set[str] = set()  # names of keys of new_key that no fit has taken yet
 
 
 def new_key() -> int:
@@ -48,9 +48,17 @@ def new_key() -> int:
     return key
 
 
-def is_fresh(key: int) -> bool:
-    """Whether :func:`new_key` gave a key to this process, so that nobody chose or kept it."""
-    return key_name(key) in _drawn
+def take_if_fresh(key: int) -> bool:
+    """Takes a key for one fit.
+
+    Returns:
+        Whether :func:`new_key` gave it to this process, so that nobody chose or kept it, and no
+        other fit took it before.
+    """
+    if (name := key_name(key)) not in _drawn:
+        return False
+    _drawn.remove(name)
+    return True
 
 
 def draw(key: int, step: int, *stream: int) -> np.random.Generator:

@@ -52,7 +52,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> None:
         return values.astype(np.float64)
 
     monkeypatch.setattr(noise, "noisy", exact)
-    monkeypatch.setattr(training, "refuse_known_key", lambda *of: None)
+    monkeypatch.setattr(training, "take_key", lambda *of: None)
     monkeypatch.setattr("mammo_dp.privacy.training.datamodule.new_key", lambda: 7)
 
 

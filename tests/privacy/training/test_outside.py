@@ -71,12 +71,23 @@ class FurtherSteps(Own):
     """A step on the bare gradient beside each private one; the account sees the latter."""
 
     def training_step(self, batch: CropBatch, batch_idx: int) -> None:
-        super().training_step(batch, batch_idx)
+        Own.training_step(self, batch, batch_idx)
         weights = list(self.net.parameters())
         for weight, gradient in zip(
             weights, torch.autograd.grad(self.losses(batch).mean(), weights), strict=True
         ):
             weight.data -= 0.1 * gradient
+
+
+class OwnStep(Own):
+    """As FurtherSteps, and as an attribute of the object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.training_step = self.both_steps  # type: ignore[method-assign]
+
+    def both_steps(self, batch: CropBatch, batch_idx: int) -> None:
+        FurtherSteps.training_step(self, batch, batch_idx)  # type: ignore[arg-type]
 
 
 class Unchecked(Own):
@@ -227,6 +238,7 @@ def test_a_function_from_elsewhere_is_named_like_a_class(
     [
         ("PlainSteps", "was trained on these patients with an account that its own code replaces"),
         ("FurtherSteps", "its own code replaces in part (training_step)"),
+        ("OwnStep", "its own code replaces in part (training_step)"),
         ("Unchecked", "its own code replaces in part (_choose_method)"),
     ],
 )

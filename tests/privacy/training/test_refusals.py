@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a private fit refuses, before it looks at a patient."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,7 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.training.datamodule import DPCropsDataModule
 from mammo_dp.privacy.training.gradients.units import Clip
+from mammo_dp.privacy.training.optimizer import PrivateOptimizer
 from tests.privacy.training.fits import BODY, data, model, quiet, trainer
 
 pytestmark = quiet
@@ -165,6 +167,7 @@ def smaller_rate(trainer: Trainer) -> None:
         (lambda net, _: setattr(net, "clip", Clip(norm=1000.0)), "clip changed"),
         (lambda _, trainer: smaller_rate(trainer), "sampling, expected_units changed"),
         (lambda net, _: setattr(net.optimizers().optimizer, "noise_multiplier", 0), "noise_mult"),
+        (lambda net, _: setattr(net, "clipped_sums", object()), "clipped_sums changed"),
     ],
 )
 def test_what_a_step_does_and_what_is_accounted_cannot_come_apart(
@@ -184,3 +187,92 @@ def test_a_fit_resumes_from_nothing_that_has_no_account(
     run.save_checkpoint(tmp_path / "bare.ckpt")
     with pytest.raises(PrivacyError, match="the checkpoint has none, so its steps would count"):
         trainer(tmp_path).fit(model(), data(cohort), ckpt_path=tmp_path / "bare.ckpt")
+
+
+class OnceSetUp(DPCropsDataModule):
+    """Prepares its crops once, as Lightning's examples do, and with them its key."""
+
+    def setup(self, stage: str) -> None:
+        if not hasattr(self, "key"):
+            super().setup(stage)
+
+
+def test_two_fits_never_share_a_key(cohort: CropsManifest, tmp_path: Path) -> None:
+    """With one key, twice the second step less the first would be the exact sums."""
+    crops = OnceSetUp(str(cohort.folder), rate=0.5, augment="none")
+    trainer(tmp_path).fit(model(trainable="head"), crops)
+    with pytest.raises(PrivacyError, match="or an earlier fit under it, can remove the noise"):
+        trainer(tmp_path).fit(model(trainable="head"), crops)
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_epochs": 9}])
+def test_a_trainer_goes_on_where_the_account_ends(
+    cohort: CropsManifest, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    net = model(trainable="head")
+    trainer(tmp_path).fit(net, data(cohort))
+    with pytest.raises(PrivacyError, match="holds 4 steps, and the trainer begins at 0"):
+        trainer(tmp_path, **settings).fit(net, data(cohort))
+    assert net.accounted_steps == 4
+
+
+def test_an_account_is_not_dropped(cohort: CropsManifest, tmp_path: Path) -> None:
+    net = model(trainable="head")
+    trainer(tmp_path).fit(net, data(cohort))
+    with pytest.raises(PrivacyError, match="holds 4 steps, which configure_privacy would drop"):
+        net.configure_privacy(net.budget, clipping_norm=1.0)
+
+
+def test_a_fixed_seed_stays_with_the_account(cohort: CropsManifest, tmp_path: Path) -> None:
+    net = model(trainable="head")
+    first = trainer(tmp_path)
+    first.fit(net, data(cohort, insecure_seed=1))
+    first.save_checkpoint(tmp_path / "seeded.ckpt")
+    trainer(tmp_path).validate(net, data(cohort), verbose=False)
+    loaded = type(net).load_from_checkpoint(tmp_path / "seeded.ckpt", weights_only=True)
+    for one in (net, copy.deepcopy(net), loaded):
+        assert one.accounted_steps == 4
+        assert one.spent_epsilon == math.inf
+    rest = model(trainable="head")
+    trainer(tmp_path, max_steps=4).fit(rest, data(cohort), ckpt_path=tmp_path / "seeded.ckpt")
+    assert rest.spent_epsilon == math.inf
+
+
+class NoNoise(PrivateOptimizer):
+    def add_noise(self) -> None:
+        self.account()
+        for p in self.params:
+            p.grad, p.summed_grad = p.summed_grad, None
+
+
+def without_noise(optimizer: PrivateOptimizer) -> None:
+    optimizer.__class__ = NoNoise
+
+
+def noise_of_its_own(optimizer: PrivateOptimizer) -> None:
+    optimizer.add_noise = lambda: None  # type: ignore[method-assign]
+
+
+def another_key(optimizer: PrivateOptimizer) -> None:
+    optimizer.key = 7
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_noise, "the first optimizer is a NoNoise, or does its steps in another way"),
+        (noise_of_its_own, "the first optimizer is a PrivateOptimizer, or does its steps in"),
+        (another_key, "key changed"),
+    ],
+)
+def test_what_adds_noise_is_what_is_accounted(
+    cohort: CropsManifest,
+    tmp_path: Path,
+    change: Callable[[PrivateOptimizer], None],
+    message: str,
+) -> None:
+    net = model(trainable="head")
+    after = Changes(lambda net, _: change(net.optimizers().optimizer))
+    with pytest.raises(PrivacyError, match=f"account: {message}"):
+        trainer(tmp_path, callbacks=[after]).fit(net, data(cohort))
+    assert net.accounted_steps == 1

@@ -28,6 +28,16 @@ import safetensors
 import safetensors.torch
 import timm
 import torch
+from timm.data.constants import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_DPN_MEAN,
+    IMAGENET_DPN_STD,
+    IMAGENET_INCEPTION_MEAN,
+    IMAGENET_INCEPTION_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+)
 from timm.models import load_state_dict_from_hf
 from torch import Tensor, nn
 
@@ -150,6 +160,15 @@ class _Channels(NamedTuple):
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
+
+
+_KNOWN_CHANNELS = {
+    _Channels(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+    _Channels(IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD),
+    _Channels(IMAGENET_DPN_MEAN, IMAGENET_DPN_STD),
+    _Channels(OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
+    _Channels((0.0,) * 3, (1.0,) * 3),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,7 +404,17 @@ def _settings_beside(path: Path) -> dict[str, Any] | None:
         settings = said["pretrained_cfg"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return settings if isinstance(settings, dict) and "mean" in settings else None
+    if not isinstance(settings, dict) or "mean" not in settings:
+        return None
+    if (found := _channels(settings)) not in _KNOWN_CHANNELS:
+        raise WeightsError(
+            f"{path.parent / 'config.json'}: mean {found.mean} and deviation {found.deviation} are "
+            "none of those that networks in timm are trained with. Numbers of somebody's own "
+            "images would go into the first layer, past every account. Fold them into the first "
+            "layer of the weights, whose description says whose images they are of, and remove "
+            "config.json."
+        )
+    return settings
 
 
 def _settings(net: nn.Module) -> dict[str, Any]:

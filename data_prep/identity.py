@@ -20,9 +20,10 @@ from data_prep.errors import ManifestError
 def normalised(name: str) -> str:
     """A name without what people vary: case, blanks, separators, form of the characters.
 
-    Full-width and other compatibility characters become plain ones (Unicode NFKC) and letters lose
-    their case; of the rest only letters, digits and accents stay, so that blanks, hyphens of any
-    kind, ``_ . / :`` and invisible characters do not count. Leading zeros stay.
+    Full-width and other compatibility characters become plain ones (Unicode NFKC), digits of all
+    scripts those of ASCII, and letters lose their case, in Turkish, too; of the rest only letters,
+    digits and accents stay, so that blanks, hyphens of any kind, ``_ . / :`` and invisible
+    characters do not count. Leading zeros stay.
 
     >>> normalised("CBIS-DDSM"), normalised(" p-0001"), normalised("P_0001"), normalised("P:1")
     ('cbisddsm', 'p0001', 'p0001', 'p1')
@@ -31,7 +32,10 @@ def normalised(name: str) -> str:
 
 
 def _folded(name: str) -> str:
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    seen = "".join(char for char in name if unicodedata.category(char) != "Cf")
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
+    plain = plain.replace("i\u0307", "i").replace("\u0131", "i")  # of dotted and dotless capitals
+    return "".join(str(unicodedata.digit(char, char)) for char in plain)
 
 
 def patient_identity(origin: str, patient_id: str) -> str:
@@ -67,8 +71,15 @@ def patient_identity(origin: str, patient_id: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _numbers(name: str) -> tuple[str, ...]:
-    """Numbers in a name as they are written, apart where anything stands between their digits."""
-    return tuple(re.findall(r"\d+", _folded(name)))
+    """Numbers in a name as they are written, apart where anything stands between their digits.
+
+    And each dotless i, which is a letter of its own in Turkish and the small ``I`` elsewhere.
+    """
+    return (*re.findall(r"\d+", _folded(name)), *re.findall("\u0131", name))
+
+
+# What programs make of a number: 12000, or 12 with three decimals; P1 or P10; a power of ten.
+_UNCLEAR = re.compile(r"\d+[.,]0{3}|[^\d.,]*[^\W\d_][^\d.,]*\d+[.,]0+|.*\de\+\d+")
 
 
 @lru_cache(maxsize=1 << 16)
@@ -79,7 +90,7 @@ def _without_zeros(name: str) -> str:
     ('p7', '12', '100')
     """
     # Three zeros may part thousands.
-    whole = re.sub(r"^\s*(\d+)[.,]0{1,2}\s*$", r"\1", _folded(name))
+    whole = re.sub(r"^\s*(\d+)[.,](?!000\s*$)0+\s*$", r"\1", _folded(name))
     return re.sub(r"\d+", lambda digits: digits[0].lstrip("0") or "0", normalised(whole))
 
 
@@ -87,7 +98,8 @@ def require_told_apart(patients: Iterable[tuple[str, str, str]]) -> None:
     """Refuses ids of which nobody can tell whether they are those of one patient.
 
     Such are ids that differ in where their digits are parted (``1-11``, ``11-1``), in leading
-    zeros (``7``, ``007``) or in an empty decimal (``12``, ``12.0``, as tables of numbers have it).
+    zeros (``7``, ``007``) or in an empty decimal (``12``, ``12.0``, as tables of numbers have it),
+    and any that another program may have made of a number (``12.000``, ``P1.0``, ``1.2E+05``).
 
     Args:
         patients: Origin, id, and where it stands, which the message shows.
@@ -99,6 +111,12 @@ def require_told_apart(patients: Iterable[tuple[str, str, str]]) -> None:
     for origin, patient_id, where in patients:
         if not (identity := patient_identity(origin, patient_id)):
             continue
+        if _UNCLEAR.fullmatch(_folded(patient_id).strip()):
+            raise ManifestError(
+                f"{where}: a patient id that ends in zeros after a point or a comma, or in a power "
+                "of ten, as programs write numbers. Nobody can tell which number was meant. Write "
+                "the id as it was given, as text."
+            )
         written = _numbers(patient_id)
         spelled = f"{normalised(origin)} {normalised(patient_id)}"
         for name in (identity, spelled):

@@ -13,12 +13,14 @@ import logging
 import sys
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 import data_prep  # noqa: F401  declares what torchvision lacks before lightning is imported
 
 # isort: split
+import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.seed import max_seed_value
@@ -195,12 +197,8 @@ class TrainingCLI(LightningCLI):
             self.record.folder / CONFIG, yaml.safe_dump(plain, sort_keys=False)
         )
         resume = self.record.folder / RESUME
-        if fitting and (weights := self.record.folder / RELEASED).exists() and not resume.exists():
-            raise RunError(
-                f"{weights}: was written by an earlier start, and neither a statement nor the "
-                "state to go on from lies here. Whoever may have seen these weights, the same "
-                "command would make others. Choose a new folder; what it spends comes on top."
-            )
+        if fitting and (weights := self.record.folder / RELEASED).exists():
+            _require_last(resume, weights, config.trainer.max_steps)
         if fitting:
             config.ckpt_path = str(resume) if resume.exists() else None
         else:
@@ -223,14 +221,21 @@ class TrainingCLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:
             cause = error.__cause__
-            if not isinstance(cause, ValueError) or "Union subtypes" not in str(error):
+            if not isinstance(cause, ValueError | TypeError) or "Union subtypes" not in str(error):
                 raise
-            raise (RunError(f"{cause}") if type(cause) is ValueError else cause) from error
+            ours = type(cause) not in (ValueError, TypeError)
+            raise (cause if ours else RunError(f"{cause}")) from error
 
     def plain_config(self) -> dict[str, Any]:
         """Configuration of the chosen command as plain values, without where it is written."""
         # What was parsed is valid, and to check it again takes half of the time.
-        text = self.parser.dump(self.config, skip_none=False, skip_validation=True)
+        try:
+            text = self.parser.dump(self.config, skip_none=False, skip_validation=True)
+        except yaml.YAMLError as error:
+            raise RunError(
+                f"--{self.subcommand}: an argument cannot be written into {CONFIG} ({error}), so "
+                "nobody could run it again. Leave the class out that takes it, such as a callback."
+            ) from error
         config = yaml.load(text, Loader=_YAML)[self.subcommand]
         for name in _NOT_CONFIG:
             config.pop(name, None)
@@ -270,7 +275,9 @@ class TrainingCLI(LightningCLI):
         kwargs.setdefault("enable_checkpointing", self.subcommand == "fit")
         if self.subcommand == "fit":
             keep = _keep(folder / RESUME, self.model, chosen.max_steps)
-            kwargs["callbacks"] = [*(chosen.callbacks or []), keep, _LastState(folder / RESUME)]
+            given = chosen.callbacks or []
+            given = given if isinstance(given, list) else [given]
+            kwargs["callbacks"] = [*given, keep, _LastState(folder / RESUME)]
             if chosen.enable_progress_bar is not False:
                 bars = any(isinstance(callback, ProgressBar) for callback in kwargs["callbacks"])
                 if not sys.stderr.isatty():
@@ -396,6 +403,28 @@ class TrainingCLI(LightningCLI):
         close_run(self.record)
 
     after_test = after_validate
+
+
+def _require_last(resume: Path, weights: Path, steps: int) -> None:
+    """Checks that the state to resume from is that of weights that were written already.
+
+    Args:
+        resume: The state.
+        weights: Of a process that ended before its statement.
+        steps: Of the whole fit, as configured.
+
+    Raises:
+        RunError: If there is none, or that of an earlier step of a private fit.
+    """
+    with suppress(Exception):  # torch raises errors of many types, here for no file or another
+        account = torch.load(resume, map_location="cpu", weights_only=True).get("accountant")
+        if account is None or sum(taken for *_, taken in account["history"]) >= steps:
+            return
+    raise RunError(
+        f"{weights}: was written by an earlier start, and neither a statement nor the state of its "
+        "last step lies here. Whoever may have seen these weights, the same command would make "
+        "others. Choose a new folder; what it spends comes on top."
+    )
 
 
 def _is_first() -> bool:

@@ -240,6 +240,44 @@ def test_weights_without_statement_or_state_are_made_no_second_time(
     assert last.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--model.dict_kwargs.foo", "1"], "unexpected keyword argument 'foo'"),
+        (
+            ["--trainer.callbacks+=Timer", "--trainer.callbacks.duration", "00:00:10:00"],
+            "an argument cannot be written into config.yaml",
+        ),
+        (
+            [
+                "--trainer.callbacks+=GradientAccumulationScheduler",
+                "--trainer.callbacks.scheduling",
+                "{0: 2}",
+            ],
+            "or a schedule of it: two draws would be accounted as one",
+        ),
+    ],
+    ids=("unknown argument", "not to be written", "accumulation"),
+)
+def test_what_a_fit_cannot_take_is_said_in_a_sentence(
+    tmp_path: Path,
+    cohort: CropsManifest,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    said: str,
+) -> None:
+    assert main([*fit_line(tmp_path, cohort, DP, "private"), *flags]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "private").exists()
+
+
+def test_one_callback_need_not_be_a_list(tmp_path: Path, cohort: CropsManifest) -> None:
+    one = {"class_path": "lightning.pytorch.callbacks.ModelSummary"}
+    config = DP | {"trainer": DP["trainer"] | {"callbacks": one}}
+    run(fit_line(tmp_path, cohort, config, "private"))
+    assert read_run(tmp_path / "private").is_finished
+
+
 def test_released_weights_count_no_crops_of_others(tmp_path: Path, cohort: CropsManifest) -> None:
     run(fit_line(tmp_path, cohort, DP, "private"))
     last = tmp_path / "private/checkpoints/last.ckpt"

@@ -191,9 +191,13 @@ def test_settings_beside_a_file_say_what_it_expects(tmp_path: Path) -> None:
     torch.manual_seed(0)
     colour = timm.create_model(NAME, img_size=32, in_chans=3, num_classes=1, **VIT)
     path = save(colour, tmp_path / "model.safetensors")
-    settings = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.2]}
+    settings = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": settings}))
-    assert load_weights(vit(), path, backbone=NAME).mean == (0.4, 0.5, 0.6)
+    assert load_weights(vit(), path, backbone=NAME).mean == (0.485, 0.456, 0.406)
+    own = {"mean": [0.309], "std": [0.2701270878]}  # of somebody's patients
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": own}))
+    with pytest.raises(WeightsError, match=r"config\.json: .* none of those that networks in timm"):
+        load_weights(vit(), path, backbone=NAME)
     (tmp_path / "config.json").write_text("{}")
     assert load_weights(vit(), path, backbone=NAME).mean == (0.5, 0.5, 0.5)
 

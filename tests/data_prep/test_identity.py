@@ -59,7 +59,17 @@ def test_other_numbers_are_other_patients(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("0007", "7"), ("P_01", "P_1"), ("12", "12.0"), ("12,000", "12000")]
+    ("one", "other"),
+    [
+        ("0007", "7"),
+        ("P_01", "P_1"),
+        ("12", "12.0"),
+        ("12", "12.0000"),
+        ("\u0661\u0662", "12"),  # Arabic digits
+        ("\u0967", "1"),  # Devanagari
+        ("\u0130\u01311", "I i 1"),  # capital and small i of Turkish
+        ("e\u200b\u0301", "\u00e9"),  # a character that nobody sees before an accent
+    ],
 )
 def test_what_programs_add_to_numbers_makes_no_other_patient(one: str, other: str) -> None:
     """One table of a hospital has the zeros, another lost them."""
@@ -68,7 +78,14 @@ def test_what_programs_add_to_numbers_makes_no_other_patient(one: str, other: st
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("1-11", "11-1"), ("7", "007"), ("P_1", "P_01"), ("12", "12.0"), ("120", "12.0")],
+    [
+        ("1-11", "11-1"),
+        ("7", "007"),
+        ("P_1", "P_01"),
+        ("12", "12.0"),
+        ("120", "12.0"),
+        ("\u01311", "i1"),
+    ],
 )
 def test_ids_that_could_be_of_one_patient_or_of_two_are_refused_where_they_meet(
     one: str, other: str
@@ -77,6 +94,17 @@ def test_ids_that_could_be_of_one_patient_or_of_two_are_refused_where_they_meet(
         require_told_apart([("a", one, "row 2"), ("a", "q", "row 3"), ("a", other, "row 4")])
     assert one not in str(caught.value).removeprefix("row 2 and row 4")
     require_told_apart([("a", one, "row 2"), ("b", other, "row 3"), ("", "", "row 4")])
+
+
+@pytest.mark.parametrize("spelling", ["12.000", "12,000", "P1.0", "P-12,00", "1.2E+05", "3e+2"])
+def test_ids_that_a_program_made_of_a_number_are_refused(spelling: str) -> None:
+    with pytest.raises(ManifestError, match=r"^row 2: a patient id that ends in zeros after"):
+        require_told_apart([("a", spelling, "row 2")])
+
+
+@pytest.mark.parametrize("spelling", ["1.2.840.10008.0", "12.5", "12E5", "A-1-0", "100", "1.20"])
+def test_other_ids_with_points_and_letters_are_taken(spelling: str) -> None:
+    require_told_apart([("a", spelling, "row 2")])
 
 
 def test_two_patients_under_one_identity_share_a_clip_and_are_refused(

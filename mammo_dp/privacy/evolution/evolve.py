@@ -143,6 +143,8 @@ def evolve(
             delta,
         )
     account = RoundsAccount(folder=Path(out), planned=planned)
+    if account.is_released:  # by a process that died before its statement
+        return
     vote(evolution, simulator, space, electorate, account)
     write_crops(evolution, simulator, account, per_class=per_class, batch_size=batch_size)
 

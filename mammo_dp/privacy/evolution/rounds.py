@@ -98,6 +98,25 @@ class RoundsAccount:
             )
         return done.steps
 
+    @property
+    def is_released(self) -> bool:
+        """Whether crops were written, so that they may have been seen and no round may follow.
+
+        Raises:
+            PrivacyError: If they are not those of the last round, all rounds spent.
+        """
+        path = self.folder / CROPS
+        if not path.exists():
+            return False
+        made_by = {crop.origin for crop in CropsManifest.read(self.folder).crops}
+        if self.recorded < self.planned.steps or made_by != {origin(self.folder)}:
+            raise PrivacyError(
+                f"{path}: was written by an earlier start, and {ACCOUNT} and {ROUNDS}/ are not "
+                "those of that time. Whoever may have seen these crops, the same command would "
+                "make others. Restore them, or choose a new folder, whose rounds come on top."
+            )
+        return True
+
     def record(self) -> int:
         """Accounts for one round and returns its number, from 0.
 

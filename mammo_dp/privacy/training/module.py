@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any, get_args
 import lightning
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging, Timer
+from lightning.pytorch.callbacks import (
+    Callback,
+    GradientAccumulationScheduler,
+    StochasticWeightAveraging,
+    Timer,
+)
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from opacus.accountants import RDPAccountant
@@ -480,6 +485,11 @@ def refuse_trainer(trainer: Trainer) -> None:
         if isinstance(callback, StochasticWeightAveraging)
     ]
     clocks = [c for c in trainer.callbacks if isinstance(c, Timer)]  # type: ignore[attr-defined]
+    accumulating = [
+        callback
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        if isinstance(callback, GradientAccumulationScheduler)
+    ]
     refusals = (
         (
             bool(clocks),
@@ -505,9 +515,9 @@ def refuse_trainer(trainer: Trainer) -> None:
             f"weights break the clip. Choose {' or '.join(_PRECISIONS)}.",
         ),
         (
-            trainer.accumulate_grad_batches != 1,
-            f"accumulate_grad_batches={trainer.accumulate_grad_batches}: two draws would be "
-            "accounted as one. Leave it at 1 and raise the data's rate.",
+            trainer.accumulate_grad_batches != 1 or bool(accumulating),
+            f"accumulate_grad_batches={trainer.accumulate_grad_batches}, or a schedule of it: two "
+            "draws would be accounted as one. Leave it at 1 and raise the data's rate.",
         ),
         (
             trainer.gradient_clip_val is not None,

@@ -308,6 +308,47 @@ def test_a_run_killed_while_it_writes_crops_writes_the_same_without_voting_again
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_crops_that_may_have_been_seen_are_made_no_second_time(
+    cohort: CropsManifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Killed before the statement; then state is lost, or an older one put back."""
+    out, older = tmp_path / "evolved", tmp_path / "older"
+    save = RoundsAccount.save
+
+    def saved(self: RoundsAccount, step: int, result: Round) -> None:
+        save(self, step, result)
+        if step == 0:
+            shutil.copytree(out, older)
+
+    def killed(*of: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RoundsAccount, "save", saved)
+        patch.setattr("mammo_dp.privacy.evolution.rounds.write_evolution_statement", killed)
+        assert evolution(cohort, out) == 130
+    crops = (out / "crops.csv").read_bytes()
+    shutil.copytree(out, tmp_path / "kept")
+    for state in (None, older):
+        shutil.rmtree(out / "rounds", ignore_errors=True)
+        (out / "account.json").unlink(missing_ok=True)
+        if state is not None:
+            shutil.copytree(state / "rounds", out / "rounds")
+            shutil.copy(state / "account.json", out)
+        capsys.readouterr()
+        assert evolution(cohort, out) == 1
+        assert "was written by an earlier start" in capsys.readouterr().err
+        assert (out / "crops.csv").read_bytes() == crops
+    shutil.rmtree(out)
+    shutil.copytree(tmp_path / "kept", out)
+    assert evolution(cohort, out) == 0
+    assert (out / "crops.csv").read_bytes() == crops
+    assert main(["privacy", "verify", str(out)]) == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

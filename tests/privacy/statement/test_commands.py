@@ -11,7 +11,7 @@ from mammo_dp.main import main
 from mammo_dp.privacy.accounting.account import Mechanism, compose
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
-from mammo_dp.runs import file_sha256, open_run
+from mammo_dp.runs import close_run, file_sha256, open_run
 
 FULL = Mechanism(noise_multiplier=2.0, sampling_rate=1.0, steps=20)
 
@@ -63,7 +63,7 @@ def test_explain_is_about_the_statement_that_is_named(
     name: str, tmp_path: Path, cohort: CropsManifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever run folder it lies in, such as that of another model."""
-    outer = open_run(tmp_path / "outer", command="fit", config={}, inputs={}).folder
+    outer = close_run(open_run(tmp_path / "outer", command="fit", config={}, inputs={})).folder
     record = shutil.move(outer / "run.json", tmp_path / "run.json")
     outer.rmdir()
     shutil.move(record, release(outer, cohort) / "run.json")
@@ -77,7 +77,7 @@ def test_explain_is_about_the_statement_that_is_named(
 def test_a_folder_that_merely_lies_in_a_run_has_no_statement(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outer = open_run(tmp_path / "outer", command="fit", config={}, inputs={}).folder
+    outer = close_run(open_run(tmp_path / "outer", command="fit", config={}, inputs={})).folder
     (outer / "theirs").mkdir()
     for command in ("explain", "verify"):
         assert main(["privacy", command, str(outer / "theirs")]) == 1

@@ -334,6 +334,31 @@ def test_a_fit_whose_state_was_deleted_starts_again_with_a_new_account_and_names
 
 
 @pytest.mark.slow
+def test_an_older_state_makes_no_other_weights_beside_those_that_are_written(
+    tmp_path: Path, own: Own, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They may have been seen, though the fit was killed before their statement."""
+    words, state = own(PRIVATE, 2)
+    older, last = state.read_bytes(), tmp_path / "own/checkpoints/last.ckpt"
+
+    def killed(*of: object) -> None:
+        raise PowerCutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mammo_dp.training_cli.write_fit_statement", killed)
+        with pytest.raises(PowerCutError):
+            run(words)
+    latest, written = state.read_bytes(), last.read_bytes()
+    state.write_bytes(older)
+    assert main(words) == 1
+    assert "nor the state of its last step lies here" in capsys.readouterr().err
+    assert last.read_bytes() == written
+    state.write_bytes(latest)
+    run(words)
+    assert steps_of(tmp_path / "own") == 6
+
+
+@pytest.mark.slow
 def test_an_older_state_of_the_same_fit_brings_its_account_along(tmp_path: Path, own: Own) -> None:
     """Steps after it were not released and are taken again, under a fresh key."""
     words, state = own(PRIVATE, 2)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``relabel``: the class of each synthetic crop is what a trained classifier says.
+"""``relabel``: the class of each synthetic crop is what a trained classifier says, or it goes.
 
 A generator that learned from few patients draws convincing masses long before it knows which of
 them are malignant. A classifier of the same patients knows more; labelled by it, the crops pass its
 knowledge on to whoever trains on them. Classes are halves of the ranking, so a classifier that is
-too sure or too careful labels as well as a calibrated one.
+too sure or too careful labels as well as a calibrated one. Of a generator that does know the
+classes, the crops on which both agree are the better part, see docs/generators.md.
 
 Source: knowledge distillation, Hinton et al. 2015, arXiv 1503.02531, with generated crops as the
 transfer set.
@@ -14,6 +15,7 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,9 +31,17 @@ from data_prep.manifest import FILE_NAME, CropsManifest
 from data_prep.progress import watched
 
 _BATCH = 64
+Disagreement = Literal["relabel", "drop"]
 
 
-def relabel(*, crops: str, checkpoint: str, out: str, malignant_share: float = 0.5) -> None:
+def relabel(
+    *,
+    crops: str,
+    checkpoint: str,
+    out: str,
+    malignant_share: float = 0.5,
+    disagreement: Disagreement = "relabel",
+) -> None:
     """Copies synthetic crops; those that a classifier finds most suspicious become malignant.
 
     Whose data trained the classifier stands in the statement of the new crops, beside whose data
@@ -41,11 +51,13 @@ def relabel(*, crops: str, checkpoint: str, out: str, malignant_share: float = 0
         crops: Folder of synthetic crops.
         checkpoint: Checkpoint of a classifier, in its run folder.
         out: Folder of the relabelled crops.
-        malignant_share: Share of crops that become malignant, in ``(0, 1)``.
+        malignant_share: Share of crops that the classifier calls malignant, in ``(0, 1)``.
+        disagreement: What becomes of crops whose class is another one: ``relabel`` gives them the
+            classifier's, ``drop`` leaves them out.
 
     Raises:
         LabelError: If crops belong to patients, whose labels are known, or a share or a logit makes
-            no labels.
+            no labels, or no crop of one class is left.
     """
     manifest = CropsManifest.read(crops)
     if not 0 < malignant_share < 1:
@@ -56,22 +68,26 @@ def relabel(*, crops: str, checkpoint: str, out: str, malignant_share: float = 0
             "known. Give a folder of synthetic crops."
         )
     malignant = most_suspicious(logits(load_classifier(checkpoint), manifest), malignant_share)
+    given = np.array([crop.malignant for crop in manifest.crops])
+    stays = np.ones_like(given) if disagreement == "relabel" else given == malignant
+    if not 0 < malignant[stays].sum() < stays.sum():
+        raise LabelError(
+            f"{manifest.folder / FILE_NAME}: generator and classifier agree on "
+            f"{malignant[stays].sum()} malignant crops of {stays.sum()}. Give more crops, or "
+            "--disagreement relabel."
+        )
     folder = Path(out)
-    for crop in watched(manifest.crops, "copying"):
+    kept = [
+        replace(crop, malignant=bool(label), label_source="classifier")
+        for crop, label, one in zip(manifest.crops, malignant, stays, strict=True)
+        if one
+    ]
+    for crop in watched(kept, "copying"):
         (folder / crop.file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(manifest.folder / crop.file, folder / crop.file)
-    relabelled = CropsManifest.write(
-        folder,
-        [
-            replace(crop, malignant=bool(label), label_source="classifier")
-            for crop, label in zip(manifest.crops, malignant, strict=True)
-        ],
-    )
-    changed = sum(
-        old.malignant != new.malignant
-        for old, new in zip(manifest.crops, relabelled.crops, strict=True)
-    )
-    print(f"{changed:,} of {len(malignant):,} labels changed")
+    relabelled = CropsManifest.write(folder, kept)
+    done = "changed" if disagreement == "relabel" else "not shared, and their crops left out"
+    print(f"{(given != malignant).sum():,} of {len(given):,} labels {done}")
     print_counts(relabelled, Counter(), merged=0)
 
 

@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,40 @@ def test_the_classifiers_ranking_becomes_the_label(
     assert labels.sum() == 35
     assert naive[labels].min() >= naive[~labels].max() - 1e-5
     assert {crop.label_source for crop in found.crops} == {"classifier"}
+
+
+def test_crops_on_whose_class_both_agree_can_be_kept_alone(
+    make_cohort: Make, judge: str, tmp_path: Path
+) -> None:
+    made = make_cohort("made", origin="synthetic:made", crops=70)
+    whole, part = str(tmp_path / "whole"), str(tmp_path / "part")
+    relabel(crops=str(made.folder), checkpoint=judge, out=whole)
+    relabel(crops=str(made.folder), checkpoint=judge, out=part, disagreement="drop")
+    judged = CropsManifest.read(whole).crops
+    agreed = [
+        new for old, new in zip(made.crops, judged, strict=True) if old.malignant == new.malignant
+    ]
+    assert 0 < len(agreed) < 70
+    assert list(CropsManifest.read(part).crops) == agreed
+    assert len(list((tmp_path / "part/images").iterdir())) == len(agreed)
+
+
+def test_crops_without_a_class_that_both_know_are_refused(
+    make_cohort: Make, judge: str, tmp_path: Path
+) -> None:
+    made = make_cohort("made", origin="synthetic:made", crops=70)
+    relabel(crops=str(made.folder), checkpoint=judge, out=str(tmp_path / "judged"))
+    judged = CropsManifest.read(tmp_path / "judged")
+    other = [replace(crop, malignant=not crop.malignant) for crop in judged.crops]
+    CropsManifest.write(judged.folder, other)
+    with pytest.raises(LabelError, match="agree on 0 malignant crops of 0"):
+        relabel(
+            crops=str(judged.folder),
+            checkpoint=judge,
+            out=str(tmp_path / "out"),
+            disagreement="drop",
+        )
+    assert not (tmp_path / "out").exists()
 
 
 def test_crops_stay_what_they_were(make_cohort: Make, judge: str, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ COMMANDS = {
     "release-means": "patients -> noisy mean features of each class, for phantoms to match",
     "match-means": "phantoms + released means -> those of them whose classes have these means",
     "guide-means": "diffusion checkpoint + released means -> crops drawn towards these means",
-    "relabel": "synthetic crops + classifier -> the same crops, labelled by it, or where both agree",
+    "relabel": "synthetic crops + classifier -> the same crops, labelled by it, or if both agree",
     "interpolate": "generator checkpoint -> sheets between crops and between classes",
     "export": "classifier -> ONNX, Hugging Face; generator -> medigan; crops -> folder, DICOM",
     "fidelity": "synthetic crops against real ones -> distances, agreement, copies",

@@ -40,7 +40,7 @@ def imported(lines: list[list[str]], forbidden: tuple[str, ...]) -> str:
         "        sys.exit(f'{line}: {status=}, imported {found}')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8"
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, encoding="utf-8"
     )
     return done.stderr
 

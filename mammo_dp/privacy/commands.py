@@ -20,7 +20,7 @@ from mammo_dp.privacy.statement.document import (
 )
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.recompute import Findings, recompute
-from mammo_dp.privacy.statement.verify import Verification, check_files_of_export
+from mammo_dp.privacy.statement.verify import StageCheck, Verification, check_files_of_export
 from mammo_dp.runs import FILE_NAME as RUN
 from mammo_dp.runs import file_sha256, read_run, run_of
 
@@ -99,18 +99,33 @@ def verified(folder: str | Path) -> Verification:
     Raises:
         PrivacyError: If there is no such folder.
     """
-    from mammo_dp.privacy.evolution.rounds import EVOLUTION  # these import torch and lightning
-    from mammo_dp.privacy.means.release import MEANS_RELEASED
-    from mammo_dp.privacy.training.fit_statement import FIT
-
     folder = Path(folder)
     if not folder.is_dir():
         raise PrivacyError(f"{folder}: is no folder. Give the folder of a run.")
-    verification = Verification(
-        stages={"fit": FIT, "evolve": EVOLUTION, "release-means": MEANS_RELEASED}
-    )
+    verification = Verification(stages={"fit": _fit, "evolve": _evolution, "release-means": _means})
     verification.visit(folder)
     return verification
+
+
+# Checks of particular commands, which import torch and more; a run that is met asks for its own.
+
+
+def _fit() -> StageCheck:
+    from mammo_dp.privacy.training.fit_statement import FIT
+
+    return FIT
+
+
+def _evolution() -> StageCheck:
+    from mammo_dp.privacy.evolution.rounds import EVOLUTION
+
+    return EVOLUTION
+
+
+def _means() -> StageCheck:
+    from mammo_dp.privacy.means.release import MEANS_RELEASED
+
+    return MEANS_RELEASED
 
 
 def compose(releases: list[str], *, delta: float | None = None, format: Format = "text") -> None:

@@ -84,12 +84,12 @@ class Verification:
     """Checks a run and its ancestors.
 
     Attributes:
-        stages: Checks of particular commands, by command.
+        stages: What gives the checks of particular commands, by command.
         findings: What does not fit, what could not be checked, and counts of what was.
         statements: What each statement in the lineage says when it is derived again, by folder.
     """
 
-    stages: Mapping[str, StageCheck]
+    stages: Mapping[str, Callable[[], StageCheck]]
     findings: Findings = field(default_factory=Findings)
     statements: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
     _seen: set[Path] = field(default_factory=set)
@@ -241,12 +241,13 @@ class Verification:
             return
         self.statements[folder] = statement.derived
         if record is not None:
+            stage = self.stages.get(record.command)
             Evidence(
                 stored=statement.stored,
                 record=record,
                 inputs=inputs,
                 findings=self.findings,
-                stage=self.stages.get(record.command),
+                stage=None if stage is None else stage(),
             ).check()
 
 

@@ -142,8 +142,9 @@ def configured_splits(config: Mapping[str, Any], manifest: CropsManifest) -> set
     """
     found: set[Split] = set()
     model, data = (config.get(part) or {} for part in ("model", "data"))
-    declared = training_metrics_of(str(model.get("class_path", "")))
-    if of_other_splits(configured_monitors(config), declared):
+    chosen_by = configured_monitors(config)  # of most fits none, and no model has to be imported
+    declared = training_metrics_of(str(model.get("class_path", ""))) if chosen_by else frozenset()
+    if of_other_splits(chosen_by, declared):
         read = data.get("init_args") or {}
         found |= {
             *monitored_splits(

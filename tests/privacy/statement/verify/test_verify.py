@@ -9,6 +9,7 @@ from PIL import Image
 from mammo_dp.main import main, run
 from tests.data_prep.tiny_archive import film
 from tests.privacy.statement.verify.chain import Verify, edit, files, rehash, rewrite_crops, said
+from tests.test_start_up import imported
 
 
 def test_an_untouched_chain_agrees(verify: Verify, capsys: pytest.CaptureFixture[str]) -> None:
@@ -246,3 +247,9 @@ def test_a_file_beside_a_statement_does_not_inherit_it(
     assert main(["privacy", "verify", "dp/nowhere"]) == 1
     notes = verify("dp")["not_checked"]
     assert "dp: checkpoints/best.ckpt: not in run.json, so nothing here speaks about them." in notes
+
+
+def test_verify_imports_no_model(here: Path) -> None:
+    """A statement is checked from files and hashes, and that starts at once."""
+    lines = [["privacy", "verify", "dp"]]
+    assert imported(lines, ("lightning", "timm", "opacus", "classifier", "gan")) == ""

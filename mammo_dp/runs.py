@@ -271,9 +271,11 @@ def _take(folder: Path) -> None:
     Raises:
         RunError: If another process is at work there.
     """
-    path = folder / LOCK
-    if _is_taken(folder):
-        return
+    path, name = folder / LOCK, str(folder.resolve())
+    if (before := _TAKEN.get(name)) is not None:
+        if _is_file(path, before):
+            return
+        os.close(_TAKEN.pop(name))  # of a folder that was deleted since
     folder.mkdir(parents=True, exist_ok=True)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -294,7 +296,7 @@ def _take(folder: Path) -> None:
         if _is_file(path, descriptor):  # and not one that was deleted since
             break
         os.close(descriptor)
-    _TAKEN[str(folder.resolve())] = descriptor
+    _TAKEN[name] = descriptor
 
 
 def _lock(descriptor: int) -> None:
@@ -318,12 +320,6 @@ def _let_go() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go)
-
-
-def _is_taken(folder: Path) -> bool:
-    """Whether this process keeps a folder, as it lies there now."""
-    descriptor = _TAKEN.get(str(folder.resolve()))
-    return descriptor is not None and _is_file(folder / LOCK, descriptor)
 
 
 def _is_file(path: Path, descriptor: int) -> bool:

@@ -371,6 +371,7 @@ class DPTraining(lightning.LightningModule):
     def on_fit_end(self) -> None:
         """Leaves the weights that are released in the net, and the hooks off."""
         super().on_fit_end()
+        self._void = self.void  # another trainer would not know
         self._close_method()
         with torch.no_grad():
             for name, average in self._average.items():
@@ -428,9 +429,9 @@ class DPTraining(lightning.LightningModule):
         assert self._draws is not None  # set when training starts
         if type(private) is not PrivateOptimizer or replaced_by_instance(private, PrivateOptimizer):
             raise PrivacyError(
-                f"account: the first optimizer is a {type(private).__name__}, or does its steps in "
-                "another way than a PrivateOptimizer, so that nobody knows what they add. Return "
-                "what privatise() gives."
+                f"account: the first optimizer, a {type(private).__name__}, does not step as "
+                "privatise() makes it, so nobody knows what its steps add. Return what "
+                "privatise() gives, as it is."
             )
         done = {
             "noise_multiplier": (self.noise_multiplier, private.noise_multiplier),

@@ -260,8 +260,8 @@ def another_key(optimizer: PrivateOptimizer) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without_noise, "the first optimizer is a NoNoise, or does its steps in another way"),
-        (noise_of_its_own, "the first optimizer is a PrivateOptimizer, or does its steps in"),
+        (without_noise, "the first optimizer, a NoNoise, does not step as"),
+        (noise_of_its_own, "the first optimizer, a PrivateOptimizer, does not step as"),
         (another_key, "key changed"),
     ],
 )

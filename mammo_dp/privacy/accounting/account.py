@@ -88,7 +88,7 @@ class Mechanism:
             PrivacyError: For a value outside its range.
         """
         for name, holds, allowed in (
-            ("noise_multiplier", 0 < self.noise_multiplier < math.inf, "above 0 and finite"),
+            ("noise_multiplier", 0 < self.noise_multiplier < 1e150, "above 0, below 1e150"),
             ("sampling_rate", 0 < self.sampling_rate <= 1, "above 0 and at most 1"),
             ("steps", self.steps >= 1 and self.steps == int(self.steps), "of 1, 2, 3 ..."),
             ("clipping_norm", 0 < self.clipping_norm < math.inf, "above 0 and finite"),

@@ -242,6 +242,8 @@ def test_tiny_noise_reveals_at_most_those_who_were_drawn() -> None:
     [
         {"noise_multiplier": 0.0},
         {"noise_multiplier": math.inf},
+        {"noise_multiplier": 1e308},
+        {"steps": 1.5},
         {"sampling_rate": 0.0},
         {"sampling_rate": 1.5},
         {"steps": 0},
@@ -281,3 +283,8 @@ def test_renyi_accounting_has_an_epsilon_for_every_delta() -> None:
     assert curve.accountant == "RDP"
     assert curve.too_small(1e-300) == ""
     assert math.isfinite(curve.epsilon(1e-300))
+
+
+def test_nothing_cannot_be_composed() -> None:
+    with pytest.raises(PrivacyError, match="mechanisms: are none"):
+        compose([])

@@ -35,6 +35,7 @@ def _folded(name: str) -> str:
     seen = "".join(char for char in name if unicodedata.category(char) != "Cf")
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
     plain = plain.replace("i\u0307", "i").replace("\u0131", "i")  # of dotted and dotless capitals
+    plain = plain.translate({0x66B: ".", 0x66C: ",", 0xB7: "."})  # of decimals and thousands
     return "".join(str(unicodedata.digit(char, char)) for char in plain)
 
 
@@ -78,19 +79,26 @@ def _numbers(name: str) -> tuple[str, ...]:
     return (*re.findall(r"\d+", _folded(name)), *re.findall("\u0131", name))
 
 
-# What programs make of a number: 12000, or 12 with three decimals; P1 or P10; a power of ten.
-_UNCLEAR = re.compile(r"\d+[.,]0{3}|[^\d.,]*[^\W\d_][^\d.,]*\d+[.,]0+|.*\de\+\d+")
+# What programs make of a number, which can be read in two ways: 12000, or 12 with three decimals;
+# P1 or P10; a power of ten with a sign or a decimal.
+_UNCLEAR = re.compile(
+    r"\d+[.,]\d\d0|(?=.*\.)(?=.*,)[\d.,]+|[^\d.,]*[^\W\d_][^\d.,]*\d+[.,]0+"
+    r"|.*\de\+\d+|\d+[.,]\d+e-?\d+"
+)
 
 
 @lru_cache(maxsize=1 << 16)
 def _without_zeros(name: str) -> str:
-    """The normal form without what programs add to numbers: leading zeros, and an empty decimal.
+    """The normal form without what programs add to numbers: zeros before and after, powers of ten.
 
-    >>> _without_zeros("P_007"), _without_zeros("12.0"), _without_zeros("100")
-    ('p7', '12', '100')
+    >>> [_without_zeros(name) for name in ("P_007", "12.0", "100", "1E3")]
+    ['p7', '12', '100', '1000']
     """
-    # Three zeros may part thousands.
-    whole = re.sub(r"^\s*(\d+)[.,](?!000\s*$)0+\s*$", r"\1", _folded(name))
+    whole = _folded(name).strip()
+    if power := re.fullmatch(r"(\d+)e(\d{1,2})", whole):
+        whole = power[1] + "0" * int(power[2])
+    elif decimal := re.fullmatch(r"(\d+)[.,](\d{1,2}|\d{4,})", whole):  # three may be thousands
+        whole = f"{decimal[1]}.{decimal[2].rstrip('0')}"
     return re.sub(r"\d+", lambda digits: digits[0].lstrip("0") or "0", normalised(whole))
 
 
@@ -99,7 +107,8 @@ def require_told_apart(patients: Iterable[tuple[str, str, str]]) -> None:
 
     Such are ids that differ in where their digits are parted (``1-11``, ``11-1``), in leading
     zeros (``7``, ``007``) or in an empty decimal (``12``, ``12.0``, as tables of numbers have it),
-    and any that another program may have made of a number (``12.000``, ``P1.0``, ``1.2E+05``).
+    and any that another program may have made of a number (``12.000``, ``1,200.0``, ``P1.0``,
+    ``1.2E+05``).
 
     Args:
         patients: Origin, id, and where it stands, which the message shows.

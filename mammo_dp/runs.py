@@ -15,6 +15,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -41,8 +42,12 @@ _UNHASHED = ("features", "logs")
 _AT_ONCE = 1 << 18  # bytes
 _READERS = 4
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+_AT_WORK = (
+    "{folder}: another {other} is at work on this run. Wait for it; the same command then finds "
+    "the run finished, or resumes it."
+)
 _LOGGER = logging.getLogger(__name__)
-_TAKEN: dict[str, int] = {}  # descriptors of locks that this process holds, by folder
+_TAKEN: dict[str, tuple[int, int]] = {}  # locks of this process, by folder: descriptor, thread
 
 
 class RunError(ValueError):
@@ -273,21 +278,20 @@ def _take(folder: Path) -> None:
     """
     path, name = folder / LOCK, str(folder.resolve())
     if (before := _TAKEN.get(name)) is not None:
-        if _is_file(path, before):
-            return
-        os.close(_TAKEN.pop(name))  # of a folder that was deleted since
+        if _is_file(path, before[0]):
+            if before[1] == threading.get_ident():
+                return
+            raise RunError(_AT_WORK.format(folder=folder, other="thread of this process"))
+        os.close(_TAKEN.pop(name)[0])  # of a folder that was deleted since
     folder.mkdir(parents=True, exist_ok=True)
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _opened(path)
         try:
             _lock(descriptor)
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 os.close(descriptor)
-                raise RunError(
-                    f"{folder}: another process is at work on this run. Wait for it; the same "
-                    "command then finds the run finished, or resumes it."
-                ) from error
+                raise RunError(_AT_WORK.format(folder=folder, other="process")) from error
             _LOGGER.warning(
                 "%s: its file system has no locks. Start nothing else on this run meanwhile: two "
                 "processes would release twice what the statement counts once.",
@@ -296,7 +300,17 @@ def _take(folder: Path) -> None:
         if _is_file(path, descriptor):  # and not one that was deleted since
             break
         os.close(descriptor)
-    _TAKEN[name] = descriptor
+    _TAKEN[name] = (descriptor, threading.get_ident())
+
+
+def _opened(path: Path) -> int:
+    """Opens the lock of a folder; one that somebody else left behind may be readable only."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        if not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY)
 
 
 def _lock(descriptor: int) -> None:
@@ -313,7 +327,7 @@ def _lock(descriptor: int) -> None:
 
 def _let_go() -> None:
     """In a forked process: a lock ends with the process that took it, and not with its workers."""
-    for descriptor in _TAKEN.values():
+    for descriptor, _ in _TAKEN.values():
         os.close(descriptor)
     _TAKEN.clear()
 
@@ -331,9 +345,11 @@ def _is_file(path: Path, descriptor: int) -> bool:
 
 def leave_run(record: RunRecord) -> None:
     """Lets other processes at an unfinished run again; nothing where this one did not keep it."""
-    folder = record.folder
-    if (descriptor := _TAKEN.pop(str(folder.resolve()), None)) is None:
+    folder, name = record.folder, str(record.folder.resolve())
+    descriptor, holder = _TAKEN.get(name, (-1, 0))
+    if holder != threading.get_ident():
         return
+    del _TAKEN[name]
     if _is_file(folder / LOCK, descriptor):
         with suppress(OSError):  # a folder that may be read only by now
             (folder / LOCK).unlink()

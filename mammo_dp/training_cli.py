@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
 import data_prep  # noqa: F401  declares what torchvision lacks before lightning is imported
 
@@ -36,7 +36,6 @@ from classifier.weights import HUB, PACKAGE, model_of
 from data_prep.datamodule import CropsDataModule
 from data_prep.distortions import DISTORTIONS
 from data_prep.manifest import FILE_NAME as CROPS
-from data_prep.manifest import Split
 from mammo_dp.crop_rule import TrainedCrops
 from mammo_dp.privacy.accounting.selection import SelectionPlan
 from mammo_dp.privacy.errors import PrivacyError
@@ -66,6 +65,7 @@ from mammo_dp.training_progress import LinesOfTraining
 from mammo_dp.usage import in_words
 
 CONFIG = "config.yaml"
+_ENDED = "has_ended"  # of a training state: no step follows
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a safe loader; in C ten times as fast
 # Load weights, of the hub or a file, that no statement would know of.
 _PAST_THE_LINEAGE = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
@@ -184,7 +184,7 @@ class TrainingCLI(LightningCLI):
             config=plain,
             inputs=self._inputs(plain),
             seed=config.seed_everything,
-            alone=_is_first(),
+            alone=self._is_alone(),
         )
         if fitting and (self.record.is_finished or _is_released(self.record.folder)):
             self._close()  # whoever released it may have been killed before this
@@ -193,12 +193,13 @@ class TrainingCLI(LightningCLI):
         if fitting:
             self.parents = collect_parents(entry.path for entry in self.record.inputs.values())
             rank_zero_only(warn_of_unknown)(self.parents)
-        rank_zero_only(write_text_atomically)(
-            self.record.folder / CONFIG, yaml.safe_dump(plain, sort_keys=False)
-        )
+        if self._is_alone():
+            write_text_atomically(
+                self.record.folder / CONFIG, yaml.safe_dump(plain, sort_keys=False)
+            )
         resume = self.record.folder / RESUME
         if fitting and (weights := self.record.folder / RELEASED).exists():
-            _require_last(resume, weights, config.trainer.max_steps)
+            _require_last(resume, weights)
         if fitting:
             config.ckpt_path = str(resume) if resume.exists() else None
         else:
@@ -209,6 +210,12 @@ class TrainingCLI(LightningCLI):
             if "backbone" in arguments and arguments["backbone"] is None:
                 for name, value in model_of(config.ckpt_path).as_settings().items():
                     arguments[name] = value
+
+    def _is_alone(self) -> bool:
+        """Whether this is no further process of a fit that was asked to take several devices."""
+        trainer = self.config[self.subcommand].trainer
+        asked = (str(trainer.devices), str(trainer.num_nodes))
+        return asked == ("1", "1") or not getattr(rank_zero_only, "rank", 0)
 
     def instantiate_classes(self) -> None:
         """Builds model, data and trainer.
@@ -311,6 +318,13 @@ class TrainingCLI(LightningCLI):
                 f"devices={chosen.devices!r}, strategy={chosen.strategy!r}. "
                 "--trainer.accelerator cpu runs everywhere."
             ) from error
+        if trainer.is_global_zero and not self._is_alone():
+            raise RunError(
+                "--trainer.devices: the environment calls this a further process of a fit (RANK, "
+                "LOCAL_RANK or SLURM_PROCID), but it would train alone, and so would the others. "
+                "Give --trainer.devices and --trainer.num_nodes as many as there are processes, or "
+                "unset these variables."
+            )
         if self.subcommand == "fit" and (plan := self.selection) is not None:
             refuse_selection(plan, self.model, self.datamodule)
         if private:
@@ -405,31 +419,25 @@ class TrainingCLI(LightningCLI):
     after_test = after_validate
 
 
-def _require_last(resume: Path, weights: Path, steps: int) -> None:
+def _require_last(resume: Path, weights: Path) -> None:
     """Checks that the state to resume from is that of weights that were written already.
 
     Args:
         resume: The state.
         weights: Of a process that ended before its statement.
-        steps: Of the whole fit, as configured.
 
     Raises:
         RunError: If there is none, or that of an earlier step of a private fit.
     """
     with suppress(Exception):  # torch raises errors of many types, here for no file or another
-        account = torch.load(resume, map_location="cpu", weights_only=True).get("accountant")
-        if account is None or sum(taken for *_, taken in account["history"]) >= steps:
+        state = torch.load(resume, map_location="cpu", weights_only=True)
+        if "accountant" not in state or state.get(_ENDED):
             return
     raise RunError(
         f"{weights}: was written by an earlier start, and neither a statement nor the state of its "
         "last step lies here. Whoever may have seen these weights, the same command would make "
         "others. Choose a new folder; what it spends comes on top."
     )
-
-
-def _is_first() -> bool:
-    """Whether this is no further process of a fit on several devices."""
-    return not getattr(rank_zero_only, "rank", 0)
 
 
 def _is_released(folder: Path) -> bool:
@@ -465,7 +473,7 @@ def _further_files(config: Mapping[str, Any], known: Collection[str]) -> dict[st
         for role, value in _texts(content, part):
             path = Path(value).expanduser()
             is_word = "/" not in value and not path.suffix
-            if value in (*known, *get_args(Split)) or (is_word and is_ours):
+            if value in known or (is_word and is_ours):
                 continue
             if (path / CROPS).is_file() or (path.name == CROPS and path.is_file()):
                 raise RunError(
@@ -490,6 +498,7 @@ def _texts(value: object, name: str) -> Iterator[tuple[str, str]]:
     named: Iterable[tuple[object, object]] = ()
     if isinstance(value, Mapping):
         named = value.items()
+        yield from ((f"{name}.{key}", key) for key in value if isinstance(key, str))
     elif isinstance(value, list | tuple):
         named = enumerate(value)
     for key, one in named:
@@ -520,11 +529,20 @@ class _LastState(Callback):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.has_ended = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the module is made ready to be released."""
-        if not trainer.interrupted:
+        self.has_ended = not trainer.interrupted
+        if self.has_ended:
             trainer.save_checkpoint(self.path)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Marks the state after which no step follows."""
+        if self.has_ended and "optimizer_states" in checkpoint:
+            checkpoint[_ENDED] = True
 
 
 # Parsers by command, as attributes of a command line. To build one takes as long as a small fit,

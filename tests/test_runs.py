@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,22 @@ def test_an_unfinished_run_belongs_to_one_process(tmp_path: Path) -> None:
             assert (folder / LOCK).is_file()
     assert [path.name for path in folder.iterdir()] == ["run.json"]
     assert open_run(folder, command="fit", config={}, inputs={}).is_finished
+
+
+def test_an_unfinished_run_belongs_to_one_thread(tmp_path: Path) -> None:
+    said = []
+
+    def other() -> None:
+        with pytest.raises(RunError, match="another thread of this process is at work") as caught:
+            open_run(tmp_path / "run", command="fit", config={}, inputs={})
+        said.append(caught)
+
+    with run_folder(tmp_path / "run", command="fit", config={}, inputs={}):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert len(said) == 1
+        assert (tmp_path / "run" / LOCK).is_file()
 
 
 def test_a_run_that_failed_is_free_for_others(tmp_path: Path) -> None:

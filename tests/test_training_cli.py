@@ -2,14 +2,18 @@
 
 import json
 import re
+import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch.utilities import rank_zero_only
 
 from classifier.module import CropClassifier
 from classifier.stress import MEASURES
@@ -275,6 +279,56 @@ def test_one_callback_need_not_be_a_list(tmp_path: Path, cohort: CropsManifest) 
     one = {"class_path": "lightning.pytorch.callbacks.ModelSummary"}
     config = DP | {"trainer": DP["trainer"] | {"callbacks": one}}
     run(fit_line(tmp_path, cohort, config, "private"))
+    assert read_run(tmp_path / "private").is_finished
+
+
+def test_a_lone_fit_is_alone_whatever_the_environment_calls_it(
+    tmp_path: Path,
+    cohort: CropsManifest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As under torchrun, or with a variable that a queue has left."""
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    line = fit_line(tmp_path, cohort, DP, "private")
+    with run_folder_of(line, tmp_path):
+        assert main(line) == 1
+        assert "another process is at work" in capsys.readouterr().err
+    assert main([*line, "--trainer.devices", "auto"]) == 1
+    assert "--trainer.devices: the environment calls this a further" in capsys.readouterr().err
+    assert main(line) == 0
+    assert (tmp_path / "private/config.yaml").is_file()
+
+
+@contextmanager
+def run_folder_of(line: list[str], tmp_path: Path) -> Iterator[None]:
+    """Another process is at work on this run."""
+    folder = tmp_path / "private"
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from mammo_dp import runs\n"
+        f"runs._take(Path({str(folder)!r}))\n"
+        "print(flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        yield
+        other.kill()
+    shutil.rmtree(folder)
+
+
+def test_a_private_fit_that_ends_early_and_is_killed_goes_on(
+    tmp_path: Path, cohort: CropsManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = fit_line(tmp_path, cohort, DP, "private")
+    line += ["--trainer.limit_train_batches", "3", "--trainer.max_epochs", "1"]
+    run_until_the_statement(line, monkeypatch)
+    run(line)
     assert read_run(tmp_path / "private").is_finished
 
 

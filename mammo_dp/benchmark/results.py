@@ -80,7 +80,7 @@ class Cost:
                 advantage=0.0,
                 tpr=0.01,
                 reconstruction=math.nan,
-                because="No patient data was used.",
+                because=str(stored["summary"]),
             )
         stated = map(PrivacyStatement.from_json, stored["statements"])
         worst = max(stated, key=lambda statement: statement.patient_epsilon)

@@ -174,7 +174,7 @@ def model_card(
         "- In full: `PRIVACY.md`; for programs: `privacy.json`, sealed by whoever trained.",
         "",
         *("## Training data", ""),
-        *([f"- {line}." for line in terms] or ["- No patient."]),
+        *([f"- {line}." for line in terms] or [f"- {lineage.stored['summary']}"]),
         "",
         *("## Intended use", "", _USES.format(**words), ""),
         *("## Limits", "", _LIMITS.format(**words)),

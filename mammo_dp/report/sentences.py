@@ -95,7 +95,7 @@ def facts(row: Row) -> list[Fact]:
             )
         )
     if not row.statements:
-        found.append(Fact(name="ε end to end", value="0", beside="No patient in the lineage."))
+        found.append(Fact(name="ε end to end", value="0", beside=str(row.privacy["summary"])))
     found.append(_attack(row))
     return found
 

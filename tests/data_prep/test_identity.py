@@ -65,6 +65,9 @@ def test_other_numbers_are_other_patients(one: str, other: str) -> None:
         ("P_01", "P_1"),
         ("12", "12.0"),
         ("12", "12.0000"),
+        ("1000", "1E3"),
+        ("3.1", "3.10"),
+        ("1", "\u0661\u066b\u0660"),  # with the decimal sign of Arabic
         ("\u0661\u0662", "12"),  # Arabic digits
         ("\u0967", "1"),  # Devanagari
         ("\u0130\u01311", "I i 1"),  # capital and small i of Turkish
@@ -84,6 +87,8 @@ def test_what_programs_add_to_numbers_makes_no_other_patient(one: str, other: st
         ("P_1", "P_01"),
         ("12", "12.0"),
         ("120", "12.0"),
+        ("1000", "1e3"),
+        ("3.1", "3.10"),
         ("\u01311", "i1"),
     ],
 )
@@ -96,13 +101,30 @@ def test_ids_that_could_be_of_one_patient_or_of_two_are_refused_where_they_meet(
     require_told_apart([("a", one, "row 2"), ("b", other, "row 3"), ("", "", "row 4")])
 
 
-@pytest.mark.parametrize("spelling", ["12.000", "12,000", "P1.0", "P-12,00", "1.2E+05", "3e+2"])
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "12.000",
+        "12,000",
+        "1.200",
+        "1.000,00",
+        "1,200.0",
+        "P1.0",
+        "P-12,00",
+        "1.2E+05",
+        "3e+2",
+        "1.2e5",
+    ],
+)
 def test_ids_that_a_program_made_of_a_number_are_refused(spelling: str) -> None:
     with pytest.raises(ManifestError, match=r"^row 2: a patient id that ends in zeros after"):
         require_told_apart([("a", spelling, "row 2")])
 
 
-@pytest.mark.parametrize("spelling", ["1.2.840.10008.0", "12.5", "12E5", "A-1-0", "100", "1.20"])
+@pytest.mark.parametrize(
+    "spelling",
+    ["1.2.840.10008.0", "12.5", "12E5", "3f8e07a1", "A-1-0", "P3.10", "100", "1.20", "1.234"],
+)
 def test_other_ids_with_points_and_letters_are_taken(spelling: str) -> None:
     require_told_apart([("a", spelling, "row 2")])
 

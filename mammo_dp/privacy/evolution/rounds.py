@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from data_prep.manifest import FILE_NAME as CROPS
-from data_prep.manifest import CropsManifest
+from data_prep.manifest import Crop, CropsManifest
 from mammo_dp.privacy.accounting.account import Mechanism
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.evolution.population import Candidates, Histogram
@@ -100,22 +100,25 @@ class RoundsAccount:
 
     @property
     def is_released(self) -> bool:
-        """Whether crops were written, so that they may have been seen and no round may follow.
+        """Whether all crops were written.
+
+        The first of them may have been seen, so no round follows it.
 
         Raises:
-            PrivacyError: If they are not those of the last round, all rounds spent.
+            PrivacyError: If crops were written that are not those of the last round, all rounds
+                spent.
         """
         path = self.folder / CROPS
-        if not path.exists():
+        if not path.exists() and not any((self.folder / "images").glob("*")):
             return False
-        made_by = {crop.origin for crop in CropsManifest.read(self.folder).crops}
-        if self.recorded < self.planned.steps or made_by != {origin(self.folder)}:
+        made_by = {crop.origin for crop in _crops(path)}
+        if self.recorded < self.planned.steps or made_by - {origin(self.folder)}:
             raise PrivacyError(
-                f"{path}: was written by an earlier start, and {ACCOUNT} and {ROUNDS}/ are not "
+                f"{self.folder}: an earlier start wrote crops, and {ACCOUNT} and {ROUNDS}/ are not "
                 "those of that time. Whoever may have seen these crops, the same command would "
                 "make others. Restore them, or choose a new folder, whose rounds come on top."
             )
-        return True
+        return path.exists()
 
     def record(self) -> int:
         """Accounts for one round and returns its number, from 0.
@@ -154,6 +157,10 @@ class RoundsAccount:
         """
         rounds = _rounds(self.folder)
         return rounds[-1] if rounds else None
+
+
+def _crops(path: Path) -> tuple[Crop, ...]:
+    return CropsManifest.read(path.parent).crops if path.exists() else ()
 
 
 def executed(folder: Path) -> Mechanism | None:

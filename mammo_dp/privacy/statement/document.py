@@ -170,7 +170,7 @@ def contents(
     stored = {
         "schema": SCHEMA,
         "artefact": artefact,
-        "summary": " ".join(filter(None, sentences)) or (_NONE_AS_TOLD if is_told else NO_PATIENTS),
+        "summary": " ".join(filter(None, sentences)) or _nobody(ledger, is_told=is_told),
         "delta": delta,
         "statements": [statement.as_json() for statement in statements],
         "accesses": [access.as_json() for access in ledger.accesses],
@@ -184,6 +184,15 @@ def contents(
     }
     text = in_words(stored, statements)
     return {**stored, "text_sha256": hashlib.sha256(text.encode()).hexdigest()}, text
+
+
+def _nobody(ledger: PrivacyLedger, *, is_told: bool) -> str:
+    """What is said where no patients are accounted, on the conditions that it depends on."""
+    said = _NONE_AS_TOLD if is_told else NO_PATIENTS
+    if not ledger.public:
+        return said
+    behind = "; ".join(dict.fromkeys(one.data for one in ledger.public))
+    return f"{said} Initial weights were trained on: {behind}."
 
 
 def ledger_of(

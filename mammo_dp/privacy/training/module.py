@@ -174,7 +174,7 @@ class DPTraining(lightning.LightningModule):
         Infinite where the account guarantees nothing: under a fixed seed, where outside code
         replaces a part of it, or where the trainer took steps that it does not hold. What others
         did to the same patients is not in it: a network that two modules trained one after the
-        other has spent ``compose(first.mechanisms + second.mechanisms)``.
+        other has spent ``compose(first.mechanisms + second.mechanisms)``, if neither is void.
         """
         if self.void:
             return math.inf
@@ -240,6 +240,12 @@ class DPTraining(lightning.LightningModule):
             refuse_other_account(checkpoint, self.sampling)
         if "accountant" not in checkpoint:
             return
+        steps = sum(taken for *_, taken in checkpoint["accountant"]["history"])
+        if self.accounted_steps > steps:
+            raise PrivacyError(
+                f"account: holds {self.accounted_steps} steps, and that of the checkpoint {steps}. "
+                "Resume with a new module, and compose what both spent."
+            )
         self.accountant.load_state_dict(checkpoint["accountant"])
         self._void = checkpoint.get("void", "")
         self._earlier_keys = list(checkpoint.get("keys", []))

@@ -8,6 +8,7 @@ a kill continues at the right step under a fresh key.
 
 import hmac
 import math
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,6 +40,10 @@ _PLURAL = {"patient": "patients", "crop": "crops"}
 
 
 _drawn: set[str] = set()  # names of keys of new_key that no fit has taken yet
+
+
+if hasattr(os, "register_at_fork"):  # else two forked fits would take one key
+    os.register_at_fork(after_in_child=_drawn.clear)
 
 
 def new_key() -> int:

@@ -308,6 +308,33 @@ def test_a_run_killed_while_it_writes_crops_writes_the_same_without_voting_again
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_the_first_crop_that_is_written_ends_the_rounds(
+    cohort: CropsManifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "evolved"
+
+    def killed(*of: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CropsManifest, "write", killed)
+        assert evolution(cohort, out) == 130
+    images = {path.name: path.read_bytes() for path in (out / "images").iterdir()}
+    shutil.copytree(out, tmp_path / "kept")
+    shutil.rmtree(out / "rounds")
+    (out / "account.json").unlink()
+    capsys.readouterr()
+    assert evolution(cohort, out) == 1
+    assert "an earlier start wrote crops" in capsys.readouterr().err
+    shutil.rmtree(out)
+    shutil.copytree(tmp_path / "kept", out)
+    assert evolution(cohort, out) == 0
+    assert {path.name: path.read_bytes() for path in (out / "images").iterdir()} == images
+
+
 def test_crops_that_may_have_been_seen_are_made_no_second_time(
     cohort: CropsManifest,
     tmp_path: Path,
@@ -340,7 +367,7 @@ def test_crops_that_may_have_been_seen_are_made_no_second_time(
             shutil.copy(state / "account.json", out)
         capsys.readouterr()
         assert evolution(cohort, out) == 1
-        assert "was written by an earlier start" in capsys.readouterr().err
+        assert "an earlier start wrote crops" in capsys.readouterr().err
         assert (out / "crops.csv").read_bytes() == crops
     shutil.rmtree(out)
     shutil.copytree(tmp_path / "kept", out)

@@ -54,6 +54,14 @@ class Own(DPTraining):
         return self.privatise(torch.optim.SGD(self.net.parameters(), lr=0.5))
 
 
+class Soup(Own):
+    """Starts from a mean of several weights, which are the names in a mapping."""
+
+    def __init__(self, soup_of: dict[str, float]) -> None:
+        super().__init__()
+        self.soup_of = soup_of
+
+
 class PlainSteps(Own):
     """Trains as one does without privacy: the account stays empty."""
 
@@ -211,6 +219,20 @@ def test_a_statement_names_the_code_that_nobody_here_has_read_and_children_inher
     assert exclusion in stored(tmp_path / "child")["lineage_exclusions"]
     for name in ("mine", "child"):
         assert main(["privacy", "verify", str(tmp_path / name)]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["weights.ckpt", "train"])
+def test_weights_in_any_place_of_a_configuration_are_inputs(
+    cohort: CropsManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Also as the name of an entry, and where the file is called like a split."""
+    monkeypatch.chdir(tmp_path)
+    torch.save({"net.1.weight": torch.zeros(1, 1024)}, tmp_path / name)
+    run(fit_line(tmp_path, cohort, private("Soup", soup_of={name: 1.0}), "soup"))
+    run(fit_line(tmp_path, cohort, private(start=name), "mine"))
+    for folder in ("soup", "mine"):
+        said = stored(tmp_path / folder)["statements"]
+        assert {one["epsilon"] for one in said} == {"infinity"}
 
 
 def bare_step(_: Trainer, net: Any, __: object, batch: CropBatch, ___: int) -> None:  # noqa: ANN401

@@ -216,6 +216,17 @@ def test_a_trainer_goes_on_where_the_account_ends(
     assert net.accounted_steps == 4
 
 
+def test_an_account_does_not_go_back(cohort: CropsManifest, tmp_path: Path) -> None:
+    """Steps after a checkpoint were taken, and by this module."""
+    net, first = model(trainable="head"), trainer(tmp_path, max_steps=4)
+    early = Changes(lambda _, run: run.save_checkpoint(tmp_path / f"{run.global_step}.ckpt"))
+    first.callbacks.append(early)  # type: ignore[attr-defined]
+    first.fit(net, data(cohort))
+    with pytest.raises(PrivacyError, match="holds 4 steps, and that of the checkpoint 2"):
+        trainer(tmp_path).fit(net, data(cohort), ckpt_path=tmp_path / "2.ckpt")
+    assert net.accounted_steps == 4
+
+
 def test_an_account_is_not_dropped(cohort: CropsManifest, tmp_path: Path) -> None:
     net = model(trainable="head")
     trainer(tmp_path).fit(net, data(cohort))

@@ -3,7 +3,10 @@ import hashlib
 import hmac
 import itertools
 import operator
+import os
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -278,3 +281,20 @@ def test_impossible_samplings_are_refused(change: dict[str, object], message: st
     values: dict[str, object] = {"unit": "patient", "rows_of": ((0,), (1,)), "rate": 0.5}
     with pytest.raises(PrivacyError, match=message):
         PoissonSampling(**(values | change))  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows does not fork")
+def test_forked_processes_take_no_key_of_their_parent() -> None:
+    """Else two fits would have the same noise."""
+    code = (
+        "import os\n"
+        "from mammo_dp.privacy.training.sampling import new_key, take_if_fresh\n"
+        "key = new_key()\n"
+        "if not (child := os.fork()):\n"
+        "    os._exit(take_if_fresh(key))\n"
+        "_, status = os.waitpid(child, 0)\n"
+        "print(os.waitstatus_to_exitcode(status), take_if_fresh(key), take_if_fresh(key))\n"
+    )
+    words = [sys.executable, "-P", "-c", code]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["0", "True", "False"]

@@ -16,7 +16,7 @@ from mammo_dp.privacy.statement.document import (
     write_statement,
 )
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
-from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger, PublicData
 from mammo_dp.privacy.statement.lineage import data_ledger
 from mammo_dp.runs import file_sha256, open_run
 
@@ -159,6 +159,19 @@ def test_phantoms_need_no_statement(
     write_statement(tmp_path / "run", PrivacyLedger(exclusions=outside), artefact=weights)
     summary = json.loads((tmp_path / "run" / "privacy.json").read_text())["summary"]
     assert summary.startswith("No patient data was used, if code from outside")
+
+
+def test_what_initial_weights_were_trained_on_stands_beside_no_patient(
+    tmp_path: Path, make_cohort: Callable[..., CropsManifest]
+) -> None:
+    """They may be patients of others."""
+    run_folder(tmp_path / "run", make_cohort(origin="phantom"))
+    weights = tmp_path / "run" / "weights"
+    weights.write_text("x")
+    public = PublicData(source="inbreast.pth", data="INbreast", licence="theirs", sha256="0" * 64)
+    write_statement(tmp_path / "run", PrivacyLedger(public=(public,)), artefact=weights)
+    summary = json.loads((tmp_path / "run" / "privacy.json").read_text())["summary"]
+    assert summary == "No patient data was used. Initial weights were trained on: INbreast."
 
 
 @pytest.mark.parametrize("trained_on", ["", "[cbis-ddsm, inbreast]", "7", "2024-99-99", "\xe4"])

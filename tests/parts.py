@@ -2,6 +2,7 @@
 """Hooks of pytest: a marker for the tests of each part, the order of files, and no idle work."""
 
 import gc
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import pytest
 
 from tests.started import fork_once
 
+# Before linear algebra is imported: as many processes test as there are cores, and their threads
+# would wait for each other.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
 gc.disable()  # imports make many objects and hardly any rubbish; on again before the first test
 
 ROOT = Path(__file__).parent.parent

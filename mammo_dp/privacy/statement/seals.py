@@ -19,7 +19,7 @@ What a seal need not prevent:
   released, so nothing of it has to be accounted for.
 * Somebody brings back an older state of the same run. The steps after it are taken again under a
   fresh key, and its account is the one of the weights in it. The steps that are dropped were not
-  released. Where weights were written, the fit goes on from the state of its last step alone.
+  released. Where weights were written, the fit resumes from the state of its last step alone.
 
 Both hold only as long as state, logs and sample sheets of an unfinished run stay private, as the
 statement says.

@@ -79,11 +79,17 @@ def _numbers(name: str) -> tuple[str, ...]:
     return (*re.findall(r"\d+", _folded(name)), *re.findall("\u0131", name))
 
 
-# What programs make of a number, which can be read in two ways: 12000, or 12 with three decimals;
-# P1 or P10; a power of ten with a sign or a decimal.
+# What programs make of a number, and nobody can read back.
 _UNCLEAR = re.compile(
-    r"\d+[.,]\d\d0|(?=.*\.)(?=.*,)[\d.,]+|[^\d.,]*[^\W\d_][^\d.,]*\d+[.,]0+"
-    r"|.*\de\+\d+|\d+[.,]\d+e-?\d+"
+    "|".join(
+        (
+            r"\d+[.,]\d\d0",  # 12.000: twelve thousand, or twelve
+            r"(?=.*\.)(?=.*,)[\d.,]+",  # 1,200.0: in one country 1200, in another 1.2
+            r"[^\d.,]*[^\W\d_][^\d.,]*\d+[.,]0+",  # P1.0: P1, or P10 with a separator
+            r".*\de\+\d+",  # 1e+05: a rounded number
+            r"\d+[.,]\d+e-?\d+",  # 1.2e5: also rounded
+        )
+    )
 )
 
 

@@ -126,7 +126,9 @@ def test_ids_that_a_program_made_of_a_number_are_refused(spelling: str) -> None:
     ["1.2.840.10008.0", "12.5", "12E5", "3f8e07a1", "A-1-0", "P3.10", "100", "1.20", "1.234"],
 )
 def test_other_ids_with_points_and_letters_are_taken(spelling: str) -> None:
-    require_told_apart([("a", spelling, "row 2")])
+    ids = [spelling, f"{spelling}7"]
+    require_told_apart([("a", name, "row 2") for name in ids])
+    assert len({patient_identity("a", name) for name in ids}) == 2
 
 
 def test_two_patients_under_one_identity_share_a_clip_and_are_refused(

@@ -122,7 +122,7 @@ def seal_doubt(content: Mapping[str, Any]) -> str:
     if recorded["key_id"] != there["key_id"]:
         return (
             f"is sealed under key {recorded['key_id']}, and the cohort key here is "
-            f"{there['key_id']}, so it cannot be checked"
+            f"{there['key_id']}, so it cannot be checked without that key in {KEY_VARIABLE}"
         )
     if recorded != there:
         return "does not fit its seal: somebody without the cohort key changed it"
@@ -152,7 +152,7 @@ class Binding:
                 "inputs": {role: entry.sha256 for role, entry in record.inputs.items()},
             },
             remedy="It may also belong to another configuration or other inputs. Delete the file; "
-            "the same command then starts from the first step",
+            "the same command then starts from the first step, unless it wrote weights before",
         )
 
     @classmethod

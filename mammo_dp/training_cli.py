@@ -240,7 +240,7 @@ class TrainingCLI(LightningCLI):
             text = self.parser.dump(self.config, skip_none=False, skip_validation=True)
         except yaml.YAMLError as error:
             raise RunError(
-                f"--{self.subcommand}: an argument cannot be written into {CONFIG} ({error}), so "
+                f"{self.subcommand}: an argument cannot be written into {CONFIG} ({error}), so "
                 "nobody could run it again. Leave the class out that takes it, such as a callback."
             ) from error
         config = yaml.load(text, Loader=_YAML)[self.subcommand]

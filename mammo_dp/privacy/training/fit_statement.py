@@ -86,7 +86,7 @@ def write_fit_statement(
     sampling = private.sampling if private is not None else None
     unit: Unit = sampling.unit if sampling is not None else "patient"
     # An account without a step is none: whatever changed the weights, it was not private steps.
-    counted = () if private is None else private.mechanisms
+    counted = () if private is None else private.executed
     mechanisms: Sequence[Noisy | None] = counted or (None,)
     if plan is not None and counted:
         if private is not None and private.accounted_steps != trainer.max_steps:

@@ -145,7 +145,21 @@ class DPTraining(lightning.LightningModule):
 
     @property
     def mechanisms(self) -> tuple[Mechanism, ...]:
-        """What was executed, from the accountant's history; empty before the first step."""
+        """What was executed, for :func:`mammo_dp.compose`; empty before the first step.
+
+        Raises:
+            PrivacyError: If the account guarantees nothing, so that no number may follow from it.
+        """
+        if self.void:
+            raise PrivacyError(
+                f"account: trained {self.void}. So epsilon is infinite, and nothing can be "
+                "composed with it. What was executed stands in `executed`."
+            )
+        return self.executed
+
+    @property
+    def executed(self) -> tuple[Mechanism, ...]:
+        """Steps from the accountant's history, whatever they guarantee."""
         return tuple(
             Mechanism(
                 noise_multiplier=noise,
@@ -174,11 +188,11 @@ class DPTraining(lightning.LightningModule):
         Infinite where the account guarantees nothing: under a fixed seed, where outside code
         replaces a part of it, or where the trainer took steps that it does not hold. What others
         did to the same patients is not in it: a network that two modules trained one after the
-        other has spent ``compose(first.mechanisms + second.mechanisms)``, if neither is void.
+        other has spent ``compose(first.mechanisms + second.mechanisms)``.
         """
         if self.void:
             return math.inf
-        return compose(self.mechanisms).epsilon(self.budget.delta) if self.mechanisms else 0.0
+        return compose(self.executed).epsilon(self.budget.delta) if self.executed else 0.0
 
     @property
     def sampling(self) -> PoissonSampling:

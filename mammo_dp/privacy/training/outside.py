@@ -27,6 +27,7 @@ _ACCOUNT = (
     "accountant",
     "accounted_steps",
     "mechanisms",
+    "executed",
     "noise_multiplier",
     "void",
     "spent_epsilon",

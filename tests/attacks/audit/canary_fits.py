@@ -148,7 +148,7 @@ def observed(
     model, observer = head(epsilon), WhiteBoxObserver("net.weight")
     data = canaries(inside, crops=crops, unit=unit, rate=rate)
     trainer(folder, max_steps=steps, callbacks=[observer]).fit(model, data)
-    (mechanism,) = model.mechanisms
+    (mechanism,) = model.executed
     scores = canary_scores(
         observer.products, noise_multiplier=mechanism.noise_multiplier, sampling_rate=rate
     )
@@ -186,5 +186,5 @@ def trials(folder: Path, fits: int, **settings: Any) -> Trials:
         scores, model = observed(folder, inside, **settings)
         members.append(scores[inside])
         nonmembers.append(np.delete(scores, inside))
-    (mechanism,) = model.mechanisms
+    (mechanism,) = model.executed
     return Trials(np.concatenate(members), np.concatenate(nonmembers), mechanism, accounted(model))

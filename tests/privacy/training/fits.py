@@ -52,4 +52,4 @@ def trainer(folder: Path, **settings: Any) -> lightning.Trainer:
 
 def accounted(net: DPTraining) -> float:
     """Epsilon of the steps of a fit, whose seed leaves none that ``spent_epsilon`` could state."""
-    return compose(net.mechanisms).epsilon(net.budget.delta)
+    return compose(net.executed).epsilon(net.budget.delta)

@@ -340,7 +340,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_in_weights_and_account(
     second = trainer(tmp_path, **common)
     second.fit(resumed, crops(cohort, rate=0.5), ckpt_path=tmp_path / "kept/resume.ckpt")
     assert second.global_step == first.global_step == resumed.accounted_steps == 8
-    assert resumed.mechanisms == whole.mechanisms
+    assert resumed.executed == whole.executed
     assert 0.98 * 8 < accounted(resumed) <= 8
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
@@ -368,7 +368,7 @@ def test_mixed_precision_accounts_the_same_and_keeps_weights_whole(
     half, exact = gan(), gan()
     trainer(tmp_path, precision="bf16-mixed").fit(half, crops(cohort))
     trainer(tmp_path).fit(exact, crops(cohort))
-    assert half.mechanisms == exact.mechanisms
+    assert half.executed == exact.executed
     assert {p.dtype for p in half.parameters()} == {torch.float32}
     assert not torch.equal(weights(half.generator), weights(exact.generator))
     assert torch.allclose(weights(half.generator), weights(exact.generator), atol=1e-3)

@@ -114,7 +114,7 @@ def shown(
     return {
         "checkpoint": without_values(torch.load(folder / "last.ckpt", weights_only=True)),
         "noise multiplier": net.noise_multiplier,
-        "account": net.mechanisms,
+        "account": net.executed,
         "divisor": module.sampling.expected_units,
         "draws": len(module.train_dataloader()),
         "learning rate": getattr(net, "learning_rate", None),

@@ -242,8 +242,10 @@ def test_a_fixed_seed_stays_with_the_account(cohort: CropsManifest, tmp_path: Pa
     trainer(tmp_path).validate(net, data(cohort), verbose=False)
     loaded = type(net).load_from_checkpoint(tmp_path / "seeded.ckpt", weights_only=True)
     for one in (net, copy.deepcopy(net), loaded):
-        assert one.accounted_steps == 4
+        assert one.accounted_steps == sum(part.steps for part in one.executed) == 4
         assert one.spent_epsilon == math.inf
+        with pytest.raises(PrivacyError, match=r"of a fixed seed, .* So epsilon is infinite"):
+            _ = one.mechanisms
     rest = model(trainable="head")
     trainer(tmp_path, max_steps=4).fit(rest, data(cohort), ckpt_path=tmp_path / "seeded.ckpt")
     assert rest.spent_epsilon == math.inf

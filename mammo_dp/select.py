@@ -284,12 +284,17 @@ def _once(record: RunRecord, name: str, fresh: Callable[[], dict[str, Any]]) -> 
     if not path.is_file():
         content = {"selection": record.config_sha256, "name": name, **fresh()}
         write_text_atomically(path, json.dumps(with_seal(content)) + "\n")
-    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    bound = (stored.get("selection"), stored.get("name")) == (record.config_sha256, name)
-    if not bound or seal_doubt(stored):
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        doubt = seal_doubt(stored)
+        if (stored.get("selection"), stored.get("name")) != (record.config_sha256, name):
+            doubt = doubt or "belongs to another selection"
+    except (ValueError, AttributeError) as error:
+        doubt = f"cannot be read ({error})"
+    if doubt:
         raise PrivacyError(
-            f"{path}: is not what this selection wrote, so the choice would not be the one that is "
-            "accounted for. Restore it, or start anew in another folder."
+            f"{path}: {doubt}, so the choice would not be the one that is accounted for. Restore "
+            "it, or start anew in another folder."
         )
     return stored
 

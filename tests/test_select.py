@@ -188,7 +188,7 @@ def test_an_interrupted_selection_draws_and_fits_nothing_twice(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changed", ["draws.json", "a score"])
+@pytest.mark.parametrize("changed", ["draws.json", "a score", "half a file"])
 def test_what_was_drawn_cannot_be_replaced(
     chosen_from_two: Path,
     tmp_path: Path,
@@ -204,11 +204,16 @@ def test_what_was_drawn_cannot_be_replaced(
     shutil.rmtree(tmp_path / "out" / "released")
     (score, *_) = (path for path in private.glob("*.json") if path.name != "draws.json")
     path = private / changed if changed == "draws.json" else score
-    stored = json.loads(path.read_text())
+    text = path.read_text()
+    stored = json.loads(text)
     stored |= {"fits": stored["fits"][:1]} if changed == "draws.json" else {"score": 99.0}
-    path.write_text(json.dumps(stored))
+    path.write_text(text[:40] if changed == "half a file" else json.dumps(stored))
     assert main(words) == 1
-    assert f"{path}: is not what this selection wrote" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert (
+        f"{path}: {'cannot be read' if changed == 'half a file' else 'does not fit its seal'}"
+        in said
+    )
 
 
 @pytest.fixture

@@ -449,7 +449,7 @@ def _is_released(folder: Path) -> bool:
 
 
 def _further_files(config: Mapping[str, Any], known: Collection[str]) -> dict[str, Path]:
-    """Files that further arguments of model, data or callbacks name, by argument.
+    """Files that further arguments of model, data or parts of the trainer name, by argument.
 
     Weights may come in by any argument of a class from anywhere, so each file is an input, whose
     lineage counts. Words of our own classes are no paths, whatever lies beside.
@@ -463,10 +463,11 @@ def _further_files(config: Mapping[str, Any], known: Collection[str]) -> dict[st
             folder that outside code is given: it may load what lies in it.
     """
     parts = {name: config[name] for name in ("model", "data")}
-    callbacks = (config.get("trainer") or {}).get("callbacks") or []
-    for number, one in enumerate([callbacks] if isinstance(callbacks, Mapping) else callbacks):
-        if outside_classes(one):  # ours bring in no weights; some write the file that they name
-            parts[f"trainer.callbacks.{number}"] = one
+    for kind, given in (config.get("trainer") or {}).items():
+        for number, one in enumerate(given if isinstance(given, list) else [given]):
+            # Callbacks, loggers, plugins; ours bring in no weights, and write the file they name.
+            if isinstance(one, Mapping) and outside_classes(one):
+                parts[f"trainer.{kind}.{number}"] = one
     found = {}
     for part, content in parts.items():
         is_ours = not outside_classes(content)

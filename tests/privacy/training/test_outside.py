@@ -13,6 +13,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim import Optimizer
@@ -27,7 +28,7 @@ from mammo_dp.privacy.training.gradients.book_keeping import BookKeepingSums
 from mammo_dp.privacy.training.module import DPTraining
 from mammo_dp.privacy.training.outside import outside_classes, outside_code
 from mammo_dp.privacy.training.sampling import PoissonSampling
-from mammo_dp.runs import RunError
+from mammo_dp.runs import RunError, read_run
 from tests.privacy.statement.verify.chain import DP, PLAIN
 from tests.privacy.training.fits import data, quiet, trainer
 from tests.test_training_cli import fit_line
@@ -351,6 +352,29 @@ def test_each_file_that_an_argument_names_is_an_input(
         run([*line[:-1], str(tmp_path / "two"), "--model.init_args.start", str(other.folder)])
     with pytest.raises(RunError, match="is a folder, and nobody here knows what model would load"):
         run([*line[:-1], str(tmp_path / "two"), "--model.init_args.start", str(weights.parent)])
+
+
+class Warms(Callback):
+    def __init__(self, start: str) -> None:
+        self.start = start
+
+
+class WarmLogger(CSVLogger):
+    def __init__(self, start: str) -> None:
+        super().__init__(Path(start).parents[2] / "logs")
+
+
+@pytest.mark.parametrize(("part", "kind"), [("callbacks", "Warms"), ("logger", "WarmLogger")])
+def test_so_is_each_file_of_a_part_of_the_trainer(
+    cohort: CropsManifest, tmp_path: Path, part: str, kind: str
+) -> None:
+    run(fit_line(tmp_path, cohort, PLAIN, "plain"))
+    weights = str(tmp_path / "plain/checkpoints/last.ckpt")
+    given = [{"class_path": f"{HERE}.{kind}", "init_args": {"start": weights}}]
+    config = private() | {"trainer": DP["trainer"] | {part: given}}
+    run(fit_line(tmp_path, cohort, config, "mine"))
+    assert stored(tmp_path / "mine")["statements"][0]["epsilon"] == "infinity"
+    assert f"trainer.{part}.0.init_args.start" in read_run(tmp_path / "mine").inputs
 
 
 @pytest.mark.parametrize(

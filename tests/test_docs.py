@@ -181,6 +181,7 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
             found = page.parent / path if path else page
             assert found.exists() or found.resolve() in MADE, target
             assert not anchor or anchor in anchors(found), target
+    assert re.findall(r"(?:\bcommits?|clone of)\s+([A-Z]{2}\w*)", text) == []  # hashes to fill in
     for path in re.findall(r"\bconfigs/[\w/]+\.yaml", text):
         assert (ROOT / path).is_file(), path
     for path in re.findall(r"`([\w/]+/\w+\.py)`", text):  # the threat model's are below tests/

@@ -13,10 +13,11 @@ import math
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from rich.console import Console
 from rich.rule import Rule
@@ -31,13 +32,22 @@ from mammo_dp.privacy.accounting.selection import SelectionPlan, concordance
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.document import read_statement
 from mammo_dp.privacy.statement.seals import seal_doubt, with_seal
+from mammo_dp.privacy.training.fit_statement import CANDIDATE, PUBLIC_STARTS, state_chosen
 from mammo_dp.privacy.training.sampling import NOISE, draw, new_key
-from mammo_dp.runs import RELEASED, RunRecord, file_sha256, run_folder, write_text_atomically
+from mammo_dp.runs import (
+    RELEASED,
+    RunRecord,
+    file_sha256,
+    read_run,
+    run_folder,
+    write_text_atomically,
+)
 
 CANDIDATES, CHOSEN, DRAWS = "candidates", "released", "draws.json"
 _VARIABLE = ("model.init_args.", "data.init_args.augment")
 # They change the account, or whose data stand behind the initial weights.
 _FIXED = ("delta", "target_", "kappa", "weights", "backbone")
+_DIVERGED = 1e18  # of a weight: squares overflow in single precision
 _TARGETS = ("epsilon", "advantage", "tpr", "fpr", "reconstruction")
 
 
@@ -83,13 +93,8 @@ def select(
     plan = SelectionPlan(
         law=law, mean=mean, score_noise_multiplier=score_noise_multiplier, score_split=score_split
     )
-    work = _Work(
-        out=Path(out),
-        words=_words([fit] if isinstance(fit, str) else fit, crops, weights),
-        plan=plan,
-        settings=_settings(grid),
-    )
-    configs = [work.configured(setting) for setting in work.settings]
+    words = _words([fit] if isinstance(fit, str) else fit, crops, weights)
+    configs = [_configured(words, plan, setting) for setting in _settings(grid)]
     cost = _cost(plan, configs[0])
     manifest = CropsManifest.read(crops)
     for split in (configs[0]["data"]["init_args"]["train_split"], score_split):
@@ -103,51 +108,52 @@ def select(
         out,
         command="privacy select",
         config={"fit": configs[0], "grid": grid, "selection": asdict(plan)},
-        inputs={"data": Path(crops)} | ({"weights": Path(weights)} if weights else {}),
+        inputs=_inputs(configs[0]),
     ) as record:
+        chosen = record.folder / CHOSEN
         # What lies in released/ may have been taken: a second choice would be one more release.
-        if not record.is_finished and not (work.out / CHOSEN).exists():
-            name, draws = _draws(record, plan, len(work.settings))
-            work = replace(work, plan=replace(plan, name=name))
-            scored = []
+        if not record.is_finished and not chosen.exists():
+            name, draws = _draws(record, plan, len(configs))
+            plan, scored = replace(plan, name=name), []
             for number, one in enumerate(draws, start=1):
                 console.print(Rule(f"[{number}/{len(draws)}] a fit", align="left"))
-                score, weights_sha256 = _score(record, work, one)
+                config = configs[one["setting"]] | {"selection": asdict(plan)}
+                score, weights_sha256 = _score(record, plan, config, one["name"])
                 scored.append((score, one["tie"], one["name"], weights_sha256))
             _, _, best, weights_sha256 = max(scored)
-            _copy(work.out / CANDIDATES / best, work.out / CHOSEN, weights_sha256)
-        print(f"{work.out / CHOSEN}: {read_statement(work.out / CHOSEN)['summary']}")
+            _copy(record.folder / CANDIDATES / best, chosen, weights_sha256)
+        _require_chosen(chosen)
+        print(f"{chosen}: {read_statement(chosen)['summary']}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
-    """What every fit is made of: a command line, and settings to choose from."""
+def _configured(
+    words: Sequence[str], plan: SelectionPlan, setting: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The whole configuration of a fit, defaults included; it is parsed, nothing runs.
 
-    out: Path
-    words: Sequence[str]
-    plan: SelectionPlan
-    settings: Sequence[Mapping[str, Any]]
+    Files are read here, once: who edits one for the next experiment changes no fit of this one.
+    """
+    chosen = (
+        (f"--{name}", value if isinstance(value, str) else json.dumps(value))
+        for name, value in setting.items()
+    )
+    line = [*words, "--selection", json.dumps(asdict(plan)), *itertools.chain.from_iterable(chosen)]
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            _train(["fit", *line, "--print_config"])
+    except SystemExit as end:
+        if end.code:
+            raise
+    config: dict[str, Any] = yaml.safe_load(printed.getvalue())
+    return config
 
-    def line(self, setting: Mapping[str, Any]) -> list[str]:
-        """Words of ``fit``, but for the folder."""
-        chosen = (
-            (f"--{name}", value if isinstance(value, str) else json.dumps(value))
-            for name, value in setting.items()
-        )
-        words = [*self.words, "--selection", json.dumps(asdict(self.plan))]
-        return ["fit", *words, *itertools.chain.from_iterable(chosen)]
 
-    def configured(self, setting: Mapping[str, Any]) -> dict[str, Any]:
-        """The whole configuration of a fit, defaults included; it is parsed, nothing runs."""
-        printed = io.StringIO()
-        try:
-            with contextlib.redirect_stdout(printed):
-                _train([*self.line(setting), "--print_config"])
-        except SystemExit as end:
-            if end.code:
-                raise
-        config: dict[str, Any] = yaml.safe_load(printed.getvalue())
-        return config
+def _inputs(config: Mapping[str, Any]) -> dict[str, Path]:
+    """Crops and initial weights of every fit, by role."""
+    inputs = {"data": Path(config["data"]["init_args"]["crops"])}
+    weights = config["model"]["init_args"].get("weights")
+    return inputs if weights in (None, *PUBLIC_STARTS) else inputs | {"weights": Path(weights)}
 
 
 def _words(files: Sequence[str], crops: str, weights: str | None) -> list[str]:
@@ -239,33 +245,76 @@ def _draws(
     return str(found["selected_by"]), list(found["fits"])
 
 
-def _score(record: RunRecord, work: _Work, one: Mapping[str, Any]) -> tuple[float, str]:
+def _score(
+    record: RunRecord, plan: SelectionPlan, config: Mapping[str, Any], name: str
+) -> tuple[float, str]:
     """Score of one fit and the hash of its weights, made where it is not there; noise is once."""
-    folder = work.out / CANDIDATES / one["name"]
+    folder = record.folder / CANDIDATES / name
 
     def fresh() -> dict[str, Any]:
-        line = work.line(work.settings[one["setting"]])
-        _train([*line, "--run_dir", str(folder)])
+        declared = folder.with_suffix(".yaml")
+        write_text_atomically(declared, yaml.safe_dump(dict(config), sort_keys=False))
+        _train(["fit", "--config", str(declared), "--run_dir", str(folder)])
+        _require_declared(record, folder, config)
         weights_sha256 = file_sha256(folder / RELEASED)
-        return {"score": _measured(folder, work.plan), "weights_sha256": weights_sha256}
+        score = None
+        if _has_converged(folder / RELEASED):
+            split = plan.score_split or config["data"]["init_args"]["train_split"]
+            score = _measured(record, folder, plan, split)
+        return {"score": score, "weights_sha256": weights_sha256}
 
-    found = _once(record, f"{one['name']}.json", fresh)
-    return float(found["score"]), str(found["weights_sha256"])
+    found = _once(record, f"{name}.json", fresh)
+    score = found["score"]
+    return -math.inf if score is None else float(score), str(found["weights_sha256"])
 
 
-def _measured(folder: Path, plan: SelectionPlan) -> float:
-    """Score of a finished fit; weights that diverged, which noise may cause, lose to all others."""
-    import torch  # takes seconds, as lightning does; other `privacy` commands do without
+def _require_declared(
+    record: RunRecord, folder: Path, config: Mapping[str, Any] | None = None
+) -> None:
+    """Checks that a run read what this selection declared, by the configuration that it declared.
 
-    stored = torch.load(folder / RELEASED, map_location="cpu", weights_only=True)["state_dict"]
-    if not all(bool(torch.isfinite(weight).all()) for weight in stored.values()):
-        return -math.inf
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    split = plan.score_split or config["data"]["init_args"]["train_split"]
+    Args:
+        record: Of the selection.
+        folder: Of a fit, or of its test.
+        config: Of the fit.
+
+    Raises:
+        PrivacyError: If it did not: then the account is not that of the choice.
+    """
+    done = read_run(folder)
+    others = [
+        role
+        for role, entry in done.inputs.items()
+        if role != "checkpoint"
+        and (role not in record.inputs or entry.sha256 != record.inputs[role].sha256)
+    ]
+    if config is not None:
+        of_fit = {name: config.get(name) for name in ("model", "data", "trainer", "selection")}
+        others += [name for name in of_fit if done.config.get(name) != of_fit[name]]
+    if others:
+        raise PrivacyError(
+            f"{folder}: {', '.join(others)} differ from what the selection began with, and its "
+            "account is of equal fits on the same crops. Start anew in another folder; what was "
+            "spent here comes on top."
+        )
+
+
+def _has_converged(weights: Path) -> bool:
+    """Whether weights give numbers; if noise made them diverge, all others are better.
+
+    It looks at weights alone: whether a crop has a score is a matter of its patient.
+    """
+    stored = torch.load(weights, map_location="cpu", weights_only=True)["state_dict"]
+    return all(bool((weight.abs() < _DIVERGED).all()) for weight in stored.values())
+
+
+def _measured(record: RunRecord, folder: Path, plan: SelectionPlan, split: Split) -> float:
+    """Score of a finished fit on a split."""
     tested = folder / f"test_{split}"
     shutil.rmtree(tested, ignore_errors=True)  # of a process that died before the score was sealed
     words = ["--run", str(folder), "--run_dir", str(tested)]
     _train(["test", *words, "--data.init_args.evaluate_split", split])
+    _require_declared(record, tested)
     found = read_predictions(tested / PREDICTIONS)
     if plan.score_noise_multiplier is None:
         return auroc(found.malignant, found.logit)
@@ -314,7 +363,21 @@ def _copy(best: Path, released: Path, weights_sha256: str) -> None:
     part = released.with_name(f"{released.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(best, part, ignore=shutil.ignore_patterns("features", "logs", "test_*"))
+    state_chosen(part)
     part.replace(released)
+
+
+def _require_chosen(released: Path) -> None:
+    """Checks that the statement of what is released is that of the fit that was chosen.
+
+    Raises:
+        PrivacyError: If it is a candidate's, which somebody may have copied there.
+    """
+    if any(access["void"] == CANDIDATE for access in read_statement(released)["accesses"]):
+        raise PrivacyError(
+            f"{released}: holds a candidate that this selection did not choose, and no account "
+            "covers it. Remove it; the same command then releases the fit that was chosen."
+        )
 
 
 def _train(words: Sequence[str]) -> None:

@@ -1,10 +1,13 @@
 """``privacy select``, through the front door, on a tiny cohort."""
 
 import io
+import itertools
 import json
 import math
 import shutil
+from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -330,11 +333,98 @@ def test_a_fit_of_another_selection_is_no_candidate(
     assert "another configuration" in said
 
 
-def test_weights_that_diverged_lose(tmp_path: Path, cohort: CropsManifest) -> None:
-    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
-    checkpoint.parent.mkdir()
-    torch.save({"state_dict": {"head": torch.tensor([1.0, math.nan])}}, checkpoint)
-    assert mammo_dp.select._measured(tmp_path, SelectionPlan(score_split="val")) == -math.inf
+@pytest.mark.slow
+@pytest.mark.parametrize("weight", [math.nan, 1e30])
+def test_weights_that_diverged_lose(
+    tmp_path: Path,
+    cohort: CropsManifest,
+    draws: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    weight: float,
+) -> None:
+    train, fits = mammo_dp.select._train, []
+
+    def diverging(arguments: list[str]) -> None:
+        train(arguments)
+        if arguments[0] == "fit" and "--print_config" not in arguments:
+            fits.append(weights := Path(arguments[-1]) / "checkpoints" / "last.ckpt")
+            if len(fits) == 1:
+                stored = torch.load(weights, weights_only=True)
+                stored["state_dict"]["net.head.weight"][:] = weight
+                torch.save(stored, weights)
+
+    monkeypatch.setattr(mammo_dp.select, "_train", diverging)
+    run(line(tmp_path, cohort, *PRIVATE))
+    private = tmp_path / "out" / "candidates"
+    assert json.loads((private / f"{fits[0].parts[-3]}.json").read_text())["score"] is None
+    released = tmp_path / "out" / "released" / "checkpoints" / "last.ckpt"
+    assert released.read_bytes() == fits[1].read_bytes()
+
+
+@pytest.mark.slow
+def test_files_are_read_once(
+    tmp_path: Path, cohort: CropsManifest, draws: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who edits the configuration for the next experiment changes no fit of this selection."""
+    words, train = line(tmp_path, cohort, *PRIVATE), mammo_dp.select._train
+    changed = {**DP["model"]["init_args"], "target_epsilon": 200}
+
+    def edited(arguments: list[str]) -> None:
+        train(arguments)
+        if arguments[0] == "test":
+            config = DP | {"model": DP["model"] | {"init_args": changed}}
+            (tmp_path / "dp.yaml").write_text(yaml.safe_dump(config))
+
+    monkeypatch.setattr(mammo_dp.select, "_train", edited)
+    run(words)
+    fits = list((tmp_path / "out" / "candidates").glob("*/config.yaml"))
+    targets = [
+        yaml.safe_load(path.read_text())["model"]["init_args"]["target_epsilon"] for path in fits
+    ]
+    assert targets == [8, 8]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["fit", "test"])
+def test_crops_that_were_replaced_meanwhile_end_the_selection(
+    tmp_path: Path,
+    cohort: CropsManifest,
+    make_cohort: Callable[..., CropsManifest],
+    draws: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    before: str,
+) -> None:
+    """The choice would depend on patients whom no statement names."""
+    mine = replace(cohort, folder=tmp_path / "mine")
+    shutil.copytree(cohort.folder, mine.folder)
+    other, train = make_cohort("other", origin="other"), mammo_dp.select._train
+
+    def replaced(arguments: list[str]) -> None:
+        if arguments[0] == before and "--print_config" not in arguments:
+            shutil.rmtree(mine.folder)
+            shutil.copytree(other.folder, mine.folder)
+        train(arguments)
+
+    monkeypatch.setattr(mammo_dp.select, "_train", replaced)
+    assert main(line(tmp_path, mine, *PRIVATE)) == 1
+    assert "data differ from what the selection began with" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "released").exists()
+
+
+@pytest.mark.slow
+def test_a_candidate_has_no_guarantee_until_it_is_chosen(
+    unfinished: Path, tmp_path: Path, cohort: CropsManifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for one in (path for path in (unfinished / "candidates").iterdir() if path.is_dir()):
+        said = json.loads((one / "privacy.json").read_text())
+        assert [each["epsilon"] for each in said["statements"]] == ["infinity"]
+        assert "as a candidate of a selection" in said["statements"][0]["because"]
+        assert main(["privacy", "verify", str(one)]) == 0, capsys.readouterr().err
+    shutil.rmtree(unfinished / "released")
+    shutil.copytree(one, unfinished / "released")
+    assert main(line(tmp_path, cohort, *PRIVATE)) == 1
+    assert "holds a candidate that this selection did not choose" in capsys.readouterr().err
 
 
 def test_dry_run_prints_the_cost_and_writes_nothing(
@@ -443,6 +533,10 @@ def test_one_patient_moves_the_concordance_by_at_most_its_sensitivity() -> None:
             rest = naive_concordance(patient[kept], malignant[kept], logit[kept], units)
             assert abs(whole - rest) <= 1 / units + 1e-12
             largest = max(largest, abs(whole - rest) * units)
+        for two in itertools.combinations(range(units), 2):  # of one person
+            kept = ~np.isin(patient, two)
+            rest = naive_concordance(patient[kept], malignant[kept], logit[kept], units)
+            assert abs(whole - rest) <= 2 / units + 1e-12
     assert largest == pytest.approx(1.0)  # it is attained, so no smaller noise would do
 
 

@@ -192,8 +192,13 @@ class Selection:
         return self.mechanisms[0].clipping_norm
 
     def on_crops(self, crops: int) -> "Selection":
-        """What it is to a unit of so many crops, each drawn and clipped on its own."""
-        return replace(self, mechanisms=tuple(m.on_crops(crops) for m in self.mechanisms))
+        """What it is to a unit of so many parts, each drawn, clipped and scored on its own."""
+        noise = self.score_noise_multiplier
+        return replace(
+            self,
+            mechanisms=tuple(m.on_crops(crops) for m in self.mechanisms),
+            score_noise_multiplier=None if noise is None else noise / crops,
+        )
 
     @property
     def words(self) -> str:

@@ -18,7 +18,12 @@ from data_prep.manifest import CropsManifest, Split, Unit
 from mammo_dp.privacy.accounting.account import PLANNED, Noisy, fits_of, planned
 from mammo_dp.privacy.accounting.selection import SelectionPlan
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.statement.document import write_statement
+from mammo_dp.privacy.statement.document import (
+    ledger_of,
+    read_evidence,
+    read_statement,
+    write_statement,
+)
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.statement.lineage import (
     HUB_SOURCE,
@@ -38,7 +43,7 @@ from mammo_dp.privacy.training.monitors import (
 )
 from mammo_dp.privacy.training.outside import SEEDED, is_seeded, outside_code
 from mammo_dp.privacy.training.sampling import FRESH_KEY
-from mammo_dp.runs import RunRecord, file_sha256
+from mammo_dp.runs import RunRecord, close_run, file_sha256, read_run
 
 if TYPE_CHECKING:  # lightning takes seconds to import; reading statements does without
     from lightning.pytorch import Trainer
@@ -50,6 +55,8 @@ DATA_SETTINGS = ("unit", "rate", "public_size", "crops_per_patient", "insecure_s
 START_SETTING = "weights"  # of a classifier
 CLASS_SETTINGS = ("malignant_weight", "prior")  # of a classifier; constants, no counts
 PUBLIC_STARTS = ("hub", "package")  # values of it that are no file, see classifier/weights.py
+# Of a fit that takes part in a selection, until it is chosen.
+CANDIDATE = "as a candidate of a selection, which covers the fit that it chooses alone"
 CHOSEN = (
     "This covers the release of one fit, the best. The others, their scores and how many there "
     "were stay private."
@@ -65,8 +72,8 @@ def write_fit_statement(
         record: The run.
         trainer: After ``fit``, with module and data module.
         released: File of the weights, below the run folder.
-        plan: How the fit takes part in a selection, if it does; then the statement is that of the
-            one fit that is chosen.
+        plan: How the fit takes part in a selection, if it does; then nothing is guaranteed before
+            it is chosen, see :func:`state_chosen`.
 
     Raises:
         PrivacyError: If it is unknown whose data were used.
@@ -97,6 +104,8 @@ def write_fit_statement(
         mechanisms = (plan.of(counted),)
     rows = getattr(data, "train_rows", None) or manifest.rows(split)
     void = "" if private is None else private.void
+    if plan is not None:
+        void = void or CANDIDATE
     ledger = (
         fit_parents(record)
         .joined([public_ledger(module)])
@@ -112,7 +121,6 @@ def write_fit_statement(
                     public_size=None if sampling is None else sampling.public_size,
                     crops_per_patient=data.crops_per_patient if unit == "crop" else None,
                     void=void,
-                    note="" if plan is None else CHOSEN,
                 )
                 for used in sorted({split, *(manifest.crops[row].split for row in rows)})
                 for mechanism in mechanisms
@@ -131,6 +139,30 @@ def write_fit_statement(
         precision=str(trainer.precision),
         run=record,
     )
+
+
+def state_chosen(folder: Path) -> None:
+    """Writes anew the statement of a candidate, in a copy of its run: that of the fit chosen.
+
+    Args:
+        folder: The copy, which is what is released.
+    """
+    record, stored = read_run(folder), read_statement(folder)
+    ledger = ledger_of(stored, read_evidence(folder))
+    chosen = [
+        replace(access, void="", note=CHOSEN) if access.void == CANDIDATE else access
+        for access in ledger.accesses
+    ]
+    write_statement(
+        folder,
+        replace(ledger, accesses=tuple(chosen)),
+        delta=stored["delta"],
+        artefact=folder / stored["artefact"]["path"],
+        randomness=stored["randomness"],
+        precision=stored["precision"],
+        run=record,
+    )
+    close_run(record)
 
 
 def _require_input(record: RunRecord, name: str, manifest: CropsManifest) -> None:

@@ -7,6 +7,7 @@ import math
 import random
 import secrets
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,8 @@ def test_units_of_several_crops_weaken_each_fit() -> None:
     one, three = best_of(5), best_of(5).on_crops(3)
     assert three.mechanisms[0].crops_of_unit == 3
     assert compose([three]).epsilon(DELTA) > compose([one]).epsilon(DELTA)
+    scored = replace(one, score_noise_multiplier=3.0)
+    assert scored.on_crops(3) == replace(three, score_noise_multiplier=1.0)
 
 
 @pytest.mark.parametrize("law", ["logarithmic", "geometric"])

@@ -14,6 +14,7 @@ from mammo_dp.attacks.membership.results import Result, bounds_of, score, write_
 from mammo_dp.attacks.membership.scores import (
     ATTACKS,
     Observed,
+    completed,
     controls,
     read_observed,
     with_ratios,
@@ -36,6 +37,7 @@ from mammo_dp.attacks.membership.signals import (
 from mammo_dp.runs import RELEASED, input_sha256, run_folder
 
 SHADOWS = 64
+GONE = "the logits of own models that it needs are not here any more. Give another --out."
 SCORES, MODELS, ATTACK = "scores.csv", "models.npz", "attack.json"
 
 
@@ -144,7 +146,8 @@ def attack_membership(
     ) as record:
         saved, models = record.folder / SCORES, record.folder / MODELS
         if saved.exists():
-            signals = read_signals(saved)
+            logits = read_observed(models) if models.is_file() else None
+            signals = completed(read_signals(saved), logits)
         else:
             signals = query(trained.released, manifest, *splits)
             if count or references:
@@ -171,7 +174,7 @@ def attack_membership(
             control=controls(signals, read_observed(models), statement.unit)
             if count and models.is_file()
             else {},
-            not_tried={name: why_not for name in ATTACKS if name not in signals.columns},
+            not_tried={name: why_not or GONE for name in ATTACKS if name not in signals.columns},
             seed=seed,
         )
         if not record.is_finished:

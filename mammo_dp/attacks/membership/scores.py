@@ -285,6 +285,17 @@ ATTACKS = {attack.name: attack for attack in (LOSS_THRESHOLD, RMIA, LIRA_OFFLINE
 STAND_INS = 16  # heads put in the target's place: pairs, so that each patient is in half of them
 
 
+def of_target(confidence: Floats, malignant: NDArray[np.int64]) -> dict[str, Floats]:
+    """The value of each attack that asks the attacked model alone, by its name.
+
+    Args:
+        confidence: ``log(p_y / (1 - p_y))`` of the true label, the logit with its sign, shape
+            ``(crops,)``.
+        malignant: True label, shape ``(crops,)``.
+    """
+    return {LOSS_THRESHOLD.name: confidence}
+
+
 def with_ratios(signals: Signals, observed: Observed) -> Signals:
     """Adds the column of each attack that the models allow; runs no model.
 
@@ -301,6 +312,21 @@ def with_ratios(signals: Signals, observed: Observed) -> Signals:
     return replace(signals, columns={**signals.columns, **columns})
 
 
+def completed(signals: Signals, observed: Observed | None) -> Signals:
+    """Saved signals with a column for each attack that came since; runs no model.
+
+    Args:
+        signals: As they were saved.
+        observed: Logits that were saved beside them; none if there are none.
+    """
+    columns = of_target(signals.of(LOSS_THRESHOLD.name), signals.malignant)
+    if observed is not None:
+        columns = dict(with_ratios(replace(signals, columns=columns), observed).columns)
+    columns |= signals.columns
+    ordered = {name: columns[name] for name in ATTACKS if name in columns}
+    return replace(signals, columns=ordered)
+
+
 def controls(signals: Signals, observed: Observed, unit: Unit) -> dict[str, float]:
     """Areas that the attacks reach where nothing tells members from others but who they are.
 
@@ -314,13 +340,14 @@ def controls(signals: Signals, observed: Observed, unit: Unit) -> dict[str, floa
         unit: Whose crops are combined.
 
     Returns:
-        Mean area under the ROC curve, by attack. The loss threshold sees the mean over views
-        here, since heads were asked about nothing else.
+        Mean area under the ROC curve, by attack. Attacks on the attacked model alone see the mean
+        over views here, since heads were asked about nothing else.
     """
     areas: dict[str, list[float]] = {}
     for model in range(min(STAND_INS, len(observed.models))):
         stand_in = observed.with_target(model)
-        alone = replace(signals, columns={LOSS_THRESHOLD.name: stand_in.of_target()})
+        columns = of_target(stand_in.of_target(), signals.malignant)
+        alone = replace(signals, columns=columns)
         for name, column in with_ratios(alone, stand_in).columns.items():
             groups = signals.scores(column, unit, ATTACKS[name].combine)
             areas.setdefault(name, []).append(auc(*groups).value)

@@ -30,7 +30,7 @@ from mammo_dp.attacks.membership.heads import (
     logits_of,
     train_heads,
 )
-from mammo_dp.attacks.membership.scores import LOSS_THRESHOLD, Observed
+from mammo_dp.attacks.membership.scores import LOSS_THRESHOLD, Observed, of_target
 from mammo_dp.attacks.membership.signals import Signals
 from mammo_dp.privacy.accounting.account import fits_of
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
@@ -77,7 +77,8 @@ def query(
                 # log(p_y / (1 - p_y)) of a sigmoid is the logit with the label's sign
                 columns["signal"].append(np.where(malignant == 1, logit, -logit))
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
-    return Signals(columns={LOSS_THRESHOLD.name: joined.pop("signal")}, **joined)
+    columns = of_target(joined.pop("signal"), joined["malignant"])
+    return Signals(columns=columns, **joined)
 
 
 VIEWS = 4  # of a model that was trained on ever fresh views
@@ -305,8 +306,7 @@ def reference_runs(
     sign = np.where(signals.malignant == 1, 1.0, -1.0)
 
     def logits(asked: Signals) -> NDArray[np.float64]:
-        (column,) = asked.columns.values()
-        return (sign * column)[:, None]
+        return (sign * asked.of(LOSS_THRESHOLD.name))[:, None]
 
     observed = Observed(
         malignant=signals.malignant,

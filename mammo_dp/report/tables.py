@@ -8,6 +8,7 @@ names adjacency, accountant and what is excluded.
 import csv
 import io
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -76,6 +77,7 @@ STRESS = (
     "Calibration intercept [95 %]",
 )
 _SCREEN = (0, 3, 4, 5, 6, 7, 8)  # columns of MAIN that fit a terminal
+_HEADING = 8  # characters of a line of a heading there
 
 
 def main_cells(row: Row, on: str = "") -> tuple[str, ...]:
@@ -225,15 +227,22 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
-    """Prints utility and privacy on the screen, with the caption below."""
+    """Prints utility and privacy on the screen, with the caption below.
+
+    Unit and delta have columns where epsilons differ in them; else the caption names them once.
+    """
+    finite = {s.conditions for row in rows for s in row.statements if s.accountant}
+    places = [at for at in _SCREEN if len(finite) > 1 or MAIN[at] not in ("Unit", "δ")]
+    cells = main_rows(rows)
     table = Table(box=SIMPLE_HEAD, caption=Text(caption(rows)), caption_justify="left")
-    for place in _SCREEN:
-        whole = MAIN[place] in ("Run", "Unit", "AUROC [95 %]")
-        justify: Literal["left", "right"] = "right" if place else "left"
+    for at in places:
+        justify: Literal["left", "right"] = "right" if at else "left"
+        whole = MAIN[at] in ("Run", "Unit", "AUROC [95 %]")
+        head = MAIN[at] if whole else "\n".join(textwrap.wrap(MAIN[at], _HEADING))
         # folded where the screen is narrow: a number that is cut off is another number
-        table.add_column(MAIN[place], justify=justify, no_wrap=whole, overflow="fold")
-    for shown in main_rows(rows):
-        table.add_row(*(Text(shown[place]) for place in _SCREEN))
+        table.add_column(head, justify=justify, no_wrap=whole, overflow="fold")
+    for shown in cells:
+        table.add_row(*(Text(shown[at]) for at in places))
     (console or Console()).print(table)
 
 

@@ -12,7 +12,7 @@ from mammo_dp.privacy.accounting.account import Mechanism
 from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
-from mammo_dp.report.collect import collect
+from mammo_dp.report.collect import Row, collect
 from mammo_dp.report.sentences import in_words, lead, summary
 from mammo_dp.report.tables import (
     MAIN,
@@ -182,8 +182,28 @@ def test_each_form_of_the_table_says_what_epsilon_holds_for(tree: Tree) -> None:
 
 def test_no_number_is_cut_off_on_a_narrow_screen(tree: Tree) -> None:
     console = Console(width=80, record=True, file=io.StringIO())
-    print_table(collect(tree.runs), console)
-    assert "\N{HORIZONTAL ELLIPSIS}" not in console.export_text()
+    rows = collect(tree.runs)
+    print_table(rows, console)
+    text = console.export_text()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    for row in main_rows(rows):  # on one line
+        (line,) = (line for line in text.splitlines() if line.split()[:1] == [row[0]])
+        assert all(row[place] in line for place in (3, 4, 7, 8)), row[0]
+
+
+def test_unit_and_delta_have_columns_where_rows_differ_in_them(tree: Tree) -> None:
+    def printed(rows: list[Row]) -> str:
+        console = Console(width=110, record=True, file=io.StringIO())
+        print_table(rows, console)
+        return console.export_text().partition("Measured on")[0]
+
+    rows = collect(tree.runs)
+    assert "Unit" not in printed(rows)
+    private = next(row for row in rows if row.own and row.own.accountant)
+    private.privacy["statements"][0]["delta"] = 1e-5
+    private.__dict__.pop("statements")
+    assert "1e-05" in printed(rows)
+    assert "Unit" in printed(rows)
 
 
 def test_a_cohort_of_one_has_no_chance_among_all(make_tree: Make) -> None:

@@ -19,7 +19,16 @@ from data_prep.cropping import Box
 from data_prep.errors import ArchiveError, LabelError
 from data_prep.files import find_files
 from data_prep.identity import normalised, require_told_apart
-from data_prep.lesions import LeftOut, LesionRow, LesionTable, Mask, Outline, Region, Slab
+from data_prep.lesions import (
+    LeftOut,
+    LesionRow,
+    LesionTable,
+    Mask,
+    Outline,
+    Region,
+    Slab,
+    require_one_patient_per_image,
+)
 from data_prep.manifest import ATTRIBUTES, COLUMNS, LabelSource, Laterality, Split, View
 from data_prep.splits import check_patients
 from data_prep.table_columns import BOX, ONE_AND_ZERO, OWN_NAMES, Columns, Labels
@@ -78,7 +87,8 @@ def read_lesion_table(
         images: Folder of the images, or the only one.
         columns: What the columns are called.
         labels: What the labels mean; none if they are not wanted, and then patients, splits and
-            ids of images are not either.
+            ids of images are not either. Patients are compared all the same if their column is
+            among ``attributes``.
         attributes: Further columns to be kept with the crops.
         masks: Folder of the masks; that of the images if not given.
         label_source: Where the labels come from.
@@ -117,12 +127,11 @@ def read_lesion_table(
     for row in table.rows:
         found = _lesion_row(source, row, numbers)
         (rows if isinstance(found, LesionRow) else left_out).append(found)  # type: ignore[arg-type]
+    if labels is not None or columns.patient in kept:
+        _require_clear_patients(source)
+    check_patients([(r.patient_id, r.split, r.where) for r in rows if r.split is not None])
     rows = _with_image_ids(source, rows)
     rows, repeated = _without_repetitions(source, rows)
-    if labels is not None:
-        _require_one_patient_per_image(rows)
-        require_told_apart(("own", row.patient_id, row.where) for row in rows)
-        check_patients([(r.patient_id, r.split, r.where) for r in rows if r.split is not None])
     notes = [*_notes(rows, source), *_dropped(table, path)]
     by_key = sorted([*left_out, *repeated], key=lambda one: one.key)
     return LesionTable(
@@ -255,6 +264,29 @@ def _require_known_labels(source: _Source) -> None:
         "words "
         'mean: --labels.malignant "M,1", --labels.benign "B,0", and --labels.unknown for rows to '
         "be left out."
+    )
+
+
+def _require_clear_patients(source: _Source) -> None:
+    """Refuses ids that could be one patient's or two, and files of two patients.
+
+    Looks at all rows, those that will be left out, too: what a row says about a patient must not
+    depend on what else is wrong with it.
+
+    Raises:
+        ArchiveError: Naming two rows that name one file under two patients.
+        ManifestError: Naming two rows with such ids.
+    """
+    named = [
+        (source.text(row, "file"), patient, source.table.where(row))
+        for row in source.table.rows
+        if normalised(patient := source.text(row, "patient"))
+    ]
+    require_told_apart(("own", patient, where) for _, patient, where in named)
+    require_one_patient_per_image(
+        (PurePosixPath(file.replace("\\", "/")), patient, where)
+        for file, patient, where in named
+        if file
     )
 
 
@@ -457,17 +489,6 @@ def _without_repetitions(
 def _left_out(row: LesionRow, reason: str, problem: str) -> LeftOut:
     message = f"{row.where}: {problem}"
     return LeftOut(row.key, reason, message, file=row.file, lesion_id=row.lesion_id)
-
-
-def _require_one_patient_per_image(rows: Iterable[LesionRow]) -> None:
-    """Raises ArchiveError naming the rows, not the patients."""
-    first: dict[Path, LesionRow] = {}
-    for row in rows:
-        known = first.setdefault(row.path, row)
-        if normalised(known.patient_id) != normalised(row.patient_id):
-            raise ArchiveError(
-                f"{known.where} and {row.where}: one file of two patients. Correct the table."
-            )
 
 
 def _notes(rows: Sequence[LesionRow], source: _Source) -> list[str]:

@@ -6,12 +6,14 @@ itself. One cutter (:mod:`data_prep.cut_lesions`) makes crops of it, whatever it
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 from data_prep.cropping import Box
+from data_prep.errors import ArchiveError
+from data_prep.identity import normalised
 from data_prep.manifest import LabelSource, Laterality, Split, View
 
 
@@ -176,3 +178,27 @@ class LesionTable:
     facts: ArchiveFacts | None = None
     notes: tuple[str, ...] = ()
     lesions_joined: bool = True
+
+
+def require_one_patient_per_image(named: Iterable[tuple[object, str, str]]) -> None:
+    """Refuses an image that rows of two patients name.
+
+    Whatever was done about such rows, taking one out as a copy of the other, or both as a
+    contradiction, the crops of one patient would depend on the other. So this comes before rows are
+    compared with each other.
+
+    Args:
+        named: Image, by path or id; patient id, of one data set; and where it stands, which the
+            message shows.
+
+    Raises:
+        ArchiveError: Naming both places, not the patients.
+    """
+    first: dict[object, tuple[str, str]] = {}
+    for image, patient_id, where in named:
+        known, place = first.setdefault(image, (normalised(patient_id), where))
+        if known != normalised(patient_id):
+            raise ArchiveError(
+                f"{place} and {where}: one file of two patients. The crops of one would depend on "
+                "the other, which no privacy statement covers. Correct the table."
+            )

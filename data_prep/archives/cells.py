@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from data_prep.errors import ArchiveError, LabelError
-from data_prep.lesions import ArchiveFacts, LeftOut, LesionRow
+from data_prep.lesions import (
+    ArchiveFacts,
+    LeftOut,
+    LesionRow,
+    require_one_patient_per_image,
+)
 from data_prep.manifest import Laterality, View
 
 Findings = Literal["masses", "calcifications", "both"]
@@ -141,7 +146,11 @@ def without_repeats(rows: Sequence[LesionRow]) -> tuple[list[LesionRow], list[Le
 
     Returns:
         The rows that stay, in order, and the others.
+
+    Raises:
+        ArchiveError: If rows of two patients name one image.
     """
+    require_one_patient_per_image((row.image_id, row.patient_id, row.where) for row in rows)
     groups: dict[tuple[str, str], list[LesionRow]] = defaultdict(list)
     for row in rows:
         groups[row.image_id, row.lesion_id].append(row)

@@ -7,7 +7,7 @@ import pytest
 from openpyxl import Workbook
 
 from data_prep.cropping import Box
-from data_prep.errors import ArchiveError, LabelError, LeakageError
+from data_prep.errors import ArchiveError, LabelError, LeakageError, ManifestError
 from data_prep.lesion_table import described, described_files, read_lesion_table
 from data_prep.lesions import LesionTable, Mask, Outline
 from data_prep.table_columns import Columns, Labels
@@ -66,7 +66,7 @@ def test_columns_and_words_are_said_never_guessed(images: Path) -> None:
         x0="xmin", y0="ymin", x1="xmax", y1="ymax",
     )  # fmt: skip
     labels = Labels(malignant="M, Malignant", benign="B", unknown="?")
-    other = "a.dcm;P2;?;1;2;30;40"
+    other = "b.png;P2;?;1;2;30;40"
     table = read(images, [line, other], header, columns=columns, labels=labels)
     assert [(row.malignant, row.region) for row in table.rows] == [(True, Box(1, 2, 30, 40))]
     assert reasons(table) == [("row_0003", "no_label")]
@@ -178,6 +178,32 @@ def test_repeated_rows_are_copies_or_conflicts(images: Path) -> None:
     ]
     assert "t.csv, row 5, t.csv, row 6" in table.left_out[2].message
     assert "lesions with both labels, in different images: 1" in table.notes
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("line", "header"),
+    [
+        ("a.dcm,Z,0,1,2,30,40", HEADER),  # would take out P's lesion as a conflict
+        ("a.dcm,Z,1,1,2,30,40", HEADER),  # before P's, would make it Z's
+        ("a.dcm,Z,0,5,6,35,45,1", HEADER + ",lesion"),  # one lesion, by its name
+        ("./a.dcm,Z,0,1,2,30,40", HEADER),
+        ("a.dcm,Z,,1,2,30,40", HEADER),  # no label: left out
+        ("a.dcm,Z,0,,,,", HEADER),  # no box: left out
+    ],
+)
+def test_a_file_of_two_patients_stops_before_rows_are_compared(
+    images: Path, line: str, header: str, order: int
+) -> None:
+    own = "a.dcm,P,1,1,2,30,40" + (",1" if header != HEADER else "")
+    with pytest.raises(ArchiveError, match=r"row 2 and t\.csv, row 3: one file of two patients"):
+        read(images, [own, line][::order], header)
+
+
+def test_ids_of_rows_that_are_left_out_are_compared_too(images: Path) -> None:
+    lines = ["a.dcm,P7,1,1,2,30,40", "gone.png,P007,1,1,2,30,40"]
+    with pytest.raises(ManifestError, match=r"row 2 and t\.csv, row 3: patient ids that differ"):
+        read(images, lines)
 
 
 def test_a_patient_is_in_one_split_whatever_the_spelling(images: Path) -> None:

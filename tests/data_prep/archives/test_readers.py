@@ -391,6 +391,17 @@ class TestBcdr:
         )
         assert "F01_0004" in labels(table)
 
+    @pytest.mark.parametrize("label", ["Malign", "Benign"])
+    def test_a_row_of_another_patient_takes_no_lesion_out(self, tmp_path: Path, label: str) -> None:
+        root = miniature.bcdr(tmp_path)
+        (path,) = root.rglob("bcdr_f01_outlines.csv")
+        lines = path.read_text().splitlines(keepends=True)
+        assert lines[1].startswith("1,")
+        other = "9" + lines[1][1:].replace("Malign", label)
+        path.write_text("".join([*lines, other]))
+        with pytest.raises(ArchiveError, match=r"row 2 and .*row 7: one file of two patients"):
+            bcdr.read(root)
+
 
 class TestInbreast:
     def test_masses_of_either_spelling(self, tmp_path: Path) -> None:
@@ -759,6 +770,15 @@ class TestKauBcmd:
         (root / "Birad5").rename(root / "others")
         change(boxes, "Birad5/", "others/")
         with pytest.raises(ArchiveError, match="row 4: 0 folders of its image are named"):
+            kau_bcmd.read(root, boxes=boxes, label_source="birads")
+
+    def test_a_box_of_another_patient_takes_none_out(self, tmp_path: Path) -> None:
+        root, boxes = miniature.kau_bcmd(tmp_path)
+        header, *lines = boxes.read_text(encoding="utf-8").splitlines()
+        named = [f"{header};lesion", *(f"{line};1" for line in lines)]
+        named.insert(1, named[1].replace(";k0;", ";k9;"))
+        boxes.write_text("\n".join(named) + "\n", encoding="utf-8")
+        with pytest.raises(ArchiveError, match=r"row 2 and .*row 3: one file of two patients"):
             kau_bcmd.read(root, boxes=boxes, label_source="birads")
 
     def test_missing_files_are_left_out(self, tmp_path: Path) -> None:

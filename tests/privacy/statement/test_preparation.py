@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from data_prep.errors import DuplicateConflict
+from data_prep.errors import ArchiveError, DuplicateConflict
 from mammo_dp.benchmark.mixture import mix
 from mammo_dp.main import main, run
 from mammo_dp.privacy.statement.lineage import (
@@ -52,6 +52,20 @@ def test_a_crop_of_two_patients_stops_preparation(archive: TinyArchive, patholog
     archive.write()
     with pytest.raises(DuplicateConflict, match=r"under two patients.*--across_patients merge"):
         run([*PREPARE.split(), "real"])
+    assert not Path("real/crops.csv").exists()
+
+
+@pytest.mark.parametrize("rule", ["refuse", "merge"])
+def test_a_mammogram_of_two_patients_stops_preparation(archive: TinyArchive, rule: str) -> None:
+    """Also where their lesions differ, so that no crop is of both."""
+    mask = np.zeros((260, 200), np.uint8)
+    mask[60:90, 40:70] = 255
+    archive.add("P_00009", mask=mask)
+    row, first = archive.rows["train"][-1], archive.rows["train"][0]
+    row["image file path"] = first["image file path"]
+    archive.write()
+    with pytest.raises(ArchiveError, match=r"row 2 and .*row 6: one file of two patients"):
+        run([*PREPARE.split(), "real", "--across_patients", rule])
     assert not Path("real/crops.csv").exists()
 
 

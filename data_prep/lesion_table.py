@@ -222,22 +222,21 @@ def _require(table: Table, columns: Columns, kept: Iterable[str], *, labelled: b
         for field in fields(columns)
         if getattr(columns, field.name) not in (field.default, None)
     ]
-    missing = [
-        f"{getattr(columns, field)} (--columns.{field})"
-        for field in dict.fromkeys([*needed, *named])
-        if getattr(columns, field) not in table.columns
-    ] + [f"{name} (--attributes)" for name in kept if name not in table.columns]
+    asked = [(getattr(columns, f), f"--columns.{f}") for f in dict.fromkeys([*needed, *named])]
+    asked += [(name, "--attributes") for name in kept]
+    missing = [one for one in asked if one[0] not in table.columns]
     there = [f for f in (*BOX, "mask", "outline") if getattr(columns, f) in table.columns]
     box = [field for field in BOX if field in there]
+    others = ""
     if not missing and (not there or (box and len(box) < len(BOX))):
-        missing = [f"{getattr(columns, f)} (--columns.{f})" for f in BOX if f not in there]
-        if not there:
-            missing.append("or one of mask and outline")
+        missing = [(getattr(columns, f) or f, f"--columns.{f}") for f in BOX if f not in there]
+        others = "" if there else ", or one of mask and outline"
     if missing:
-        held = ", ".join((*table.columns, *table.dropped))
+        shown = ", ".join(f"{name} ({flag})" for name, flag in missing)
+        instead = table.instead_of([name for name, _ in missing])
         raise ArchiveError(
-            f"{table.path}: has no column {', '.join(missing)}. It has {held}. Say with the flag "
-            "in brackets how the table calls it."
+            f"{table.path}: has no column {shown}{others}. {instead} See that this row is the "
+            "header, and say with the flag in brackets how the table calls the column."
         )
 
 
@@ -505,8 +504,9 @@ def _notes(rows: Sequence[LesionRow], source: _Source) -> list[str]:
 def _dropped(table: Table, path: Path) -> list[str]:
     if not table.dropped:
         return []
-    shown = ", ".join(table.dropped[:20]) + (", ..." if len(table.dropped) > 20 else "")
+    shown = ", ".join(map(str, table.dropped[:20])) + (", ..." if len(table.dropped) > 20 else "")
     return [
-        f"columns of {path.name} that are not kept: {len(table.dropped)} ({shown}). --attributes "
-        "keeps those that it names; what they hold about people would go to crops.csv."
+        f"columns of {path.name} that are not kept: {len(table.dropped)} (by their places: {shown})"
+        ". --attributes keeps those that it names; what they hold about people would go to "
+        "crops.csv."
     ]

@@ -2,17 +2,20 @@
 """Tables as people keep them: CSV of any dialect, or XLSX, as rows of text with their numbers.
 
 Cells are text without blanks around it; what a cell means is for the reader of its column to say.
-Whatever is wrong with a table, the message names the file and the row.
+Whatever is wrong with a table, the message names the file and the row. It shows no name of a column
+or a sheet that nobody asked for: where the header is missing, the first row is about a patient.
 """
 
 import codecs
 import csv
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO, cast
 
@@ -28,6 +31,8 @@ _MAX_UNPACKED = 512 * 1024 * 1024  # bytes of an XLSX: a ZIP file may unpack to 
 _SAMPLE = 64 * 1024  # characters that decide about the delimiter
 _KNOWN = 100_000  # distinct cells that are kept once
 _BOMS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig"}
+_ALIKE = 0.8  # of 1; patient and Patient-ID: 0.88
+_LONG = 4  # letters of a name that is looked for within others
 _ZIP, _OLD_EXCEL = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 
 
@@ -81,25 +86,49 @@ class Table:
         columns: Names as written, without blanks around them, all different. A column without a
             name is called ``(column 3)`` after its place.
         rows: Rows that hold anything.
-        dropped: Columns of the file that were not to be kept.
+        places: Of each of these columns in the file, from 1.
+        header: Names of all columns of the file, those that are not kept, too. Not to be shown.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: tuple[TableRow, ...]
-    dropped: tuple[str, ...] = ()
+    places: tuple[int, ...]
+    header: tuple[str, ...]
+
+    @property
+    def dropped(self) -> tuple[int, ...]:
+        """Places of the columns that are not kept."""
+        return tuple(place for place in range(1, len(self.header) + 1) if place not in self.places)
 
     def require(self, columns: Sequence[str]) -> None:
         """Refuses a table that lacks a column.
 
         Raises:
-            ArchiveError: Naming the missing columns and those that are there.
+            ArchiveError: Naming the missing columns, and the places of those that may be meant.
         """
         if missing := [name for name in columns if name not in self.columns]:
             raise ArchiveError(
-                f"{self.path}: columns {missing} are missing. It has {', '.join(self.columns)}. "
-                "Give the table as it was published."
+                f"{self.path}: columns {missing} are missing. {self.instead_of(missing)} See that "
+                "this row is the header, and give the table as it was published."
             )
+
+    def instead_of(self, missing: Sequence[str]) -> str:
+        """A sentence about the first row of a table that lacks columns, without a word of it.
+
+        Args:
+            missing: Names that were asked for.
+        """
+        alike = [
+            f"that of column {place} is nearly {wanted!r}"
+            for wanted in missing
+            for place, name in enumerate(self.header, start=1)
+            if _alike(wanted, name)
+        ]
+        return (
+            f"{'; '.join([f'Its first row has {len(self.header)} cells', *alike])}. They are not "
+            "shown, since they are a patient's if the header is missing."
+        )
 
     def where(self, row: TableRow) -> str:
         """Start of every message about a row: file name and number."""
@@ -115,10 +144,10 @@ class Table:
             ArchiveError: If two columns get one name.
         """
         columns = tuple(rename(name) for name in self.columns)
-        _refuse_duplicates(self.path, columns)
+        _refuse_duplicates(self.path, dict(zip(self.places, columns, strict=True)))
         places = {name: place for place, name in enumerate(columns)}
         rows = tuple(TableRow(row.number, row.cells.renamed(places)) for row in self.rows)
-        return Table(self.path, columns, rows, self.dropped)
+        return Table(self.path, columns, rows, self.places, self.header)
 
 
 def read_table(
@@ -172,7 +201,7 @@ def _table(
     if not header:
         raise ArchiveError(f"{path}: is empty. Give a header and a row for each lesion.")
     names = [name or f"(column {place})" for place, name in enumerate(header, start=1)]
-    _refuse_duplicates(path, names)
+    _refuse_duplicates(path, dict(enumerate(names, start=1)))
     kept = [place for place, name in enumerate(names) if keep is None or keep(name)]
     places = {names[place]: new for new, place in enumerate(kept)}
     known: dict[str, str] = {}
@@ -194,18 +223,28 @@ def _table(
         found.append(TableRow(number, Cells(places, values)))
     if not found:
         raise ArchiveError(f"{path}: has a header and no row. Give a row for each lesion.")
-    dropped = tuple(name for name in names if name not in places)
-    return Table(path, tuple(places), tuple(found), dropped)
+    return Table(
+        path, tuple(places), tuple(found), tuple(place + 1 for place in kept), tuple(names)
+    )
 
 
-def _refuse_duplicates(path: Path, names: Sequence[str]) -> None:
-    """Raises ArchiveError if two columns have one name."""
+def _refuse_duplicates(path: Path, names: Mapping[int, str]) -> None:
+    """Raises ArchiveError if two columns have one name; names are given by place."""
     seen: dict[str, int] = {}
-    for place, name in enumerate(names, start=1):
+    for place, name in names.items():
         if (first := seen.setdefault(name, place)) != place:
             raise ArchiveError(
-                f"{path}: columns {first} and {place} are both called {name!r}. Rename one."
+                f"{path}: columns {first} and {place} have one name. Rename one; or write a header "
+                "above the first row, if it is none."
             )
+
+
+def _alike(wanted: str, name: str) -> bool:
+    """Whether a column may be the one that is asked for, under a name that is nearly the same."""
+    a, b = (re.sub(r"[\W_]+", "", one).casefold() for one in (wanted, name))
+    matcher = SequenceMatcher(None, a, b)
+    near = matcher.real_quick_ratio() >= _ALIKE and matcher.ratio() >= _ALIKE
+    return near or (len(a) >= _LONG and a in b)
 
 
 def _encoding(start: bytes) -> str:
@@ -326,7 +365,10 @@ class _Sheet(Protocol):
 def _sheet_rows(path: Path, book: "Workbook", sheet: str | None) -> Iterator[tuple[int, list[str]]]:
     """Rows of the sheet that was asked for, or of the only one that holds something."""
     if sheet is not None and sheet not in book.sheetnames:
-        raise ArchiveError(f"{path}: has no {sheet=}. It has {', '.join(book.sheetnames)}.")
+        raise ArchiveError(
+            f"{path}: has no {sheet=}, but {len(book.sheetnames)} others. Give the name of one as "
+            "the workbook shows it."
+        )
     # Sheets that hold a chart only are no worksheets.
     sheets = [cast(_Sheet, one) for one in book.worksheets]
     filled = [
@@ -334,8 +376,8 @@ def _sheet_rows(path: Path, book: "Workbook", sheet: str | None) -> Iterator[tup
     ]
     if len(filled) > 1:
         raise ArchiveError(
-            f"{path}: sheets {', '.join(one.title for one in filled)} all hold something. Say "
-            "which one is meant."
+            f"{path}: {len(filled)} of its {len(book.sheetnames)} sheets hold something. Say by "
+            "--sheet which one is meant, or save that one as CSV."
         )
     for one in filled:
         rows = list(_filled(one))

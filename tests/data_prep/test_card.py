@@ -280,11 +280,13 @@ def test_words_of_a_table_are_text(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     Image.fromarray(grey(0)).save(images / "a.png")
-    (tmp_path / "t.csv").write_text(f"{HEADER},<b>x\n{line('a.png', 0)},secret\n")
-    cut(tmp_path)
+    (tmp_path / "t.csv").write_text(f"{HEADER},Jane Doe\n{line('a.png', 0)},secret\n")
+    cut(tmp_path, origin="<b>x")
     html, _ = page_of(tmp_path / "out")
-    assert "(&lt;b&gt;x)" in html
-    assert "secret" not in html
+    assert "&lt;b&gt;x" in html
+    assert "<b>x" not in html
+    assert "not kept: 1 (by their places: 8)" in html
+    assert not any(word in html for word in ("Jane", "secret"))
 
 
 def test_without_a_column_of_lesions_each_image_has_its_own(tmp_path: Path) -> None:

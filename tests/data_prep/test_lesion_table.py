@@ -55,7 +55,7 @@ def test_optional_columns_are_read_and_only_those(images: Path) -> None:
     assert (row.lesion_id, row.image_id, row.view, row.laterality) == ("L7", "I3", "MLO", "R")
     assert (row.split, row.spacing_mm) == ("test", 0.07)
     assert row.attributes == {"density": "B", "shape": "OVAL", "age": "40"}
-    assert "not kept: 1 (Name)" in table.notes[0]
+    assert "not kept: 1 (by their places: 17)" in table.notes[0]
     assert "Secret" not in described(table)
 
 
@@ -70,11 +70,26 @@ def test_columns_and_words_are_said_never_guessed(images: Path) -> None:
     table = read(images, [line, other], header, columns=columns, labels=labels)
     assert [(row.malignant, row.region) for row in table.rows] == [(True, Box(1, 2, 30, 40))]
     assert reasons(table) == [("row_0003", "no_label")]
-    message = r"no column file \(--columns.file\), patient .* It has Datei, PatientID, Befund"
+    message = r"no column file \(--columns.file\), patient .*that of column 2 is nearly 'patient'"
     with pytest.raises(ArchiveError, match=message):
         read(images, [line], header)
     with pytest.raises(ArchiveError, match=r"no column Seite \(--columns.laterality\)"):
         read(images, ["a.dcm,P,1,1,2,3,4"], columns=Columns(laterality="Seite"))
+
+
+def test_without_a_header_nothing_of_the_first_row_is_shown(images: Path) -> None:
+    lines = [
+        "a.dcm,Jane Q. Doe,1961-03-02,MRN 4711234,1,10,20,50,60",
+        "b.png,John Roe,x,y,0,1,1,2,2",
+    ]
+    with pytest.raises(ArchiveError, match=r"first row has 9 cells\. They are not shown") as caught:
+        read(images, lines[1:], lines[0])
+    assert not any(word in str(caught.value) for word in ("Doe", "1961", "4711234", "img001"))
+    table = read(images, ["a.dcm,P,1,1,2,30,40,x"], HEADER + ",Jane Q. Doe")
+    assert "Doe" not in described(table)
+    no_box = Columns(x0=None, y0=None, x1=None, y1=None)
+    with pytest.raises(ArchiveError, match=r"no column x0 \(--columns\.x0\), y0 .*or one of mask"):
+        read(images, ["a.dcm,P,1"], "file,patient,malignant", columns=no_box)
 
 
 def test_labels_outside_the_mapping_stop_and_are_all_named(images: Path) -> None:

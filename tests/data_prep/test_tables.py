@@ -77,7 +77,7 @@ def test_rows_are_numbered_as_a_spreadsheet_does(tmp_path: Path) -> None:
         ("\n\n", "is empty"),
         ("a,b\n", "a header and no row"),
         ("a,b\n,\n", "a header and no row"),
-        ("a,b,a\n1,2,3\n", "columns 1 and 3 are both called 'a'"),
+        ("a,b,a\n1,2,3\n", "columns 1 and 3 have one name"),
         ("a,b\n1,2\n1\n", r"row 3: has 1 cells, the header in row 1 has 2"),
         ("a,b\n1,2\n1,2,3\n", r"row 3: has 3 cells"),
         ("a,b\n1,2\n\0,3\n", r"row 3: holds a NUL"),
@@ -110,12 +110,52 @@ def test_columns_can_be_chosen_required_and_renamed(tmp_path: Path) -> None:
     table = read_table(path, keep=lambda name: name != "C")
     assert plain(table) == [{"A b": "1", "d": "3"}]
     table.require(["d"])
-    with pytest.raises(ArchiveError, match=r"columns \['e'\] are missing. It has A b, d. Give"):
+    assert table.dropped == (2,)
+    with pytest.raises(
+        ArchiveError, match=r"columns \['e'\] are missing. Its first row has 3 cells"
+    ):
         table.require(["d", "e"])
     renamed = table.normalised(lambda name: name.lower().replace(" ", "_"))
     assert plain(renamed) == [{"a_b": "1", "d": "3"}]
-    with pytest.raises(ArchiveError, match="both called 'x'"):
+    with pytest.raises(ArchiveError, match="columns 1 and 3 have one name"):
         table.normalised(lambda name: "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("patient id", 2), ("PatientID", 2), ("patient", 0), ("file_path", 1), ("image file path", 0)],
+)
+def test_a_column_under_nearly_the_same_name_is_found(
+    tmp_path: Path, name: str, place: int
+) -> None:
+    table = read_table(written(tmp_path / "t.csv", "File Path;patient-id\na;b\n"))
+    with pytest.raises(ArchiveError, match="are missing") as caught:
+        table.require([name])
+    assert (f"that of column {place} is nearly {name!r}" in str(caught.value)) == bool(place)
+
+
+SECRET = "Jane Q. Doe"
+
+
+def test_without_a_header_nothing_of_the_first_row_is_shown(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.csv", f"img001.dcm,{SECRET},{SECRET} 1961-03-02\nb,c,d\n")
+    with pytest.raises(ArchiveError, match="first row has 3 cells") as lacks:
+        read_table(path).require(["file"])
+    written(path, f"a,{SECRET},{SECRET}\nb,c,d\n")
+    with pytest.raises(ArchiveError, match="columns 2 and 3 have one name") as twice:
+        read_table(path)
+    written(path, f"a,{SECRET},{SECRET.upper()}\nb,c,d\n")
+    with pytest.raises(ArchiveError, match="columns 2 and 3 have one name") as renamed:
+        read_table(path, keep=lambda name: name != "a").normalised(str.lower)
+    made, path = book(tmp_path / "t.xlsx")
+    made.create_sheet(SECRET).append(["a"])
+    made.save(path)
+    with pytest.raises(ArchiveError, match="2 of its 2 sheets hold something") as sheets:
+        read_table(path)
+    with pytest.raises(ArchiveError, match="has no sheet='other', but 2 others") as other:
+        read_table(path, sheet="other")
+    for caught in (lacks, twice, renamed, sheets, other):
+        assert not any(word.casefold() in str(caught.value).casefold() for word in ("Jane", "Doe"))
 
 
 def book(path: Path) -> tuple[Workbook, Path]:
@@ -145,10 +185,10 @@ def test_sheets_are_named_not_guessed(tmp_path: Path) -> None:
     made, path = book(tmp_path / "t.xlsx")
     made.create_sheet("more").append(["a"])
     made.save(path)
-    with pytest.raises(ArchiveError, match="sheets Sheet, more all hold something"):
+    with pytest.raises(ArchiveError, match=r"2 of its 2 sheets hold something\. Say by --sheet"):
         read_table(path)
     assert len(read_table(path, sheet="Sheet").rows) == 2
-    with pytest.raises(ArchiveError, match=r"has no sheet='other'\. It has Sheet, more"):
+    with pytest.raises(ArchiveError, match="has no sheet='other', but 2 others"):
         read_table(path, sheet="other")
     with pytest.raises(ArchiveError, match="is no XLSX"):
         read_table(written(tmp_path / "t.csv", "a\n1\n"), sheet="Sheet")

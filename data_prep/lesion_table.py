@@ -96,7 +96,8 @@ def read_lesion_table(
         sheet: As for :func:`read_table`.
 
     Raises:
-        ArchiveError: If the table or a folder is missing, or the table contradicts itself.
+        ArchiveError: If the table or a folder is missing, the table contradicts itself, or a
+            spreadsheet program may have changed its ids.
         LabelError: For a label without a meaning.
         LeakageError: For a patient in two splits.
         ManifestError: For patient ids that could be those of one patient or of two.
@@ -127,7 +128,9 @@ def read_lesion_table(
     for row in table.rows:
         found = _lesion_row(source, row, numbers)
         (rows if isinstance(found, LesionRow) else left_out).append(found)  # type: ignore[arg-type]
+    table.require_ids([columns.lesion])
     if labels is not None or columns.patient in kept:
+        table.require_ids([columns.patient, columns.image])
         _require_clear_patients(source)
     check_patients([(r.patient_id, r.split, r.where) for r in rows if r.split is not None])
     rows = _with_image_ids(source, rows)

@@ -13,8 +13,8 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import date, datetime, time
+from dataclasses import dataclass, replace
+from datetime import date, datetime, time, timedelta
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO, cast
@@ -31,6 +31,7 @@ _MAX_UNPACKED = 512 * 1024 * 1024  # bytes of an XLSX: a ZIP file may unpack to 
 _SAMPLE = 64 * 1024  # characters that decide about the delimiter
 _KNOWN = 100_000  # distinct cells that are kept once
 _BOMS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig"}
+_ROUNDED = 15  # digits that Excel keeps of a number
 _ALIKE = 0.8  # of 1; patient and Patient-ID: 0.88
 _LONG = 4  # letters of a name that is looked for within others
 _ZIP, _OLD_EXCEL = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
@@ -71,10 +72,13 @@ class TableRow:
     Attributes:
         number: As a spreadsheet shows it: the header is 1, and empty rows count.
         cells: Text by column, without blanks around it; ``""`` for an empty cell.
+        changed: Positions of cells that a spreadsheet program may have changed: dates and times,
+            and numbers of so many digits that the last ones may be lost.
     """
 
     number: int
     cells: Cells
+    changed: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +105,46 @@ class Table:
         """Places of the columns that are not kept."""
         return tuple(place for place in range(1, len(self.header) + 1) if place not in self.places)
 
-    def require(self, columns: Sequence[str]) -> None:
-        """Refuses a table that lacks a column.
+    def require(self, columns: Sequence[str], *, ids: Sequence[str] = ()) -> None:
+        """Refuses a table that lacks a column, or has other ids than were entered.
+
+        Args:
+            columns: What must be there.
+            ids: As for :meth:`require_ids`.
 
         Raises:
-            ArchiveError: Naming the missing columns, and the places of those that may be meant.
+            ArchiveError: Naming the missing columns, and the places of those that may be meant; or
+                as :meth:`require_ids`.
         """
         if missing := [name for name in columns if name not in self.columns]:
             raise ArchiveError(
                 f"{self.path}: columns {missing} are missing. {self.instead_of(missing)} See that "
                 "this row is the header, and give the table as it was published."
             )
+        self.require_ids(ids)
+
+    def require_ids(self, columns: Sequence[str | None]) -> None:
+        """Refuses ids that a spreadsheet program may have changed.
+
+        It makes a date of ``3-7``, so that one id becomes two, and keeps 15 digits of a number, so
+        that several become one.
+
+        Args:
+            columns: Which tell patients, images or lesions apart; those that are not there pass.
+
+        Raises:
+            ArchiveError: Naming row and column, not the id.
+        """
+        names = {at: name for at, name in enumerate(self.columns) if name in columns}
+        for row in self.rows:
+            for at in sorted(row.changed & names.keys()):
+                raise ArchiveError(
+                    f"{self.where(row)}: column {names[at]} of ids holds a date, a time or a "
+                    f"number of {_ROUNDED} digits or more. Spreadsheet programs make dates of ids "
+                    "such as 3-7, and lose digits of long numbers, so the id may be another. "
+                    "Format the column as text and enter its ids again, or give the CSV they came "
+                    "from."
+                )
 
     def instead_of(self, missing: Sequence[str]) -> str:
         """A sentence about the first row of a table that lacks columns, without a word of it.
@@ -146,7 +179,7 @@ class Table:
         columns = tuple(rename(name) for name in self.columns)
         _refuse_duplicates(self.path, dict(zip(self.places, columns, strict=True)))
         places = {name: place for place, name in enumerate(columns)}
-        rows = tuple(TableRow(row.number, row.cells.renamed(places)) for row in self.rows)
+        rows = tuple(replace(row, cells=row.cells.renamed(places)) for row in self.rows)
         return Table(self.path, columns, rows, self.places, self.header)
 
 
@@ -190,11 +223,12 @@ def read_table(
         raise ArchiveError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
-def _table(
-    path: Path, rows: Iterator[tuple[int, list[str]]], keep: Callable[[str], bool] | None
-) -> Table:
+_Row = tuple[int, list[str], frozenset[int]]  # number, cells, and which of them may be changed
+
+
+def _table(path: Path, rows: Iterator[_Row], keep: Callable[[str], bool] | None) -> Table:
     """Header and rows, checked against each other."""
-    first, header = next(rows, (0, []))
+    first, header, _ = next(rows, (0, [], frozenset()))
     header = [cell.strip() for cell in header]
     while header and not header[-1]:
         header.pop()
@@ -206,7 +240,7 @@ def _table(
     places = {names[place]: new for new, place in enumerate(kept)}
     known: dict[str, str] = {}
     found = []
-    for number, cells in rows:
+    for number, cells, changed in rows:
         if not any(map(str.strip, cells)):
             continue
         if len(cells) < len(names) or any(map(str.strip, cells[len(names) :])):
@@ -220,7 +254,8 @@ def _table(
         values = [cells[place].strip() for place in kept]  # wide tables: the others cost nothing
         once = known.setdefault if len(known) < _KNOWN else known.get
         values = [once(value, value) for value in values]
-        found.append(TableRow(number, Cells(places, values)))
+        at = frozenset(new for new, place in enumerate(kept) if place in changed)
+        found.append(TableRow(number, Cells(places, values), at))
     if not found:
         raise ArchiveError(f"{path}: has a header and no row. Give a row for each lesion.")
     return Table(
@@ -251,8 +286,8 @@ def _encoding(start: bytes) -> str:
     return next((name for mark, name in _BOMS.items() if start.startswith(mark)), "utf-8")
 
 
-def _csv_rows(path: Path, encoding: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells of each row that is not empty."""
+def _csv_rows(path: Path, encoding: str) -> Iterator[_Row]:
+    """Each row that is not empty; its cells are text, and known as they are."""
     number = 0
     try:
         with path.open(encoding=encoding, newline="") as file:
@@ -269,7 +304,7 @@ def _csv_rows(path: Path, encoding: str) -> Iterator[tuple[int, list[str]]]:
                         "another encoding. Save it as CSV in UTF-8."
                     )
                 if cells and number > skipped:
-                    yield number, cells
+                    yield number, cells, frozenset()
     except csv.Error as error:
         raise ArchiveError(
             f"{path}, row {number}: is not written as CSV ({error}). A quotation mark may open a "
@@ -328,8 +363,8 @@ def _dialect(file: TextIO, path: Path) -> tuple[str, int]:
     return best[2], 0
 
 
-def _xlsx_rows(path: Path, sheet: str | None) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells of each row of the sheet."""
+def _xlsx_rows(path: Path, sheet: str | None) -> Iterator[_Row]:
+    """Each row of the sheet."""
     from openpyxl import load_workbook  # here: CSV is read without
 
     try:
@@ -362,7 +397,7 @@ class _Sheet(Protocol):
     def iter_rows(self, *, values_only: bool) -> Iterable[tuple[object, ...]]: ...
 
 
-def _sheet_rows(path: Path, book: "Workbook", sheet: str | None) -> Iterator[tuple[int, list[str]]]:
+def _sheet_rows(path: Path, book: "Workbook", sheet: str | None) -> Iterator[_Row]:
     """Rows of the sheet that was asked for, or of the only one that holds something."""
     if sheet is not None and sheet not in book.sheetnames:
         raise ArchiveError(
@@ -381,17 +416,18 @@ def _sheet_rows(path: Path, book: "Workbook", sheet: str | None) -> Iterator[tup
         )
     for one in filled:
         rows = list(_filled(one))
-        width = max(len(cells) for _, cells in rows)
-        for number, cells in rows:
-            yield number, cells + [""] * (width - len(cells))
+        width = max(len(cells) for _, cells, _ in rows)
+        for number, cells, changed in rows:
+            yield number, cells + [""] * (width - len(cells)), changed
 
 
-def _filled(sheet: _Sheet) -> Iterator[tuple[int, list[str]]]:
+def _filled(sheet: _Sheet) -> Iterator[_Row]:
     sheet.reset_dimensions()  # some programs write them wrong, and rows would be lost
     for number, values in enumerate(sheet.iter_rows(values_only=True), start=1):
         cells = [_text(value) for value in values]
         if any(cells):
-            yield number, cells
+            changed = frozenset(at for at, value in enumerate(values) if _may_be_changed(value))
+            yield number, cells, changed
 
 
 def _text(value: object) -> str:
@@ -405,3 +441,10 @@ def _text(value: object) -> str:
     if isinstance(value, date | datetime | time):
         return value.isoformat()
     return str(value).strip()
+
+
+def _may_be_changed(value: object) -> bool:
+    """Whether a cell may hold something else than was entered."""
+    if isinstance(value, int | float):
+        return sum(map(str.isdigit, _text(value))) >= _ROUNDED
+    return isinstance(value, date | time | timedelta)

@@ -107,7 +107,7 @@ def read(root: Path, *, findings: Findings = "masses") -> LesionTable:
                 f"{path}: is a second table of subset {subset}, beside {first}. Keep one copy."
             )
         table = read_table(path)
-        table.require(_COLUMNS)
+        table.require(_COLUMNS, ids=("patient_id", "lesion_id", "segmentation_id"))
         images = _images(path.parent)
         for row in table.rows:
             read_one = _row(table, row, subset, findings, images)

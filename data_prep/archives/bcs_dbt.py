@@ -96,7 +96,7 @@ def read(root: Path, *, depth: int = 16) -> LesionTable:
         places = {
             tuple(row.cells[name] for name in KEY): row.cells for row in read_paths(paths).rows
         }
-        boxes.require((*KEY, *BOX, "Class"))
+        boxes.require((*KEY, *BOX, "Class"), ids=KEY)
         for row in boxes.rows:
             one = _row(boxes, row, part, places, folders, depth)
             (left_out if isinstance(one, LeftOut) else rows).append(one)  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ def read(root: Path, *, depth: int = 16) -> LesionTable:
 def read_paths(path: Path) -> Table:
     """The table of file paths."""
     table = read_table(path)
-    table.require((*KEY, "classic_path"))
+    table.require((*KEY, "classic_path"), ids=KEY)
     return table
 
 

@@ -307,7 +307,7 @@ def _read_table(path: Path, kind: Kind, part: Part) -> list[CbisRow]:
     table = read_table(path).normalised(
         lambda name: re.sub(r"[\s_]+", " ", name).strip(' "').lower()
     )
-    table.require(_COLUMNS)
+    table.require(_COLUMNS, ids=("patient id", "abnormality id"))
     return [_row(table, row, kind, part) for row in table.rows]
 
 

@@ -166,7 +166,7 @@ def _table(root: Path) -> Table:
             f"{root}: holds no CMMD_clinicaldata_revision.xlsx (nor .csv). Put it beside the cases."
         )
     table = read_table(tables[0])
-    table.require(_COLUMNS)
+    table.require(_COLUMNS, ids=("ID1",))
     return table
 
 

@@ -155,7 +155,7 @@ def _read(root: Path, names: Sequence[str], columns: Sequence[str]) -> Table:
         raise ArchiveError(f"{root}: holds no tables/{names[0]}. Give the folder of EMBED.")
     table = read_table(found[0], keep=lambda name: name.lower() in columns)
     table = table.normalised(str.lower)
-    table.require(columns)
+    table.require(columns, ids=("empi_anon", "acc_anon", "numfind"))
     return table
 
 

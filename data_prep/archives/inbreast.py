@@ -133,7 +133,7 @@ def _table(root: Path) -> Table:
             "first."
         )
     table = read_table(tables[0])
-    table.require(_COLUMNS)
+    table.require(_COLUMNS, ids=("File Name",))
     return table
 
 

@@ -64,7 +64,7 @@ def read(root: Path, *, boxes: Path | None) -> LesionTable:
     if not path.is_file():
         raise ArchiveError(f"{root}: holds no train.csv. Give the folder of the competition.")
     table = read_table(path, keep=lambda name: name in (*_COLUMNS, "density"))
-    table.require(_COLUMNS)
+    table.require(_COLUMNS, ids=("patient_id", "image_id"))
     images = {number(row.cells["image_id"]): row for row in table.rows}
     lesions = read_lesion_table(drawn, root / "train_images", labels=None)
     return replace(

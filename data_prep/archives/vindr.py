@@ -97,7 +97,7 @@ def read(
     if not path.is_file():
         raise ArchiveError(f"{root}: holds no {_TABLE}. Give the folder of VinDr-Mammo.")
     table = read_table(path)
-    table.require(_COLUMNS)
+    table.require(_COLUMNS, ids=("study_id", "image_id"))
     found = find_files(root, suffixes={".dicom", ".dcm"})
     images = {(file.parent.name, file.stem): file for file in found.paths}
     if not images:

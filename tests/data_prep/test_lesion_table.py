@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import datetime
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -302,6 +303,21 @@ def test_xlsx_and_missing_folders(images: Path) -> None:
     assert (row.patient_id, row.malignant, row.region) == ("17", True, Box(1, 2, 31, 40))
     with pytest.raises(ArchiveError, match=r"--images .*none: does not exist"):
         read_lesion_table(path, images / "none")
+
+
+@pytest.mark.parametrize("column", ["patient", "lesion", "image"])
+def test_ids_of_a_spreadsheet_are_what_was_entered(images: Path, column: str) -> None:
+    book = Workbook()
+    sheet = book.active
+    assert sheet is not None
+    names = [*HEADER.split(","), "lesion", "image"]
+    cells = dict(zip(names, ["a.dcm", "P", 1, 1, 2, 30, 40, "1", "I"], strict=True))
+    sheet.append(names)
+    sheet.append(list((cells | {column: datetime.date(2026, 3, 7)}).values()))
+    path = images.parent / "t.xlsx"
+    book.save(path)
+    with pytest.raises(ArchiveError, match=f"row 2: column {column} of ids holds a date"):
+        read_lesion_table(path, images)
 
 
 def test_what_would_be_done_is_told(images: Path) -> None:

@@ -181,6 +181,47 @@ def test_xlsx_is_read_by_content(tmp_path: Path) -> None:
     assert [row.number for row in table.rows] == [2, 4]
 
 
+@pytest.mark.parametrize(
+    ("value", "stays"),
+    [
+        (datetime.datetime(2026, 3, 7), False),  # of 3-7
+        (datetime.date(2026, 3, 7), False),
+        (datetime.time(3, 7), False),
+        (datetime.timedelta(hours=30), False),
+        (110101199003070000, False),
+        (1.10101199003070e17, False),
+        (123456789012345, False),
+        (0.123456789012345, False),
+        (12345678901234, True),
+        (7, True),
+        (7.5, True),
+        (True, True),
+        ("3-7", True),
+        ("110101199003070012", True),
+    ],
+)
+def test_ids_that_a_spreadsheet_program_may_have_changed_are_refused(
+    tmp_path: Path, value: object, stays: bool
+) -> None:
+    made = Workbook()
+    sheet = made.active
+    assert sheet is not None
+    for row in (["note", "Patient ID", "when"], ["x", "A7", value], ["y", value, "A8"]):
+        sheet.append(row)
+    made.save(path := tmp_path / "t.xlsx")
+    table = read_table(path, keep=lambda name: name != "note")
+    table.require(["when"])  # no column of ids
+    renamed = table.normalised(str.lower)
+    if stays:
+        renamed.require(["when"], ids=["patient id"])
+        return
+    with pytest.raises(ArchiveError, match=r"t\.xlsx, row 3: column patient id of ids") as caught:
+        renamed.require(["when"], ids=["patient id"])
+    assert str(value) not in str(caught.value)
+    with pytest.raises(ArchiveError, match="row 2: column when of ids"):
+        renamed.require_ids([None, "when"])
+
+
 def test_sheets_are_named_not_guessed(tmp_path: Path) -> None:
     made, path = book(tmp_path / "t.xlsx")
     made.create_sheet("more").append(["a"])

@@ -62,6 +62,24 @@ def _tiff(slices: NDArray[np.uint16]) -> bytes:
     return file.getvalue()
 
 
+def is_whole(path: Path, sha256: str, *, depth: int | None) -> bool:
+    """Whether a file is there and holds the crop of a hash, not half of it or another one.
+
+    Args:
+        path: The file.
+        sha256: :func:`pixel_hash` of the crop.
+        depth: Slices, if it is a volume.
+    """
+    try:
+        if depth is not None:
+            return pixel_hash(read_volume(path, depth=depth)) == sha256
+        with Image.open(path) as image:
+            pixels = np.array(image)
+    except (OSError, SyntaxError, ValueError):  # missing, or Pillow's words for half a file
+        return False
+    return pixels.ndim == 2 and pixel_hash(pixels.astype(np.uint16)) == sha256
+
+
 def plane_of(pixels: NDArray[Pixel]) -> NDArray[Pixel]:
     """A crop in the plane as it is, of a volume ``(depth, H, W)`` the middle slice.
 

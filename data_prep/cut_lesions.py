@@ -5,6 +5,9 @@ A worker reads one image, cuts all its lesions, writes their files and answers w
 memory is that of one image for each worker. What is done stands in a journal beside the crops:
 after an interruption, whenever it comes, the same call resumes, reads no finished image again, and
 ends with the same bytes. Results are used in the order of the table, whoever computed them.
+
+Where a statement will follow (:mod:`data_prep.authentication`), the lines of the journal have codes
+and tables that an unfinished call left are written again: anyone may have put them there.
 """
 
 import csv
@@ -27,15 +30,17 @@ from distributed import Client, Future, KilledWorker, as_completed, wait
 from distributed.comm.core import CommClosedError
 
 from data_prep import cluster
+from data_prep.authentication import Authenticate, authenticator
 from data_prep.card import TriedLesion, write_card
 from data_prep.cluster import ClusterError, FixedThreads, usable_cores
+from data_prep.crop_image import is_whole
 from data_prep.crop_set import REJECTED_FILE, CropSet, clear_majority, print_counts
 from data_prep.cut_image import Cut, ImageOrder, LesionOrder, cut_image
 from data_prep.cutting import Cutting
 from data_prep.duplicates import AcrossPatients
 from data_prep.errors import ArchiveError, ManifestError, RecordRejected
 from data_prep.identity import normalised
-from data_prep.lesions import LesionRow, LesionTable, Slab, require_one_patient_per_image
+from data_prep.lesions import LesionRow, LesionTable, Region, Slab, require_one_patient_per_image
 from data_prep.manifest import FILE_NAME, Crop, CropsManifest, Split
 from data_prep.progress import watched
 from data_prep.splits import assign_split, check_patients, refine_split
@@ -74,7 +79,7 @@ def cut_lesions(
     Args:
         table: What to cut.
         out: Folder to fill: new, or one that this call left unfinished. One that is finished is
-            left as it is.
+            left as it is, if no statement will follow.
         cutting: How to cut.
         origin: Name of the data set in ``crops.csv``.
         scheduler: Address of a dask scheduler; none for this machine.
@@ -98,10 +103,13 @@ def cut_lesions(
     splits = patient_splits(table.rows, val_fraction=val_fraction, test_fraction=test_fraction)
     film = scanned_film or (table.facts is not None and table.facts.scanned_film)
     work = _Work(orders=_orders(table.rows, origin, film), cutting=cutting, out=out)
-    journal = Journal(out / JOURNAL, work.key)
-    done = {number: cuts for number, cuts in journal.read().items() if work.stands(number, cuts)}
-    if (out / FILE_NAME).exists():
+    journal = Journal(out / JOURNAL, work.key, authenticator())
+    if (out / FILE_NAME).exists() and journal.authenticate is None:
         return _finished(work, journal)
+    if noted := journal.read():
+        checked = watched(noted.items(), "Checking crops")
+        noted = {number: cuts for number, cuts in checked if work.stands(number, cuts)}
+    done = noted
     if done:
         print(f"{out}: {len(done):,} of {len(work.orders):,} images are read; resuming.")
     out.mkdir(parents=True, exist_ok=True)
@@ -178,17 +186,21 @@ def patient_splits(
 class Journal:
     """What has become of each image, one line of JSON each, appended as it happens.
 
-    A line that an interruption cut off is no line. In one process, an image is noted before it is
-    read, too: the one that was being read when the process died may have been the cause.
+    A line that an interruption cut off is no line, and where lines have codes, one that was not
+    written for this folder, these settings and this image is none either. In one process, an image
+    is noted before it is read, too: the one that was being read when the process died may have been
+    the cause.
 
     Attributes:
         path: The file.
         key: Hash of images and settings that the lines are about.
+        authenticate: Gives the code of a line; none if lines have none.
         suspects: Images that were begun in an earlier process and not ended.
     """
 
     path: Path
     key: str
+    authenticate: Authenticate | None = None
     suspects: set[int] = field(default_factory=set)
     _file: TextIO | None = None
 
@@ -210,7 +222,7 @@ class Journal:
                     break
                 if "begun" in entry:
                     self.suspects.add(int(entry["begun"]))
-                elif "image" in entry:
+                elif "image" in entry and entry == self._line(entry["image"], entry["lesions"]):
                     found[int(entry["image"])] = [Cut(**cut) for cut in entry["lesions"]]
         else:
             self.suspects -= set(found)
@@ -232,7 +244,7 @@ class Journal:
             {name: value for name, value in asdict(cut).items() if value != getattr(empty, name)}
             for cut in cuts
         ]
-        self._write({"image": number, "lesions": lesions})
+        self._write(self._line(number, lesions))
 
     def close(self) -> None:
         """Closes the file."""
@@ -244,6 +256,14 @@ class Journal:
         """Deletes the file, when all tables are written."""
         self.close()
         self.path.unlink(missing_ok=True)
+
+    def _line(self, number: int, lesions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What is noted of an image, with its code where lines have one."""
+        line = {"image": number, "lesions": lesions}
+        if self.authenticate is None:
+            return line
+        run = {"journal": str(self.path.resolve()), "key": self.key}
+        return {**line, "code": self.authenticate({**run, **line})}
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         if self._file is None:
@@ -270,18 +290,16 @@ class _Work:
         return digest.hexdigest()
 
     def stands(self, number: int, cuts: Sequence[Cut]) -> bool:
-        """Whether an answer is about this image and its crops are there.
+        """Whether an answer is about this image and its crops are there, pixel by pixel.
 
-        After a loss of power a file may be there and empty.
+        After a loss of power a file may be there and empty, and somebody may have replaced it.
         """
         if not number < len(self.orders) or len(cuts) != len(self.orders[number].lesions):
             return False
-        files = [
-            self.out / lesion.file
+        return all(
+            cut.reason or is_whole(self.out / lesion.file, cut.sha256, depth=_depth(lesion.region))
             for lesion, cut in zip(self.orders[number].lesions, cuts, strict=True)
-            if not cut.reason
-        ]
-        return all(file.is_file() and file.stat().st_size for file in files)
+        )
 
 
 @dataclass(slots=True)
@@ -475,7 +493,12 @@ def _orders(rows: Sequence[LesionRow], origin: str, film: bool) -> list[ImageOrd
 
 
 def _file(row: LesionRow, origin: str) -> str:
-    return f"images/{origin}_{row.key}.{'tif' if isinstance(row.region, Slab) else 'png'}"
+    return f"images/{origin}_{row.key}.{'tif' if _depth(row.region) else 'png'}"
+
+
+def _depth(region: Region) -> int | None:
+    """Slices of a volume; none for a crop in the plane."""
+    return region.depth if isinstance(region, Slab) else None
 
 
 def _collect(
@@ -530,7 +553,7 @@ def _collect(
                 view=row.view or cut.view,
                 laterality=row.laterality or cut.laterality,
                 pixel_spacing_mm=cut.spacing_mm,
-                depth=row.region.depth if isinstance(row.region, Slab) else None,
+                depth=_depth(row.region),
                 slice_spacing_mm=cut.slice_mm,
                 attributes=row.attributes
                 if cut.centre_slice is None

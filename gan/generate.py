@@ -19,11 +19,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from data_prep.authentication import Authenticate, authenticator
-from data_prep.crop_image import pixel_hash, read_volume, save_crop_image
+from data_prep.crop_image import is_whole, save_crop_image
 from data_prep.fingerprints import fingerprint
 from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import Crop, CropsManifest, LabelSource, View
@@ -94,7 +93,7 @@ class DrawnCrops:
         drawn.marks.update(
             (number, marks)
             for number, marks in drawn._listed()
-            if drawn._is_whole(number, marks[0])
+            if is_whole(folder / file_of(number, depth), marks[0], depth=depth)
         )
         lines = "".join(map(drawn._line, drawn.marks))
         (folder / TABLE).write_text(lines, encoding="utf-8")  # without the line that a kill cut off
@@ -144,17 +143,6 @@ class DrawnCrops:
                 number, marks = int(match[1]), (match[2], match[3])
                 if self.authenticate is None or match[4] == self._code(number, marks):
                     yield number, marks
-
-    def _is_whole(self, number: int, sha256: str) -> bool:
-        path = self.folder / file_of(number, self.depth)
-        try:
-            if self.depth is not None:
-                return pixel_hash(read_volume(path, depth=self.depth)) == sha256
-            with Image.open(path) as image:
-                pixels = np.array(image)
-        except (OSError, SyntaxError, ValueError):  # missing, or Pillow's words for half a file
-            return False
-        return pixels.ndim == 2 and pixel_hash(pixels.astype(np.uint16)) == sha256
 
 
 def file_of(number: int, depth: int | None = None) -> str:

@@ -2,8 +2,10 @@
 import csv
 import errno
 import json
+import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,124 @@ def test_what_is_done_is_not_read_again(tmp_path: Path, monkeypatch: pytest.Monk
     assert content(tmp_path / "out") == whole
     cut(tmp_path)
     assert len(read) == 2
+
+
+def command(tmp_path: Path, out: str) -> list[str]:
+    words = ["prepare", "lesions", "--table", str(tmp_path / "t.csv"), "--size", "16", "--images"]
+    return [*words, str(tmp_path / "images"), "--workers", "1", "--out", str(tmp_path / out)]
+
+
+def interrupted(tmp_path: Path, out: str) -> Path:
+    """A folder of the command that was stopped after the last image; returns its journal."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            CropSet, "finish", lambda self, card: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        assert main(command(tmp_path, out)) == 130
+    return tmp_path / out / JOURNAL
+
+
+def rewrite(journal: Path, change: Callable[[dict[int, dict[str, Any]]], None]) -> None:
+    """Changes the lines of images, by their number; without those of images that were begun.
+
+    As workers leave it: an image that was begun and not ended is read by a process of its own.
+    """
+    lines = [json.loads(one) for one in journal.read_text().splitlines() if one]
+    lines = [one for one in lines if "begun" not in one]
+    change({one["image"]: one for one in lines if "image" in one})
+    journal.write_text("".join(json.dumps(one) + "\n" for one in lines))
+
+
+def exchange(one: Path, other: Path) -> None:
+    content = one.read_bytes()
+    shutil.copyfile(other, one)
+    other.write_bytes(content)
+
+
+def test_a_command_relies_on_no_line_that_it_did_not_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each patient would get the crop of another one, or lose it."""
+    folder_of(tmp_path, [f"{i}.png" for i in range(4)])
+    assert main(command(tmp_path, "whole")) == 0
+    whole = {
+        name: one for name, one in content(tmp_path / "whole").items() if "privacy" not in name
+    }
+    whole.pop("PRIVACY.md")
+    read: list[str] = []
+
+    def counted(path: Path, **settings: Any) -> Mammogram:
+        read.append(path.name)
+        return read_image(path, **settings)
+
+    def swapped(lines: dict[int, dict[str, Any]]) -> None:
+        lines[0]["lesions"], lines[1]["lesions"] = lines[1]["lesions"], lines[0]["lesions"]
+
+    def renumbered(lines: dict[int, dict[str, Any]]) -> None:
+        lines[0]["image"], lines[1]["image"] = 1, 0
+
+    def without_codes(lines: dict[int, dict[str, Any]]) -> None:
+        for line in lines.values():
+            del line["code"]
+
+    def rejected(lines: dict[int, dict[str, Any]]) -> None:
+        lines[2]["lesions"] = [{"reason": "unreadable", "message": "row 4: gone"}]
+
+    def others(lines: dict[int, dict[str, Any]]) -> None:
+        pass  # those of the same command in another folder
+
+    changes = (swapped, renumbered, without_codes, rejected, others)
+    again = (["0.png", "1.png"], ["0.png", "1.png"], [f"{i}.png" for i in range(4)], ["2.png"])
+    for at, (change, expected) in enumerate(zip(changes, (*again, again[2]), strict=True)):
+        journal = interrupted(tmp_path, f"out{at}")
+        images = journal.parent / "images"
+        if change is others:
+            shutil.copyfile(interrupted(tmp_path, "theirs"), journal)
+        rewrite(journal, change)
+        if change in (swapped, renumbered):
+            exchange(images / "own_row_0002.png", images / "own_row_0003.png")
+        read.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(cut_image, "read_image", counted)
+            assert main(command(tmp_path, f"out{at}")) == 0
+        assert read == expected, change.__name__
+        made = content(journal.parent)
+        assert {name: made[name] for name in whole} == whole, change.__name__
+        assert main(["privacy", "verify", str(journal.parent)]) == 0
+
+
+def test_a_command_reads_no_image_again_that_it_has_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_of(tmp_path, [f"{i}.png" for i in range(3)])
+    journal = interrupted(tmp_path, "out")
+    Image.fromarray(grey(9)).save(journal.parent / "images" / "own_row_0003.png")  # of somebody
+    read: list[str] = []
+
+    def counted(path: Path, **settings: Any) -> Mammogram:
+        read.append(path.name)
+        return read_image(path, **settings)
+
+    monkeypatch.setattr(cut_image, "read_image", counted)
+    assert main(command(tmp_path, "out")) == 0
+    assert read == ["1.png"]
+
+
+def test_a_command_takes_no_table_that_an_unfinished_one_left(tmp_path: Path) -> None:
+    folder_of(tmp_path, [f"{i}.png" for i in range(3)])
+    words = command(tmp_path, "out")
+    assert main(words) == 0
+    out = tmp_path / "out"
+    table = out / "crops.csv"
+    whole = table.read_bytes()
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(record | {"finished": None, "outputs": {}}))
+    for statement in (*out.glob("privacy*"), out / "PRIVACY.md"):
+        statement.unlink()
+    table.write_bytes(whole.replace(b",own,", b",phantom,").replace(b",P00", b",X00"))
+    assert main(words) == 0
+    assert table.read_bytes() == whole
+    assert main(["privacy", "verify", str(out)]) == 0
 
 
 def test_a_journal_of_something_else_is_refused(tmp_path: Path) -> None:

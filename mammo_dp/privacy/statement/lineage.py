@@ -45,6 +45,10 @@ DESCRIBED = ", as described beside them"  # after the source of weights that are
 # Roles of what crops are prepared from: an archive, or tables and folders of images.
 SOURCES = ("root", "table", "images", "masks", "boxes", "annotations")
 NOT_PARENTS = (*SOURCES, "provenance")  # roles of inputs that no stage made
+# How origins begin of synthetic crops that commands make from no other stage.
+MADE_WITHOUT_PARENTS = MappingProxyType(
+    {"prepare phantoms": "phantom", "prepare synthetic_folder": "synthetic:"}
+)
 _FIELDS = ("source", "data", "licence", "sha256")
 # Files that packages bring, by SHA-256.
 KNOWN = MappingProxyType(
@@ -289,10 +293,12 @@ def data_ledger(record: RunRecord, manifest: CropsManifest) -> PrivacyLedger:
         manifest: Its crops.
 
     Raises:
-        PrivacyError: If the provenance of imported crops is malformed.
+        PrivacyError: If the provenance of imported crops is malformed, or crops are said to be
+            synthetic that the command cannot have made.
     """
     if parents_of(record):
         return inputs_ledger(record)
+    _require_own_origins(record, manifest)
     if _of_patients(manifest):
         merged = record.config.get("across_patients") == "merge"
         return PrivacyLedger(exclusions=(MERGED,) if merged else ())
@@ -301,6 +307,28 @@ def data_ledger(record: RunRecord, manifest: CropsManifest) -> PrivacyLedger:
     usual = str(PhantomParameters())  # as a run records them
     given = () if record.config.get("parameters", usual) == usual else (GIVEN_LOOKS,)
     return PrivacyLedger(exclusions=(PHANTOMS, *given))
+
+
+def _require_own_origins(record: RunRecord, manifest: CropsManifest) -> None:
+    """Refuses a table by which crops are no patient's, although its command makes no such crops.
+
+    Raises:
+        PrivacyError: Naming them.
+    """
+    own = MADE_WITHOUT_PARENTS.get(record.command)
+    others = sorted(
+        {
+            crop.origin
+            for crop in manifest.crops
+            if crop.is_synthetic and (own is None or not crop.origin.startswith(own))
+        }
+    )
+    if others:
+        raise PrivacyError(
+            f"{manifest.folder / CROPS}: has crops of {', '.join(others)}, which "
+            f"`{record.command}` does not make, so whose they are is unknown. Remove the folder, "
+            "and run the command again."
+        )
 
 
 def parents_of(record: RunRecord) -> dict[str, Path]:

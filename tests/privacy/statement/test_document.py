@@ -181,7 +181,12 @@ def test_a_provenance_that_names_no_data_set_is_refused(
     imported = make_cohort("imported", origin="synthetic:m")
     provenance = tmp_path / "from.yaml"
     provenance.write_bytes(f"generator: g\ntrained_on: {trained_on}\n".encode("latin-1"))
-    record = open_run(tmp_path / "r", command="p", config={}, inputs={"provenance": provenance})
+    record = open_run(
+        tmp_path / "r",
+        command="prepare synthetic_folder",
+        config={},
+        inputs={"provenance": provenance},
+    )
     with pytest.raises(PrivacyError, match=r"is no provenance.*trained_on"):
         data_ledger(record, imported)
 

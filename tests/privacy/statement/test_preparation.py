@@ -3,6 +3,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,19 @@ import pytest
 import yaml
 
 from data_prep.errors import ArchiveError, DuplicateConflict
+from data_prep.manifest import CropsManifest
 from mammo_dp.benchmark.mixture import mix
 from mammo_dp.main import main, run
+from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.lineage import (
     GIVEN_LOOKS,
     MERGED,
     PHANTOMS,
     UNPREPARED,
     collect_parents,
+    data_ledger,
 )
-from mammo_dp.runs import config_sha256
+from mammo_dp.runs import config_sha256, open_run
 from tests.data_prep.tiny_archive import TinyArchive, film
 from tests.privacy.statement.verify.chain import DP, edit, rewrite_crops
 
@@ -119,6 +123,36 @@ def test_the_record_of_a_prepared_folder_cannot_be_rewritten(
     assert said_of("real") == (MERGED,)  # sealed
     assert main(["privacy", "verify", "real"]) == 1
     assert "run.config_sha256 is recorded as" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "origin", "makes"),
+    [
+        ("prepare cbis_ddsm", "phantom", False),
+        ("prepare lesions", "synthetic:m", False),
+        ("prepare crop_folder", "gan:0", False),
+        ("prepare phantoms", "phantom", True),
+        ("prepare phantoms", "synthetic:m", False),
+        ("prepare phantoms", "evolved:0", False),
+        ("prepare synthetic_folder", "synthetic:m", True),
+        ("prepare synthetic_folder", "phantom", False),
+    ],
+)
+def test_only_commands_that_make_crops_of_nobody_may_leave_some(
+    tmp_path: Path,
+    make_cohort: Callable[..., CropsManifest],
+    command: str,
+    origin: str,
+    makes: bool,
+) -> None:
+    """Else whoever could write to an unfinished folder would make phantoms of patients."""
+    made = make_cohort("made", origin=origin)
+    record = open_run(tmp_path / "run", command=command, config={}, inputs={})
+    if makes:
+        data_ledger(record, made)
+        return
+    with pytest.raises(PrivacyError, match=f"crops of {origin}, which `{command}` does not make"):
+        data_ledger(record, made)
 
 
 def test_an_unknown_preparation_is_an_exclusion(archive: TinyArchive) -> None:

@@ -40,7 +40,7 @@ from data_prep.cutting import Cutting
 from data_prep.duplicates import AcrossPatients
 from data_prep.errors import ArchiveError, ManifestError, RecordRejected
 from data_prep.identity import normalised
-from data_prep.lesions import LesionRow, LesionTable, Region, Slab, require_one_patient_per_image
+from data_prep.lesions import LesionRow, LesionTable, Region, Slab, require_clear_patients
 from data_prep.manifest import FILE_NAME, Crop, CropsManifest, Split
 from data_prep.progress import watched
 from data_prep.splits import assign_split, check_patients, refine_split
@@ -97,9 +97,10 @@ def cut_lesions(
         ArchiveError: If no crop is left, or rows of two patients name one image.
         ClusterError: If the scheduler or its workers cannot be used.
         LeakageError: If a patient or a copy is in two splits.
-        ManifestError: If the folder was begun by a call for other images or other settings.
+        ManifestError: If the folder was begun by a call for other images or other settings, or for
+            ids that could be one patient's or two.
     """
-    require_one_patient_per_image((row.path, row.patient_id, row.where) for row in table.rows)
+    require_clear_patients([(row.path, row.patient_id, row.where) for row in table.rows])
     splits = patient_splits(table.rows, val_fraction=val_fraction, test_fraction=test_fraction)
     film = scanned_film or (table.facts is not None and table.facts.scanned_film)
     work = _Work(orders=_orders(table.rows, origin, film), cutting=cutting, out=out)

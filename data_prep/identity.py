@@ -15,6 +15,26 @@ from functools import lru_cache
 
 from data_prep.errors import ManifestError
 
+# Characters that nobody sees, beside those of category Cf: Default_Ignorable_Code_Point in
+# DerivedCoreProperties.txt of Unicode (joiners, fillers of Hangul, variation selectors and so on).
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8"
+    "\U000e0000-\U000e0fff]"
+)
+# Signs that people put between letters and digits, or leave out, and hyphens of all kinds.
+_SEPARATORS = frozenset(".,:;/\\\u2212")
+# Letters of Cyrillic and of Greek that look like those of Latin, as capitals or as small letters;
+# after confusables.txt of Unicode Technical Standard 39.
+_ALPHABETS = frozenset({"LATIN", "GREEK", "CYRILLIC"})
+_CAPITALS = str.maketrans(
+    "АВЕЗЅІЈКМНОРСТУҮХѴΑΒΕΖΗΙΚΜΝΟΡΤΥΧ".casefold(),  # noqa: RUF001  that is what it is about
+    "ABE3SIJKMHOPCTYYXVABEZHIKMNOPTYX".casefold(),
+)
+_SMALL = str.maketrans(
+    "абгеорсухѕіјѡѵүһԁԛԝαγινορσυ",  # noqa: RUF001  as above
+    "a6reopcyxsijwvyhdqwayivopou",
+)
+
 
 @lru_cache(maxsize=1 << 16)
 def normalised(name: str) -> str:
@@ -23,7 +43,8 @@ def normalised(name: str) -> str:
     Full-width and other compatibility characters become plain ones (Unicode NFKC), digits of all
     scripts those of ASCII, and letters lose their case, in Turkish, too; of the rest only letters,
     digits and accents stay, so that blanks, hyphens of any kind, ``_ . / :`` and invisible
-    characters do not count. Leading zeros stay.
+    characters do not count, nor do other signs: ids that differ in these alone are refused where
+    they meet. Leading zeros stay.
 
     >>> normalised("CBIS-DDSM"), normalised(" p-0001"), normalised("P_0001"), normalised("P:1")
     ('cbisddsm', 'p0001', 'p0001', 'p1')
@@ -32,7 +53,7 @@ def normalised(name: str) -> str:
 
 
 def _folded(name: str) -> str:
-    seen = "".join(char for char in name if unicodedata.category(char) != "Cf")
+    seen = "".join(char for char in _UNSEEN.sub("", name) if unicodedata.category(char) != "Cf")
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
     plain = plain.replace("i\u0307", "i").replace("\u0131", "i")  # of dotted and dotless capitals
     plain = plain.translate({0x66B: ".", 0x66C: ",", 0xB7: "."})  # of decimals and thousands
@@ -79,6 +100,36 @@ def _numbers(name: str) -> tuple[str, ...]:
     return (*re.findall(r"\d+", _folded(name)), *re.findall("\u0131", name))
 
 
+@lru_cache(maxsize=1 << 16)
+def _signs(name: str) -> tuple[str, ...]:
+    """Signs in a name that are no separators, such as ``+``, ``*`` and ``#``."""
+    return tuple(
+        char
+        for char in _folded(name)
+        if (category := unicodedata.category(char))[0] in "PS"
+        and category not in ("Pc", "Pd")
+        and char not in _SEPARATORS
+    )
+
+
+@lru_cache(maxsize=1 << 16)
+def _alphabets(name: str) -> frozenset[str]:
+    """Which of the alphabets that look alike the letters of a name are of.
+
+    Signs that are made of letters, such as the one for numero, are of none.
+    """
+    letters = (char for char in name if unicodedata.category(char)[0] == "L")
+    plain = "".join(unicodedata.normalize("NFKC", char) for char in letters)
+    return _ALPHABETS & {unicodedata.name(char, "").partition(" ")[0] for char in plain}
+
+
+@lru_cache(maxsize=1 << 16)
+def _looks(identity: str) -> tuple[str, ...]:
+    """What an identity looks like in capitals and in small letters, as if all were Latin."""
+    parted = unicodedata.normalize("NFD", identity)
+    return f"capitals {parted.translate(_CAPITALS)}", f"small {parted.translate(_SMALL)}"
+
+
 # What programs make of a number, and nobody can read back.
 _UNCLEAR = re.compile(
     "|".join(
@@ -112,9 +163,10 @@ def require_told_apart(patients: Iterable[tuple[str, str, str]]) -> None:
     """Refuses ids of which nobody can tell whether they are those of one patient.
 
     Such are ids that differ in where their digits are parted (``1-11``, ``11-1``), in leading
-    zeros (``7``, ``007``) or in an empty decimal (``12``, ``12.0``, as tables of numbers have it),
-    and any that another program may have made of a number (``12.000``, ``1,200.0``, ``P1.0``,
-    ``1.2E+05``).
+    zeros (``7``, ``007``), in an empty decimal (``12``, ``12.0``, as tables of numbers have it) or
+    in a sign that is no separator (``17+``, ``17-``), that look alike in Latin, Greek or Cyrillic,
+    and any that mix these alphabets or that another program may have made of a number (``12.000``,
+    ``1,200.0``, ``P1.0``, ``1.2E+05``).
 
     Args:
         patients: Origin, id, and where it stands, which the message shows.
@@ -122,7 +174,8 @@ def require_told_apart(patients: Iterable[tuple[str, str, str]]) -> None:
     Raises:
         ManifestError: Naming both places, not the patients.
     """
-    seen: dict[str, tuple[tuple[str, ...], str]] = {}
+    seen: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {}
+    looks: dict[str, tuple[str, frozenset[str], str]] = {}
     for origin, patient_id, where in patients:
         if not (identity := patient_identity(origin, patient_id)):
             continue
@@ -132,14 +185,35 @@ def require_told_apart(patients: Iterable[tuple[str, str, str]]) -> None:
                 "of ten, as programs write numbers. Nobody can tell which number was meant. Write "
                 "the id as it was given, as text."
             )
-        written = _numbers(patient_id)
+        if len(alphabets := _alphabets(patient_id)) > 1:
+            raise ManifestError(
+                f"{where}: a patient id with letters of {' and '.join(sorted(alphabets))}, some of "
+                "which look the same, so that one patient can have several such ids. Write the id "
+                "in the letters of one alphabet."
+            )
+        numbers, signs = _numbers(patient_id), _signs(patient_id)
         spelled = f"{normalised(origin)} {normalised(patient_id)}"
         for name in (identity, spelled):
-            others, place = seen.setdefault(name, (written, where))
-            if others != written:
+            others, other_signs, place = seen.setdefault(name, (numbers, signs, where))
+            if others != numbers:
                 raise ManifestError(
                     f"{place} and {where}: patient ids that differ in separated digits, in leading "
                     "zeros or in a decimal. Nobody can tell whether they are one patient's. Write "
                     "the ids of one patient in one way, and those of two so that they differ "
                     "otherwise."
+                )
+            if other_signs != signs:
+                raise ManifestError(
+                    f"{place} and {where}: patient ids that differ in a sign such as + or # alone, "
+                    "which counts no more than a blank. Nobody can tell whether they are one "
+                    "patient's. Write the ids of one patient in one way, and those of two so that "
+                    "they differ in a letter or a digit."
+                )
+        for look in _looks(identity):
+            other, of, place = looks.setdefault(look, (identity, alphabets, where))
+            if other != identity and of != alphabets:
+                raise ManifestError(
+                    f"{place} and {where}: patient ids that look alike, in letters of two "
+                    "alphabets. Nobody can tell whether they are one patient's. Write both in the "
+                    "letters of one alphabet."
                 )

@@ -18,7 +18,7 @@ from typing import TypeVar, get_args
 from data_prep.cropping import Box
 from data_prep.errors import ArchiveError, LabelError
 from data_prep.files import find_files
-from data_prep.identity import normalised, require_told_apart
+from data_prep.identity import normalised
 from data_prep.lesions import (
     LeftOut,
     LesionRow,
@@ -27,7 +27,7 @@ from data_prep.lesions import (
     Outline,
     Region,
     Slab,
-    require_one_patient_per_image,
+    require_clear_patients,
 )
 from data_prep.manifest import ATTRIBUTES, COLUMNS, LabelSource, Laterality, Split, View
 from data_prep.splits import check_patients
@@ -131,7 +131,7 @@ def read_lesion_table(
     table.require_ids([columns.lesion])
     if labels is not None or columns.patient in kept:
         table.require_ids([columns.patient, columns.image])
-        _require_clear_patients(source)
+        require_clear_patients(_named_patients(source))
     check_patients([(r.patient_id, r.split, r.where) for r in rows if r.split is not None])
     rows = _with_image_ids(source, rows)
     rows, repeated = _without_repetitions(source, rows)
@@ -269,27 +269,17 @@ def _require_known_labels(source: _Source) -> None:
     )
 
 
-def _require_clear_patients(source: _Source) -> None:
-    """Refuses ids that could be one patient's or two, and files of two patients.
+def _named_patients(source: _Source) -> list[tuple[PurePosixPath | None, str, str]]:
+    """File, patient and place of each row that names a patient, those to be left out, too.
 
-    Looks at all rows, those that will be left out, too: what a row says about a patient must not
-    depend on what else is wrong with it.
-
-    Raises:
-        ArchiveError: Naming two rows that name one file under two patients.
-        ManifestError: Naming two rows with such ids.
+    What a row says about a patient must not depend on what else is wrong with it.
     """
-    named = [
-        (source.text(row, "file"), patient, source.table.where(row))
-        for row in source.table.rows
-        if normalised(patient := source.text(row, "patient"))
-    ]
-    require_told_apart(("own", patient, where) for _, patient, where in named)
-    require_one_patient_per_image(
-        (PurePosixPath(file.replace("\\", "/")), patient, where)
-        for file, patient, where in named
-        if file
-    )
+    named = []
+    for row in source.table.rows:
+        file = source.text(row, "file").replace("\\", "/")
+        if normalised(patient := source.text(row, "patient")):
+            named.append((PurePosixPath(file) if file else None, patient, source.table.where(row)))
+    return named
 
 
 def _lesion_row(source: _Source, row: TableRow, numbers: Counter[str]) -> LesionRow | LeftOut:

@@ -6,14 +6,14 @@ itself. One cutter (:mod:`data_prep.cut_lesions`) makes crops of it, whatever it
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 from data_prep.cropping import Box
 from data_prep.errors import ArchiveError
-from data_prep.identity import normalised
+from data_prep.identity import normalised, require_told_apart
 from data_prep.manifest import LabelSource, Laterality, Split, View
 
 
@@ -180,22 +180,26 @@ class LesionTable:
     lesions_joined: bool = True
 
 
-def require_one_patient_per_image(named: Iterable[tuple[object, str, str]]) -> None:
-    """Refuses an image that rows of two patients name.
+def require_clear_patients(named: Sequence[tuple[object, str, str]]) -> None:
+    """Refuses ids that could be one patient's or two, and images that rows of two patients name.
 
     Whatever was done about such rows, taking one out as a copy of the other, or both as a
     contradiction, the crops of one patient would depend on the other. So this comes before rows are
-    compared with each other.
+    compared with each other, and is about all rows.
 
     Args:
-        named: Image, by path or id; patient id, of one data set; and where it stands, which the
-            message shows.
+        named: Image, by path or id, none if the row names none; patient id, of one data set; and
+            where it stands, which the message shows.
 
     Raises:
-        ArchiveError: Naming both places, not the patients.
+        ArchiveError: Naming two rows that name one image under two patients.
+        ManifestError: Naming two rows with such ids.
     """
+    require_told_apart(("data", patient_id, where) for _, patient_id, where in named)
     first: dict[object, tuple[str, str]] = {}
     for image, patient_id, where in named:
+        if image is None:
+            continue
         known, place = first.setdefault(image, (normalised(patient_id), where))
         if known != normalised(patient_id):
             raise ArchiveError(

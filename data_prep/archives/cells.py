@@ -12,7 +12,7 @@ from data_prep.lesions import (
     ArchiveFacts,
     LeftOut,
     LesionRow,
-    require_one_patient_per_image,
+    require_clear_patients,
 )
 from data_prep.manifest import Laterality, View
 
@@ -149,8 +149,9 @@ def without_repeats(rows: Sequence[LesionRow]) -> tuple[list[LesionRow], list[Le
 
     Raises:
         ArchiveError: If rows of two patients name one image.
+        ManifestError: For ids that could be one patient's or two.
     """
-    require_one_patient_per_image((row.image_id, row.patient_id, row.where) for row in rows)
+    require_clear_patients([(row.image_id, row.patient_id, row.where) for row in rows])
     groups: dict[tuple[str, str], list[LesionRow]] = defaultdict(list)
     for row in rows:
         groups[row.image_id, row.lesion_id].append(row)

@@ -11,6 +11,7 @@ from typing import get_args
 
 from data_prep.errors import ArchiveError, LabelError, ManifestError
 from data_prep.files import REPEATED, FoundFiles, find_files, is_helper
+from data_prep.identity import require_told_apart
 from data_prep.manifest import Split
 from data_prep.splits import check_patients
 
@@ -66,7 +67,8 @@ def read_crop_folder(root: Path) -> CropFolder:
         ArchiveError: If the folders are missing or empty, or several data sets stand side by side.
         LabelError: If name, prefix and folder disagree, or a name does not match.
         LeakageError: If a patient is in two parts.
-        ManifestError: If two files name the same crop.
+        ManifestError: If two files name the same crop, or for ids that could be one patient's or
+            two.
     """
     folder = _dataset_folder(root)
     _check_folders(folder)
@@ -97,6 +99,7 @@ def read_crop_folder(root: Path) -> CropFolder:
         ]
     if not crops:
         raise ArchiveError(f"{folder}: holds no PNG file. Give the folder of the published crops.")
+    require_told_apart((c.dataset, c.patient_id, f"{c.split}, crop {c.key}") for c in crops)
     check_patients((c.patient_id, c.split, f"{c.split}, crop {c.key}") for c in crops)
     seen: dict[tuple[str, str], str] = {}
     for crop in crops:

@@ -73,6 +73,15 @@ def test_patient_in_two_parts_is_leakage(tmp_path: Path) -> None:
         read_crop_folder(tmp_path)
 
 
+@pytest.mark.parametrize("other", ["P_001", "P_00001+"])
+def test_ids_that_could_be_of_one_patient_or_of_two_are_refused(tmp_path: Path, other: str) -> None:
+    """Else a crop of one could be taken for a copy of the other's, and nobody would see its id."""
+    put(tmp_path)
+    put(tmp_path, patient=other, image=2)
+    with pytest.raises(ManifestError, match=r"train, crop train_0001 and train, crop train_0002"):
+        read_crop_folder(tmp_path)
+
+
 def test_two_files_of_one_crop_are_refused(tmp_path: Path) -> None:
     put(tmp_path)
     put(tmp_path, benign=1)

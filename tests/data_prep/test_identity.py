@@ -32,6 +32,9 @@ SPELLINGS = [
     "\uff30_\uff10\uff10\uff10\uff10\uff11",  # full width
     "P__0-0-0 01",
 ]
+UNSEEN = (
+    "\u034f\u115f\u1160\u17b4\u180b\u180e\u200d\u2060\u2065\u3164\ufe00\ufe0f\ufeff\uffa0\U000e0100"
+)
 ACCENTED = "Müller-Ångström 7"
 
 
@@ -41,6 +44,14 @@ def test_spellings_of_a_number_are_one_patient(spelling: str) -> None:
     assert patient_share(spelling) == patient_share("P_00001")
     with pytest.raises(LeakageError):
         check_patients([("P_00001", "train", "row 1"), (spelling, "val", "row 2")])
+
+
+@pytest.mark.parametrize("unseen", UNSEEN)
+def test_characters_that_nobody_sees_make_no_other_patient(unseen: str) -> None:
+    for spelling in (f"{unseen}P1", f"P{unseen}1", f"P1{unseen}"):
+        assert patient_identity("a", spelling) == patient_identity("a", "P1")
+        require_told_apart([("a", "P1", "row 2"), ("a", spelling, "row 3")])
+    require_told_apart([("a", "12", "row 2"), ("a", f"1{unseen}2", "row 3")])
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
@@ -99,6 +110,64 @@ def test_ids_that_could_be_of_one_patient_or_of_two_are_refused_where_they_meet(
         require_told_apart([("a", one, "row 2"), ("a", "q", "row 3"), ("a", other, "row 4")])
     assert one not in str(caught.value).removeprefix("row 2 and row 4")
     require_told_apart([("a", one, "row 2"), ("b", other, "row 3"), ("", "", "row 4")])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("17", "17+"), ("17+", "17-"), ("17*", "17#"), ("#17", "17"), ("A(1)", "A1")]
+)
+def test_ids_that_differ_in_a_sign_alone_are_refused_where_they_meet(one: str, other: str) -> None:
+    assert patient_identity("a", one) == patient_identity("a", other)
+    with pytest.raises(ManifestError, match=r"^row 2 and row 4: patient ids that differ in a sign"):
+        require_told_apart([("a", one, "row 2"), ("a", "q", "row 3"), ("a", other, "row 4")])
+    require_told_apart([("a", one, "row 2"), ("b", other, "row 3")])
+    require_told_apart([("a", one, "row 2"), ("a", f"{one}8", "row 3"), ("a", one, "row 4")])
+
+
+def test_separators_tell_nobody_apart() -> None:
+    ids = [f"P{one}1" for one in "-_./:,; \\\u2010\u2013\u2212\u00a0\u203f\u00b7"]
+    require_told_apart([("a", name, f"row {at}") for at, name in enumerate(["P1", *ids], 2)])
+
+
+@pytest.mark.parametrize(
+    ("latin", "other"),
+    [
+        ("PAM-12", "\u0420\u0410\u041c-12"),  # Cyrillic capitals
+        ("pac7", "\u0440\u0430\u04417"),  # small letters
+        ("BX7", "\u0392\u03a77"),  # Greek capitals
+        ("vo1", "\u03bd\u03bf1"),
+        ("NO1", "\u039d\u039f1"),  # the same letters of Greek, in capitals
+        ("\u00cb-1", "\u0401-1"),  # with two dots
+        ("317", "\u041717"),  # a letter like a digit
+    ],
+)
+def test_ids_that_look_alike_are_refused_where_they_meet(latin: str, other: str) -> None:
+    """Keyboards of several alphabets have keys with one picture."""
+    assert patient_identity("a", latin) != patient_identity("a", other)
+    for one, two in ((latin, other), (other, latin)):
+        with pytest.raises(ManifestError, match=r"^row 2 and row 4: patient ids that look alike"):
+            require_told_apart([("a", one, "row 2"), ("a", "q", "row 3"), ("a", two, "row 4")])
+    require_told_apart([("a", latin, "row 2"), ("b", other, "row 3")])
+
+
+@pytest.mark.parametrize("mixed", ["\u0420AM-12", "PAM-\u0410", "P\u03911", "\u0391\u04101"])
+def test_an_id_of_several_alphabets_is_refused(mixed: str) -> None:
+    with pytest.raises(ManifestError, match=r"^row 2: a patient id with letters of [A-Z]+ and"):
+        require_told_apart([("a", mixed, "row 2")])
+
+
+def test_ids_of_one_alphabet_are_taken() -> None:
+    cyrillic = [
+        "\u0418\u0411-12",
+        "\u0420\u0410\u041c-12",
+        "\u0443\u043c1",
+        "\u04af\u043c1",
+        "\u2116 7",
+    ]
+    greek = ["\u0391\u03981", "\u03bd\u03bf\u03c32", "\u039d\u03a3\u03a37"]
+    others = ["\u60a3\u8005A1", "\u0418\u0411 \u2116 14", "1\u00b5", "P1", "12"]
+    ids = [*cyrillic, *greek, *others]
+    require_told_apart([("a", name, f"row {at}") for at, name in enumerate(ids)])
+    assert len({patient_identity("a", name) for name in ids}) == len(ids)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from data_prep.archives import (
     vindr,
 )
 from data_prep.cropping import Box
-from data_prep.errors import ArchiveError, DataError, LabelError, LeakageError
+from data_prep.errors import ArchiveError, DataError, LabelError, LeakageError, ManifestError
 from data_prep.lesions import ArchiveFacts, LesionTable, Mask, Outline, Slab
 from tests.data_prep.archives import miniature
 from tests.data_prep.archives.miniature import CORNERS, X0, X1, Y0, Y1, change
@@ -390,6 +390,14 @@ class TestBcdr:
             "duplicate",
         )
         assert "F01_0004" in labels(table)
+
+    def test_ids_are_compared_before_rows(self, tmp_path: Path) -> None:
+        root = miniature.bcdr(tmp_path)
+        (path,) = root.rglob("bcdr_f01_outlines.csv")
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([*lines, f"1+{lines[1][1:]}"]))
+        with pytest.raises(ManifestError, match=r"row 2 and .*row 7: patient ids that differ"):
+            bcdr.read(root)
 
     @pytest.mark.parametrize("label", ["Malign", "Benign"])
     def test_a_row_of_another_patient_takes_no_lesion_out(self, tmp_path: Path, label: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from data_prep.errors import ArchiveError, DuplicateConflict
+from data_prep.errors import ArchiveError, DuplicateConflict, ManifestError
 from data_prep.manifest import CropsManifest
 from mammo_dp.benchmark.mixture import mix
 from mammo_dp.main import main, run
@@ -71,6 +71,15 @@ def test_a_mammogram_of_two_patients_stops_preparation(archive: TinyArchive, rul
     with pytest.raises(ArchiveError, match=r"row 2 and .*row 6: one file of two patients"):
         run([*PREPARE.split(), "real", "--across_patients", rule])
     assert not Path("real/crops.csv").exists()
+
+
+def test_ids_are_compared_before_anything_is_cut(archive: TinyArchive) -> None:
+    """Also that of a patient of whom no crop would remain."""
+    path = archive.add("P_0004", view="MLO")
+    archive.write()
+    path.write_bytes(b"damaged")
+    with pytest.raises(ManifestError, match=r"row 5 and .*row 6: patient ids that differ"):
+        run([*PREPARE.split(), "real"])
 
 
 @pytest.mark.filterwarnings("ignore")  # of a fit of one step

@@ -107,10 +107,9 @@ def cut_lesions(
     journal = Journal(out / JOURNAL, work.key, authenticator())
     if (out / FILE_NAME).exists() and journal.authenticate is None:
         return _finished(work, journal)
-    if noted := journal.read():
-        checked = watched(noted.items(), "Checking crops")
-        noted = {number: cuts for number, cuts in checked if work.stands(number, cuts)}
-    done = noted
+    if done := journal.read():
+        noted = watched(done.items(), "Checking crops")
+        done = {number: cuts for number, cuts in noted if work.stands(number, cuts)}
     if done:
         print(f"{out}: {len(done):,} of {len(work.orders):,} images are read; resuming.")
     out.mkdir(parents=True, exist_ok=True)

@@ -133,7 +133,9 @@ def _require_one_split(crops: Sequence[Crop], copies: Iterable[tuple[int, int]])
         if crops[a].split != crops[b].split:
             raise LeakageError(
                 f"{crops[b].file} in {crops[b].split!r} is a copy of {crops[a].file} in "
-                f"{crops[a].split!r}. Remove one of them from the source."
+                f"{crops[a].split!r}: equal pixels or fingerprints, or alike to {NEAR} at "
+                f"{THUMBNAIL} x {THUMBNAIL} px. Remove one of them from the source; if they are "
+                "two crops that hardly differ, have both in one split."
             )
 
 

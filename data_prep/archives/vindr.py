@@ -17,7 +17,6 @@ from data_prep.archives.cells import (
     birads_label,
     chosen,
     density,
-    number,
     require_birads,
     view_of,
     without_repeats,
@@ -158,6 +157,7 @@ def _row(
             key, "no_image", f"{where}: no DICOM file of its image. Complete the download."
         )
     found = density(cells["breast_density"])
+    corners = (math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1))
     return LesionRow(
         key=key,
         where=where,
@@ -165,9 +165,9 @@ def _row(
         path=path,
         patient_id=cells["study_id"],
         image_id=cells["image_id"],
-        lesion_id=f"{cells['image_id']}_{number(str(row.number))}",
+        lesion_id="_".join((cells["image_id"], *map(str, corners))),  # nothing else names it
         malignant=malignant,
-        region=Box(math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1)),
+        region=Box(*corners),
         split=split,
         label_source="birads",
         view=view_of(cells["view_position"]),

@@ -541,6 +541,18 @@ class TestVindr:
         with pytest.raises(error, match=says):
             vindr.read(root, label_source="birads")
 
+    @pytest.mark.parametrize(
+        ("birads", "reason"), [("BI-RADS 4", "duplicate"), ("BI-RADS 3", "conflict")]
+    )
+    def test_a_box_that_is_listed_twice_is_one_lesion(
+        self, tmp_path: Path, birads: str, reason: str
+    ) -> None:
+        root = miniature.vindr(tmp_path)
+        path = root / "finding_annotations.csv"
+        row = path.read_text().splitlines()[1].replace(",BI-RADS 4,50", f",{birads},50")
+        path.write_text(f"{path.read_text()}{row}\n")
+        assert reasons(vindr.read(root, label_source="birads"))["train_00007"] == reason
+
     def test_a_missing_image_is_left_out(self, tmp_path: Path) -> None:
         root = miniature.vindr(tmp_path)
         (root / "images" / "bb22" / "i3.dicom").unlink()

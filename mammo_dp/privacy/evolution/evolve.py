@@ -4,6 +4,8 @@
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from classifier.module import CropClassifier
 from classifier.released import load_classifier
@@ -24,7 +26,7 @@ from mammo_dp.privacy.evolution.population import (
     Evolution,
     with_noise,
 )
-from mammo_dp.privacy.evolution.rounds import Round, RoundsAccount, origin
+from mammo_dp.privacy.evolution.rounds import IMAGES, ROUNDS, Round, RoundsAccount, origin
 from mammo_dp.privacy.evolution.simulators import GanSimulator, Genome, PhantomSimulator, Simulator
 from mammo_dp.privacy.statement.ledger import Access
 from mammo_dp.privacy.statement.lineage import collect_parents, require_bound
@@ -143,8 +145,7 @@ def evolve(
             delta,
         )
     account = RoundsAccount(folder=Path(out), planned=planned)
-    if account.is_released:  # by a process that died before its statement
-        return
+    account.require_rounds_of_crops()
     vote(evolution, simulator, space, electorate, account)
     write_crops(evolution, simulator, account, per_class=per_class, batch_size=batch_size)
 
@@ -243,7 +244,8 @@ def write_crops(
 ) -> CropsManifest:
     """Writes as many benign as malignant crops, and last their manifest.
 
-    Crop ``n`` depends on the last round, the seed and ``n``: a killed run writes the same again.
+    Crop ``n`` depends on the last round, the seed and ``n``. All are made again after a kill, so
+    that what lies in the folder is nowhere taken for a crop because it is there.
 
     Args:
         evolution: The course.
@@ -253,7 +255,7 @@ def write_crops(
         batch_size: Crops rendered at once, ``>= 1``.
 
     Raises:
-        PrivacyError: If no round has a result.
+        PrivacyError: If no round has a result, or the folder holds other images than these crops.
     """
     name, folder = origin(account.folder), account.folder
     _, result = account.last() or (0, None)
@@ -266,7 +268,7 @@ def write_crops(
         images = simulator.render(genomes)
         for number, genome, image in zip(numbers, genomes, images, strict=True):
             malignant = bool(number % CLASSES)
-            file = f"images/{number:06d}_{'malignant' if malignant else 'benign'}.png"
+            file = f"{IMAGES}/{number:06d}_{'malignant' if malignant else 'benign'}.png"
             pixels = np.rint(image.astype(np.float64) * _FULL_SCALE).astype(np.uint16)
             rows.append(
                 Crop(
@@ -279,9 +281,40 @@ def write_crops(
                     origin=name,
                     label_source="generator",
                     crop_rule=simulator.crop_rule,
-                    sha256=save_crop_image(folder / file, pixels),
+                    sha256=_saved(folder / file, pixels),
                     fingerprint=fingerprint(pixels),
                     attributes=simulator.attributes(genome),
                 )
             )
+    written = {Path(row.file).name for row in rows}
+    if others := sorted({path.name for path in (folder / IMAGES).iterdir()} - written):
+        raise PrivacyError(
+            f"{folder / IMAGES}: {others[0]} is no crop of this run, and whoever gets the folder "
+            "would take it for one. Remove it."
+        )
     return CropsManifest.write(folder, rows)
+
+
+def _saved(path: Path, pixels: NDArray[np.uint16]) -> str:
+    """Writes a crop, or finds it as an earlier start wrote it; gives the hash of its pixels.
+
+    Raises:
+        PrivacyError: If another image lies there: crops that may have been seen came from other
+            rounds than those that are accounted for, or are nobody's here.
+    """
+    if path.exists() and not _holds(path, pixels):
+        raise PrivacyError(
+            f"{path}: is not the crop that follows from the last round. Somebody exchanged it or "
+            f"{ROUNDS}/, or another version draws otherwise. Restore it, resume with the version "
+            "that began, or take a new folder, whose rounds come on top."
+        )
+    return save_crop_image(path, pixels)  # anew: equal pixels may have other words beside them
+
+
+def _holds(path: Path, pixels: NDArray[np.uint16]) -> bool:
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            there = np.array(image)
+    except (OSError, SyntaxError, ValueError):  # Pillow's words for what is no whole image
+        return False
+    return np.array_equal(there, pixels)

@@ -33,7 +33,7 @@ from mammo_dp.privacy.statement.verify import RUN_AGAIN, Evidence, StageCheck
 from mammo_dp.privacy.training.sampling import FRESH_KEY
 from mammo_dp.runs import RunRecord, file_sha256, read_run, write_text_atomically
 
-ACCOUNT, ROUNDS = "account.json", "rounds"
+ACCOUNT, ROUNDS, IMAGES = "account.json", "rounds", "images"
 _NAME_BYTES = 16  # of an account
 
 
@@ -98,19 +98,18 @@ class RoundsAccount:
             )
         return done.steps
 
-    @property
-    def is_released(self) -> bool:
-        """Whether all crops were written.
+    def require_rounds_of_crops(self) -> None:
+        """Refuses other rounds than those of crops that an earlier start wrote.
 
-        The first of them may have been seen, so no round follows it.
+        The first of them may have been seen, so no round follows it. Nothing else is taken from
+        them: what the crops are follows from the last round.
 
         Raises:
-            PrivacyError: If crops were written that are not those of the last round, all rounds
-                spent.
+            PrivacyError: If crops were written and rounds are left, or they name another round.
         """
         path = self.folder / CROPS
-        if not path.exists() and not any((self.folder / "images").glob("*")):
-            return False
+        if not path.exists() and not any((self.folder / IMAGES).glob("*")):
+            return
         made_by = {crop.origin for crop in _crops(path)}
         if self.recorded < self.planned.steps or made_by - {origin(self.folder)}:
             raise PrivacyError(
@@ -118,7 +117,6 @@ class RoundsAccount:
                 "those of that time. Whoever may have seen these crops, the same command would "
                 "make others. Restore them, or choose a new folder, whose rounds come on top."
             )
-        return path.exists()
 
     def record(self) -> int:
         """Accounts for one round and returns its number, from 0.

@@ -2,6 +2,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from classifier.module import CropClassifier
 from data_prep.descriptors.voting import Floats, describe
@@ -373,6 +375,49 @@ def test_crops_that_may_have_been_seen_are_made_no_second_time(
     shutil.copytree(tmp_path / "kept", out)
     assert evolution(cohort, out) == 0
     assert (out / "crops.csv").read_bytes() == crops
+    assert main(["privacy", "verify", str(out)]) == 0
+
+
+def test_crops_of_patients_in_an_unfinished_folder_become_none_of_this_run(
+    cohort: CropsManifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In the table, under its origin, and in place of an image: all follow from the last round."""
+    out = tmp_path / "evolved"
+
+    def killed(*of: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mammo_dp.privacy.evolution.rounds.write_evolution_statement", killed)
+        assert evolution(cohort, out) == 130
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    made, image = CropsManifest.read(out), out / "images" / "000000_benign.png"
+    theirs = [
+        replace(one, file=f"images/{number:06d}_x.png", patient_id="", origin=made.crops[0].origin)
+        for number, one in enumerate(cohort.crops)
+        if one.split == "train"
+    ]
+    for one, row in zip(theirs, cohort.rows("train"), strict=True):
+        shutil.copyfile(cohort.folder / cohort.crops[row].file, out / one.file)
+    CropsManifest.write(out, theirs)
+    capsys.readouterr()
+    assert evolution(cohort, out) == 1
+    assert "_x.png is no crop of this run" in capsys.readouterr().err
+    for one in theirs:
+        (out / one.file).unlink()
+    shutil.copyfile(cohort.folder / cohort.crops[0].file, image)
+    assert evolution(cohort, out) == 1
+    assert "is not the crop that follows from the last round" in capsys.readouterr().err
+    image.write_bytes(b"of no image")
+    assert evolution(cohort, out) == 1
+    Image.fromarray(made.image(1)).save(image.with_name("000001_malignant.png"), compress_level=9)
+    image.write_bytes(before[image])
+    assert evolution(cohort, out) == 0
+    written = {path for path in before if path.name != "run.json"}
+    assert {path: path.read_bytes() for path in written} == {path: before[path] for path in written}
     assert main(["privacy", "verify", str(out)]) == 0
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rounds of voting on disk: each is recorded before its noise is drawn, then its result is saved.
 
-``account.json`` holds the mechanism as executed so far and a name that no other account has, sealed
-under the cohort key. ``rounds/`` has the candidates of each round and their noisy votes, sealed
-together with that name, so that no round of another run counts as one of this; exact votes are
-never written.
+``account.json`` holds the mechanism as executed so far, the configuration and inputs of the run,
+and a name that no other account has, sealed under the cohort key. ``rounds/`` has the candidates of
+each round and their noisy votes, sealed together with that name, so that no round of another run
+counts as one of this; exact votes are never written.
 A process that dies between the two leaves a recorded round without a result: it stays accounted
 for, and the run resumes with one round less.
 """
@@ -28,7 +28,7 @@ from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.statement.lineage import PHANTOMS, inputs_ledger
 from mammo_dp.privacy.statement.recompute import RESTORE
-from mammo_dp.privacy.statement.seals import seal_doubt, with_seal
+from mammo_dp.privacy.statement.seals import identity_of_run, seal_doubt, with_seal
 from mammo_dp.privacy.statement.verify import RUN_AGAIN, Evidence, StageCheck
 from mammo_dp.privacy.training.sampling import FRESH_KEY
 from mammo_dp.runs import RunRecord, file_sha256, read_run, write_text_atomically
@@ -133,7 +133,7 @@ class RoundsAccount:
         name = _account(self.folder)["name"] if step else secrets.token_hex(_NAME_BYTES)
         content = {
             "name": name,
-            "run": read_run(self.folder).config_sha256,
+            "run": identity_of_run(read_run(self.folder)),
             "mechanism": replace(self.planned, steps=step + 1).as_json(),
         }
         text = json.dumps(with_seal(content), indent=2)
@@ -195,8 +195,8 @@ def _account(folder: Path) -> dict[str, Any]:
             f"{path}: is no account ({error}). Restore it; without it nobody knows what was spent."
         ) from error
     doubt = seal_doubt(stored)
-    if not doubt and run != read_run(folder).config_sha256:
-        doubt = "belongs to another run"
+    if not doubt and run != identity_of_run(read_run(folder)):
+        doubt = "belongs to another run, such as one on other crops"
     if doubt:
         raise PrivacyError(f"{path}: {doubt}. Restore it.")
     return stored

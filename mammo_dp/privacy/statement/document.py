@@ -19,7 +19,7 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.cohort import CohortEvidence
 from mammo_dp.privacy.statement.guarantee import COVERS, Guarantee, PrivacyStatement, taken_together
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger, PublicData
-from mammo_dp.privacy.statement.seals import seal_doubt, with_seal
+from mammo_dp.privacy.statement.seals import identity_of_run, seal_doubt, with_seal
 from mammo_dp.runs import RunRecord, file_sha256, versions, write_text_atomically
 
 FILE_NAME, TEXT_NAME = "privacy.json", "PRIVACY.md"
@@ -130,12 +130,7 @@ def write_files_list(folder: Path, names: Iterable[str]) -> None:
 
 def run_facts(run: RunRecord) -> dict[str, Any]:
     """What the evidence says about the run that made the artefact."""
-    return {
-        "command": run.command,
-        "config_sha256": run.config_sha256,
-        "commit": run.commit,
-        "inputs": {role: entry.sha256 for role, entry in run.inputs.items()},
-    }
+    return {"commit": run.commit, **identity_of_run(run)}
 
 
 def contents(

@@ -129,6 +129,15 @@ def seal_doubt(content: Mapping[str, Any]) -> str:
     return ""
 
 
+def identity_of_run(record: RunRecord) -> dict[str, Any]:
+    """What tells a run from others, wherever its folder lies: command, configuration, inputs."""
+    return {
+        "command": record.command,
+        "config_sha256": record.config_sha256,
+        "inputs": {role: entry.sha256 for role, entry in record.inputs.items()},
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
     """What a file belongs to.
@@ -145,12 +154,7 @@ class Binding:
     def of_run(cls, record: RunRecord) -> "Binding":
         """That of the training state of a run."""
         return cls(
-            identity={
-                "kind": "training state",
-                "command": record.command,
-                "config_sha256": record.config_sha256,
-                "inputs": {role: entry.sha256 for role, entry in record.inputs.items()},
-            },
+            identity={"kind": "training state", **identity_of_run(record)},
             remedy="It may also belong to another configuration or other inputs. Delete the file; "
             "the same command then starts from the first step, unless it wrote weights before",
         )

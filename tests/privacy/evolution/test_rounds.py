@@ -117,6 +117,24 @@ def test_a_round_of_another_run_or_another_round_is_none_of_this(tmp_path: Path)
     assert accounts[0].last() is not None
 
 
+def test_account_and_rounds_of_a_run_on_other_crops_are_none_of_this(tmp_path: Path) -> None:
+    """Under the same path lay other patients' crops when the other run was started."""
+    crops, accounts = tmp_path / "crops.csv", []
+    for name in ("one", "other"):
+        crops.write_text(name)
+        open_run(tmp_path / name, command="evolve", config={}, inputs={"crops": crops})
+        accounts.append(RoundsAccount(folder=tmp_path / name, planned=PLANNED))
+    account = accounts[0]
+    account.save(account.record(), result())
+    shutil.copytree(tmp_path / "one", tmp_path / "moved")  # of the same run, wherever it lies
+    assert RoundsAccount(folder=tmp_path / "moved", planned=PLANNED).recorded == 1
+    shutil.copyfile(tmp_path / "one" / "account.json", tmp_path / "other" / "account.json")
+    shutil.copytree(tmp_path / "one" / "rounds", tmp_path / "other" / "rounds")
+    for taken_up in (accounts[1].record, accounts[1].last):
+        with pytest.raises(PrivacyError, match="belongs to another run"):
+            taken_up()
+
+
 def test_an_older_account_takes_up_no_later_round(tmp_path: Path) -> None:
     """Else rounds could follow one another without an end, under an account of three."""
     account = RoundsAccount(folder=tmp_path, planned=PLANNED)

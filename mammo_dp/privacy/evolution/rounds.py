@@ -273,7 +273,8 @@ def write_evolution_statement(record: RunRecord) -> None:
         record.config["split"],
         mechanism=executed(record.folder),
         released=file_sha256(released),
-        note="The noisy votes of each round, in rounds/, are covered like the crops.",
+        note=f"The noisy votes, in {ROUNDS}/, are no part of the release: private, not to be "
+        "published.",
         public_size=record.config["public_size"],
     )
     write_statement(

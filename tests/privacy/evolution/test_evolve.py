@@ -104,6 +104,8 @@ def test_statement_covers_every_round_for_each_patient(made: Path, cohort: Crops
     text = (made / "PRIVACY.md").read_text()
     assert "for each patient of phantom-archive/train" in text
     assert "by hand beside" in text  # the phantoms' own exclusion
+    note = stored["accesses"][0]["note"]  # somebody may have put older rounds back
+    assert note.startswith("The noisy votes, in rounds/, are no part of the release: private")
 
 
 def test_no_file_holds_exact_votes(made: Path, cohort: CropsManifest) -> None:

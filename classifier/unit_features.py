@@ -21,6 +21,9 @@ _AT_ONCE = 64  # crops in memory
 def unit_features(model: CropClassifier, pixels: NDArray[np.uint16]) -> NDArray[np.float64]:
     """What the head of a classifier sees of crops as they are, brought to length 1.
 
+    Each crop goes through the network alone, so that its row is a function of this crop, to the
+    last bit: in a batch, rounding depends on the others, and with it what one patient changes.
+
     Args:
         model: Whose body gives the features.
         pixels: Shape ``(N, size, size)``, in ``[0, 65535]``, N > 0.
@@ -29,8 +32,8 @@ def unit_features(model: CropClassifier, pixels: NDArray[np.uint16]) -> NDArray[
         Shape ``(N, d)``.
     """
     as_it_is = pipeline("none", int(model.hparams["image_size"]))
-    images = torch.stack([model_input(one, as_it_is) for one in pixels])
-    features: NDArray[np.float64] = normalize(body_features(model.net, images)).double().numpy()
+    rows = [normalize(body_features(model.net, model_input(one, as_it_is)[None])) for one in pixels]
+    features: NDArray[np.float64] = torch.cat(rows).double().numpy()
     return features
 
 

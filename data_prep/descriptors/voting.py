@@ -36,15 +36,20 @@ def describe(images: Floats) -> Floats:
     Returns:
         Shape ``(N, 24)``: mean grey and contrast in five octaves; mean grey of nine rings in units
         of the crop's spread; and per ring the log ratio of gradients along the radius (round,
-        sharp margins) to those across it (spicules).
+        sharp margins) to those across it (spicules). Each row is, to the last bit, that of the
+        crop alone: with another rounding for each batch, one patient would move others' votes.
     """
-    raster = _pooled(images, RASTER)
+    return np.stack([_described(_pooled(image, RASTER)) for image in images])
+
+
+def _described(raster: Floats) -> Floats:
+    """Description of one crop, shape ``(24,)``."""
     blocks = (
         _tone(raster) / _TONE,
         _profile(raster) / _PROFILE,
         _direction(raster) / _DIRECTION,
     )
-    return np.concatenate(blocks, axis=1).astype(np.float32)
+    return np.concatenate(blocks).astype(np.float32)
 
 
 def nearest(descriptions: Floats, candidates: Floats) -> NDArray[np.int64]:
@@ -61,46 +66,44 @@ def nearest(descriptions: Floats, candidates: Floats) -> NDArray[np.int64]:
     return np.array(found, dtype=np.int64)
 
 
-def _pooled(images: Floats, edge: int) -> Floats:
+def _pooled(image: Floats, edge: int) -> Floats:
     """Mean grey of ``edge * edge`` equal parts."""
-    pooled: Floats = adaptive_avg_pool2d(torch.from_numpy(images)[:, None], edge)[:, 0].numpy()
+    pooled: Floats = adaptive_avg_pool2d(torch.from_numpy(image)[None], edge)[0].numpy()
     return pooled
 
 
 def _tone(raster: Floats) -> Floats:
-    """Mean grey, and log contrast from the finest octave to the coarsest, shape ``(N, 6)``."""
-    parts = [raster.mean(axis=(1, 2)) / _GREY]
-    while (edge := raster.shape[-1]) > 2:
+    """Mean grey, and log contrast from the finest octave to the coarsest, shape ``(6,)``."""
+    parts = [raster.mean() / _GREY]
+    while (edge := len(raster)) > 2:
         coarser = _pooled(raster, edge // 2)
-        detail = raster - coarser.repeat(2, axis=1).repeat(2, axis=2)
-        contrast = np.sqrt(np.square(detail).mean(axis=(1, 2)))
+        detail = raster - coarser.repeat(2, axis=0).repeat(2, axis=1)
+        contrast = np.sqrt(np.square(detail).mean())
         parts.append(np.log(contrast + _FAINTEST) / _OCTAVE)
         raster = coarser
-    return np.stack(parts, axis=1)
+    return np.array(parts)
 
 
 def _profile(raster: Floats) -> Floats:
-    """Mean grey of each ring, centred, in units of the crop's spread, shape ``(N, RINGS)``."""
-    grey = raster.reshape(len(raster), -1)
-    spread = np.maximum(grey.std(axis=1, keepdims=True), _FLATTEST)
-    means = grey @ _rings().T
-    centred: Floats = (means - means.mean(axis=1, keepdims=True)) / spread
+    """Mean grey of each ring, centred, in units of the crop's spread, shape ``(RINGS,)``."""
+    means = _rings() @ raster.ravel()
+    centred: Floats = (means - means.mean()) / max(raster.std(), _FLATTEST)
     return centred
 
 
 def _direction(raster: Floats) -> Floats:
-    """Log of root-mean-square gradients along over across the radius, shape ``(N, RINGS)``."""
-    down, right = np.gradient(raster, axis=(1, 2))
+    """Log of root-mean-square gradients along over across the radius, shape ``(RINGS,)``."""
+    down, right = np.gradient(raster)
     y, x = _from_middle()
     radius = np.maximum(np.hypot(y, x), 1)
     along, across = (down * y + right * x) / radius, (right * y - down * x) / radius
     logs = [
-        np.log(np.sqrt(np.square(part).reshape(len(raster), -1) @ _rings().T) + _FAINTEST)
-        for part in (along, across)
+        np.log(np.sqrt(_rings() @ np.square(part).ravel()) + _FAINTEST) for part in (along, across)
     ]
     return logs[0] - logs[1]
 
 
+@cache
 def _from_middle() -> tuple[Floats, Floats]:
     """Offsets of each pixel from the middle, shape ``(RASTER, RASTER)`` each, in pixels."""
     y, x = np.indices((RASTER, RASTER), dtype=np.float32) - (RASTER - 1) / 2

@@ -29,7 +29,9 @@ Histogram = NDArray[np.float64]
 _FULL_SCALE = 65535  # of 16-bit grey
 _AT_ONCE = 64  # crops that are described in one go
 Candidates = tuple[tuple[Genome, ...], ...]  # benign, malignant; as many of each
-Describe = Callable[[Floats], Floats]  # images (N, size, size) in [0, 1] to a space (N, d)
+# Images (N, size, size) in [0, 1] to a space (N, d); each row a function of its image alone, to the
+# last bit, else a patient who leaves would move the votes of others at a tie.
+Describe = Callable[[Floats], Floats]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

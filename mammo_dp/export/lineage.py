@@ -13,10 +13,14 @@ from typing import Any
 
 from data_prep.errors import LicenceError
 from data_prep.identity import normalised
+from data_prep.manifest import FILE_NAME as CROPS
+from data_prep.manifest import CropsManifest
+from mammo_dp.export import ExportError
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.cohort import Cohort, one_spelling
 from mammo_dp.privacy.statement.document import (
     FILE_NAME,
+    FILES_NAME,
     NO_RELEASE,
     TEXT_NAME,
     require_ledger,
@@ -25,7 +29,7 @@ from mammo_dp.privacy.statement.document import (
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.recompute import Findings, recompute
-from mammo_dp.runs import file_sha256, input_sha256, run_of
+from mammo_dp.runs import file_sha256, input_sha256, read_run, run_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,19 +113,37 @@ class Lineage:
 
     def copy_to(self, folder: Path) -> None:
         """Copies the sealed statement and its words, byte by byte, and what it rests on."""
-        names = [FILE_NAME, TEXT_NAME, *(path.name for path in self.folder.glob("provenance.*"))]
-        for name in names:
+        for name in self._copied:
             shutil.copyfile(self.folder / name, folder / name)
 
-    def seal_files(self, folder: Path, *names: str) -> None:
+    def seal_files(self, folder: Path, *names: str, crops: CropsManifest | None = None) -> None:
         """Ties files of an export to the statement that was copied beside them.
 
         Args:
             folder: The export, with the copied statement.
-            names: Files below it, such as the weights.
+            names: Files below it that the export wrote, such as the weights.
+            crops: Whose table and images lie there, too; their hashes are in statement and table.
+
+        Raises:
+            ExportError: If the folder holds a file that the export did not write.
         """
-        beside = (path.name for path in folder.glob("provenance.*"))
-        write_files_list(folder, (FILE_NAME, TEXT_NAME, *beside, *names))
+        listed = (*self._copied, *names)
+        tables = () if crops is None else (CROPS, *(crop.file for crop in crops.crops))
+        found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+        there = {path.relative_to(folder).as_posix() for path in found}
+        if others := sorted(there - {*listed, *tables, FILES_NAME}):
+            raise ExportError(
+                f"{folder}: holds {others[0]}, which this export did not write, and whoever gets "
+                "the folder gets it, too. Remove it, or choose a new folder."
+            )
+        write_files_list(folder, listed)
+
+    @property
+    def _copied(self) -> list[str]:
+        """Names of the files that go along: the statement, and the provenance of imported crops."""
+        given = read_run(self.folder).inputs.get("provenance")
+        beside = [] if given is None else [f"provenance{Path(given.path).suffix}"]
+        return [FILE_NAME, TEXT_NAME, *beside]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

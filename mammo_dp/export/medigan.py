@@ -85,7 +85,8 @@ def medigan(*, checkpoint: str, out: str, name: str, licence_of_cohort: str | No
         json.dumps({name: _metadata(name, source, lineage, terms, folder)}, indent=2) + "\n",
     )
     medigan_package.generate(str(folder / WEIGHTS), SAMPLES, str(folder / "samples"), True, seed=0)
-    samples = (f"samples/{path.name}" for path in (folder / "samples").iterdir())
+    labels = (medigan_package.CLASSES[number % 2] for number in range(SAMPLES))
+    samples = (f"samples/{number}_{label}.png" for number, label in enumerate(labels))
     lineage.seal_files(folder, *_MADE, *samples)
 
 

@@ -173,16 +173,17 @@ def synthetic_set(
         )
     lineage, made = Lineage.of(manifest.folder), read_run(manifest.folder)
     terms = require_terms((access.cohort for access in lineage.ledger.accesses), licence_of_cohort)
-    folder = Path(out) / FOLDER
+    folder, images = Path(out) / FOLDER, []
     for row in watched(range(len(manifest.crops)), "Copying crops"):
         crop, pixels = manifest.crops[row], manifest.image(row)
         save_crop_image(folder / crop.file, pixels)  # encoded anew: pixels, and nothing else
         if dicom:
             file = secondary_capture(crop, pixels, row, manifest.sha256)
             label = "malignant" if crop.malignant else "benign"
-            save_secondary_capture(folder / "dicom" / f"{row:06d}_{label}.dcm", file)
+            images.append(f"dicom/{row:06d}_{label}.dcm")
+            save_secondary_capture(folder / images[-1], file)
     lineage.copy_to(folder)
     card = data_card(manifest, pixels.shape[0], made, lineage, terms, dicom=dicom)
     write_text_atomically(folder / CARD, card)
-    lineage.seal_files(folder, CARD)
+    lineage.seal_files(folder, CARD, *images, crops=manifest)
     shutil.copyfile(manifest.folder / CROPS, folder / CROPS)  # last: with it the folder is whole

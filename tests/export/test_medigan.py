@@ -15,6 +15,7 @@ from PIL import Image
 
 import gan.generator
 from data_prep.errors import LicenceError
+from data_prep.manifest import CropsManifest
 from gan.checkpoint import CheckpointError, TrainedGenerator
 from mammo_dp.export import ExportError, medigan_package
 from mammo_dp.export.medigan import medigan
@@ -67,6 +68,33 @@ def test_the_statement_is_the_sealed_one_of_the_run(exported: Path, checkpoint: 
     checked = verified(exported).findings
     assert checked.found == []
     assert not any("not in privacy_files.json" in note for note in checked.notes)
+
+
+def test_a_file_that_lies_in_an_unfinished_package_is_not_passed_on(
+    checkpoint: Path, cohort: CropsManifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--checkpoint", str(checkpoint), "--out", str(tmp_path / "out"), "--name", "MASSES"]
+    export, samples = ["export", "medigan", *words], tmp_path / "out" / "MASSES" / "samples"
+
+    def killed(*of: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mammo_dp.export.medigan._write_code", killed)
+        assert main(export) == 130
+    samples.mkdir()
+    patient = cohort.folder / cohort.crops[0].file
+    for name in ("patient.png", "0_benign.png"):
+        shutil.copyfile(patient, samples / name)
+    assert main(export) == 1
+    assert "holds samples/patient.png, which this export did not" in capsys.readouterr().err
+    (samples / "patient.png").unlink()
+    assert main(export) == 0
+    assert (samples / "0_benign.png").read_bytes() != patient.read_bytes()
+    sealed = json.loads((samples.parent / "privacy_files.json").read_text())["files"]
+    assert {name for name in sealed if name.startswith("samples/")} == {
+        f"samples/{path.name}" for path in samples.iterdir()
+    }
 
 
 def test_weights_are_tensors_and_numbers_of_the_averaged_generator(

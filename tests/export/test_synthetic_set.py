@@ -15,11 +15,11 @@ from data_prep.manifest import CropsManifest, LabelSource
 from mammo_dp.export import ExportError
 from mammo_dp.export.synthetic_set import _LABELS, synthetic_set
 from mammo_dp.main import main
-from mammo_dp.privacy.commands import verify
+from mammo_dp.privacy.commands import verified, verify
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.lineage import collect_parents
-from mammo_dp.runs import RunError
+from mammo_dp.runs import RunError, file_sha256
 from tests.export.classifiers import run_of_classifier
 from tests.fixtures import write_cohort
 
@@ -72,6 +72,46 @@ def test_the_statement_goes_along_and_can_be_verified_elsewhere(
     (received / "images" / "000000_benign.png").unlink()
     with pytest.raises(PrivacyError, match="is not the crop of row 2"):
         verify(str(received))
+
+
+@pytest.mark.parametrize("planted", ["images/patient.png", "provenance.png", "notes.txt"])
+def test_a_file_that_lies_in_an_unfinished_set_is_not_passed_on(
+    planted: str, generated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = ["export", "set", "--crops", str(generated), "--out", str(tmp_path / "out")]
+
+    def killed(*of: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mammo_dp.export.synthetic_set.data_card", killed)
+        assert main(export) == 130
+    file = tmp_path / "out" / "synthetic_set" / planted
+    file.write_text("of a patient")
+    assert main(export) == 1
+    assert f"holds {planted}, which this export did not write" in capsys.readouterr().err
+    file.unlink()
+    assert main(export) == 0
+    assert main(["privacy", "verify", str(file.parents[planted.count("/")])]) == 0
+
+
+def test_a_file_beside_those_of_a_set_is_named(
+    exported: Path, generated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = verified(exported).findings.notes
+    assert not any("nothing here speaks about them" in note for note in notes)
+    received = shutil.copytree(exported, tmp_path / "received")
+    for name in ("images/x.png", "dicom/x.dcm"):
+        (received / name).write_text("of a patient")
+    notes = verified(received).findings.notes
+    assert f"{received}: dicom/x.dcm, images/x.png: not in privacy_files.json" in "".join(notes)
+    assert not any("nothing here" in note for note in verified(generated).findings.notes)
+    run = shutil.copytree(generated, tmp_path / "run")
+    (run / "images" / "x.png").write_text("of a patient")
+    record = json.loads((run / "run.json").read_text())
+    record["outputs"]["images/x.png"] = file_sha256(run / "images" / "x.png")  # as of a killed run
+    (run / "run.json").write_text(json.dumps(record))
+    assert f"{run / 'images'}: x.png: not in crops.csv" in "".join(verified(run).findings.notes)
 
 
 def test_the_run_of_an_export_can_be_verified(

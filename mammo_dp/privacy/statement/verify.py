@@ -106,8 +106,7 @@ class Verification:
         self.findings.checked["folders"] += 1
         if (folder / FILES_NAME).is_file():
             files = check_files_of_export(folder, self.findings)
-            if not (folder / CROPS).is_file():  # which lists its images
-                self._note_unlisted(folder, files, FILES_NAME)
+            self._note_unlisted(folder, {*files, *_files_of_crops(folder)}, FILES_NAME)
         record = self._record(folder)
         if record is not None and record.command == "pipeline":  # its stages are runs below it
             for stage in sorted(path.parent for path in folder.rglob(RUN) if path.parent != folder):
@@ -215,7 +214,10 @@ class Verification:
         return located
 
     def _crops(self, folder: Path) -> None:
-        """Reads ``crops.csv`` and compares every image with its hash."""
+        """Reads ``crops.csv`` and compares every image with its hash.
+
+        Names images that lie among these, and that the table leaves out.
+        """
         try:
             manifest = CropsManifest.read(folder)
         except ValueError as error:
@@ -228,6 +230,15 @@ class Verification:
             except ManifestError as error:
                 path = folder / manifest.crops[row].file
                 self.findings.add(path, f"is not the crop of row {row + 2} ({error})", RESTORE)
+        if (folder / FILES_NAME).is_file():  # which has been looked at together with the table
+            return
+        listed: dict[str, set[str]] = {}
+        for crop in manifest.crops:
+            images, _, name = crop.file.rpartition("/")
+            listed.setdefault(images, set()).add(name)
+        for images, names in listed.items():
+            if images:
+                self._note_unlisted(folder / images, names, CROPS)
 
     def _statement(
         self, folder: Path, record: RunRecord | None, inputs: Mapping[str, Path]
@@ -444,6 +455,14 @@ class Evidence:
         if parents and not origins <= made_by:
             where = manifest.folder / CROPS
             self.findings.compare(where, "origins", sorted(made_by), sorted(origins))
+
+
+def _files_of_crops(folder: Path) -> tuple[str, ...]:
+    """Names of ``crops.csv`` and of the images in it; none where there is no valid one."""
+    try:
+        return (CROPS, *(crop.file for crop in CropsManifest.read(folder).crops))
+    except ValueError:  # missing, or malformed, which the visit to the crops finds
+        return ()
 
 
 def _named(access: Access) -> str:

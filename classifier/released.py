@@ -2,6 +2,7 @@
 """A released classifier, read from its checkpoint or from its tensors, whichever way it trained."""
 
 import inspect
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from classifier.module import CropClassifier
 from classifier.weights import PREFIX
+from data_prep.recorded import read_recorded
 
 CALIBRATION = "calibration."  # of slope and intercept inside the net, where a fit put them
 ADVICE = "Give the run of a CropClassifier, DPCropClassifier or DPCalibration"
@@ -64,8 +66,9 @@ class ReleasedClassifier:
         path = Path(checkpoint)
         if not path.is_file():
             raise ReleasedError(f"{path}: is no file, so the run released nothing. {ADVICE}.")
+        read = read_recorded(path)
         try:
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+            content: Any = torch.load(io.BytesIO(read), map_location="cpu", weights_only=True)
             state, settings = content["state_dict"], content.get("hyper_parameters", {})
         except Exception as error:  # torch raises half a dozen kinds for what is no checkpoint
             raise ReleasedError(

@@ -43,6 +43,7 @@ from torch import Tensor, nn
 
 from classifier.backbones import head_prefix
 from classifier.lora import merged
+from data_prep.recorded import read_recorded
 
 PREFIX = "net."  # of the backbone inside our checkpoints
 HUB, PACKAGE = "hub", "package"  # in place of a path
@@ -145,7 +146,7 @@ def model_of(checkpoint: str | Path | None) -> ModelOfCheckpoint:
             f"backbone is null and weights={checkpoint!r}. Name a backbone, or give a checkpoint "
             "of this project as `weights`, whose model is taken."
         )
-    said = _read(Path(checkpoint)).get("hyper_parameters") or {}
+    said = _read(Path(checkpoint))[1].get("hyper_parameters") or {}
     try:
         return ModelOfCheckpoint(**{f.name: said[f.name] for f in fields(ModelOfCheckpoint)})
     except (KeyError, TypeError) as error:
@@ -357,29 +358,35 @@ def _read_package(backbone: str, package: WeightPackage) -> _Source:
     return _Source(path=where, sha256=sha256, state=state, channels=_channels(_settings(whole)))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    """Hash of a file, and its parts; none of what is no dict."""
     try:
-        content: Any
-        if path.suffix == ".safetensors":
-            content = safetensors.torch.load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        read = read_recorded(path)
     except FileNotFoundError as error:
         raise WeightsError(
             f"{path}: no such file. Give the path of a checkpoint, `hub` or `package`."
         ) from error
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: cannot be read as weights ({error.strerror}). Give the path of a checkpoint, "
+            "`hub` or `package`."
+        ) from error
+    try:
+        content: Any
+        if path.suffix == ".safetensors":
+            content = safetensors.torch.load(read)
+        else:
+            content = torch.load(io.BytesIO(read), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of many types for foreign bytes
         raise WeightsError(
             f"{path}: cannot be read as weights ({type(error).__name__}: {str(error)[:200]}). "
             "Give a Lightning checkpoint of this project, or a timm state dict."
         ) from error
-    return content if isinstance(content, dict) else {}
+    return hashlib.sha256(read).hexdigest(), content if isinstance(content, dict) else {}
 
 
 def _of_file(path: Path, backbone: str) -> _Source:
-    content = _read(path)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256, content = _read(path)
     for layer in _LAYERS_OF_FILES:
         if isinstance(content.get(layer), dict):
             content = content[layer]

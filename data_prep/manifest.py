@@ -20,6 +20,7 @@ from data_prep.crop_image import pixel_hash, plane_of, read_volume
 from data_prep.errors import LabelError, LeakageError, ManifestError
 from data_prep.fingerprints import distance, fingerprint
 from data_prep.identity import patient_identity, require_told_apart
+from data_prep.recorded import read_recorded
 
 Split = Literal["train", "val", "test"]
 Unit = Literal["patient", "crop"]
@@ -208,7 +209,7 @@ class CropsManifest:
             )
         path = path if path.name == FILE_NAME else path / FILE_NAME
         try:
-            raw = path.read_bytes()
+            raw = read_recorded(path)
         except OSError as error:
             raise ManifestError(
                 f"{path}: cannot be read ({error.strerror}). Run `mammo-dp prepare` first, or "

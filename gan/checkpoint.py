@@ -2,6 +2,7 @@
 """Checkpoints of generative models: reading them safely, drawing from them, starting from them."""
 
 import hashlib
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data_prep.manifest import CropRule
+from data_prep.recorded import read_recorded
 from gan.conditions import ConditionError, Conditions
 from gan.discriminator import Discriminator
 from gan.generator import Generator
@@ -57,17 +59,18 @@ def read_content(path: Path, advice: str = ADVICE) -> tuple[str, Mapping[str, An
 
     Raises:
         CheckpointError: If the file is missing, or no checkpoint.
+        DataError: If it is not what the run recorded.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: is no file. {advice}.")
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    read = read_recorded(path)
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = torch.load(io.BytesIO(read), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen kinds for what is no checkpoint
         raise CheckpointError(
             f"{path}: cannot be read as a checkpoint ({type(error).__name__}). {advice}."
         ) from error
-    return sha256, content if isinstance(content, dict) else {}
+    return hashlib.sha256(read).hexdigest(), content if isinstance(content, dict) else {}
 
 
 def crop_rule_of(parts: Mapping[str, Any], path: Path) -> CropRule:

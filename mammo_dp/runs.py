@@ -28,6 +28,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from data_prep.recorded import as_recorded
+
 FILE_NAME = "run.json"
 LOCK = ".lock"  # of the process that is at work on an unfinished run
 MADE_BY = "made by mammo_dp"  # stands in files of weights and means that leave a run folder
@@ -114,6 +116,18 @@ class RunRecord:
         return self.is_finished
 
 
+def recorded_files(record: RunRecord, inputs: Mapping[str, Path]) -> dict[Path, str]:
+    """Hash of each file among the inputs of a run, for :func:`data_prep.recorded.as_recorded`.
+
+    Args:
+        record: The run.
+        inputs: What it reads, by role, as seen from here.
+    """
+    tables = {role: path / "crops.csv" for role, path in inputs.items()}
+    files = {role: tables[role] if path.is_dir() else path for role, path in inputs.items()}
+    return {path: record.inputs[role].sha256 for role, path in files.items() if path.is_file()}
+
+
 @contextmanager
 def run_folder(
     folder: str | Path,
@@ -146,7 +160,8 @@ def run_folder(
     """
     record = open_run(folder, command=command, config=config, inputs=inputs, seed=seed)
     try:
-        yield record
+        with as_recorded(recorded_files(record, inputs)):
+            yield record
         if not record.is_finished:
             close_run(record)
     except Exception:

@@ -13,7 +13,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,6 +36,7 @@ from classifier.weights import HUB, PACKAGE, model_of
 from data_prep.datamodule import CropsDataModule
 from data_prep.distortions import DISTORTIONS
 from data_prep.manifest import FILE_NAME as CROPS
+from data_prep.recorded import as_recorded
 from mammo_dp.crop_rule import TrainedCrops
 from mammo_dp.privacy.accounting.selection import SelectionPlan
 from mammo_dp.privacy.errors import PrivacyError
@@ -58,6 +59,7 @@ from mammo_dp.runs import (
     forget_run,
     leave_run,
     open_run,
+    recorded_files,
     write_text_atomically,
 )
 from mammo_dp.training_help import ALL, DESCRIPTIONS, RUN, RUN_DIR, STRESS, WORDS
@@ -98,8 +100,10 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         """Runs the command; one that is refused leaves no folder behind."""
+        self.while_running = ExitStack()
         try:
-            super().__init__(*arguments, **settings)
+            with self.while_running:
+                super().__init__(*arguments, **settings)
         except ValueError:  # as all refusals are
             if hasattr(self, "record"):
                 forget_run(self.record, CONFIG, "logs/*/hparams.yaml")
@@ -178,14 +182,16 @@ class TrainingCLI(LightningCLI):
                 f"backbone_args: {', '.join(sorted(unbooked))} would load weights that no "
                 "statement counts. Give --model.init_args.weights."
             )
+        inputs = self._inputs(plain)
         self.record = open_run(
             config.run_dir,
             command=str(self.subcommand),
             config=plain,
-            inputs=self._inputs(plain),
+            inputs=inputs,
             seed=config.seed_everything,
             alone=self._is_alone(),
         )
+        self.while_running.enter_context(as_recorded(recorded_files(self.record, inputs)))
         if fitting and (self.record.is_finished or _is_released(self.record.folder)):
             self._close()  # whoever released it may have been killed before this
         if self.record.is_finished:

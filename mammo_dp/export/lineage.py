@@ -29,7 +29,7 @@ from mammo_dp.privacy.statement.document import (
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.recompute import Findings, recompute
-from mammo_dp.runs import file_sha256, input_sha256, read_run, run_of
+from mammo_dp.runs import file_sha256, read_run, run_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +47,13 @@ class Lineage:
     ledger: PrivacyLedger
 
     @classmethod
-    def of(cls, source: str | Path) -> "Lineage":
+    def of(cls, source: str | Path, sha256: str) -> "Lineage":
         """Finds the statement of a checkpoint or of a folder of crops.
 
         Args:
             source: Released checkpoint in its run folder, or folder of ``crops.csv``.
+            sha256: Of the checkpoint, or of the table, as it was loaded; by now the file may be
+                another.
 
         Raises:
             PrivacyError: If there is none, it is about another file or about no release, or does
@@ -64,7 +66,7 @@ class Lineage:
                 f"{source}: comes without {FILE_NAME}, so nobody knows whose data it saw. Export "
                 "what a command of mammo-dp made, in the folder where it was made."
             )
-        ledger = require_ledger(folder, input_sha256(source))
+        ledger = require_ledger(folder, sha256)
         findings = Findings()
         statement = recompute(folder, findings)
         if findings.found:

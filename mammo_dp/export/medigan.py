@@ -73,7 +73,7 @@ def medigan(*, checkpoint: str, out: str, name: str, licence_of_cohort: str | No
             "pillow alone. Pass its crops on instead: `mammo-dp generate`, then `export set`."
         )
     source = Checkpoint.of(Path(checkpoint), sha256, parts)
-    lineage = Lineage.of(checkpoint)
+    lineage = Lineage.of(checkpoint, sha256)
     terms = require_terms((access.cohort for access in lineage.ledger.accesses), licence_of_cohort)
     folder = Path(out) / name
     folder.mkdir(parents=True, exist_ok=True)

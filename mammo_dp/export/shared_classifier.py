@@ -16,6 +16,7 @@ import safetensors.torch
 from classifier.backbones import slices_of
 from classifier.lora import merged
 from classifier.released import Calibration, ReleasedClassifier, settings_of
+from data_prep.recorded import as_recorded, read_recorded
 from mammo_dp.crop_rule import TrainedCrops
 from mammo_dp.export import ExportError
 from mammo_dp.privacy.statement.document import FILE_NAME as STATEMENT
@@ -69,10 +70,15 @@ class SharedClassifier:
         return type(self.released.model.net).__module__.startswith("timm.")
 
     @classmethod
-    def read(cls, folder: str | Path) -> "SharedClassifier":
+    def read(cls, folder: str | Path, *, as_stated: bool = False) -> "SharedClassifier":
         """Reads a run folder, or a folder of ``export classifier --format huggingface``.
 
+        Args:
+            folder: The folder.
+            as_stated: Whether a checkpoint is refused that the statement of the run is not about.
+
         Raises:
+            DataError: For a checkpoint that is refused.
             RunError: If the folder is no finished fit, or one on volumes.
             ReleasedError: If it holds another kind of model.
             ExportError: If an exported folder is damaged or its hashes do not fit.
@@ -89,7 +95,8 @@ class SharedClassifier:
         if artefact is None:
             raise RunError(f"{folder}: its statement says that nothing was released. Fit again.")
         path = folder / artefact["path"]
-        released = ReleasedClassifier.read(path)
+        with as_recorded({path: artefact["sha256"]} if as_stated else {}):
+            released = ReleasedClassifier.read(path)
         if (slices := slices_of(released.model.net)) is not None:
             raise RunError(
                 f"{folder}: its classifier takes volumes of {slices} slices, and crops in the "
@@ -152,10 +159,12 @@ def _of_export(folder: Path) -> SharedClassifier:
         raise ExportError(
             f"{folder}: {' and '.join(odd)} differ from what {CONFIG} was written with. {_AGAIN}."
         )
+    with as_recorded({weights: said[2]}):
+        content = read_recorded(weights)
     return SharedClassifier(
         path=path,
         released=ReleasedClassifier.of(
-            safetensors.torch.load_file(weights),
+            safetensors.torch.load(content),
             settings,
             calibration=calibration,
             where=str(folder),

@@ -171,7 +171,8 @@ def synthetic_set(
             f"{manifest.folder / CROPS}: crops of {', '.join(origins)} are those of patients. Only "
             "generated crops are exported."
         )
-    lineage, made = Lineage.of(manifest.folder), read_run(manifest.folder)
+    lineage = Lineage.of(manifest.folder, manifest.sha256)
+    made = read_run(manifest.folder)
     terms = require_terms((access.cohort for access in lineage.ledger.accesses), licence_of_cohort)
     folder, images = Path(out) / FOLDER, []
     for row in watched(range(len(manifest.crops)), "Copying crops"):

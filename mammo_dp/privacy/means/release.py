@@ -21,6 +21,7 @@ from classifier.module import CropClassifier
 from classifier.released import ReleasedClassifier, load_classifier, settings_of
 from classifier.unit_features import features_of
 from data_prep.manifest import CropsManifest, Split
+from data_prep.recorded import read_recorded
 from mammo_dp.privacy.accounting.account import Mechanism
 from mammo_dp.privacy.accounting.budget import PrivacyBudget
 from mammo_dp.privacy.errors import PrivacyError
@@ -199,8 +200,11 @@ def _content(path: Path) -> Mapping[str, Any]:
     remedy = "Give the means.pt of `mammo-dp release-means`"
     if not path.is_file():
         raise PrivacyError(f"{path}: is no file. {remedy}.")
+    read = read_recorded(path)
     try:
-        content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content: Mapping[str, Any] = torch.load(
+            io.BytesIO(read), map_location="cpu", weights_only=True
+        )
         Mechanism(**content["mechanism"])
         shape = content["sums"].shape
         if len(shape) != 2 or not {"net", "settings"} <= set(content):

@@ -23,6 +23,7 @@ import yaml
 from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import CropsManifest
 from data_prep.phantoms.parameters import PhantomParameters
+from data_prep.recorded import read_recorded
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.privacy.statement.document import FILE_NAME, covering_ledger, write_statement
@@ -363,8 +364,9 @@ def _imported(record: RunRecord, manifest: CropsManifest) -> Access:
             f"The unknown generator of {origin}", "", note="Imported without provenance."
         )
     path = record.inputs["provenance"].path
+    read = read_recorded(Path(path))
     try:
-        said = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        said = yaml.safe_load(read.decode("utf-8"))
         generator, dataset = said["generator"], said["trained_on"]
         if not isinstance(dataset, str) or not dataset.strip():
             raise TypeError(f"trained_on is {dataset!r}")

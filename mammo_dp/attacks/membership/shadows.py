@@ -77,8 +77,8 @@ def query(
                 # log(p_y / (1 - p_y)) of a sigmoid is the logit with the label's sign
                 columns["signal"].append(np.where(malignant == 1, logit, -logit))
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
-    columns = of_target(joined.pop("signal"), joined["malignant"])
-    return Signals(columns=columns, **joined)
+    alone = of_target(joined.pop("signal"), joined["malignant"])
+    return Signals(columns=alone, **joined)
 
 
 VIEWS = 4  # of a model that was trained on ever fresh views

@@ -25,7 +25,7 @@ def as_recorded(hashes: Mapping[Path, str]) -> Iterator[None]:
     Args:
         hashes: SHA-256 by file, beside those of contexts around this one.
     """
-    named = {path.absolute(): sha256 for path, sha256 in hashes.items()}
+    named = {path.resolve(): sha256 for path, sha256 in hashes.items()}
     token = _recorded.set({**_recorded.get(), **named})
     try:
         yield
@@ -41,7 +41,7 @@ def read_recorded(path: Path) -> bytes:
         OSError: If it cannot be read.
     """
     content = path.read_bytes()
-    recorded = _recorded.get().get(path.absolute())
+    recorded = _recorded.get().get(path.resolve())
     if recorded is not None and (there := hashlib.sha256(content).hexdigest()) != recorded:
         raise DataError(
             f"{path}: is not the file that was recorded: sha256 {recorded} is recorded, {there} "

@@ -26,14 +26,22 @@ from classifier.evaluate import auroc
 from classifier.predictions import FILE_NAME as PREDICTIONS
 from classifier.predictions import read_predictions
 from data_prep.manifest import CropsManifest, Split
+from mammo_dp.crop_rule import FILE_NAME as CROP_RULE
 from mammo_dp.privacy.accounting.account import Law, Mechanism, compose
 from mammo_dp.privacy.accounting.budget import PrivacyBudget, calibrate
 from mammo_dp.privacy.accounting.selection import SelectionPlan, concordance
 from mammo_dp.privacy.errors import PrivacyError
-from mammo_dp.privacy.statement.document import read_statement
-from mammo_dp.privacy.statement.seals import seal_doubt, with_seal
-from mammo_dp.privacy.training.fit_statement import CANDIDATE, PUBLIC_STARTS, state_chosen
-from mammo_dp.privacy.training.sampling import NOISE, draw, new_key
+from mammo_dp.privacy.statement.document import EVIDENCE_NAME, TEXT_NAME, read_statement
+from mammo_dp.privacy.statement.document import FILE_NAME as STATEMENT
+from mammo_dp.privacy.statement.seals import authentication_code, seal_doubt, with_seal
+from mammo_dp.privacy.training.fit_statement import (
+    CANDIDATE,
+    PUBLIC_STARTS,
+    require_candidate,
+    state_chosen,
+)
+from mammo_dp.privacy.training.sampling import NOISE, draw
+from mammo_dp.runs import FILE_NAME as RUN
 from mammo_dp.runs import (
     RELEASED,
     RunRecord,
@@ -42,12 +50,17 @@ from mammo_dp.runs import (
     run_folder,
     write_text_atomically,
 )
+from mammo_dp.training_cli import CONFIG, train
 
 CANDIDATES, CHOSEN, DRAWS = "candidates", "released", "draws.json"
 _VARIABLE = ("model.init_args.", "data.init_args.augment")
 # They change the account, or whose data stand behind the initial weights.
 _FIXED = ("delta", "target_", "kappa", "weights", "backbone")
 _DIVERGED = 1e18  # of a weight: squares overflow in single precision
+_RELEASED = (
+    RELEASED,
+    *map(Path, (STATEMENT, TEXT_NAME, EVIDENCE_NAME, RUN, CONFIG, CROP_RULE)),
+)  # of the run that was chosen
 _TARGETS = ("epsilon", "advantage", "tpr", "fpr", "reconstruction")
 
 
@@ -118,10 +131,10 @@ def select(
             for number, one in enumerate(draws, start=1):
                 console.print(Rule(f"[{number}/{len(draws)}] a fit", align="left"))
                 config = configs[one["setting"]] | {"selection": asdict(plan)}
-                score, weights_sha256 = _score(record, plan, config, one["name"])
-                scored.append((score, one["tie"], one["name"], weights_sha256))
-            _, _, best, weights_sha256 = max(scored)
-            _copy(record.folder / CANDIDATES / best, chosen, weights_sha256)
+                score, hashes = _score(record, plan, config, one)
+                scored.append((score, one["tie"], one["name"], hashes))
+            *_, best, hashes = max(scored)
+            _copy(record.folder / CANDIDATES / best, chosen, hashes)
         _require_chosen(chosen)
         print(f"{chosen}: {read_statement(chosen)['summary']}")
 
@@ -199,10 +212,8 @@ def _cost(plan: SelectionPlan, config: Mapping[str, Any]) -> str:
     plan.refuse_data(
         unit=data["unit"], train_split=data["train_split"], public_size=data.get("public_size")
     )
-    targets = {name: model[f"target_{name}"] for name in _TARGETS}
-    budget = PrivacyBudget(delta=model["delta"], kappa=model["kappa"], **targets)
-    noise = calibrate(budget, sampling_rate=rate, steps=steps)
-    one = Mechanism(noise_multiplier=noise, sampling_rate=rate, steps=steps)
+    budget = _budget(config)
+    one = _mechanism(config)
     alone, total = compose([one]), compose([plan.of([one])])
     score = (
         f"the AUROC of split {plan.score_split}, whose patients are left without a guarantee"
@@ -215,6 +226,24 @@ def _cost(plan: SelectionPlan, config: Mapping[str, Any]) -> str:
         f"{plan.mean:g}, scored by {score}: epsilon = {total.epsilon(budget.delta):.4g}, by "
         f"{total.source}. Half of the selections make at most {plan.quantile(0.5)} fits, 95 % "
         f"at most {plan.quantile(0.95)}."
+    )
+
+
+def _budget(config: Mapping[str, Any]) -> PrivacyBudget:
+    """What each fit may spend."""
+    model = config["model"]["init_args"]
+    targets = {name: model[f"target_{name}"] for name in _TARGETS}
+    return PrivacyBudget(delta=model["delta"], kappa=model["kappa"], **targets)
+
+
+def _mechanism(config: Mapping[str, Any]) -> Mechanism:
+    """What each fit executes."""
+    steps, rate = config["trainer"]["max_steps"], config["data"]["init_args"]["rate"]
+    return Mechanism(
+        noise_multiplier=calibrate(_budget(config), sampling_rate=rate, steps=steps),
+        sampling_rate=rate,
+        steps=steps,
+        clipping_norm=config["model"]["init_args"]["clipping_norm"],
     )
 
 
@@ -241,31 +270,42 @@ def _draws(
             ],
         }
 
+    folder = record.folder / CANDIDATES
+    others = [path for path in folder.glob("*") if not path.name.startswith(DRAWS)]
+    if others and not (folder / DRAWS).is_file():
+        raise PrivacyError(
+            f"{folder / DRAWS}: is missing, and {len(others)} files or folders of its fits are "
+            "here. To draw their number again would be a second selection. Restore it, or start "
+            "anew in another folder; what was spent here comes on top."
+        )
     found = _once(record, DRAWS, fresh)
     return str(found["selected_by"]), list(found["fits"])
 
 
 def _score(
-    record: RunRecord, plan: SelectionPlan, config: Mapping[str, Any], name: str
-) -> tuple[float, str]:
-    """Score of one fit and the hash of its weights, made where it is not there; noise is once."""
-    folder = record.folder / CANDIDATES / name
+    record: RunRecord, plan: SelectionPlan, config: Mapping[str, Any], one: Mapping[str, Any]
+) -> tuple[float, tuple[str, ...]]:
+    """Score of one fit, and hashes of its weights and statement; made where it is not there."""
+    folder = record.folder / CANDIDATES / one["name"]
 
     def fresh() -> dict[str, Any]:
         declared = folder.with_suffix(".yaml")
         write_text_atomically(declared, yaml.safe_dump(dict(config), sort_keys=False))
         _train(["fit", "--config", str(declared), "--run_dir", str(folder)])
         _require_declared(record, folder, config)
-        weights_sha256 = file_sha256(folder / RELEASED)
+        hashes = require_candidate(folder, plan.of([_mechanism(config)]))
         score = None
         if _has_converged(folder / RELEASED):
             split = plan.score_split or config["data"]["init_args"]["train_split"]
-            score = _measured(record, folder, plan, split)
-        return {"score": score, "weights_sha256": weights_sha256}
+            # The same again after a kill, and to nobody without the cohort key: a score that was
+            # deleted is not measured with other noise.
+            key = authentication_code({"selection": plan.name, "tie": one["tie"], "fit": hashes})
+            score = _measured(record, folder, plan, split, int(key, 16))
+        return {"score": score, "hashes": hashes}
 
-    found = _once(record, f"{name}.json", fresh)
+    found = _once(record, f"{one['name']}.json", fresh)
     score = found["score"]
-    return -math.inf if score is None else float(score), str(found["weights_sha256"])
+    return -math.inf if score is None else float(score), tuple(found["hashes"])
 
 
 def _require_declared(
@@ -308,8 +348,10 @@ def _has_converged(weights: Path) -> bool:
     return all(bool((weight.abs() < _DIVERGED).all()) for weight in stored.values())
 
 
-def _measured(record: RunRecord, folder: Path, plan: SelectionPlan, split: Split) -> float:
-    """Score of a finished fit on a split."""
+def _measured(
+    record: RunRecord, folder: Path, plan: SelectionPlan, split: Split, key: int
+) -> float:
+    """Score of a finished fit on a split, with noise under a key."""
     tested = folder / f"test_{split}"
     shutil.rmtree(tested, ignore_errors=True)  # of a process that died before the score was sealed
     words = ["--run", str(folder), "--run_dir", str(tested)]
@@ -319,7 +361,7 @@ def _measured(record: RunRecord, folder: Path, plan: SelectionPlan, split: Split
     if plan.score_noise_multiplier is None:
         return auroc(found.malignant, found.logit)
     scale = plan.score_noise_multiplier / len(set(found.patient.tolist()))
-    noise = draw(new_key(), 0, NOISE).standard_normal()
+    noise = draw(key, 0, NOISE).standard_normal()
     return concordance(found.patient, found.malignant, found.logit) + scale * float(noise)
 
 
@@ -348,21 +390,24 @@ def _once(record: RunRecord, name: str, fresh: Callable[[], dict[str, Any]]) -> 
     return stored
 
 
-def _copy(best: Path, released: Path, weights_sha256: str) -> None:
-    """Copies the run that was chosen; its caches, logs and tests are private and stay.
+def _copy(best: Path, released: Path, hashes: Sequence[str]) -> None:
+    """Copies what is released of the run that was chosen; all else of it is private and stays.
 
     Raises:
-        PrivacyError: If its weights are not there or not those that had the score.
+        PrivacyError: If weights or statement are not there or not those that had the score.
     """
-    weights = best / RELEASED
-    if not weights.is_file() or file_sha256(weights) != weights_sha256:
-        raise PrivacyError(
-            f"{weights}: is not what was scored and chosen. Restore {best}; without it the "
-            "selection, which is spent, has no release."
-        )
     part = released.with_name(f"{released.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(best, part, ignore=shutil.ignore_patterns("features", "logs", "test_*"))
+    for path in _RELEASED:
+        if (best / path).is_file():
+            (part / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(best / path, part / path)
+    for path, sha256 in zip((RELEASED, Path(STATEMENT)), hashes, strict=True):
+        if not (part / path).is_file() or file_sha256(part / path) != sha256:
+            raise PrivacyError(
+                f"{best / path}: is not what was scored and chosen. Restore {best}; without it the "
+                "selection, which is spent, has no release."
+            )
     state_chosen(part)
     part.replace(released)
 
@@ -382,6 +427,4 @@ def _require_chosen(released: Path) -> None:
 
 def _train(words: Sequence[str]) -> None:
     """Runs ``fit`` or ``test``."""
-    from mammo_dp.training_cli import train
-
     train(words)

@@ -268,7 +268,7 @@ class TrainingCLI(LightningCLI):
         weights = config["model"].get("init_args", {}).get("weights")
         if weights and weights not in (HUB, PACKAGE):
             inputs["weights"] = Path(weights)
-        return inputs | _further_files(config, {str(path) for path in inputs.values()})
+        return inputs | _further_files(config, {path.resolve() for path in inputs.values()})
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds the logger and, for a fit, the checkpoint from which a killed run resumes.
@@ -454,7 +454,7 @@ def _is_released(folder: Path) -> bool:
     return isinstance(covering_ledger(folder, file_sha256(weights)), PrivacyLedger)
 
 
-def _further_files(config: Mapping[str, Any], known: Collection[str]) -> dict[str, Path]:
+def _further_files(config: Mapping[str, Any], known: Collection[Path]) -> dict[str, Path]:
     """Files that further arguments of model, data or parts of the trainer name, by argument.
 
     Weights may come in by any argument of a class from anywhere, so each file is an input, whose
@@ -462,7 +462,7 @@ def _further_files(config: Mapping[str, Any], known: Collection[str]) -> dict[st
 
     Args:
         config: Plain values.
-        known: Inputs that are known already.
+        known: Resolved paths of inputs that are known already.
 
     Raises:
         RunError: For a further folder of crops: a statement counts the patients of one. For any
@@ -480,7 +480,7 @@ def _further_files(config: Mapping[str, Any], known: Collection[str]) -> dict[st
         for role, value in _texts(content, part):
             path = Path(value).expanduser()
             is_word = "/" not in value and not path.suffix
-            if value in known or (is_word and is_ours):
+            if path.resolve() in known or (is_word and is_ours):
                 continue
             if (path / CROPS).is_file() or (path.name == CROPS and path.is_file()):
                 raise RunError(

@@ -333,32 +333,102 @@ def test_a_fit_of_another_selection_is_no_candidate(
     assert "another configuration" in said
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("weight", [math.nan, 1e30])
-def test_weights_that_diverged_lose(
-    tmp_path: Path,
-    cohort: CropsManifest,
-    draws: list[int],
-    monkeypatch: pytest.MonkeyPatch,
-    weight: float,
+@pytest.mark.parametrize(
+    ("weight", "converged"), [(1.0, True), (math.nan, False), (-math.inf, False), (1e30, False)]
+)
+def test_weights_that_diverged_are_told_by_themselves(
+    tmp_path: Path, weight: float, converged: bool
 ) -> None:
-    train, fits = mammo_dp.select._train, []
+    torch.save({"state_dict": {"head": torch.tensor([1.0, weight])}}, tmp_path / "last.ckpt")
+    assert mammo_dp.select._has_converged(tmp_path / "last.ckpt") == converged
 
-    def diverging(arguments: list[str]) -> None:
-        train(arguments)
-        if arguments[0] == "fit" and "--print_config" not in arguments:
-            fits.append(weights := Path(arguments[-1]) / "checkpoints" / "last.ckpt")
-            if len(fits) == 1:
-                stored = torch.load(weights, weights_only=True)
-                stored["state_dict"]["net.head.weight"][:] = weight
-                torch.save(stored, weights)
 
-    monkeypatch.setattr(mammo_dp.select, "_train", diverging)
+@pytest.mark.slow
+def test_weights_that_diverged_lose(
+    tmp_path: Path, cohort: CropsManifest, draws: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits: list[Path] = []
+
+    def first_diverged(weights: Path) -> bool:
+        fits.append(weights)
+        return len(fits) > 1
+
+    monkeypatch.setattr(mammo_dp.select, "_has_converged", first_diverged)
     run(line(tmp_path, cohort, *PRIVATE))
     private = tmp_path / "out" / "candidates"
     assert json.loads((private / f"{fits[0].parts[-3]}.json").read_text())["score"] is None
     released = tmp_path / "out" / "released" / "checkpoints" / "last.ckpt"
     assert released.read_bytes() == fits[1].read_bytes()
+
+
+def cheaper(folder: Path, *, key: bool) -> None:
+    """Rewrites the statement of a candidate: a hundred times as much noise."""
+
+    def louder(stored: dict[str, Any]) -> None:
+        stored["accesses"][0]["mechanism"]["mechanisms"][0]["noise_multiplier"] *= 100
+
+    forge(str(folder), louder, key=key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", [False, True])
+@pytest.mark.parametrize("when", ["before its score", "after it"])
+def test_a_statement_that_somebody_changed_is_not_released(
+    unfinished: Path,
+    tmp_path: Path,
+    cohort: CropsManifest,
+    capsys: pytest.CaptureFixture[str],
+    when: str,
+    key: bool,
+) -> None:
+    shutil.rmtree(unfinished / "released")
+    private = unfinished / "candidates"
+    for fit in (path for path in private.iterdir() if path.is_dir()):
+        cheaper(fit, key=key)
+        if when == "before its score":
+            (private / f"{fit.name}.json").unlink()
+    assert main(line(tmp_path, cohort, *PRIVATE)) == 1
+    said = capsys.readouterr().err
+    assert "privacy.json: " in said
+    assert ("comes on top" if when == "before its score" else "is not what was scored") in said
+    assert not (unfinished / "released").exists()
+
+
+@pytest.mark.slow
+def test_a_score_that_was_deleted_is_the_same_again(
+    unfinished: Path, tmp_path: Path, cohort: CropsManifest
+) -> None:
+    """Else whoever may delete it has it measured until a fit wins."""
+    released = (unfinished / "released" / "checkpoints" / "last.ckpt").read_bytes()
+    shutil.rmtree(unfinished / "released")
+    scores = [p for p in (unfinished / "candidates").glob("*.json") if p.stem != "draws"]
+    before = {path: path.read_bytes() for path in scores}
+    for path in scores:
+        path.unlink()
+    run(line(tmp_path, cohort, *PRIVATE))
+    assert {path: path.read_bytes() for path in scores} == before
+    assert (unfinished / "released" / "checkpoints" / "last.ckpt").read_bytes() == released
+
+
+def test_draws_that_were_deleted_are_not_made_again(
+    unfinished: Path, tmp_path: Path, cohort: CropsManifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(unfinished / "released")
+    (unfinished / "candidates" / "draws.json").unlink()
+    assert main(line(tmp_path, cohort, *PRIVATE)) == 1
+    assert "would be a second selection" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_lies_beside_a_candidate_is_not_released(
+    unfinished: Path, tmp_path: Path, cohort: CropsManifest
+) -> None:
+    before = {path.name for path in (unfinished / "released").iterdir()}
+    shutil.rmtree(unfinished / "released")
+    for fit in (path for path in (unfinished / "candidates").iterdir() if path.is_dir()):
+        (fit / "patients.csv").write_text("Jane Doe")
+    run(line(tmp_path, cohort, *PRIVATE))
+    assert {path.name for path in (unfinished / "released").iterdir()} == before
 
 
 @pytest.mark.slow

@@ -19,9 +19,12 @@ from mammo_dp.privacy.accounting.account import PLANNED, Noisy, fits_of, planned
 from mammo_dp.privacy.accounting.selection import SelectionPlan
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.document import (
+    EVIDENCE_NAME,
+    FILE_NAME,
     ledger_of,
     read_evidence,
     read_statement,
+    run_facts,
     write_statement,
 )
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
@@ -33,6 +36,7 @@ from mammo_dp.privacy.statement.lineage import (
     public_ledger,
 )
 from mammo_dp.privacy.statement.recompute import RESTORE
+from mammo_dp.privacy.statement.seals import seal_doubt
 from mammo_dp.privacy.statement.verify import RUN_AGAIN, Evidence, StageCheck
 from mammo_dp.privacy.training.monitors import (
     configured_splits,
@@ -43,7 +47,8 @@ from mammo_dp.privacy.training.monitors import (
 )
 from mammo_dp.privacy.training.outside import SEEDED, is_seeded, outside_code
 from mammo_dp.privacy.training.sampling import FRESH_KEY
-from mammo_dp.runs import RunRecord, close_run, file_sha256, read_run
+from mammo_dp.runs import FILE_NAME as RUN
+from mammo_dp.runs import RELEASED, RunRecord, close_run, file_sha256, read_run
 
 if TYPE_CHECKING:  # lightning takes seconds to import; reading statements does without
     from lightning.pytorch import Trainer
@@ -139,6 +144,37 @@ def write_fit_statement(
         precision=str(trainer.precision),
         run=record,
     )
+
+
+def require_candidate(folder: Path, account: Noisy) -> tuple[str, str]:
+    """Checks that a fit of a selection says, sealed, what the selection declared.
+
+    Args:
+        folder: Run of the fit.
+        account: Of the selection, one fit among others.
+
+    Returns:
+        SHA-256 of its weights and of its statement.
+
+    Raises:
+        PrivacyError: If somebody changed the statement, or the fit has another account.
+    """
+    stored, evidence = read_statement(folder), read_evidence(folder)
+    doubt = seal_doubt(stored)
+    weights, statement = file_sha256(folder / RELEASED), file_sha256(folder / FILE_NAME)
+    own = [access for access in ledger_of(stored).accesses if access.void == CANDIDATE]
+    if not doubt and (evidence is None or evidence["run"] != run_facts(read_run(folder))):
+        doubt = f"does not fit {EVIDENCE_NAME} or {RUN}"
+    elif not doubt and stored["artefact"]["sha256"] != weights:
+        doubt = "is about other weights"
+    elif not doubt and (len(own), {access.mechanism for access in own}) != (1, {account}):
+        doubt = "has another account than the selection declared"
+    if doubt:
+        raise PrivacyError(
+            f"{folder / FILE_NAME}: {doubt}. Start anew in another folder; what was spent here "
+            "comes on top."
+        )
+    return weights, statement
 
 
 def state_chosen(folder: Path) -> None:

@@ -354,6 +354,17 @@ def test_each_file_that_an_argument_names_is_an_input(
         run([*line[:-1], str(tmp_path / "two"), "--model.init_args.start", str(weights.parent)])
 
 
+@pytest.mark.parametrize("spelled", ["{}/", "{}//", "{}/../{name}"])
+def test_the_crops_are_the_same_however_they_are_spelled(
+    cohort: CropsManifest, tmp_path: Path, spelled: str
+) -> None:
+    line = fit_line(tmp_path, cohort, PLAIN, "plain")
+    at = line.index("--data.init_args.crops") + 1
+    line[at] = spelled.format(line[at], name=cohort.folder.name)
+    run(line)
+    assert list(read_run(tmp_path / "plain").inputs) == ["data"]
+
+
 class Warms(Callback):
     def __init__(self, start: str) -> None:
         self.start = start

@@ -30,6 +30,8 @@ _CAPITALS = str.maketrans(
     "АВЕЗЅІЈКМНОРСТУҮХѴΑΒΕΖΗΙΚΜΝΟΡΤΥΧ".casefold(),  # noqa: RUF001  that is what it is about
     "ABE3SIJKMHOPCTYYXVABEZHIKMNOPTYX".casefold(),
 )
+# Each to a letter that no other of its alphabet has, so that two patients of it stay two.
+_TWINS = {letter: latin for letter, latin in _CAPITALS.items() if chr(letter) not in "зү"}
 _SMALL = str.maketrans(
     "абгеорсухѕіјѡѵүһԁԛԝαγινορσυ",  # noqa: RUF001  as above
     "a6reopcyxsijwvyhdqwayivopou",
@@ -64,7 +66,8 @@ def patient_identity(origin: str, patient_id: str) -> str:
     """The identity of a patient: equal for two crops if and only if they are of one patient.
 
     Numbers count without leading zeros and without an empty decimal, which programs add and drop: a
-    patient who is ``0007`` in one folder and ``7`` in another is one.
+    patient who is ``0007`` in one folder and ``7`` in another is one. Letters of Cyrillic and Greek
+    count as those of Latin that they look like: who typed an id may have had either keyboard.
 
     Args:
         origin: Data set that numbers its patients.
@@ -88,7 +91,7 @@ def patient_identity(origin: str, patient_id: str) -> str:
     for name, value in (("origin", origin), ("patient_id", patient_id)):
         if not normalised(value):
             raise ManifestError(f"{name} is {value!r}. Give a name with a letter or a digit.")
-    return f"{normalised(origin)}/{_without_zeros(patient_id)}"
+    return f"{normalised(origin)}/{_as_latin(_without_zeros(patient_id))}"
 
 
 @lru_cache(maxsize=1 << 16)
@@ -124,9 +127,16 @@ def _alphabets(name: str) -> frozenset[str]:
 
 
 @lru_cache(maxsize=1 << 16)
-def _looks(identity: str) -> tuple[str, ...]:
-    """What an identity looks like in capitals and in small letters, as if all were Latin."""
-    parted = unicodedata.normalize("NFD", identity)
+def _as_latin(name: str) -> str:
+    """A normal form in the letters of Latin that it looks like in capitals."""
+    parted = unicodedata.normalize("NFD", name)
+    return unicodedata.normalize("NFC", parted.translate(_TWINS))
+
+
+@lru_cache(maxsize=1 << 16)
+def _looks(name: str) -> tuple[str, ...]:
+    """What a normal form looks like in capitals, and in small letters, as if all were Latin."""
+    parted = unicodedata.normalize("NFD", name)
     return f"capitals {parted.translate(_CAPITALS)}", f"small {parted.translate(_SMALL)}"
 
 
@@ -209,9 +219,10 @@ def require_told_apart(patients: Iterable[tuple[str, str, str]]) -> None:
                     "patient's. Write the ids of one patient in one way, and those of two so that "
                     "they differ in a letter or a digit."
                 )
-        for look in _looks(identity):
-            other, of, place = looks.setdefault(look, (identity, alphabets, where))
-            if other != identity and of != alphabets:
+        plain = f"{normalised(origin)}/{_without_zeros(patient_id)}"
+        for look in _looks(plain):
+            other, of, place = looks.setdefault(look, (plain, alphabets, where))
+            if other != plain and of != alphabets:
                 raise ManifestError(
                     f"{place} and {where}: patient ids that look alike, in letters of two "
                     "alphabets. Nobody can tell whether they are one patient's. Write both in the "

@@ -193,7 +193,8 @@ def require_told_apart(patients: Iterable[tuple[str, str, str]]) -> None:
             raise ManifestError(
                 f"{where}: a patient id that ends in zeros after a point or a comma, or in a power "
                 "of ten, as programs write numbers. Nobody can tell which number was meant. Write "
-                "the id as it was given, as text."
+                "the id as it was given, as text; where the point parts two numbers, such as year "
+                "and patient, take a hyphen for it in all ids."
             )
         if len(alphabets := _alphabets(patient_id)) > 1:
             raise ManifestError(

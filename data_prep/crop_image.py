@@ -70,14 +70,22 @@ def is_whole(path: Path, sha256: str, *, depth: int | None) -> bool:
         sha256: :func:`pixel_hash` of the crop.
         depth: Slices, if it is a volume.
     """
+    if depth is None:
+        pixels = whole_plane(path)
+        return pixels is not None and pixels.ndim == 2 and pixel_hash(pixels) == sha256
     try:
-        if depth is not None:
-            return pixel_hash(read_volume(path, depth=depth)) == sha256
-        with Image.open(path) as image:
-            pixels = np.array(image)
-    except (OSError, SyntaxError, ValueError):  # missing, or Pillow's words for half a file
+        return pixel_hash(read_volume(path, depth=depth)) == sha256
+    except (OSError, SyntaxError, ValueError):
         return False
-    return pixels.ndim == 2 and pixel_hash(pixels.astype(np.uint16)) == sha256
+
+
+def whole_plane(path: Path) -> NDArray[np.uint16] | None:
+    """Pixels of a PNG as they are, ``(size, size)`` if it is a crop; none of half a file."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return np.array(image).astype(np.uint16)
+    except (OSError, SyntaxError, ValueError):  # missing, or Pillow's words for half a file
+        return None
 
 
 def plane_of(pixels: NDArray[Pixel]) -> NDArray[Pixel]:

@@ -123,9 +123,8 @@ def recorded_files(record: RunRecord, inputs: Mapping[str, Path]) -> dict[Path, 
         record: The run.
         inputs: What it reads, by role, as seen from here.
     """
-    tables = {role: path / "crops.csv" for role, path in inputs.items()}
-    files = {role: tables[role] if path.is_dir() else path for role, path in inputs.items()}
-    return {path: record.inputs[role].sha256 for role, path in files.items() if path.is_file()}
+    files = {role: _hashed_file(path) for role, path in inputs.items()}
+    return {file: record.inputs[role].sha256 for role, file in files.items() if file is not None}
 
 
 @contextmanager
@@ -204,7 +203,7 @@ def open_run(
     """
     folder = Path(folder)
     for role, path in inputs.items():
-        is_read_whole = path.is_dir() and not (path / "crops.csv").is_file()
+        is_read_whole = path.is_dir() and _hashed_file(path) is None
         if is_read_whole and folder.resolve().is_relative_to(path.resolve()):
             raise RunError(
                 f"{folder}: lies in {path}, which is read as {role}, so what is written there "
@@ -507,6 +506,12 @@ def _hashes(files: Sequence[Path]) -> list[str]:
     return found
 
 
+def _hashed_file(path: Path) -> Path | None:
+    """The file whose hash stands for an input: itself, or the table of a folder of crops."""
+    file = path / "crops.csv" if path.is_dir() else path
+    return file if file.is_file() else None
+
+
 def input_sha256(path: str | Path) -> str:
     """SHA-256 of a file; of ``crops.csv`` for crops; of names and sizes for any other folder.
 
@@ -517,12 +522,10 @@ def input_sha256(path: str | Path) -> str:
         RunError: If the path does not exist.
     """
     path = Path(path)
-    if path.is_file():
-        return file_sha256(path)
+    if (file := _hashed_file(path)) is not None:
+        return file_sha256(file)
     if not path.is_dir():
         raise RunError(f"{path}: does not exist. Check the path, or run the stage that makes it.")
-    if (path / "crops.csv").is_file():
-        return file_sha256(path / "crops.csv")
     return _text_sha256(
         [
             (file.relative_to(path).as_posix(), file.stat().st_size)

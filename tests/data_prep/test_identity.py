@@ -130,6 +130,7 @@ def test_ids_that_differ_in_a_sign_alone_are_refused_where_they_meet(one: str, o
 def test_separators_tell_nobody_apart() -> None:
     ids = [f"P{one}1" for one in "-_./:,; \\\u2010\u2013\u2212\u00a0\u203f\u00b7"]
     require_told_apart([("a", name, f"row {at}") for at, name in enumerate(["P1", *ids], 2)])
+    assert {patient_identity("a", name) for name in ids} == {patient_identity("a", "P1")}
 
 
 @pytest.mark.parametrize(

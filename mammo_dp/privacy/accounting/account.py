@@ -87,7 +87,7 @@ class Mechanism:
         Raises:
             PrivacyError: For a value outside its range.
         """
-        for name, holds, allowed in (
+        for name, holds, allowed in (  # accountants take squares, which must be finite
             ("noise_multiplier", 0 < self.noise_multiplier < 1e150, "above 0, below 1e150"),
             ("sampling_rate", 0 < self.sampling_rate <= 1, "above 0 and at most 1"),
             ("steps", self.steps >= 1 and self.steps == int(self.steps), "of 1, 2, 3 ..."),

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from classifier.module import CropClassifier
 from classifier.released import load_classifier
 from classifier.unit_features import unit_features
-from data_prep.crop_image import save_crop_image
+from data_prep.crop_image import save_crop_image, whole_plane
 from data_prep.descriptors.voting import Floats, describe
 from data_prep.fingerprints import fingerprint
 from data_prep.manifest import Crop, CropsManifest, Split
@@ -313,9 +312,7 @@ def _saved(path: Path, pixels: NDArray[np.uint16]) -> str:
 
 def _is_another(path: Path, pixels: NDArray[np.uint16]) -> bool:
     """Whether a file shows another crop; a grey value may be rounded otherwise elsewhere."""
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            there = np.array(image)
-    except (OSError, SyntaxError, ValueError):  # Pillow's words for half a file, after a power cut
+    there = whole_plane(path)  # none of half a file, after a power cut
+    if there is None:
         return False
     return there.shape != pixels.shape or np.abs(there.astype(int) - pixels).max() > 1

@@ -269,6 +269,11 @@ def test_a_private_fit_on_evolved_crops_composes_with_their_votes(
     assert joint > 1.2 * statement(Path(evolved))["epsilon"]
 
 
+def killed(*_: object, **__: object) -> None:
+    """In place of what the process does next."""
+    raise KeyboardInterrupt
+
+
 def test_a_killed_run_pays_for_the_round_it_lost_and_repeats_none(
     cohort: CropsManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verify: Verify
 ) -> None:
@@ -295,9 +300,6 @@ def test_a_killed_run_pays_for_the_round_it_lost_and_repeats_none(
 def test_a_run_killed_while_it_writes_crops_writes_the_same_without_voting_again(
     cohort: CropsManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(evolve, "write_crops", killed)
         assert evolution(cohort, tmp_path / "out") == 130
@@ -319,9 +321,6 @@ def test_the_first_crop_that_is_written_ends_the_rounds(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "evolved"
-
-    def killed(*of: object) -> None:
-        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(CropsManifest, "write", killed)
@@ -354,9 +353,6 @@ def test_crops_that_may_have_been_seen_are_made_no_second_time(
         if step == 0:
             shutil.copytree(out, older)
 
-    def killed(*of: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(RoundsAccount, "save", saved)
         patch.setattr("mammo_dp.privacy.evolution.rounds.write_evolution_statement", killed)
@@ -388,9 +384,6 @@ def test_crops_of_patients_in_an_unfinished_folder_become_none_of_this_run(
 ) -> None:
     """In the table, under its origin, and in place of an image: all follow from the last round."""
     out = tmp_path / "evolved"
-
-    def killed(*of: object) -> None:
-        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr("mammo_dp.privacy.evolution.rounds.write_evolution_statement", killed)

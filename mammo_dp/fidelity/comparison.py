@@ -35,9 +35,8 @@ from mammo_dp.fidelity.samples import (
     LEVEL,
     FidelityError,
     Samples,
-    matched,
     real_halves,
-    synthetic_halves,
+    synthetic_parts,
 )
 
 SCHEMA = 4  # of fidelity.json
@@ -82,27 +81,26 @@ def compare(
     """
     available = [samples.per_class for samples in sources.values()]
     halves = real_halves(train, available, draws=draws, least=NEIGHBOURS + 1, seed=seed)
-    used = {name: matched(samples, halves, seed=seed) for name, samples in sources.items()}
-    drawn = {name: synthetic_halves(samples, halves, seed=seed) for name, samples in used.items()}
+    drawn = {name: synthetic_parts(samples, halves, seed=seed) for name, samples in sources.items()}
     spaces = {"features": extractor.features, "pixels": pixels}
     galleries = {name: gallery(train, test, space) for name, space in spaces.items()}
     control = _copies(_control(galleries, draws=draws, seed=seed))
-    features = {name: extractor.features(samples.images) for name, samples in used.items()}
+    features = {name: extractor.features(samples.images) for name, samples in sources.items()}
     real_features = galleries["features"].views[0][: len(train)]
 
     labels, differences, numbers = in_labels(train, test, sources, seeds=seeds, seed=seed)
     parts: list[Mapping[str, Scores]] = [
         in_features(real_features, features, halves, drawn),
-        in_spectrum(train, used, halves, drawn),
-        in_pairs(train, used, seed=seed),
+        in_spectrum(train, sources, halves, drawn),
+        in_pairs(train, sources, seed=seed),
         labels,
     ]
     if public is not None:
-        theirs = {name: public.features(samples.images) for name, samples in used.items()}
+        theirs = {name: public.features(samples.images) for name, samples in sources.items()}
         parts.append(in_public_features(public.features(train.images), theirs, halves, drawn))
     found: dict[str, Any] = {}
     real_images = np.concatenate([train.images, test.images])
-    for name, samples in watched(list(used.items()), "Looking for copies"):
+    for name, samples in watched(list(sources.items()), "Looking for copies"):
         at = {"features": features[name], "pixels": pixels(samples.images)}
         copies = {
             space: copying_of(at[space], samples.malignant, real, draws=draws, seed=seed)

@@ -5,7 +5,7 @@ Distances are taken within a class, to whole patients (the nearest of their crop
 of the eight symmetries of the square, since generators are trained on crops turned and mirrored.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -19,6 +19,7 @@ from mammo_dp.fidelity.samples import FidelityError, Images, Rows, Samples, esti
 
 LOW = 0.01  # quantile of the ratio that shows a few copies among many crops
 PERMUTATIONS = 1999
+_BLOCK = 1024
 FALSE_POSITIVE_RATE = 0.01
 Distances = NDArray[np.float64]
 
@@ -34,8 +35,7 @@ class Copying:
         low_ratio_reversed: The quantile ``LOW`` of the inverse ratio: what ``low_ratio`` would be
             without copying.
         p_value: Probability of an excess of closeness to the training patients as large as this
-        one, if
-            training and held-out patients were interchangeable.
+            one, if training and held-out patients were interchangeable.
         crops: Synthetic crops compared.
         patients: Training patients and held-out patients.
     """
@@ -61,10 +61,17 @@ def to_patients(
     Returns:
         Shape ``(n, patients)``, infinite for a patient without crops here.
     """
-    nearest = np.minimum.reduce([squared_distances(synthetic, view) for view in views])
     found = np.full((patient.max() + 1, len(synthetic)), np.inf)
-    np.minimum.at(found, patient, nearest.T)
+    for block in _blocks(len(synthetic)):
+        part = synthetic[block]
+        nearest = np.minimum.reduce([squared_distances(part, view) for view in views])
+        np.minimum.at(found[:, block], patient, nearest.T)
     return np.sqrt(found).T
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    """Blocks of synthetic crops, so that distances to all views are never in memory at once."""
+    return (slice(start, start + _BLOCK) for start in range(0, count, _BLOCK))
 
 
 def copying(
@@ -248,10 +255,13 @@ def nearest_training_crop(
         Row in the gallery, number of the symmetry and distance, each of shape ``(n,)``.
     """
     rows = np.flatnonzero(real.is_training[real.patient] & (real.malignant == malignant))
-    squares = np.stack([squared_distances(features, view[rows]) for view in real.views])
-    best = squares.transpose(1, 0, 2).reshape(len(features), -1)
-    place = best.argmin(1)
-    return rows[place % len(rows)], place // len(rows), np.sqrt(best.min(1))
+    views = np.concatenate([view[rows] for view in real.views])
+    place = np.empty(len(features), int)
+    square = np.empty(len(features))
+    for block in _blocks(len(features)):
+        squares = squared_distances(features[block], views)
+        place[block], square[block] = squares.argmin(1), squares.min(1)
+    return rows[place % len(rows)], place // len(rows), np.sqrt(square)
 
 
 def pixels(images: Images) -> Features:

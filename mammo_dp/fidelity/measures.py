@@ -25,6 +25,7 @@ from mammo_dp.fidelity.samples import Halves, PerClass, Rows, Samples, draw, est
 
 Scores = dict[str, "Score"]
 Floats = NDArray[np.float64]
+Draws = Sequence[tuple[Rows, ...]]  # parts of each draw
 OVERLAP = tuple(field.name for field in fields(Overlap))
 IN_FEATURES = ("frechet", "kernel", *OVERLAP)
 IN_PUBLIC = ("public_frechet", "public_kernel")
@@ -51,15 +52,15 @@ def in_features(
     real: Features,
     sources: Mapping[str, Features],
     halves: Halves,
-    drawn: Mapping[str, Sequence[Rows]],
+    drawn: Mapping[str, Draws],
 ) -> dict[str, Scores]:
     """Fréchet and kernel distance, precision, recall, density and coverage.
 
     Args:
         real: Features of the real crops.
-        sources: Features of each source, see :func:`~mammo_dp.fidelity.samples.matched`.
+        sources: Features of each source.
         halves: Draws of the real side.
-        drawn: Draws of each source.
+        drawn: Draws of each source, see :func:`~mammo_dp.fidelity.samples.synthetic_parts`.
     """
 
     def measure(a: Features, b: Features) -> tuple[float, ...]:
@@ -72,7 +73,7 @@ def in_public_features(
     real: Features,
     sources: Mapping[str, Features],
     halves: Halves,
-    drawn: Mapping[str, Sequence[Rows]],
+    drawn: Mapping[str, Draws],
 ) -> dict[str, Scores]:
     """Fréchet and kernel distance in the public space; arguments as of :func:`in_features`."""
     return _against_halves(IN_PUBLIC, _distances, real, sources, halves, drawn)
@@ -88,16 +89,18 @@ def _against_halves(
     real: Features,
     sources: Mapping[str, Features],
     halves: Halves,
-    drawn: Mapping[str, Sequence[Rows]],
+    drawn: Mapping[str, Draws],
 ) -> dict[str, Scores]:
     """Measures of each source against halves of the real crops, beside those of other halves."""
 
-    def over_draws(rows_of: Sequence[Rows], features: Features) -> list[Estimate]:
-        pairs = zip(halves.one, rows_of, strict=True)
-        values = [measure(real[one], features[other]) for one, other in pairs]
+    def over_draws(draws: Draws, features: Features) -> list[Estimate]:
+        values = [
+            np.mean([measure(real[one], features[part]) for part in parts], axis=0)
+            for one, parts in zip(halves.one, draws, strict=True)
+        ]
         return [estimate(column) for column in np.array(values).T]
 
-    bounds = over_draws(halves.other, real)
+    bounds = over_draws([(rows,) for rows in halves.other], real)
     return {
         name: {
             measured: Score(found=found, bound=bound, crops=halves.crops)
@@ -113,18 +116,22 @@ def in_spectrum(
     real: Samples,
     sources: Mapping[str, Samples],
     halves: Halves,
-    drawn: Mapping[str, Sequence[Rows]],
+    drawn: Mapping[str, Draws],
 ) -> dict[str, Scores]:
     """Index of a grid at each frequency, the largest of them, and the slope of the spectrum."""
 
-    def over_draws(samples: Samples, rows_of: Sequence[Rows]) -> list[Estimate]:
+    def over_draws(samples: Samples, draws: Draws) -> list[Estimate]:
         found = spectra(samples.images)
-        index = np.array([found.grid_index(rows) for rows in rows_of])
-        slope = np.array([found.slope[rows].mean() for rows in rows_of])
-        return [estimate(values) for values in (index.max(1), slope, *index.T)]
+
+        def measure(rows: Rows) -> Floats:
+            index = found.grid_index(rows)
+            return np.array([index.max(), found.slope[rows].mean(), *index])
+
+        values = np.array([np.mean([measure(part) for part in parts], axis=0) for parts in draws])
+        return [estimate(column) for column in values.T]
 
     names = ("grid", "slope", *(f"grid {frequency}" for frequency in GRID))
-    bounds = over_draws(real, halves.one)
+    bounds = over_draws(real, [(rows,) for rows in halves.one])
     return {
         name: {
             measure: Score(found=found, bound=bound, crops=halves.crops)

@@ -77,7 +77,8 @@ def print_table(result: Mapping[str, Any], folder: Path) -> None:
     console.print(
         f"Features: {result['extractor']['name']}, d = {result['extractor']['dimension']}, sha256 "
         f"{result['extractor']['sha256'][:12]}. Each side {sum(half.values())} crops "
-        f"({half['malignant']} malignant); agreement trained on {agreement['train']}, tested on "
+        f"({half['malignant']} malignant), averaged over as many such sets as half of a source "
+        f"has; copies sought among all crops; agreement trained on {agreement['train']}, tested on "
         f"{agreement['test']} real crops of {agreement['patients of test']} patients. "
         f"{result['level']:.0%} intervals over patients and crops, {result['draws']} draws.",
         *(

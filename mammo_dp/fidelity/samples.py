@@ -6,7 +6,8 @@ precision, recall, coverage and Fréchet distance would all be wrong. Random hal
 on the real side, of the crops on the other) hold no copy, and the spread of a statistic over halves
 estimates the standard error of the same statistic on the whole, without a factor (the delete-half
 jackknife: Shao and Wu 1989, Annals of Statistics 17:1176). A half and the other half are disjoint
-by patient, so they also give the real-versus-real bound at the very same number of crops.
+by patient, so they also give the real-versus-real bound at the very same number of crops. A half of
+a source of more crops is cut into parts of that number, over which the statistic is averaged.
 """
 
 from collections.abc import Sequence
@@ -177,29 +178,31 @@ def real_halves(
     )
 
 
-def matched(source: Samples, halves: Halves, *, seed: int) -> Samples:
-    """Twice as many crops of each class as a half has, drawn from a source.
+def synthetic_parts(source: Samples, halves: Halves, *, seed: int) -> tuple[tuple[Rows, ...], ...]:
+    """For each draw a half of a source, in parts of as many crops as a half of the real ones has.
+
+    A statistic depends on the number of crops, so it is taken of each part, and their mean counts.
+    All crops have their say, and the spread over draws is that of the mean over all of them.
 
     Args:
-        source: At least so many crops of each class.
-        halves: Draws of the real side.
-        seed: Seed of the draw.
-    """
-    benign, ill = halves.per_class
-    rows = draw(source.malignant, (2 * benign, 2 * ill), np.random.default_rng(seed))
-    return source.take(rows)
-
-
-def synthetic_halves(source: Samples, halves: Halves, *, seed: int) -> tuple[Rows, ...]:
-    """As many draws of as many crops of each class as on the real side.
-
-    Args:
-        source: Result of :func:`matched`.
+        source: At least twice as many crops of each class as a half of the real ones has.
         halves: Draws of the real side.
         seed: Start of the draws.
+
+    Returns:
+        One tuple of disjoint parts per draw, each of ``halves.per_class`` crops.
     """
     rng = np.random.default_rng(seed)
-    return tuple(draw(source.malignant, halves.per_class, rng) for _ in halves.one)
+    pairs = zip(source.per_class, halves.per_class, strict=True)
+    parts = min(here // (2 * wanted) for here, wanted in pairs)
+    benign, malignant = halves.per_class
+    found = []
+    for _ in halves.one:
+        rows = draw(source.malignant, (parts * benign, parts * malignant), rng)
+        by_class = np.split(rows, [parts * benign])
+        pieces = [np.split(own, parts) for own in by_class]
+        found.append(tuple(np.concatenate(piece) for piece in zip(*pieces, strict=True)))
+    return tuple(found)
 
 
 def estimate(values: NDArray[np.float64]) -> Estimate:

@@ -139,7 +139,7 @@ def in_spectrum(
                 names, over_draws(samples, drawn[name]), bounds, strict=True
             )
         }
-        for name, samples in sources.items()
+        for name, samples in watched(list(sources.items()), "Taking spectra")
     }
 
 

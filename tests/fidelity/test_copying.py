@@ -77,7 +77,11 @@ def test_too_few_patients_are_refused() -> None:
         tried(0, 0.0, training=20, held_out=3)
 
 
-def test_distances_to_patients_agree_with_loops_over_symmetries_and_crops() -> None:
+@pytest.mark.parametrize("block", [1024, 3])  # 3: distances of four crops come in two blocks
+def test_distances_to_patients_agree_with_loops_over_symmetries_and_crops(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mammo_dp.fidelity.copying._BLOCK", block)
     rng = np.random.default_rng(1)
     made, views = rng.standard_normal((4, 3)), list(rng.standard_normal((2, 5, 3)))
     patient = np.array([0, 2, 2, 0, 3])
@@ -147,8 +151,9 @@ def test_a_control_of_one_malignant_patient_is_refused() -> None:
 
 @pytest.mark.parametrize("number", range(SYMMETRIES))
 def test_the_nearest_training_crop_of_a_turned_copy_is_its_original(
-    number: int, real: tuple[Samples, Gallery]
+    number: int, real: tuple[Samples, Gallery], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("mammo_dp.fidelity.copying._BLOCK", 7)  # more than one block
     training, shown = real
     own = np.flatnonzero(training.malignant == 1)
     copied = symmetric(training.images[own], number)

@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often intervals of an AUROC hold the true one, where patients are few.
+"""How often intervals of an AUROC, and of other metrics, hold the true one, where patients are few.
 
-Simulates cohorts whose crops come in patients, and counts. Prints the table of docs/results.md:
+Simulates cohorts whose crops come in patients, and counts. Prints the tables of docs/results.md:
 
     $ python benchmarks/coverage.py --cohorts 1000
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from jsonargparse import auto_cli
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import expit, ndtri
 
 from classifier.evaluate import patient_resamples, percentiles, statistics
-from classifier.intervals import auroc_interval
+from classifier.intervals import auroc_interval, fewer_patients
 
 Sample = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]
 Ends = tuple[float, float]
 PATIENTS, AREAS = (8, 10, 20, 40, 100), (0.75, 0.9, 0.96)
+OTHERS, AREA_OF_OTHERS = ("auprc", "sensitivity_at_90_specificity", "brier"), 0.8
 
 
 def sample(rng: np.random.Generator, patients: int, area: float, alike: float = 0.5) -> Sample:
@@ -70,8 +71,36 @@ def coverage(
     return float(held.mean()), float((ends[:, 1] - ends[:, 0]).mean())
 
 
+def others(patients: int, cohorts: int) -> dict[str, tuple[float, float]]:
+    """Share of cohorts whose interval holds the true value: as printed, and plain percentiles."""
+    rng = np.random.default_rng(patients)
+    truth = {
+        name: values[0] for name, values in calibrated(sample(rng, 200_000, AREA_OF_OTHERS), 1)
+    }
+    held: dict[str, list[tuple[bool, bool]]] = {name: [] for name in OTHERS}
+    for _ in range(cohorts):
+        found = sample(rng, patients, AREA_OF_OTHERS)
+        fewer = fewer_patients(found[0], found[2])
+        for name, values in calibrated(found, 1000):
+            ends = (percentiles(values, 0.95, patients=count) for count in (fewer, None))
+            ours, plain = (one.low <= truth[name] <= one.high for one in ends)
+            held[name].append((ours, plain))
+    return {name: tuple(np.mean(pairs, axis=0).tolist()) for name, pairs in held.items()}
+
+
+def calibrated(found: Sample, resamples: int) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """The other metrics of true probabilities, on the crops as they are and on each resample."""
+    label, score, unit = found
+    middle = ndtri(AREA_OF_OTHERS) / 2**0.5
+    known = statistics(label.astype(np.float64), expit(2 * middle * (score - middle)))
+    pieces = patient_resamples(label.astype(np.float64), unit, resamples=resamples, seed=0)
+    for name in OTHERS:
+        whole = known[name](np.ones((1, len(label))))
+        yield name, np.concatenate([whole, *(known[name](weights) for weights in pieces)])
+
+
 def main(*, cohorts: int = 1000) -> None:
-    """Prints a Markdown table: coverage and mean length, computed and resampled.
+    """Prints two Markdown tables: the AUROC, computed and resampled, and other metrics, resampled.
 
     Args:
         cohorts: Simulated cohorts per cell.
@@ -83,6 +112,13 @@ def main(*, cohorts: int = 1000) -> None:
         for area in AREAS:
             ours, other = (coverage(one, patients, area, cohorts) for one in (computed, resampled))
             cells.append(f"**{ours[0]:.3f}** ({ours[1]:.2f}), {other[0]:.3f} ({other[1]:.2f})")
+        print(f"| {patients} | " + " | ".join(cells) + " |", flush=True)
+    print("\n| patients | " + " | ".join(OTHERS) + " |")
+    print("| --- " * (1 + len(OTHERS)) + "|")
+    for patients in PATIENTS:
+        cells = [
+            f"**{ours:.3f}**, {plain:.3f}" for ours, plain in others(patients, cohorts).values()
+        ]
         print(f"| {patients} | " + " | ".join(cells) + " |", flush=True)
 
 

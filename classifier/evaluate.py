@@ -3,8 +3,9 @@
 
 Crops of a patient resemble each other, so intervals come from a bootstrap over patients: a patient
 that is sampled twice counts twice, as weights on crops. Every statistic takes weights of many
-resamples at once, shape ``(R, N)``. That of the AUROC is computed, see
-:mod:`classifier.intervals`: a bootstrap is too sure of itself where patients are few.
+resamples at once, shape ``(R, N)``. A bootstrap is too sure of itself where patients are few, so
+the interval of the AUROC is computed, and the others are wider percentiles, see
+:mod:`classifier.intervals`.
 """
 
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from classifier.intervals import auroc_interval
+from classifier.intervals import auroc_interval, fewer_patients, left_out
 from classifier.predictions import Predictions, write_in_one_move
 from data_prep.errors import LabelError
 
@@ -38,7 +39,7 @@ Statistic = Callable[[Floats], Floats]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A statistic and its percentile interval; NaN where it is undefined.
+    """A statistic and its interval; NaN where it is undefined.
 
     Attributes:
         value: On the crops as they are.
@@ -139,17 +140,20 @@ def patient_resamples(
     return [counts[i : i + FEW][:, unit].astype(float) for i in range(0, len(counts), FEW)]
 
 
-def percentiles(values: Floats, level: float) -> Estimate:
+def percentiles(values: Floats, level: float, *, patients: int | None = None) -> Estimate:
     """A statistic with the interval that its resamples give.
 
     Args:
         values: The statistic on the crops as they are, then on each resample; NaN where it is
             undefined.
         level: Share of the resamples inside, in ``(0, 1)``.
+        patients: Of the smaller class: fewer of them widen the interval, see
+            :func:`classifier.intervals.left_out`. None for paired differences, which are small.
     """
     drawn = np.sort(values[1:][~np.isnan(values[1:])])
+    beyond = (1 - level) / 2 if patients is None else left_out(level, patients)
     low, high = (
-        np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="nearest")
+        np.quantile(drawn, [beyond, 1 - beyond], method="nearest")
         if len(drawn)
         else (np.nan, np.nan)
     )
@@ -173,7 +177,7 @@ def evaluate(
         patient: Shape ``(N,)``, any integer per patient.
         resamples: Number of resamples of as many patients as there are, > 0.
         seed: Seed of the resamples.
-        level: Coverage of the percentile intervals, in ``(0, 1)``.
+        level: Coverage that the intervals aim at, in ``(0, 1)``.
 
     Raises:
         LabelError: If one class is missing.
@@ -199,11 +203,11 @@ def evaluate(
 
     named = statistics(label, score)
     pieces = patient_resamples(label, unit, resamples=resamples, seed=seed)
-    whole = np.ones((1, len(label)))
+    whole, fewer = np.ones((1, len(label))), fewer_patients(label, unit)
 
     def estimate(statistic: Statistic) -> Estimate:
         values = np.concatenate([statistic(weights) for weights in (whole, *pieces)])
-        return percentiles(values, level)
+        return percentiles(values, level, patients=fewer)
 
     def area(statistic: Statistic) -> Estimate:
         _, low, high = auroc_interval(label, score, unit, level=level)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from classifier.evaluate import Estimate, finite_or_none, patient_resamples, percentiles, statistics
-from classifier.intervals import auroc_interval
+from classifier.intervals import auroc_interval, fewer_patients
 from classifier.predictions import Predictions, write_in_one_move
 
 FILE_NAME, TABLE = "stress.json", "stress.csv"
@@ -86,8 +86,9 @@ def stress(
             for measure in MEASURES
         }
     before, result = values[AS_THEY_ARE], []
+    fewer = fewer_patients(label, plain.patient)
     for name in (AS_THEY_ARE, *(name for name in scored if name != AS_THEY_ARE)):
-        measures = {m: percentiles(values[name][m], level) for m in MEASURES}
+        measures = {m: percentiles(values[name][m], level, patients=fewer) for m in MEASURES}
         interval = auroc_interval(label, scored[name].probability, plain.patient, level=level)
         measures["auroc"] = Estimate(*interval)
         result.append(

@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from classifier.evaluate import Estimate, Floats
-from classifier.intervals import auroc_interval
+from classifier.evaluate import Estimate, Floats, percentiles
+from classifier.intervals import auroc_interval, fewer_patients
 from mammo_dp.benchmark.measure import Measured
 from mammo_dp.benchmark.plan import Cell
 from mammo_dp.benchmark.spec import BenchmarkError, Budget
@@ -210,7 +210,9 @@ def rows(
                 seeds=tuple(cell.seed for cell in done),
                 missing=tuple(cell.seed for cell in group if cell.key not in cache),
                 metrics={
-                    name: _area(measured, name) if name in measured[0].rows else _mean(values)
+                    name: _area(measured, name)
+                    if name in measured[0].rows
+                    else _mean(values, fewer_patients(measured[0].malignant, measured[0].patient))
                     for name, values in stacked.items()
                 },
                 spread={name: _deviation(values[:, 0]) for name, values in stacked.items()},
@@ -239,7 +241,7 @@ def differences(found: Sequence[Row]) -> Iterator[Difference]:
                 other=other.regime,
                 budget=one.budget,
                 unit=one.unit,
-                auroc=_estimate(by_seed.mean(0)),
+                auroc=percentiles(by_seed.mean(0), LEVEL),
                 spread=_deviation(by_seed[:, 0]),
                 seeds=len(seeds),
                 unlike=tuple(unlike),
@@ -255,18 +257,12 @@ def _area(measured: Sequence[Measured], name: str) -> Estimate:
     return Estimate(*interval)
 
 
-def _mean(values: Floats) -> Estimate:
-    """Of seeds, shape ``(seeds, 1 + resamples)``."""
+def _mean(values: Floats, patients: int) -> Estimate:
+    """Of seeds, shape ``(seeds, 1 + resamples)``; patients of the smaller class."""
     with np.errstate(invalid="ignore"):  # slopes of both infinities have no mean
-        return _estimate(values.mean(0))
-
-
-def _estimate(values: Floats) -> Estimate:
-    """The first value, with the percentile interval of the others."""
-    drawn = values[1:][np.isfinite(values[1:])]
-    ends = (1 - LEVEL) / 2, (1 + LEVEL) / 2
-    low, high = np.quantile(drawn, ends) if len(drawn) else (np.nan, np.nan)
-    return Estimate(float(values[0]), float(low), float(high))
+        mean = values.mean(0)
+    drawn = mean[1:][np.isfinite(mean[1:])]
+    return percentiles(np.concatenate([mean[:1], drawn]), LEVEL, patients=patients)
 
 
 def _deviation(values: Floats) -> float:

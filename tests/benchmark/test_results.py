@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from classifier.evaluate import HEADINGS
-from classifier.intervals import auroc_interval
+from classifier.intervals import auroc_interval, fewer_patients, left_out
 from mammo_dp.benchmark import results
 from mammo_dp.benchmark.jobs import MEASURED
 from mammo_dp.benchmark.plan import Cell
@@ -86,7 +86,9 @@ def test_a_row_is_the_mean_over_seeds_on_the_same_patients(table: list[Row]) -> 
     mean = np.stack([values("dp0"), values("dp1")]).astype(np.float32).mean(0)
     brier = table[0].metrics["brier"]
     assert brier.value == pytest.approx(mean[0], abs=1e-6)
-    assert (brier.low, brier.high) == pytest.approx(np.quantile(mean[1:], [0.025, 0.975]))
+    beyond = left_out(0.95, fewer_patients(LABEL, PATIENT))
+    ends = np.quantile(mean[1:], [beyond, 1 - beyond], method="nearest")
+    assert (brier.low, brier.high) == pytest.approx(tuple(ends))
     area = table[0].metrics["auroc"]
     both = [roc_auc_score(LABEL, logits(key)) for key in ("dp0", "dp1")]
     assert area.value == pytest.approx(np.mean(both))
@@ -103,7 +105,7 @@ def test_a_row_is_the_mean_over_seeds_on_the_same_patients(table: list[Row]) -> 
 
 def test_infinite_slopes_have_no_mean_and_no_deviation_and_warn_of_nothing() -> None:
     slopes = np.array([[np.inf, 1.0, np.inf], [-np.inf, 2.0, 3.0]])  # a seed in each row
-    found = results._mean(slopes)
+    found = results._mean(slopes, 10)
     assert np.isnan(found.value)
     assert (found.low, found.high) == (1.5, 1.5)
     assert np.isnan(results._deviation(slopes[:, 0]))

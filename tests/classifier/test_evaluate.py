@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.stats import norm, t
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
 
@@ -76,8 +76,11 @@ def test_intervals_equal_a_loop_over_drawn_patients(ties: bool) -> None:
         for name, value in twin(label[index], p[index]).items():
             values[name].append(value)
     found = evaluate(label, p, patient, resamples=40, seed=3, level=0.8)
+    fewer = min(len(set(patient[label == c].tolist())) for c in (0, 1))
+    beyond = norm.sf(t.ppf(0.9, fewer - 1) * np.sqrt(fewer / (fewer - 1)))
+    assert 0.05 < beyond < 0.1
     for name in NAMES[1:]:
-        expected = np.quantile(values[name], [0.1, 0.9], method="nearest")
+        expected = np.quantile(values[name], [beyond, 1 - beyond], method="nearest")
         estimate = getattr(found, name)
         np.testing.assert_allclose([estimate.low, estimate.high], expected, atol=1e-5, err_msg=name)
 
@@ -99,6 +102,20 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
         found = evaluate(label, p, np.arange(120), resamples=100, seed=seed, level=0.8).auroc
         inside += found.low <= truth <= found.high
     assert 32 <= inside <= 48  # 40 +- 3 standard deviations
+
+
+def test_a_bootstrap_of_ten_patients_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(7)
+
+    def drawn(patients: int) -> tuple[Array, Array, Array]:
+        label = rng.permutation(np.arange(patients) % 2)
+        return label, 1 / (1 + np.exp(-rng.normal(1.2 * label - 0.6, 1.0))), np.arange(patients)
+
+    label, p, _ = drawn(200_000)
+    truth = brier_score_loss(label, p)
+    cohorts = [evaluate(*drawn(10), resamples=300).brier for _ in range(300)]
+    covered = np.mean([one.low <= truth <= one.high for one in cohorts])
+    assert 0.92 <= covered <= 0.98  # .88 with plain percentiles
 
 
 def test_counts_are_reported_and_a_seed_repeats() -> None:

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.special import ndtri
-from scipy.stats import t
+from scipy.stats import norm, t, ttest_1samp
 
 from classifier.evaluate import auroc
-from classifier.intervals import auroc_interval, from_numbers
+from classifier.intervals import auroc_interval, fewer_patients, from_numbers, left_out
 
 Sample = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]
 
@@ -102,6 +102,24 @@ def test_separated_classes_leave_doubt_that_falls_with_the_patients(turned: bool
     assert lengths[0] > 0.3
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[2] < 0.06
+
+
+def test_few_patients_leave_fewer_resamples_out_as_a_t_interval_of_a_mean_does() -> None:
+    values = np.random.default_rng(0).standard_normal(6)
+    exact = ttest_1samp(values, 0).confidence_interval(0.9)
+    drawn = norm(values.mean(), values.std() / 6**0.5)  # what a bootstrap of the mean comes to
+    assert drawn.ppf(left_out(0.9, 6)) == pytest.approx(exact.low)
+    assert drawn.isf(left_out(0.9, 6)) == pytest.approx(exact.high)
+
+
+@pytest.mark.parametrize("patients", [0, 1])
+def test_one_patient_leaves_no_resample_out(patients: int) -> None:
+    assert left_out(0.95, patients) == 0
+
+
+def test_patients_of_both_classes_count_in_either() -> None:
+    assert fewer_patients([1, 0, 0, 0, 1], ["a", "a", "b", "c", "a"]) == 1
+    assert fewer_patients([1, 1, 1, 0, 0], ["a", "b", "c", "a", "b"]) == 2
 
 
 @pytest.mark.parametrize(("patients", "area"), [(8, 0.96), (10, 0.96), (20, 0.75), (40, 0.9)])

@@ -355,20 +355,25 @@ def calibration_intercept(label: Floats, logit: Floats, weights: Floats) -> Floa
     return found
 
 
-def write_metrics(path: str | Path, predictions: Predictions, *, split: str) -> Metrics:
+def write_metrics(
+    path: str | Path, predictions: Predictions, *, split: str, seen: str = "", perhaps: str = ""
+) -> Metrics:
     """Evaluates predictions and writes ``metrics.json``: nested, null for what is not finite.
 
     Args:
         path: Target.
         predictions: Scores of the split.
         split: Name of the split, for the reader.
+        seen: Which stages behind the model saw patients of the split, in sentences.
+        perhaps: Of which stages nobody knows it.
     """
     metrics = evaluate(predictions.malignant, predictions.probability, predictions.patient)
     content = {
         name: finite_or_none(value) if isinstance(value, dict) else value
         for name, value in asdict(metrics).items()
     }
-    write_in_one_move(path, json.dumps(content | {"split": split}, indent=2) + "\n")
+    content |= {"split": split, "seen": seen, "perhaps_seen": perhaps}
+    write_in_one_move(path, json.dumps(content, indent=2) + "\n")
     return metrics
 
 

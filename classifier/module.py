@@ -73,9 +73,13 @@ class CropClassifier(lightning.LightningModule):
         initial_weights: What ``weights`` loaded; ``None`` for a random start and
             after ``load_from_checkpoint``.
         features_seal: Seal of kept features; ``None`` leaves them unsealed.
+        seen: Which stages behind the weights saw patients of the evaluated split, in sentences for
+            ``metrics.json``; whoever knows the lineage sets it.
+        perhaps_seen: Of which stages nobody knows it.
     """
 
     features_seal: FeaturesSeal | None = None
+    seen = perhaps_seen = ""
     training_metrics = frozenset({"train_loss"})  # logged from training crops alone
 
     def __init__(
@@ -296,7 +300,13 @@ class CropClassifier(lightning.LightningModule):
             return
         predictions = self._collect()
         write_predictions(folder / FILE_NAME, predictions)
-        metrics = evaluate.write_metrics(folder / evaluate.FILE_NAME, predictions, split=split)
+        metrics = evaluate.write_metrics(
+            folder / evaluate.FILE_NAME,
+            predictions,
+            split=split,
+            seen=self.seen,
+            perhaps=self.perhaps_seen,
+        )
         self.log("test_auroc", metrics.auroc.value)
         area = metrics.auroc
         self.print(
@@ -304,6 +314,8 @@ class CropClassifier(lightning.LightningModule):
             f"{area.high:.3f}], interval over {metrics.patients} patients; {metrics.crops} crops "
             f"of {split}."
         )
+        if self.seen:
+            self.print(f"This is no measure of new patients. {self.seen}")
 
     def on_predict_start(self) -> None:
         """Refuses several devices, as :meth:`on_test_start`."""

@@ -40,6 +40,7 @@ from data_prep.recorded import as_recorded
 from mammo_dp.crop_rule import TrainedCrops
 from mammo_dp.privacy.accounting.selection import SelectionPlan
 from mammo_dp.privacy.errors import PrivacyError
+from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.privacy.statement.document import FILE_NAME as STATEMENT
 from mammo_dp.privacy.statement.document import covering_ledger
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
@@ -391,15 +392,19 @@ class TrainingCLI(LightningCLI):
         self._require("validation_step")
 
     def before_test(self) -> None:
-        """Has the crops distorted, too, if that was asked for.
+        """Tells the model who saw the patients before; has crops distorted if that was asked for.
 
         Raises:
-            RunError: If data or model are not of a class that can.
+            RunError: If data or model are not of a class that can be distorted.
         """
         self._require("test_step")
+        data, model = self.datamodule, self.model
+        if isinstance(data, CropsDataModule) and isinstance(model, CropClassifier):
+            behind = collect_parents(entry.path for entry in self.record.inputs.values())
+            met = behind.met(Cohort.of_manifest(data.manifest, data.evaluate_split))
+            model.seen, model.perhaps_seen = met.surely, met.perhaps
         if not self.config_init[self.subcommand].stress:
             return
-        data, model = self.datamodule, self.model
         if not isinstance(data, CropsDataModule) or not isinstance(model, CropClassifier):
             raise RunError(
                 f"--stress: {type(model).__name__} on {type(data).__name__} cannot be tested on "

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,29 @@ def test_fit_then_test_fill_run_folders(
         capsys.readouterr()
         run(again)
         assert "Already finished" in capsys.readouterr().out
+
+
+def test_a_test_on_patients_who_trained_says_so(
+    tmp_path: Path, cohort: CropsManifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(fit_line(tmp_path, cohort, TINY, "plain"))
+    trained = {crop.patient for crop in cohort.crops if crop.split == "train"}
+    one = min(patient for patient in trained)
+    shutil.copytree(cohort.folder, tmp_path / "again")  # with another share of val
+    crops = [replace(c, split="val") if c.patient == one else c for c in cohort.crops]
+    CropsManifest.write(tmp_path / "again", crops)
+    line = ["test", "--run", str(tmp_path / "plain")]
+    found = {}
+    for name in (str(cohort.folder), str(tmp_path / "again")):
+        capsys.readouterr()
+        run([*line, "--data.init_args.crops", name, "--run_dir", str(tmp_path / "out" / name[-5:])])
+        stored = json.loads((tmp_path / "out" / name[-5:] / "metrics.json").read_text())
+        found[name[-5:]] = (stored["seen"], "no measure of new patients" in capsys.readouterr().out)
+    assert found.pop("again") == (
+        "CropClassifier (plain) was trained on some of these patients.",
+        True,
+    )
+    assert list(found.values()) == [("", False)]
 
 
 def test_another_configuration_in_the_same_folder_is_refused(

@@ -15,11 +15,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from classifier.evaluate import FILE_NAME as METRICS
 from classifier.evaluate import HEADINGS, Floats, resampled_weights, statistics
 from classifier.predictions import FILE_NAME as PREDICTIONS
 from classifier.predictions import Predictions, read_predictions
 from data_prep.manifest import Crop, CropsManifest
 from mammo_dp.benchmark.jobs import MEASURED
+from mammo_dp.benchmark.spec import BenchmarkError
 from mammo_dp.report.diagnosis import LEAST_PATIENTS
 from mammo_dp.runs import read_run
 
@@ -74,7 +76,15 @@ def measure(folder: Path) -> None:
 
     Args:
         folder: Run folder of ``mammo-dp test``.
+
+    Raises:
+        BenchmarkError: If a stage behind the model saw patients of the set.
     """
+    if seen := json.loads((folder / METRICS).read_text(encoding="utf-8"))["seen"]:
+        raise BenchmarkError(
+            f"{folder}: {seen} So this is no measure of new patients. Leave these patients out of "
+            "the set, or give the stage other ones."
+        )
     record = read_run(folder)
     predictions = read_predictions(folder / PREDICTIONS)
     manifest = CropsManifest.read(record.inputs["data"].path)

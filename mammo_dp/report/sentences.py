@@ -108,6 +108,8 @@ def lead(row: Row, rows: Sequence[Row], release: str | None) -> str:
         f"{row.start}. On {row.split} ({measured['crops']} crops of {measured['patients']} "
         f"patients) it ranks malignant masses above benign ones with AUROC {auroc}."
     ]
+    if seen := measured.get("seen"):
+        sentences.append(f"That is no measure of new patients: {seen}")
     for statement in row.statements:
         cohort = statement.cohort.name
         if math.isinf(statement.patient_epsilon):

@@ -187,6 +187,11 @@ def conditions(rows: Sequence[Row]) -> str:
         for row, on in zip(rows, _sets(rows), strict=True)
     )
     parts = [f"Measured on {measured}; malignant is positive; intervals are over patients."]
+    parts += [
+        f"{row.name} on {on} is no measure of new patients: {row.measured['seen']}"
+        for row, on in zip(rows, _sets(rows), strict=True)
+        if row.measured.get("seen")
+    ]
     if statements:
         parts.append(
             "“ε end to end” covers each stage that the model descends from and is the guarantee "
@@ -335,6 +340,7 @@ def _lines(row: Row) -> list[dict[str, object]]:
         "starts_from": row.start,
         "training": row.training,
         "split": row.split,
+        "seen_in_training": int(bool(row.measured.get("seen"))),
     }
     for name, measured in row.metrics.items():
         shared |= _spread(name, measured)

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from classifier.evaluate import HEADINGS
+from classifier.evaluate import FILE_NAME as METRICS
+from classifier.evaluate import HEADINGS, write_metrics
 from classifier.intervals import auroc_interval
 from classifier.predictions import FILE_NAME as PREDICTIONS
 from classifier.predictions import Predictions, write_predictions
 from data_prep.crop_image import save_crop_image
 from data_prep.manifest import Crop, CropsManifest
 from mammo_dp.benchmark.measure import Measured, compute, measure, subgroups
+from mammo_dp.benchmark.spec import BenchmarkError
 from mammo_dp.runs import close_run, open_run
 from tests.classifier.test_evaluate import twin
 
@@ -116,7 +118,11 @@ def test_what_is_written_is_read(tmp_path: Path, measured: Measured) -> None:
     folder = tmp_path / "test_val"
     record = open_run(folder, command="test", config={}, inputs={"data": manifest.folder})
     write_predictions(folder / PREDICTIONS, predictions(0))
+    write_metrics(folder / METRICS, predictions(0), split="val", seen="A was trained on some.")
     close_run(record)
+    with pytest.raises(BenchmarkError, match=r"A was trained on some\. So this is no measure"):
+        measure(folder)
+    write_metrics(folder / METRICS, predictions(0), split="val")
     measure(folder)
     found = Measured.read(folder)
     assert found.counts == measured.counts

@@ -33,11 +33,13 @@ from mammo_dp.attacks.membership.heads import (
 from mammo_dp.attacks.membership.scores import LOSS_THRESHOLD, Observed, of_target
 from mammo_dp.attacks.membership.signals import Signals
 from mammo_dp.privacy.accounting.account import fits_of
+from mammo_dp.privacy.statement.cohort import Cohort, hashed_patients
+from mammo_dp.privacy.statement.document import require_ledger
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.privacy.statement.seals import SealedFeatures
 from mammo_dp.privacy.training.descent import plan_descent, undecided_norm
 from mammo_dp.privacy.training.gradients.units import Clip
-from mammo_dp.runs import RELEASED, RunRecord, read_run
+from mammo_dp.runs import RELEASED, RunRecord, file_sha256, read_run
 
 
 def query(
@@ -287,22 +289,23 @@ def reference_runs(
     Args:
         manifest: Crops of members and non-members.
         signals: What the attacked model said about which crops, and whose they are.
-        runs: Folders of fits; their data must still be where they were read.
+        runs: Folders of fits. Whom a stage of their lineage saw, they say in their statement.
         member_split: Split of the members.
         nonmember_split: Split of the others.
 
     Raises:
         AttackError: If a patient was in every reference, so that none says what is usual.
+        PrivacyError: If the statement of a reference says nothing about its weights.
     """
     models, inside = [], []
+    cohorts = [Cohort.of_manifest(manifest, split) for split in (member_split, nonmember_split)]
+    patients = hashed_patients(manifest, signals.row.tolist())
     for folder in runs:
-        known = _trained_on(folder)
+        ledger = require_ledger(folder, file_sha256(folder / RELEASED))
         reference = ReleasedClassifier.read(folder / RELEASED)
-        asked = query(reference, manifest, member_split, nonmember_split)
-        models.append(asked)
-        own = np.array([manifest.crops[row].sha256 in known for row in signals.row])
-        patients = np.unique(signals.patient[own])
-        inside.append(np.isin(signals.patient, patients))
+        models.append(query(reference, manifest, member_split, nonmember_split))
+        seen = frozenset[str]().union(*map(ledger.patients_met, cohorts))
+        inside.append(np.array([patient in seen for patient in patients]))
     sign = np.where(signals.malignant == 1, 1.0, -1.0)
 
     def logits(asked: Signals) -> NDArray[np.float64]:
@@ -320,22 +323,3 @@ def reference_runs(
             "what is usual for them. Add one that was trained on another split or data set."
         )
     return observed
-
-
-def _trained_on(folder: Path) -> set[str]:
-    """Pixel hashes of the crops that a run was trained on."""
-    record = read_run(folder)
-    if "data" not in record.inputs:
-        raise AttackError(
-            f"{folder}: its run.json names no data, so nobody knows whom it saw. Give the folder "
-            "of a fit."
-        )
-    arguments = dict(record.config.get("data", {})).get("init_args", {})
-    manifest = CropsManifest.read(record.inputs["data"].path)
-    if manifest.sha256 != record.inputs["data"].sha256:
-        raise AttackError(
-            f"{record.inputs['data'].path}: has changed since {folder} was trained on it. Train "
-            "the reference again."
-        )
-    split = arguments.get("train_split", "train")
-    return {manifest.crops[row].sha256 for row in manifest.rows(split)}

@@ -3,10 +3,11 @@
 
 import csv
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,11 @@ from numpy.typing import NDArray
 from data_prep.manifest import FILE_NAME, CropsManifest, Split, Unit
 from mammo_dp.attacks import AttackError
 from mammo_dp.privacy.statement.cohort import Cohort
-from mammo_dp.privacy.statement.document import read_statement, read_statements
+from mammo_dp.privacy.statement.document import ledger_of, read_evidence, read_statement
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.runs import write_text_atomically
+
+log = logging.getLogger(__name__)
 
 
 def require_two_groups(member_split: Split, nonmember_split: Split) -> None:
@@ -46,36 +49,38 @@ def statement_about(
         attacked: SHA-256 of what is attacked, a checkpoint or a table of crops.
         manifest: Crops of members and non-members.
         member_split: Split that some stage was trained on.
-        nonmember_split: Split that no stage was trained on.
+        nonmember_split: Split of which no stage saw anybody.
 
     Raises:
         PrivacyError: If there is no readable statement.
         AttackError: If the statement is about another file, or says nothing about the members, so
-            that nobody is a known one, or some stage was trained on the non-members too.
+            that nobody is a known one, or some stage saw one of the non-members too.
     """
-    if (read_statement(path)["artefact"] or {}).get("sha256") != attacked:
+    stored = read_statement(path)
+    if (stored["artefact"] or {}).get("sha256") != attacked:
         raise AttackError(
             f"{path}: is not about what is attacked, which has sha256 {attacked[:12]}, so its "
             "bounds are those of something else. Restore the folder, or run the stage again."
         )
-    by_tag = {statement.cohort.tag: statement for statement in read_statements(path)}
-    of_split = {
-        split: by_tag[tag]
-        for split in get_args(Split)
-        if (tag := Cohort.of_manifest(manifest, split).tag) and tag in by_tag
-    }
     where = f"{manifest.folder / FILE_NAME} ({manifest.sha256[:12]})"
-    if member_split not in of_split:
+    members = Cohort.of_manifest(manifest, member_split)
+    about = map(PrivacyStatement.from_json, stored["statements"])
+    found = next((one for one in about if members.tag and one.cohort.tag == members.tag), None)
+    if found is None:
         raise AttackError(
             f"{path}: has no statement about split {member_split!r} of {where}, so nobody in it "
             "is known as a member. Give the crops and the split that the run was trained on."
         )
-    if nonmember_split in of_split:
+    others = Cohort.of_manifest(manifest, nonmember_split)
+    met = ledger_of(stored, read_evidence(path.parent)).met(others)
+    if met.surely:
         raise AttackError(
-            f"{path}: some stage was trained on split {nonmember_split!r} of {where}, so its "
-            "patients are no non-members. Choose a split that no stage saw."
+            f"{path}: {met.surely} That is split {nonmember_split!r} of {where}, so its patients "
+            "are no non-members. Choose a split of which no stage saw anybody."
         )
-    return of_split[member_split]
+    if met.perhaps:
+        log.warning("Nobody knows whether %r are non-members: %s", nonmember_split, met.perhaps)
+    return found
 
 
 def require_patients(manifest: CropsManifest, rows: Sequence[int], split: str) -> None:

@@ -22,7 +22,7 @@ from mammo_dp.attacks.membership.signals import (
 )
 from mammo_dp.attacks.synthetic.methods import SPACES, Points, Seen, Space, distances, methods
 from mammo_dp.privacy.statement.cohort import Cohort
-from mammo_dp.privacy.statement.document import read_statements
+from mammo_dp.privacy.statement.document import ledger_of, read_evidence, read_statement
 from mammo_dp.runs import run_folder
 
 _CLASSES = {False: "benign", True: "malignant"}
@@ -99,13 +99,15 @@ def require_independent(
             "are in the cohort. Give phantoms or crops of other patients."
         )
     privacy = reference.folder / "privacy.json"
-    said = read_statements(privacy) if privacy.exists() else ()
-    tags = {Cohort.of_manifest(manifest, split).tag for split in get_args(Split)} - {""}
-    if any(statement.cohort.tag in tags for statement in said):
-        raise AttackError(
-            f"{privacy}: the reference was made from the cohort itself. Give phantoms or crops of "
-            "other patients."
-        )
+    if not privacy.exists():
+        return
+    ledger = ledger_of(read_statement(privacy), read_evidence(reference.folder))
+    for split in get_args(Split):
+        if seen := ledger.met(Cohort.of_manifest(manifest, split)).surely:
+            raise AttackError(
+                f"{privacy}: {seen} That is split {split!r} of the cohort, so the reference "
+                "depends on it. Give phantoms or crops of other patients."
+            )
 
 
 def _seen(

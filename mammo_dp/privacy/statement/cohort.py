@@ -34,6 +34,16 @@ NOT_COMPARED = "on patients whose crops could not be compared, taken to be these
 LIKE_NAMES = "on patients of a data set of like name, taken to be these,"
 UNDECIDED = frozenset({_OTHER_KEY, NOT_COMPARED})
 
+
+def is_certain(clause: str) -> bool:
+    """Whether a clause of how cohorts meet says what is known, not what is assumed.
+
+    >>> is_certain(SOME), is_certain(LIKE_NAMES), is_certain("")
+    (True, False, False)
+    """
+    return clause.startswith((THESE, SOME))
+
+
 _Patient = tuple[str, str]  # key and keyed hash
 
 
@@ -289,6 +299,15 @@ class People:
         undecided = cohort.has_crops and other.has_crops and not cohort.is_comparable(other)
         return NOT_COMPARED if undecided else ""
 
+    def also_in(self, cohort: Cohort, others: Iterable[Cohort]) -> frozenset[str]:
+        """Keyed hashes of the patients of a cohort who are a person of one of the others, too.
+
+        Only who is surely one: cohorts that cannot be compared add nobody.
+        """
+        theirs = {person for other in others for person in self._persons_of(other)}
+        mine = cohort.patients or ()
+        return frozenset(p for p in mine if self._persons[cohort.key_id, p] in theirs)
+
     def most_in_one(self, cohort: Cohort) -> int:
         """Largest number of patients of a cohort who are one person, as far as is known here."""
         people = Counter(self._persons[cohort.key_id, p] for p in cohort.patients or ())
@@ -341,6 +360,12 @@ class People:
             return [mark for _, mark in cohort.private.marks()] if cohort.private else []
         persons = self._persons_of(cohort)
         return [mark for patient, mark in self._known if self._persons[patient] in persons]
+
+
+def hashed_patients(manifest: CropsManifest, rows: Iterable[int]) -> list[str]:
+    """The keyed hash of the patient of each row, as :attr:`Cohort.patients` has them."""
+    key = cohort_key()
+    return [_keyed(key, "patient", manifest.crops[row].patient) for row in rows]
 
 
 def _mark(key: bytes, crop: Crop) -> CropMark:

@@ -16,7 +16,14 @@ from mammo_dp.privacy.accounting.account import (
     mechanism_from_json,
 )
 from mammo_dp.privacy.accounting.budget import require_delta
-from mammo_dp.privacy.statement.cohort import NOT_COMPARED, THESE, UNDECIDED, Cohort, People
+from mammo_dp.privacy.statement.cohort import (
+    NOT_COMPARED,
+    THESE,
+    UNDECIDED,
+    Cohort,
+    People,
+    is_certain,
+)
 from mammo_dp.privacy.statement.data_sets import names_alike, names_none
 from mammo_dp.privacy.statement.guarantee import Guarantee, PrivacyStatement, epsilon_of
 
@@ -137,6 +144,16 @@ class Access:
     def is_unknown(self) -> bool:
         """Whether nobody knows whose data the stage saw."""
         return self.mechanism is None and not self.cohort.dataset and not self.cohort.tag
+
+    def contact(self, clause: str) -> str:
+        """Whom the stage saw, in a sentence.
+
+        Args:
+            clause: How its cohort meets the one that is asked about, see :meth:`Cohort.overlap`.
+        """
+        if self.is_unknown:
+            return f"It is unknown whose data {self.stage} used."
+        return f"{self.stage} {_DONE[self.use]} {clause.rstrip(',')}."
 
     def reason(self, clause: str) -> str:
         """Why there is no guarantee after a stage whose mechanism is none or void, in a sentence.
@@ -304,6 +321,27 @@ class PrivacyLedger:
                 found[" ".join(together)] = _TOGETHER
         return dict(sorted(found.items()))
 
+    def met(self, cohort: Cohort) -> "Met":
+        """Which stages saw patients of a cohort, that of an evaluation for instance.
+
+        Args:
+            cohort: Any; with its private part it is compared by crops, too.
+        """
+        if cohort.is_empty:
+            return Met()
+        asked = _Meetings(self.plus(Access(stage="", cohort=cohort)))
+        found = [(access, asked.touching(cohort, access)) for access in self.accesses]
+        said = [(access.contact(clause), is_certain(clause)) for access, clause in found if clause]
+        return Met(
+            surely=" ".join(dict.fromkeys(words for words, sure in said if sure)),
+            perhaps=" ".join(dict.fromkeys(words for words, sure in said if not sure)),
+        )
+
+    def patients_met(self, cohort: Cohort) -> frozenset[str]:
+        """Keyed hashes of the patients of a cohort of whom some stage surely saw a crop."""
+        seen = [access.cohort for access in self.accesses]
+        return People((cohort, *seen)).also_in(cohort, seen)
+
     def statements(self, delta: float, released: str | None = None) -> list[PrivacyStatement]:
         """One statement per cohort.
 
@@ -376,6 +414,19 @@ class PrivacyLedger:
             and any(a.released == released and a.cohort == cohort for a in self.accesses),
             own=None if released is None else next(own, None),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Met:
+    """Which stages saw patients of a cohort, in sentences that count and name nobody.
+
+    Attributes:
+        surely: What is known; empty if nothing is.
+        perhaps: What nobody can exclude here: patients that cannot be compared.
+    """
+
+    surely: str = ""
+    perhaps: str = ""
 
 
 class _Meetings:

@@ -27,7 +27,7 @@ def released(net: CropClassifier, calibration: Calibration | None = None) -> Rel
 
 
 def write_run(folder: Path, net: CropClassifier, manifest: CropsManifest, **changes: Any) -> Path:
-    data = {"augment": "none", "batch_size": 8, "train_split": changes.pop("split", "train")}
+    data = {"augment": "none", "batch_size": 8, "train_split": changes.get("split", "train")}
     record = open_run(
         folder,
         command="fit",

@@ -21,7 +21,7 @@ from mammo_dp.attacks.membership.shadows import query
 from mammo_dp.attacks.membership.signals import Signals, read_signals, write_signals
 from mammo_dp.attacks.statistics import Bounds
 from mammo_dp.main import main
-from mammo_dp.privacy.statement.cohort import Cohort
+from mammo_dp.privacy.statement.ledger import Access
 from mammo_dp.runs import RELEASED, read_run
 from tests.attacks.membership.targets import model, released, write_run
 
@@ -259,12 +259,35 @@ def test_crops_that_the_run_says_nothing_about_are_refused(
 
 
 def test_nonmembers_that_a_stage_has_seen_are_refused(tmp_path: Path, noise: CropsManifest) -> None:
-    run = write_run(tmp_path / "run", model(), noise)
-    stored = json.loads((run / "privacy.json").read_text())
-    val = Cohort.of_manifest(noise, "val").tag
-    stored["statements"].append(stored["statements"][0] | {"cohort": val})
-    (run / "privacy.json").write_text(json.dumps(stored))
-    with pytest.raises(AttackError, match="some stage was trained on split 'val'"):
+    earlier = Access.of_training("start", noise, "val", released="1" * 64)
+    run = write_run(tmp_path / "run", model(), noise, earlier=[earlier])
+    with pytest.raises(AttackError, match=r"start was trained on these patients. That is split 'v"):
+        membership(run=str(run), crops=str(noise.folder))
+
+
+def test_nonmembers_whom_an_unknown_stage_may_have_seen_are_named(
+    tmp_path: Path, noise: CropsManifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = write_run(tmp_path / "run", model(), noise, earlier=[Access.of_unknown("other", "")])
+    membership(run=str(run), crops=str(noise.folder))
+    assert (
+        "Nobody knows whether 'val' are non-members: It is unknown whose data other" in caplog.text
+    )
+
+
+def test_nonmembers_of_whom_an_earlier_stage_saw_some_are_refused(
+    tmp_path: Path, noise: CropsManifest
+) -> None:
+    moved = noise.rows("val")[0]  # as another share of val would have it
+    crops = [
+        replace(crop, split="train") if crop.patient == noise.crops[moved].patient else crop
+        for crop in noise.crops
+    ]
+    shutil.copytree(noise.folder, tmp_path / "earlier")
+    other = CropsManifest.write(tmp_path / "earlier", crops)
+    earlier = Access.of_training("start", other, "train", released="1" * 64)
+    run = write_run(tmp_path / "run", model(), noise, earlier=[earlier])
+    with pytest.raises(AttackError, match="start was trained on some of these patients"):
         membership(run=str(run), crops=str(noise.folder))
 
 

@@ -17,6 +17,7 @@ from classifier.backbones import head
 from classifier.features import body_features
 from classifier.module import CropClassifier
 from classifier.whitened import WhitenedFeatures
+from data_prep.crop_image import save_crop_image
 from data_prep.datamodule import CropsDataset, collate_crops
 from data_prep.manifest import CropsManifest
 from mammo_dp.attacks import AttackError
@@ -34,7 +35,7 @@ from mammo_dp.attacks.membership.shadows import TrainedRun
 from mammo_dp.attacks.membership.signals import read_signals, write_signals
 from mammo_dp.main import main
 from mammo_dp.privacy.statement.document import read_statements, write_statement
-from mammo_dp.privacy.statement.ledger import PrivacyLedger
+from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.statement.lineage import PHANTOMS
 from mammo_dp.privacy.training.classifier import DPCropClassifier
 from tests.attacks.membership.targets import model, write_run
@@ -139,9 +140,31 @@ def test_reference_runs_stand_in_for_shadow_heads(
     assert (result.models, result.outcomes[0].control) == (2, None)
     assert "control" not in "".join(result.lines())
     assert "either side" in result.not_tried["lira-online"]
+    start = Access.of_training("start", noise, "train", released="1" * 64)
     knew = write_run(tmp_path / "knew", model(7), noise)
+    began = write_run(tmp_path / "began", model(8), noise, split="test", earlier=[start])
+    for place, reference in enumerate((knew, began)):
+        with pytest.raises(AttackError, match="some patients were in the training of all 1"):
+            attack_head(run, noise, tmp_path / f"no{place}", shadows=None, references=[reference])
+
+
+def test_a_reference_is_known_by_its_patients_not_by_the_pixels_of_their_crops(
+    tmp_path: Path, noise: CropsManifest
+) -> None:
+    shutil.copytree(noise.folder, tmp_path / "again")
+    crops = [
+        replace(
+            crop,
+            sha256=save_crop_image(tmp_path / "again" / crop.file, ~noise.image(row)),
+            fingerprint="",
+        )
+        for row, crop in enumerate(noise.crops)
+    ]
+    again = CropsManifest.write(tmp_path / "again", crops)
+    run = write_run(tmp_path / "run", model(7), noise)
+    knew = write_run(tmp_path / "knew", model(8), again)
     with pytest.raises(AttackError, match="some patients were in the training of all 1"):
-        attack_head(run, noise, tmp_path / "none", shadows=None, references=[knew])
+        attack_head(run, noise, tmp_path / "out", shadows=None, references=[knew])
 
 
 def test_heads_on_crops_that_the_run_never_saw_do_not_stand_beside_it(

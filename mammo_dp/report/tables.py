@@ -187,11 +187,11 @@ def conditions(rows: Sequence[Row]) -> str:
         for row, on in zip(rows, _sets(rows), strict=True)
     )
     parts = [f"Measured on {measured}; malignant is positive; intervals are over patients."]
-    parts += [
-        f"{row.name} on {on} is no measure of new patients: {row.measured['seen']}"
-        for row, on in zip(rows, _sets(rows), strict=True)
-        if row.measured.get("seen")
-    ]
+    for row, on in zip(rows, _sets(rows), strict=True):
+        if seen := row.measured.get("seen"):
+            parts.append(f"{row.name} on {on} is no measure of new patients: {seen}")
+        if perhaps := row.measured.get("perhaps_seen"):
+            parts.append(f"Nobody knows whether {row.name} saw patients of {on}: {perhaps}")
     if statements:
         parts.append(
             "“ε end to end” covers each stage that the model descends from and is the guarantee "

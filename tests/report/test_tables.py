@@ -81,6 +81,20 @@ def test_rows_of_several_sets_say_which_they_are_of(make_tree: Make) -> None:
     assert text.count("loss-threshold |") == 1  # one model, attacked once
 
 
+def test_patients_who_trained_are_named_below_the_table_and_in_the_lead(make_tree: Make) -> None:
+    first = collect(make_tree().runs)[1]
+    said = {
+        "seen": "A was trained on these patients.",
+        "perhaps_seen": "Whose data B used is open.",
+    }
+    seen = replace(first, measured={**first.measured, **said})
+    text = conditions([first, seen])
+    assert text.count("no measure of new patients: A was trained on these patients.") == 1
+    assert text.count("saw patients of val: Whose data B used is open.") == 1
+    assert "no measure of new patients: A was trained" in lead(seen, [seen], None)
+    assert "new patients" not in lead(first, [first], None) + conditions([first])
+
+
 def test_conditions_of_no_epsilon_are_not_begun(make_tree: Make) -> None:
     rows = collect(make_tree(epsilons=()).runs)
     assert "Each finite ε" not in conditions(rows)

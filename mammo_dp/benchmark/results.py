@@ -4,7 +4,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,6 +36,7 @@ class Cost:
         tpr: Bound on the TPR of any membership attack at 1 % FPR.
         reconstruction: Bound on naming the unit among all of its cohort.
         because: Why epsilon is what it is.
+        exclusions: What epsilon does not cover, in the words of the statement.
     """
 
     epsilon: float
@@ -48,6 +49,7 @@ class Cost:
     tpr: float
     reconstruction: float
     because: str
+    exclusions: tuple[str, ...]
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -81,6 +83,7 @@ class Cost:
                 tpr=0.01,
                 reconstruction=math.nan,
                 because=str(stored["summary"]),
+                exclusions=tuple(stored["exclusions"]),
             )
         stated = map(PrivacyStatement.from_json, stored["statements"])
         worst = max(stated, key=lambda statement: statement.patient_epsilon)
@@ -95,6 +98,7 @@ class Cost:
             tpr=worst.tpr,
             reconstruction=worst.reconstruction,
             because=worst.because,
+            exclusions=tuple(stored["exclusions"]),
         )
 
 
@@ -271,7 +275,10 @@ def _deviation(values: Floats) -> float:
 
 
 def _largest(costs: Sequence[Cost]) -> Cost | None:
-    return max(costs, key=lambda cost: cost.epsilon_patient, default=None)
+    """The largest cost, which leaves out all that one of them leaves out."""
+    largest = max(costs, key=lambda cost: cost.epsilon_patient, default=None)
+    left_out = dict.fromkeys(exclusion for cost in costs for exclusion in cost.exclusions)
+    return largest and replace(largest, exclusions=tuple(left_out))
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from mammo_dp.drawing import DASH, DOTS, MARKERS, MUTED, SERIES
 from mammo_dp.report.results import Table, benchmark_tables
 from mammo_dp.runs import file_sha256, versions
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def content(
@@ -85,6 +85,8 @@ def comma_separated(rows: Iterable[Row]) -> str:
     for row in rows:
         cost = asdict(row.cost) if row.cost else {}
         cost.pop("because", None)
+        if row.cost:
+            cost["exclusions"] = "; ".join(row.cost.exclusions)
         shared = {
             "set": row.evaluated,
             "regime": row.regime,

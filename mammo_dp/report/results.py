@@ -32,6 +32,7 @@ _MAIN = (
     "TPR at 1 % FPR, at most",
     "Named among all, at most",
 )
+_EXCLUDED = ("Regimes", "Not covered")
 _DIFFERENCE = ("Regime", "minus", "Budget ε", "Unit", "Seeds", "AUROC [95 %]", "± seeds", "Unlike")
 _SUBGROUP = ("Regime", "Budget ε", "Unit", "Subgroup", "Patients", "Crops", "AUROC [95 %]")
 _PUBLISHED = ("Regime", "ε", "Unit", "AUROC", "Data", "Guarantee", "Source")
@@ -70,7 +71,7 @@ def benchmark(result: Result) -> dict[str, Any]:
 
 
 def benchmark_tables(stored: Stored) -> list[Table]:
-    """All tables of a benchmark that have rows: results, differences, subgroups, others' numbers.
+    """All tables of a benchmark that have rows: results, exclusions, others' numbers and more.
 
     Args:
         stored: Content of ``benchmark.json``.
@@ -105,6 +106,15 @@ def benchmark_tables(stored: Stored) -> list[Table]:
         )
         parts = [part for row in rows for part in _subgroups(row, titles)]
         found.append(Table(label=f"Subgroups of {name}", head=_SUBGROUP, rows=parts, text=(4,)))
+    found.append(
+        Table(
+            label="What no ε of the benchmark covers",
+            head=_EXCLUDED,
+            rows=_excluded(stored["rows"], titles),
+            text=(2,),
+            note="In the words of the privacy statements.",
+        )
+    )
     found.append(
         Table(
             label="Published numbers, not measured here",
@@ -214,6 +224,20 @@ def _conditions(rows: Sequence[Stored]) -> str:
         "advantage, true positives at 1 % false positives, naming the unit among all of its "
         "cohort. No ε covers these measurements, nor choices made by looking at them."
     )
+
+
+def _excluded(rows: Sequence[Stored], titles: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Each exclusion of the statements once, after the regimes whose statements name it."""
+    stated = [row for row in rows if row["end_to_end"]]
+    regimes: dict[str, dict[str, None]] = {}
+    for row in stated:
+        for exclusion in row["end_to_end"]["exclusions"]:
+            regimes.setdefault(exclusion, {})[titles[row["regime"]]] = None
+    every = {titles[row["regime"]] for row in stated}
+    return [
+        ("all" if named.keys() == every else ", ".join(named), exclusion)
+        for exclusion, named in regimes.items()
+    ]
 
 
 def _budget(budget: object) -> str:

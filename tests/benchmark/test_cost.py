@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.benchmark.results import Cost
 from mammo_dp.benchmark.spec import BenchmarkError
 from mammo_dp.privacy.accounting.account import Mechanism
-from mammo_dp.privacy.statement.document import write_statement
+from mammo_dp.privacy.statement.document import EXCLUSIONS, ledger_of, write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.runs import file_sha256
 
@@ -48,6 +49,18 @@ def test_a_fit_without_privacy_has_none_and_bounds_nothing(
     cost = Cost.read(stated(tmp_path, cohort, "patient", None))
     assert cost.epsilon == float("inf")
     assert (cost.advantage, cost.tpr, cost.reconstruction) == (1, 1, 1)
+
+
+def test_what_the_lineage_leaves_open_goes_with_epsilon(
+    tmp_path: Path, cohort: CropsManifest
+) -> None:
+    path = stated(tmp_path, cohort, "patient", STEPS) / "privacy.json"
+    ledger = replace(ledger_of(json.loads(path.read_text())), exclusions=("Class weights.",))
+    write_statement(tmp_path, ledger, delta=1e-3, artefact=tmp_path / "weights")
+    cost = Cost.read(tmp_path)
+    assert 0 < cost.epsilon < float("inf")
+    assert cost.exclusions[0] == "Class weights."
+    assert set(EXCLUSIONS) < set(cost.exclusions)
 
 
 def test_no_patient_costs_nothing(tmp_path: Path) -> None:

@@ -36,9 +36,16 @@ COST = Cost(
     tpr=0.2,
     reconstruction=0.07,
     because="",
+    exclusions=("The phantoms.",),
 )
 LABEL, PATIENT = np.arange(20) % 5 % 2, np.arange(20) // 2
-FREE = replace(COST, epsilon=float("inf"), epsilon_patient=float("inf"), accountant="")
+FREE = replace(
+    COST,
+    epsilon=float("inf"),
+    epsilon_patient=float("inf"),
+    accountant="",
+    exclusions=("Class weights.",),
+)
 
 
 def values(key: str) -> np.ndarray:
@@ -111,8 +118,10 @@ def test_infinite_slopes_have_no_mean_and_no_deviation_and_warn_of_nothing() -> 
     assert np.isnan(results._deviation(slopes[:, 0]))
 
 
-def test_the_largest_epsilon_of_the_seeds_is_stated(table: list[Row]) -> None:
-    assert table[0].cost == FREE
+def test_the_largest_epsilon_of_the_seeds_is_stated_with_what_any_of_them_excludes(
+    table: list[Row],
+) -> None:
+    assert table[0].cost == replace(FREE, exclusions=("The phantoms.", "Class weights."))
 
 
 def test_a_failed_seed_stays_in_its_row(table: list[Row]) -> None:
@@ -152,6 +161,8 @@ def test_tables_say_what_an_epsilon_means_and_keep_failures(
     assert "start \\| seed 0 [" not in text
     assert "the crops are too small" in text
     assert "needs synthetic crops" in text
+    assert text.count("The phantoms.") == 1
     page = html(written, {"AUROC <val>": "utility.png"})
     assert 'alt="AUROC &lt;val&gt;"' in page
     assert "infinity" in comma_separated(table)
+    assert "The phantoms.; Class weights." in comma_separated(table)

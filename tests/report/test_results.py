@@ -22,7 +22,7 @@ from mammo_dp.report.collect import (
     found,
 )
 from mammo_dp.report.page import report
-from mammo_dp.report.results import benchmark, fidelity, ladder, reconstruction
+from mammo_dp.report.results import benchmark, benchmark_tables, fidelity, ladder, reconstruction
 from mammo_dp.runs import close_run, open_run
 from tests.report.conftest import Tree
 
@@ -114,6 +114,7 @@ def a_benchmark() -> dict[str, Any]:
         "advantage": 0.5,
         "tpr": 0.2,
         "reconstruction": 0.07,
+        "exclusions": ["predictions", "the phantoms"],
     }
     row = {
         "set": "val",
@@ -150,7 +151,7 @@ def a_benchmark() -> dict[str, Any]:
         "auroc": {"6": 0.57},
     }
     content = {
-        "schema": 1,
+        "schema": 2,
         "title": "A small one",
         "regimes": {"dp": "DP on patients", "real": "Not private"},
         "reference": "real",
@@ -275,7 +276,7 @@ def test_a_benchmark_keeps_failures_and_turns_differences_to_the_reference(
 ) -> None:
     write(tmp_path / "grid", BENCHMARK, a_benchmark())
     said = benchmark(found(tmp_path, BENCHMARK)[0])
-    main, differences, subgroups, published = said["tables"]
+    main, differences, subgroups, _, published = said["tables"]
     assert main.rows[0][:5] == (
         "DP on patients",
         "6",
@@ -292,6 +293,21 @@ def test_a_benchmark_keeps_failures_and_turns_differences_to_the_reference(
     assert subgroups.rows[0][3:] == ("view CC", "9", "11", "0.500 [0.400, 0.600]")
     assert published.rows[0][-1] == "Somebody 2024"
     assert said["missing"] == ["Failed: real, seed 2. it broke"]
+
+
+def test_what_no_epsilon_of_a_benchmark_covers_is_said_once_with_its_regimes(
+    tmp_path: Path,
+) -> None:
+    stored = a_benchmark()
+    dp, real = stored["rows"]
+    twice = dp | {"budget": 12.0}
+    real["end_to_end"] = dp["end_to_end"] | {"exclusions": ["predictions", "class weights"]}
+    excluded = benchmark_tables(stored | {"rows": [dp, twice, real]})[-2]
+    assert excluded.rows == [
+        ("all", "predictions"),
+        ("DP on patients", "the phantoms"),
+        ("Not private", "class weights"),
+    ]
 
 
 def test_a_fidelity_shows_measures_beside_real_crops_and_control_beside_its_ceiling(

@@ -127,13 +127,14 @@ class Row:
         regime: Name of the regime.
         budget: Epsilon of the last stage that was asked for, or ``"none"``.
         unit: What the budget protects; empty without one.
-        seeds: Seeds that were measured.
-        missing: Seeds that failed or were not run.
+        seeds: Seeds that were measured; one for each fit, as seeds may share one.
+        missing: Seeds that failed or were not run, one for each fit.
         metrics: Mean over seeds with an interval over patients, by name; subgroups too.
-        spread: Standard deviation over seeds, by name; NaN for one seed.
+        spread: Standard deviation over seeds, by name; NaN for one fit.
         counts: Patients, crops and malignant crops, by name.
         cost: The largest over the seeds, end to end; none if no seed was measured.
-        by_seed: AUROC on the crops as they are and on each resample, by seed.
+        by_seed: AUROC on the crops as they are and on each resample, by seed of the grid.
+        fits: Key of the fit that was measured, by seed of the grid.
         settings: Settings that compared regimes should share.
     """
 
@@ -148,6 +149,7 @@ class Row:
     counts: Mapping[str, tuple[int, int, int]]
     cost: Cost | None
     by_seed: Mapping[int, Floats]
+    fits: Mapping[int, str]
     settings: Mapping[str, Any]
 
 
@@ -162,8 +164,8 @@ class Difference:
         budget: Of both.
         unit: Of both.
         auroc: Mean over common seeds, with an interval from resampled patients.
-        spread: Standard deviation over seeds of the difference; NaN for one seed.
-        seeds: Number of common seeds.
+        spread: Standard deviation over seeds of the difference; NaN for one pair of fits.
+        seeds: Number of different pairs of fits that share a seed.
         unlike: Settings in which the two differ although compared regimes should not.
     """
 
@@ -201,8 +203,10 @@ def rows(
     cache = {key: Measured.read(folder) for key, folder in evaluations.items() if key in costs}
     found = []
     for (regime, budget, unit), group in groups.items():
-        done = [cell for cell in group if cell.key in cache]
-        measured = [cache[cell.key] for cell in done]
+        keys = {cell.seed: cell.key for cell in group}
+        fits = {seed: key for seed, key in keys.items() if key in cache}
+        done, different = _different(fits), _different(keys)
+        measured = [cache[keys[seed]] for seed in done]
         names = list(measured[0].values) if measured else []
         stacked = {name: np.stack([one.values[name] for one in measured]) for name in names}
         found.append(
@@ -211,8 +215,8 @@ def rows(
                 regime=regime,
                 budget=budget,
                 unit=unit,
-                seeds=tuple(cell.seed for cell in done),
-                missing=tuple(cell.seed for cell in group if cell.key not in cache),
+                seeds=tuple(done),
+                missing=tuple(seed for seed in different if seed not in fits),
                 metrics={
                     name: _area(measured, name)
                     if name in measured[0].rows
@@ -221,11 +225,10 @@ def rows(
                 },
                 spread={name: _deviation(values[:, 0]) for name, values in stacked.items()},
                 counts=measured[0].counts if measured else {},
-                cost=_largest([costs[cell.key] for cell in done]),
-                by_seed={
-                    cell.seed: one.values["auroc"] for cell, one in zip(done, measured, strict=True)
-                },
-                settings=_settings(run_folders[done[0].key]) if done else {},
+                cost=_largest([costs[keys[seed]] for seed in done]),
+                by_seed={seed: cache[key].values["auroc"] for seed, key in fits.items()},
+                fits=fits,
+                settings=_settings(run_folders[keys[done[0]]]) if done else {},
             )
         )
     return found
@@ -236,7 +239,8 @@ def differences(found: Sequence[Row]) -> Iterator[Difference]:
     for one, other in itertools.combinations(found, 2):
         if (one.evaluated, one.budget, one.unit) != (other.evaluated, other.budget, other.unit):
             continue
-        if seeds := sorted(set(one.by_seed) & set(other.by_seed)):
+        shared = sorted(set(one.fits) & set(other.fits))
+        if seeds := _different({seed: (one.fits[seed], other.fits[seed]) for seed in shared}):
             by_seed = np.stack([one.by_seed[seed] - other.by_seed[seed] for seed in seeds])
             unlike = [k for k, v in one.settings.items() if other.settings.get(k) != v]
             yield Difference(
@@ -250,6 +254,14 @@ def differences(found: Sequence[Row]) -> Iterator[Difference]:
                 seeds=len(seeds),
                 unlike=tuple(unlike),
             )
+
+
+def _different(fits: Mapping[int, object]) -> list[int]:
+    """The first of the seeds that share a fit, which is no repetition of itself."""
+    first: dict[object, int] = {}
+    for seed, fit in fits.items():
+        first.setdefault(fit, seed)
+    return list(first.values())
 
 
 def _area(measured: Sequence[Measured], name: str) -> Estimate:

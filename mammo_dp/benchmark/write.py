@@ -255,7 +255,7 @@ def row_as_json(row: Row) -> dict[str, Any]:
             }
             for name, estimate in row.metrics.items()
         },
-        "auroc_by_seed": {seed: float(values[0]) for seed, values in row.by_seed.items()},
+        "auroc_by_seed": {seed: float(row.by_seed[seed][0]) for seed in row.seeds},
         "end_to_end": asdict(row.cost) if row.cost else None,
         "settings": dict(row.settings),
     }

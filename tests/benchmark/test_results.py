@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -60,33 +60,42 @@ def logits(key: str) -> np.ndarray:
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> list[Row]:
+def measured(tmp_path: Path) -> Callable[..., list[Row]]:
+    """Rows of regimes at one budget, each with the keys of its seeds 0 and 1."""
+
+    def found(regimes: Mapping[str, Sequence[str]], failed: Sequence[str] = ()) -> list[Row]:
+        cells = [
+            Cell(regime=regime, budget=6, unit="patient", seed=seed, key=key)
+            for regime, keys in regimes.items()
+            for seed, key in enumerate(keys)
+        ]
+        known = {cell.key: tmp_path / cell.key for cell in cells if cell.key not in failed}
+        for key, folder in known.items():
+            model = {"init_args": {"trainable": "head" if key.startswith("dp") else "all"}}
+            close_run(
+                open_run(folder, command="fit", config={"model": model, "trainer": {}}, inputs={})
+            )
+            np.savez(
+                folder / MEASURED,
+                names=json.dumps(list(HEADINGS)),
+                values=np.stack([values(key)] * len(HEADINGS)),
+                counts=np.array([[10, 20, 8]] * len(HEADINGS)),
+                malignant=LABEL,
+                patient=PATIENT,
+                logit=logits(key),
+                areas=json.dumps(["auroc"]),
+                rows=np.ones((1, len(LABEL)), bool),
+            )
+        costs = {key: FREE if key == "dp1" else COST for key in known}
+        return rows(cells, "val", run_folders=known, evaluations=known, costs=costs)
+
+    return found
+
+
+@pytest.fixture
+def table(measured: Callable[..., list[Row]]) -> list[Row]:
     """Two regimes at one budget, two seeds each; a seed of the second has failed."""
-    cells = [
-        Cell(regime=regime, budget=6, unit="patient", seed=seed, key=f"{regime}{seed}")
-        for regime in ("dp", "start")
-        for seed in (0, 1)
-    ]
-    for cell in cells[:3]:
-        folder = tmp_path / cell.key
-        model = {"init_args": {"trainable": "head" if cell.regime == "dp" else "all"}}
-        close_run(
-            open_run(folder, command="fit", config={"model": model, "trainer": {}}, inputs={})
-        )
-        np.savez(
-            folder / MEASURED,
-            names=json.dumps(list(HEADINGS)),
-            values=np.stack([values(cell.key)] * len(HEADINGS)),
-            counts=np.array([[10, 20, 8]] * len(HEADINGS)),
-            malignant=LABEL,
-            patient=PATIENT,
-            logit=logits(cell.key),
-            areas=json.dumps(["auroc"]),
-            rows=np.ones((1, len(LABEL)), bool),
-        )
-    known = {cell.key: tmp_path / cell.key for cell in cells[:3]}
-    costs = {key: FREE if key == "dp1" else COST for key in known}
-    return rows(cells, "val", run_folders=known, evaluations=known, costs=costs)
+    return measured({"dp": ("dp0", "dp1"), "start": ("start0", "start1")}, failed=("start1",))
 
 
 def test_a_row_is_the_mean_over_seeds_on_the_same_patients(table: list[Row]) -> None:
@@ -126,6 +135,29 @@ def test_the_largest_epsilon_of_the_seeds_is_stated_with_what_any_of_them_exclud
 
 def test_a_failed_seed_stays_in_its_row(table: list[Row]) -> None:
     assert (table[1].seeds, table[1].missing) == ((0,), (1,))
+
+
+def test_a_fit_that_seeds_share_counts_once_and_has_no_spread(
+    measured: Callable[..., list[Row]],
+) -> None:
+    (two, one, other) = measured({"dp": ("dp0", "dp1"), "one": ("a", "a"), "other": ("b", "b")})
+    assert (one.seeds, one.missing) == ((0,), ())
+    assert np.isnan(one.spread["auroc"])
+    assert one.metrics["brier"].value == pytest.approx(values("a")[0], abs=1e-6)
+    assert row_as_json(one)["auroc_by_seed"].keys() == {0}
+    first, _, fixed = differences([two, one, other])
+    mean = np.mean([values("dp0")[0], values("dp1")[0]]) - values("a")[0]
+    assert first.seeds == 2
+    assert first.auroc.value == pytest.approx(mean, abs=1e-6)
+    assert fixed.seeds == 1
+    assert np.isnan(fixed.spread)
+
+
+def test_a_fit_that_seeds_share_and_that_failed_is_missing_once(
+    measured: Callable[..., list[Row]],
+) -> None:
+    (one,) = measured({"one": ("a", "a")}, failed=("a",))
+    assert (one.seeds, one.missing) == ((), (0,))
 
 
 def test_a_difference_pairs_patients_and_seeds_and_names_what_is_unlike(table: list[Row]) -> None:

@@ -3,7 +3,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Plan:
     cells: list[Cell] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     _first: dict[str, str] = field(default_factory=dict)  # job that fills a cache of features
+    _hashes: dict[Path, str] = field(default_factory=dict)  # of what is read, hashed once
 
     @classmethod
     def of(cls, benchmark: Benchmark, *, out: Path, given: Mapping[str, Path]) -> "Plan":
@@ -136,7 +138,7 @@ class Plan:
     def _crops(self, name: str) -> tuple[Path, str, tuple[str, ...]]:
         """Folder, content hash and jobs of crops."""
         if name in self.given:
-            return self.given[name], input_sha256(self.given[name]), ()
+            return self.given[name], self._sha256(self.given[name]), ()
         words = self.benchmark.crops[name].split()
         if words[0] == MIX:
             parts, per_class = [self._crops(word) for word in words[1:3]], words[-1]
@@ -145,7 +147,8 @@ class Plan:
             line = (MIX, *folders, per_class, str(self.run_folder(key)))
             needs = tuple(job for _, _, jobs in parts for job in jobs)
         else:
-            key, needs = _hash(words), ()
+            values = (word.rpartition("=")[2] for word in words[2:])  # after the source's name
+            key, needs = _hash([*words, *self._contents(values, folders=True)]), ()
             line = (*words, "--out", str(self.run_folder(key)))
         self._add(
             Job(key=key, label=name, lines=(line,), folders=(), needs=needs, log=self._log(key))
@@ -181,7 +184,8 @@ class Plan:
         # Budget and unit change neither body nor views; a random body differs by seed.
         start = seed if weights is None else weights
         body = _hash([configs, content, start, dict(stage.settings)])
-        key = _hash([configs, content, weights, seed, settings])
+        files = self._contents(_texts([configs, settings]), folders=False)
+        key = _hash([configs, content, weights, seed, settings, *files])
         line = ["fit", *(word for path in frozen for word in ("--config", str(path)))]
         line += ["--seed_everything", str(seed), "--data.init_args.crops", str(folder)]
         if weights is not None:
@@ -207,6 +211,29 @@ class Plan:
         )
         return key
 
+    def _contents(self, texts: Iterable[str], *, folders: bool) -> list[str]:
+        """Hashes of what lies at the paths among some words, seen from where jobs run.
+
+        Results of this benchmark are left out: whoever reads one is named by its key already.
+
+        Args:
+            texts: Words, of which some are paths.
+            folders: Whether folders count; those in a configuration are written to.
+        """
+        found = []
+        for text in filter(None, texts):
+            with suppress(OSError, RuntimeError):  # a text that is too long or odd for a path
+                path = Path(text).expanduser().resolve()
+                counts = path.is_file() or (folders and path.is_dir())
+                if counts and not path.is_relative_to(self.out.resolve()):
+                    found.append(self._sha256(path))
+        return found
+
+    def _sha256(self, path: Path) -> str:
+        if path not in self._hashes:
+            self._hashes[path] = input_sha256(path)
+        return self._hashes[path]
+
     def _frozen(self, config: Mapping[str, Any]) -> Path:
         """A copy of a configuration, so that each cell runs what it was named by."""
         path = self.out / CONFIGS / f"{_hash(config)}.yaml"
@@ -219,6 +246,17 @@ class Plan:
 
     def _log(self, key: str) -> Path:
         return self.out / "logs" / f"{key}.log"
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts among plain values."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+    elif isinstance(value, str):
+        yield value
 
 
 def _hash(content: object) -> str:

@@ -8,6 +8,7 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.benchmark.plan import Plan
 from mammo_dp.benchmark.protocol import EvaluationSet
 from mammo_dp.benchmark.spec import Benchmark
+from tests.benchmark.conftest import content
 
 Write = Callable[..., Path]
 
@@ -56,6 +57,61 @@ def test_content_names_a_job_and_comments_do_not(
     after = planned(path)
     assert not set(keys(after, "dp")) & set(keys(before, "dp"))
     assert keys(after, "plain") == keys(before, "plain")
+
+
+def test_another_file_under_the_same_name_is_another_cell(
+    write: Write, planned: Callable[..., Plan], tmp_path: Path
+) -> None:
+    start = tmp_path / "start.ckpt"
+    settings = {"model.init_args.weights": str(start)}
+    stage = {"fit": ["private.yaml"], "crops": "real", "set": settings}
+    path = write(regimes={"dp": {"private": stage}, "plain": content()["regimes"]["plain"]})
+    start.write_text("one")
+    before = planned(path)
+    assert keys(planned(path), "dp") == keys(before, "dp")
+    start.write_text("two")
+    after = planned(path)
+    assert not set(keys(after, "dp")) & set(keys(before, "dp"))
+    assert keys(after, "plain") == keys(before, "plain")
+    assert planned(path).jobs.keys() == after.jobs.keys()
+
+    config = path.with_name("private.yaml")
+    config.write_text(config.read_text().replace("image_size", f"weights: {start}\n    image_size"))
+    named = planned(path)
+    start.write_text("one")
+    assert not set(keys(planned(path), "dp")) & set(keys(named, "dp"))
+
+
+def test_other_files_that_prepare_reads_make_other_crops(
+    write: Write, planned: Callable[..., Plan], tmp_path: Path
+) -> None:
+    root, table = tmp_path / "archive", tmp_path / "table.csv"
+    root.mkdir()
+    table.write_text("one")
+    line = f"prepare table --root={root} --table {table} --size 32"
+    path = write(crops={"phantoms": line, "both": "mix real synthetic --per_class 6"})
+    found = [planned(path)]
+    (root / "image.png").write_text("image")
+    found.append(planned(path))
+    table.write_text("two")
+    found.append(planned(path))
+    assert planned(path).jobs.keys() == found[-1].jobs.keys()
+    assert len({keys(plan, "start")[0] for plan in found}) == 3
+
+
+def test_what_the_benchmark_writes_itself_names_no_cell(
+    write: Write, planned: Callable[..., Plan], tmp_path: Path
+) -> None:
+    result = tmp_path / "out" / "jobs" / "body" / "last.ckpt"
+    logs = tmp_path / "logs"
+    settings = {"model.init_args.weights": str(result), "trainer.logger.save_dir": str(logs)}
+    stage = {"fit": ["private.yaml"], "crops": "real", "set": settings | {"long": 5000 * "x"}}
+    path = write(regimes={"dp": {"private": stage}})
+    before = planned(path)
+    result.parent.mkdir(parents=True)
+    result.write_text("weights")
+    logs.mkdir()
+    assert planned(path).jobs.keys() == before.jobs.keys()
 
 
 def test_a_changed_stage_renames_what_starts_from_it(

@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--config", required=True, help="benchmark file, see configs/benchmark/")
     add("--crops", required=True, help="crops of patients with the splits train and val")
-    add("--out", required=True, help="folder of all results; resumed if begun")
+    add("--out", required=True, help="folder of all results of this benchmark; resumed if begun")
     add("--synthetic", help="synthetic crops with their statement; without, regimes are skipped")
     add(
         "--external",

@@ -49,7 +49,7 @@ class Job:
     @property
     def is_done(self) -> bool:
         """Whether all its folders are finished and all statistics written."""
-        return all(map(_is_finished, self.folders)) and all(
+        return all(map(is_finished, self.folders)) and all(
             (folder / MEASURED).is_file() for folder in self.measured
         )
 
@@ -139,7 +139,8 @@ def _measure(folder: Path) -> None:
     measure(folder)
 
 
-def _is_finished(folder: Path) -> bool:
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a finished run."""
     try:
         return (folder / FILE_NAME).is_file() and read_run(folder).is_finished
     except RunError:

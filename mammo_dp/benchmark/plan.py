@@ -54,6 +54,7 @@ class Plan:
         jobs: By key; what a job needs stands before it.
         cells: Points of the grid, in the order of the table.
         skipped: Reason why a regime is left out, by name.
+        frozen: Configurations as jobs read them, by file; see :meth:`freeze`.
     """
 
     out: Path
@@ -62,12 +63,13 @@ class Plan:
     jobs: dict[str, Job] = field(default_factory=dict)
     cells: list[Cell] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    frozen: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
     _first: dict[str, str] = field(default_factory=dict)  # job that fills a cache of features
     _hashes: dict[Path, str] = field(default_factory=dict)  # of what is read, hashed once
 
     @classmethod
     def of(cls, benchmark: Benchmark, *, out: Path, given: Mapping[str, Path]) -> "Plan":
-        """Lists the cells and jobs of a benchmark.
+        """Lists the cells and jobs of a benchmark; writes nothing.
 
         Args:
             benchmark: The file.
@@ -90,6 +92,12 @@ class Plan:
                         )
                         plan.cells.append(cell)
         return plan
+
+    def freeze(self) -> None:
+        """Writes a copy of each configuration, so that each cell runs what it was named by."""
+        for path, config in self.frozen.items():
+            if not path.exists():
+                write_text_atomically(path, yaml.safe_dump(config, sort_keys=False))
 
     def run_folder(self, key: str) -> Path:
         """Run folder of a job."""
@@ -235,10 +243,8 @@ class Plan:
         return self._hashes[path]
 
     def _frozen(self, config: Mapping[str, Any]) -> Path:
-        """A copy of a configuration, so that each cell runs what it was named by."""
         path = self.out / CONFIGS / f"{_hash(config)}.yaml"
-        if not path.exists():
-            write_text_atomically(path, yaml.safe_dump(config, sort_keys=False))
+        self.frozen[path] = config
         return path
 
     def _add(self, job: Job) -> None:

@@ -3,7 +3,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -129,6 +129,7 @@ class Row:
         unit: What the budget protects; empty without one.
         seeds: Seeds that were measured; one for each fit, as seeds may share one.
         missing: Seeds that failed or were not run, one for each fit.
+        failed: Those among them that failed in this call.
         metrics: Mean over seeds with an interval over patients, by name; subgroups too.
         spread: Standard deviation over seeds, by name; NaN for one fit.
         counts: Patients, crops and malignant crops, by name.
@@ -144,6 +145,7 @@ class Row:
     unit: str
     seeds: tuple[int, ...]
     missing: tuple[int, ...]
+    failed: tuple[int, ...]
     metrics: Mapping[str, Estimate]
     spread: Mapping[str, float]
     counts: Mapping[str, tuple[int, int, int]]
@@ -187,15 +189,17 @@ def rows(
     run_folders: Mapping[str, Path],
     evaluations: Mapping[str, Path],
     costs: Mapping[str, Cost],
+    failed: Collection[str] = (),
 ) -> list[Row]:
-    """One row per regime, budget and unit, in the order of the cells; failed ones stay.
+    """One row per regime, budget and unit, in the order of the cells; what is missing stays.
 
     Args:
         cells: Points of the grid.
         evaluated: Name of the set of crops.
         run_folders: Run folder of each job, by key.
-        evaluations: Folder of the evaluation on the set, by key; absent where it failed.
-        costs: What each job cost, by key; absent where it failed.
+        evaluations: Folder of the evaluation on the set, by key; absent where there is none.
+        costs: What each job cost, by key; absent where it is not done.
+        failed: Keys of jobs that failed.
     """
     groups: dict[tuple[str, Budget, str], list[Cell]] = {}
     for cell in cells:
@@ -206,6 +210,7 @@ def rows(
         keys = {cell.seed: cell.key for cell in group}
         fits = {seed: key for seed, key in keys.items() if key in cache}
         done, different = _different(fits), _different(keys)
+        missing = [seed for seed in different if seed not in fits]
         measured = [cache[keys[seed]] for seed in done]
         names = list(measured[0].values) if measured else []
         stacked = {name: np.stack([one.values[name] for one in measured]) for name in names}
@@ -216,7 +221,8 @@ def rows(
                 budget=budget,
                 unit=unit,
                 seeds=tuple(done),
-                missing=tuple(seed for seed in different if seed not in fits),
+                missing=tuple(missing),
+                failed=tuple(seed for seed in missing if keys[seed] in failed),
                 metrics={
                     name: _area(measured, name)
                     if name in measured[0].rows

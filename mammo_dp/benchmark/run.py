@@ -12,6 +12,7 @@ from rich.console import Console
 from data_prep.cluster import workers
 from data_prep.manifest import CropsManifest
 from mammo_dp.benchmark import write
+from mammo_dp.benchmark.folder import RESULT, refuse_another, with_earlier
 from mammo_dp.benchmark.jobs import Command, Job, Outcome
 from mammo_dp.benchmark.plan import CONFIGS, Plan
 from mammo_dp.benchmark.protocol import (
@@ -33,15 +34,25 @@ Run = Callable[[Sequence[Job], str], dict[str, Outcome]]
 
 @dataclass(slots=True)
 class _Results:
-    """What has become of a plan."""
+    """What has become of a plan.
+
+    Attributes:
+        plan: What this call runs.
+        evaluated: Sets that this call measures on.
+        whole: The whole file, which the tables show.
+        shown: Sets that the tables show: those of earlier calls, too.
+        outcomes: How each job of this call ended, by key.
+    """
 
     plan: Plan
     evaluated: Sequence[EvaluationSet]
+    whole: Plan
+    shown: Sequence[EvaluationSet]
     outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     @property
     def keys(self) -> list[str]:
-        """Distinct jobs of the cells."""
+        """Distinct jobs of the cells of this call."""
         return list(dict.fromkeys(cell.key for cell in self.plan.cells))
 
     @property
@@ -55,17 +66,19 @@ class _Results:
 
 
 def run_benchmark(options: argparse.Namespace, command: Command) -> None:
-    """Runs what is missing, then writes all tables.
+    """Runs what is missing of the chosen part, and writes the tables of the whole file.
 
     Args:
         options: Flags, see :mod:`mammo_dp.benchmark.command`.
         command: Runs one command line of ``mammo-dp`` on a worker.
 
     Raises:
-        BenchmarkError: If the file, the crops or the scheduler do not allow it.
+        BenchmarkError: If the file, the crops or the scheduler do not allow it, or if the folder
+            holds results that the tables would lose.
     """
     console, out = Console(), Path(options.out).resolve()
-    benchmark = Benchmark.read(options.config).part(
+    benchmark = Benchmark.read(options.config)
+    part = benchmark.part(
         regimes=options.regimes,
         budgets=options.budgets,
         units=options.units,
@@ -83,7 +96,7 @@ def run_benchmark(options: argparse.Namespace, command: Command) -> None:
             f"--out {out}: holds files, and no benchmark began there. Choose a new folder; nothing "
             "is overwritten."
         )
-    plan = Plan.of(benchmark, out=out, given=given)
+    plan = Plan.of(part, out=out, given=given)
     if not plan.cells:
         raise BenchmarkError(
             f"{options.config}: nothing is left to run ({plan.skipped}). Choose other regimes, or "
@@ -94,14 +107,18 @@ def run_benchmark(options: argparse.Namespace, command: Command) -> None:
             f"--threads {options.threads}, --workers {options.workers}: give at least 1 thread, "
             "and 0 or more workers."
         )
-    out.mkdir(parents=True, exist_ok=True)
-    found = _Results(plan=plan, evaluated=evaluated)
+    whole = Plan.of(benchmark, out=out, given=given)
+    refuse_another(whole, evaluated)
+    plan.freeze()
+    shown = with_earlier(evaluated, out)
+    found = _Results(plan=plan, evaluated=evaluated, whole=whole, shown=shown)
     console.print(
         f"{len(plan.cells)} cells of {len(found.keys)} different contents, {len(plan.jobs)} fits "
         f"and sets of crops; {len(plan.skipped)} regimes skipped.",
         highlight=False,
     )
     if _waiting(found):
+        _write(found)  # before compute is spent, so that the folder says what it is of
         with workers(options.scheduler, count=options.workers) as client:
             prepare(client, out, options.threads)
 
@@ -111,7 +128,11 @@ def run_benchmark(options: argparse.Namespace, command: Command) -> None:
             _run_all(found, run)
     else:
         _run_all(found, lambda jobs, _: {job.key: Outcome(key=job.key) for job in jobs})
-    _write(found, console)
+    failures = _write(found)
+    for name, reason in plan.skipped.items():
+        console.print(f"skipped: {name} {reason}", style="yellow", markup=False)
+    if failures:
+        console.print(f"{len(failures)} failed and stand in the table.", style="red")
     console.print(f"Tables: {out / 'benchmark.md'}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -150,37 +171,44 @@ def _run_all(found: _Results, run: Run) -> None:
             found.outcomes |= run(jobs, f"open {evaluated.name}")
 
 
-def _write(found: _Results, console: Console) -> None:
-    """Writes tables and figures, and says what is missing from them."""
-    plan, looks = found.plan, openings(found.plan.out)
+def _write(found: _Results) -> dict[str, str]:
+    """Writes tables and figures of all that is done, by this call and by earlier ones.
+
+    Returns:
+        Error by label of what failed in this call.
+    """
+    plan, looks = found.whole, openings(found.whole.out)
     costs, failures = {}, found.failures
-    for key in found.keys:
-        if not found.outcomes[key].error:
+    failed = {key for key, outcome in found.outcomes.items() if outcome.error}
+    for key in dict.fromkeys(cell.key for cell in plan.cells):
+        if plan.jobs[key].is_done and key not in failed:
             try:
                 costs[key] = Cost.read(plan.run_folder(key))
             except (BenchmarkError, PrivacyError) as error:
                 failures[f"{plan.jobs[key].label} [{key}]"] = str(error)
+                failed.add(key)
     table: list[Row] = []
-    for evaluated in found.evaluated:
-        measured = [
-            key
-            for key in costs
-            if (job := plan.measuring(key, evaluated)).is_done
-            and not found.outcomes.get(job.key, Outcome(key="")).error
-        ]
+    for evaluated in found.shown:
+        measuring = {key: plan.measuring(key, evaluated) for key in costs}
+        lost = {key for key, job in measuring.items() if job.key in failed}
         table += rows(
             plan.cells,
             evaluated.name,
             run_folders={key: plan.run_folder(key) for key in costs},
-            evaluations={key: plan.evaluation(key, evaluated) for key in measured},
+            evaluations={
+                key: plan.evaluation(key, evaluated)
+                for key, job in measuring.items()
+                if job.is_done and key not in lost
+            },
             costs=costs,
+            failed=failed | lost,
         )
     compared = list(differences(table))
-    said = {evaluated: said_of(evaluated, looks) for evaluated in found.evaluated}
+    said = {evaluated: said_of(evaluated, looks) for evaluated in found.shown}
     published = read_published(plan.benchmark.published)
     titles = {regime.name: regime.title for regime in plan.benchmark.regimes}
     figures = {}
-    for evaluated in found.evaluated:
+    for evaluated in found.shown:
         name = f"utility_{evaluated.name}.png"
         own = [row for row in table if row.evaluated == evaluated.name]
         write.draw(plan.out / name, own, titles, published)
@@ -201,11 +229,8 @@ def _write(found: _Results, console: Console) -> None:
         "benchmark.html": write.html(written, figures),
         "benchmark.csv": write.comma_separated(table),
         # Sealed, as a report shows its epsilons beside those of statements.
-        "benchmark.json": json.dumps(with_seal(stored), indent=1) + "\n",
+        RESULT: json.dumps(with_seal(stored), indent=1) + "\n",
     }
     for name, text in texts.items():
         write_text_atomically(plan.out / name, text)
-    for name, reason in plan.skipped.items():
-        console.print(f"skipped: {name} {reason}", style="yellow", markup=False)
-    if failures:
-        console.print(f"{len(failures)} failed and stand in the table.", style="red")
+    return failures

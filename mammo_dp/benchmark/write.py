@@ -43,13 +43,13 @@ def content(
     None stands for what is no number, ``"infinity"`` for no guarantee.
 
     Args:
-        plan: Jobs and cells.
+        plan: Jobs and cells of the whole file.
         rows: All rows, of all sets.
         differences: All comparisons.
         evaluated: What a reader must know of each set.
         looks: Looks at test sets.
         published: Numbers of others.
-        outcomes: How each job ended; what was done by an earlier call took no time.
+        outcomes: How each job of this call ended; what was done before took no time.
         failures: Error by label of the job.
     """
     found = {
@@ -247,6 +247,7 @@ def row_as_json(row: Row) -> dict[str, Any]:
         "unit": row.unit or None,
         "seeds": row.seeds,
         "missing": row.missing,
+        "failed": row.failed,
         "metrics": {
             name: {
                 **asdict(estimate),

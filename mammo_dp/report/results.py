@@ -146,7 +146,8 @@ def _main(row: Stored, titles: Mapping[str, str]) -> tuple[str, ...]:
     seeds = f"{len(row['seeds'])} of {total}" if row["missing"] else str(total)
     head = (titles[row["regime"]], _budget(row["budget"]), row["unit"] or NONE, seeds)
     if cost is None or "auroc" not in metrics:
-        return (*head, "failed", *[NONE] * (len(_MAIN) - len(head) - 1))
+        why = "failed" if row["failed"] else "not finished"
+        return (*head, why, *[NONE] * (len(_MAIN) - len(head) - 1))
     return (
         *head,
         interval(estimate(metrics["auroc"])),

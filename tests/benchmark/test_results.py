@@ -87,7 +87,7 @@ def measured(tmp_path: Path) -> Callable[..., list[Row]]:
                 rows=np.ones((1, len(LABEL)), bool),
             )
         costs = {key: FREE if key == "dp1" else COST for key in known}
-        return rows(cells, "val", run_folders=known, evaluations=known, costs=costs)
+        return rows(cells, "val", run_folders=known, evaluations=known, costs=costs, failed=failed)
 
     return found
 
@@ -134,7 +134,7 @@ def test_the_largest_epsilon_of_the_seeds_is_stated_with_what_any_of_them_exclud
 
 
 def test_a_failed_seed_stays_in_its_row(table: list[Row]) -> None:
-    assert (table[1].seeds, table[1].missing) == ((0,), (1,))
+    assert (table[1].seeds, table[1].missing, table[1].failed) == ((0,), (1,), (1,))
 
 
 def test_a_fit_that_seeds_share_counts_once_and_has_no_spread(
@@ -172,7 +172,8 @@ def test_a_difference_pairs_patients_and_seeds_and_names_what_is_unlike(table: l
 def test_tables_say_what_an_epsilon_means_and_keep_failures(
     table: list[Row], write: Callable[..., Path]
 ) -> None:
-    rows = [replace(table[0], cost=COST), replace(table[1], seeds=(), metrics={}, cost=None)]
+    failed = replace(table[1], seeds=(), missing=(0, 1), metrics={}, cost=None)
+    rows = [replace(table[0], cost=COST), failed, replace(failed, failed=())]
     bench = Benchmark.read(write())
     stored = {
         "title": bench.title,
@@ -189,7 +190,8 @@ def test_tables_say_what_an_epsilon_means_and_keep_failures(
     text = markdown(written)
     for part in ("6.00 per patient", "zero-out, PLD, delta 0.0001", "val is for research"):
         assert part in text
-    assert "0 of 1 | failed" in text
+    assert "0 of 2 | failed" in text
+    assert "0 of 2 | not finished" in text
     assert "start \\| seed 0 [" not in text
     assert "the crops are too small" in text
     assert "needs synthetic crops" in text

@@ -123,6 +123,7 @@ def a_benchmark() -> dict[str, Any]:
         "unit": "patient",
         "seeds": [0, 1],
         "missing": [2],
+        "failed": [],
         "metrics": {
             "auroc": INTERVAL
             | {"seed_deviation": 0.01, "patients": 10, "crops": 20, "malignant": 8},
@@ -130,7 +131,9 @@ def a_benchmark() -> dict[str, Any]:
         },
         "end_to_end": cost,
     }
-    failed = row | {"regime": "real", "budget": "none", "metrics": {}, "end_to_end": None}
+    nothing: dict[str, Any] = {"metrics": {}, "end_to_end": None}
+    failed = row | nothing | {"regime": "real", "budget": "none", "failed": [2]}
+    waiting = row | nothing | {"budget": 60.0}
     difference = {
         "evaluated": "val",
         "regime": "real",
@@ -156,7 +159,7 @@ def a_benchmark() -> dict[str, Any]:
         "regimes": {"dp": "DP on patients", "real": "Not private"},
         "reference": "real",
         "sets": [{"name": "val", "said": "val is for research."}],
-        "rows": [row, failed],
+        "rows": [row, failed, waiting],
         "differences": [difference],
         "published": [published],
         "failures": {"real, seed 2": "it broke"},
@@ -285,7 +288,7 @@ def test_a_benchmark_keeps_failures_and_turns_differences_to_the_reference(
         "0.500 [0.400, 0.600]",
     )
     assert dict(zip(main.head, main.rows[0], strict=True))["ε end to end"] == "6.00 per patient"
-    assert main.rows[1][4] == "failed"
+    assert [cells[4] for cells in main.rows[1:]] == ["failed", "not finished"]
     assert {len(row) for row in main.rows} == {len(main.head)}
     assert differences.rows[0][:2] == ("DP on patients", "Not private")
     assert differences.rows[0][5] == "-0.100 [-0.300, -0.020]"
@@ -299,7 +302,7 @@ def test_what_no_epsilon_of_a_benchmark_covers_is_said_once_with_its_regimes(
     tmp_path: Path,
 ) -> None:
     stored = a_benchmark()
-    dp, real = stored["rows"]
+    dp, real, _ = stored["rows"]
     twice = dp | {"budget": 12.0}
     real["end_to_end"] = dp["end_to_end"] | {"exclusions": ["predictions", "class weights"]}
     excluded = benchmark_tables(stored | {"rows": [dp, twice, real]})[-2]

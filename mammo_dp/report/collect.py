@@ -229,7 +229,7 @@ def _row(evaluation: RunRecord, records: list[RunRecord], runs: Path) -> Row:
             f"{evaluation.folder}: its run.json names no checkpoint, so its numbers belong to no "
             "model. Make it with `mammo-dp test --run RUN`."
         )
-    model = next((r for r in records if checkpoint.sha256 in r.outputs.values()), None)
+    model = _model(evaluation, checkpoint, records)
     if model is None:
         raise ReportError(
             f"{evaluation.folder}: the checkpoint {checkpoint.path} that it measured is no output "
@@ -275,6 +275,25 @@ def _row(evaluation: RunRecord, records: list[RunRecord], runs: Path) -> Row:
         ),
         start=_start(model),
     )
+
+
+def _model(
+    evaluation: RunRecord, checkpoint: RunInput, records: Iterable[RunRecord]
+) -> RunRecord | None:
+    """The run that holds what was measured, as its output; none if there is none.
+
+    A release and the candidate that it was copied from hold the same weights, and their statements
+    differ. The one that was measured is named by the path, or stands around the evaluation where
+    the runs have been moved since.
+    """
+    named, around = run_of(Path(checkpoint.path).resolve()), evaluation.folder.resolve().parents
+
+    def fit(record: RunRecord) -> tuple[bool, bool]:
+        folder = record.folder.resolve()
+        return folder == named, folder in around
+
+    holders = (record for record in records if checkpoint.sha256 in record.outputs.values())
+    return max(holders, key=fit, default=None)
 
 
 def _tested_on(record: RunRecord) -> tuple[str, object]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,6 +160,35 @@ def test_no_number_of_an_altered_statement_is_reported(make_tree: Make) -> None:
     path.write_text(json.dumps(stored))
     with pytest.raises(ReportError, match=r"does not fit its seal.*No number of it is reported"):
         collect(tree.runs)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_release_is_reported_by_its_own_statement_and_not_by_its_candidate_s(
+    make_tree: Make, moved: bool
+) -> None:
+    tree = make_tree()
+    fit = tree.runs / "dp/eps6_phantom"
+    shutil.rmtree(fit / "attack_membership")
+    candidate, released = tree.runs / "chosen/candidate", tree.runs / "chosen/released"
+    shutil.copytree(fit, candidate, ignore=shutil.ignore_patterns("test_val", "stress_val"))
+    shutil.copytree(candidate, released)
+    path = candidate / "privacy.json"
+    stored = json.loads(path.read_text())
+    write_sealed(path, stored | {"statements": [tree.statement("c" * 64, None, voided=False)]})
+    tree.test("chosen/candidate", 0.7)
+    tree.test("chosen/released", 0.7)
+    elsewhere = tree.runs / "measured"
+    shutil.copytree(released / "test_val", elsewhere)
+    runs = tree.runs
+    if moved:
+        shutil.rmtree(elsewhere)
+        runs = tree.runs.rename(tree.root / "elsewhere")
+    rows = {row.evaluation.folder: row for row in collect(runs) if "dp" not in row.name}
+    assert not rows[runs / "chosen/candidate/test_val"].is_private
+    assert rows[runs / "chosen/released/test_val"].epsilon == 5.48
+    assert rows[runs / "chosen/released/test_val"].name == "chosen/released"
+    if not moved:
+        assert rows[elsewhere].name == "chosen/released"
 
 
 def test_an_evaluation_whose_model_is_elsewhere_is_refused(make_tree: Make) -> None:

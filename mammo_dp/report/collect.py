@@ -105,6 +105,14 @@ class Row:
         """Split that the metrics were measured on."""
         return str(self.measured["split"])
 
+    @property
+    def measured_on(self) -> tuple[str, str]:
+        """What tells the patients of the metrics from others: hash of their crops, and the split.
+
+        Only rows that agree in it can be compared by their metrics.
+        """
+        return _tested_on(self.evaluation)[0], self.split
+
     @cached_property
     def metrics(self) -> Mapping[str, Estimate]:
         """Metrics with intervals by name, see ``HEADINGS``; not a number in an older file."""

@@ -23,7 +23,7 @@ from mammo_dp.drawing import DOTS, INK, MARKERS, MUTED, PAPER, SERIES, VEIL, WAR
 from mammo_dp.report.collect import Row, estimate
 from mammo_dp.report.diagnosis import LEAST_CROPS, calibration_bins, roc_curve
 from mammo_dp.report.lineage import Kind, Node
-from mammo_dp.report.tables import epsilon, interval
+from mammo_dp.report.tables import epsilon, interval, set_names
 
 _SQUARE = 370.0  # width of the two figures that stand side by side, in pixels
 _LANE = 200.0  # widest lane of models without guarantee
@@ -48,7 +48,7 @@ def utility_privacy(rows: Sequence[Row]) -> str | None:
     Models without patients in their lineage have no epsilon and are left to the table.
 
     Epsilon is that of the guarantee, over every stage of the lineage, not of the last stage. Lines
-    connect means over models of one start and body at one epsilon.
+    connect means over models of one start and body at one epsilon, measured on the same patients.
 
     Returns:
         SVG, or None if no model has a finite epsilon.
@@ -79,7 +79,7 @@ def utility_privacy(rows: Sequence[Row]) -> str | None:
         axes.set_xlim(levels[0] / 1.6, levels[-1] * 1.6)
         drawing.ticks(axes.xaxis, levels, [epsilon(level) for level in levels])
         axes.set_xlabel(f"ε end to end ({_conditions(finite)})")
-        axes.set_ylabel(f"AUROC on {_joined(row.split for row in rows)}, 95 % interval")
+        axes.set_ylabel(f"AUROC on {_joined(set_names(rows))}, 95 % interval")
         axes.set_ylim(*_limits(rows))
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter("{x:g}")
@@ -366,15 +366,16 @@ def _limits(rows: Sequence[Row]) -> tuple[float, float]:
 
 
 def _means(axes: Axes, finite: Sequence[Row], starts: Sequence[str]) -> None:
-    for place, start in enumerate(starts):
-        groups: dict[float, list[float]] = {}
-        for row in finite:
-            if _kind(row) == start:
-                groups.setdefault(row.epsilon, []).append(row.metrics["auroc"].value)
+    series: dict[tuple[str, tuple[str, str]], dict[float, list[float]]] = {}
+    for row in finite:
+        groups = series.setdefault((_kind(row), row.measured_on), {})
+        groups.setdefault(row.epsilon, []).append(row.metrics["auroc"].value)
+    for (start, _), groups in series.items():
         if len(groups) > 1:
             levels = sorted(groups)
             means = [sum(groups[level]) / len(groups[level]) for level in levels]
-            axes.plot(levels, means, color=_series(place)[0], alpha=0.5, linewidth=1.4)
+            colour = _series(starts.index(start))[0]
+            axes.plot(levels, means, color=colour, alpha=0.5, linewidth=1.4)
 
 
 def _side_by_side(

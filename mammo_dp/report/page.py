@@ -115,7 +115,8 @@ def report(
         runs: Folder that holds run folders at any depth.
         out: New folder of the report.
         release: Model that the page is about, as the table names it; if not given, the one with
-            the largest AUROC of those with a guarantee.
+            the largest AUROC of those with a guarantee, on the patients on whom most of them were
+            measured.
         sheets: Folders of crops to show, by label, such as ``{"Phantoms": "data/phantoms"}``.
             Sheets of real patients carry a notice.
         show_patients: Whether sheets of reconstruction attacks are embedded where they show real

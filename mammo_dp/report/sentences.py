@@ -2,6 +2,7 @@
 """Sentences of a report: the model that it is about, what is guaranteed, what attacks achieved."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from mammo_dp.privacy.accounting.account import fits_of
 from mammo_dp.privacy.statement.guarantee import COVERS, PrivacyStatement
 from mammo_dp.report.collect import ReportError, Row, estimate, models, setting
-from mammo_dp.report.tables import end_to_end, epsilon, interval, number, plain
+from mammo_dp.report.tables import end_to_end, epsilon, interval, number, plain, set_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ def choose(rows: Sequence[Row], release: str | None) -> Row:
     Args:
         rows: All evaluations.
         release: Name of the model; the guaranteed one with the largest AUROC if none, or the best
-            of all where nothing is guaranteed.
+            of all where nothing is guaranteed, on the patients on whom most of them were measured.
 
     Raises:
         ReportError: If no model has that name.
@@ -46,17 +47,20 @@ def choose(rows: Sequence[Row], release: str | None) -> Row:
             known = ", ".join(dict.fromkeys(row.name for row in rows))
             raise ReportError(f"release is {release!r}, evaluated are: {known}. Name one of these.")
         return max(named, key=lambda row: row.split == "test")
-    guaranteed = [row for row in rows if row.guarantee]
-    return max(guaranteed or rows, key=lambda row: row.metrics["auroc"].value)
+    compared = [row for row in rows if row.guarantee] or rows
+    sets = Counter(on for _, on in dict.fromkeys((row.name, row.measured_on) for row in compared))
+    most = max(sets, key=lambda on: sets[on])
+    return _best([row for row in compared if row.measured_on == most])
 
 
 def featured(rows: Sequence[Row], chosen: Row) -> list[tuple[str, Row]]:
-    """The chosen model, and the best of each kind that has no guarantee, on the same split.
+    """The chosen model, and the best of each kind without a guarantee, on the same patients.
 
     Returns:
         Words for a legend and evaluations, the chosen one first.
     """
-    others = [row for row in rows if row is not chosen and row.split == chosen.split and row.own]
+    on = chosen.measured_on
+    others = [row for row in rows if row is not chosen and row.measured_on == on and row.own]
     kinds = {
         "no privacy": [row for row in others if not row.is_private],
         "no end-to-end guarantee": [
@@ -66,7 +70,7 @@ def featured(rows: Sequence[Row], chosen: Row) -> list[tuple[str, Row]]:
     shown = [(f"{chosen.name}, ε {epsilon(chosen.epsilon)} end to end", chosen)]
     for words, several in kinds.items():
         if several:
-            best = max(several, key=lambda row: row.metrics["auroc"].value)
+            best = _best(several)
             shown.append((f"{best.name}, {words}", best))
     return shown
 
@@ -126,13 +130,43 @@ def lead(row: Row, rows: Sequence[Row], release: str | None) -> str:
             )
     sentences.append(_against(row))
     if release is None and len({other.name for other in rows}) > 1:
-        sentences.append(
-            "This model has the largest AUROC of those with a guarantee; that choice looked at "
-            "patients, and no ε counts it."
-            if row.guarantee
-            else "No model here has a guarantee; this one has the largest AUROC."
-        )
+        sentences.append(_why(row, rows))
     return " ".join(sentences)
+
+
+def _why(row: Row, rows: Sequence[Row]) -> str:
+    """Why the page is about this model, where no release was named."""
+    compared = [other for other in rows if other.guarantee or not row.guarantee]
+    same = {other.name for other in compared if other.measured_on == row.measured_on}
+    elsewhere = {other.name for other in compared} - same
+    if elsewhere and len(same) == 1:
+        which = "No other model with a guarantee" if row.guarantee else "No other model"
+        none = "" if row.guarantee else "No model here has a guarantee. "
+        return (
+            f"{none}{which} was measured on the same patients, so none is called the best; "
+            "`--release NAME` says which one this page is about."
+        )
+    on = " that were measured on the same patients" if elsewhere else ""
+    if row.guarantee:
+        return (
+            f"This model has the largest AUROC of those with a guarantee{on}; that choice looked "
+            "at patients, and no ε counts it."
+        )
+    of = f" of those{on}" if on else ""
+    return f"No model here has a guarantee; this one has the largest AUROC{of}."
+
+
+def _best(rows: Sequence[Row]) -> Row:
+    """The largest AUROC among evaluations on the same patients."""
+    return max(rows, key=lambda row: row.metrics["auroc"].value)
+
+
+def _by_patients(rows: Sequence[Row]) -> list[list[Row]]:
+    """Evaluations that can be compared, together."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.measured_on, []).append(row)
+    return list(found.values())
 
 
 def _model(row: Row) -> str:
@@ -177,26 +211,27 @@ def _against(row: Row) -> str:
 def summary(rows: Sequence[Row]) -> list[str]:
     """What a hurried reader should know, most important first."""
     sentences = []
+    names = dict(zip((row.measured_on for row in rows), set_names(rows), strict=True))
     guaranteed = [(row, row.guarantee) for row in rows if row.guarantee]
     ascending = sorted(guaranteed, key=lambda pair: pair[1].patient_epsilon)
     # As printed: what was calibrated to one target differs a little.
-    for level in dict.fromkeys(end_to_end(stated) for _, stated in ascending):
-        row, stated = max(
-            ((row, stated) for row, stated in guaranteed if end_to_end(stated) == level),
-            key=lambda pair: pair[0].metrics["auroc"].value,
-        )
-        sentences.append(
-            f"At ε = {end_to_end(stated)} end to end (unit {stated.unit}, δ = {stated.delta:g}) "
-            f"the best model, started from {row.start}, reaches AUROC "
-            f"{interval(row.metrics['auroc'])} on {row.split}."
-        )
+    levels: dict[str, list[Row]] = {}
+    for row, stated in ascending:
+        levels.setdefault(end_to_end(stated), []).append(row)
+    for level, at_level in levels.items():
+        for row in map(_best, _by_patients(at_level)):
+            assert row.guarantee
+            sentences.append(
+                f"At ε = {level} end to end (unit {row.guarantee.unit}, δ = "
+                f"{row.guarantee.delta:g}) the best model, started from {row.start}, reaches AUROC "
+                f"{interval(row.metrics['auroc'])} on {names[row.measured_on]}."
+            )
     open_rows = [row for row in rows if row.own and not row.is_private]
-    if open_rows:
-        best = max(open_rows, key=lambda row: row.metrics["auroc"].value)
-        sentences.append(
-            f"Trained without privacy, the best model reaches AUROC "
-            f"{interval(best.metrics['auroc'])} on {best.split}."
-        )
+    sentences += [
+        f"Trained without privacy, the best model reaches AUROC "
+        f"{interval(best.metrics['auroc'])} on {names[best.measured_on]}."
+        for best in map(_best, _by_patients(open_rows))
+    ]
     voided = [row for row in models(rows) if row.is_private and math.isinf(row.epsilon)]
     if voided:
         because = dict.fromkeys(

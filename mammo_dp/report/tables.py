@@ -104,7 +104,7 @@ def main_cells(row: Row, on: str = "") -> tuple[str, ...]:
 
 def main_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     """Cells of all rows, in the order of ``MAIN``; AUROC says on which crops where they differ."""
-    sets = _sets(rows)
+    sets = set_names(rows)
     return [
         main_cells(row, on if len(set(sets)) > 1 else "")
         for row, on in zip(rows, sets, strict=True)
@@ -184,7 +184,7 @@ def conditions(rows: Sequence[Row]) -> str:
     statements = [statement for row in rows for statement in row.statements]
     measured = _joined(
         f"{on} ({row.measured['crops']} crops of {row.measured['patients']} patients)"
-        for row, on in zip(rows, _sets(rows), strict=True)
+        for row, on in zip(rows, set_names(rows), strict=True)
     )
     parts = [f"Measured on {measured}; malignant is positive; intervals are over patients."]
     for row, on in zip(rows, _sets(rows), strict=True):
@@ -305,7 +305,7 @@ def _per_cohort(row: Row, show: Callable[[PrivacyStatement], str]) -> str:
     return "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
 
 
-def _sets(rows: Sequence[Row]) -> list[str]:
+def set_names(rows: Sequence[Row]) -> list[str]:
     """Crops that each row was measured on: the split, and its folder where rows differ in that."""
     read = [row.evaluation.inputs.get("data") for row in rows]
     folders = ["" if data is None else Path(data.path).name for data in read]

@@ -3,9 +3,13 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from classifier.evaluate import Estimate
 from mammo_dp.drawing import (
@@ -163,6 +167,26 @@ def test_words_are_escaped_in_drawings() -> None:
     assert "<script>" not in svg
     root = ElementTree.fromstring(svg)
     assert '"<script>"' in [node.text for node in root.iter(f"{SVG}title")]
+
+
+def test_no_line_connects_models_that_were_measured_on_different_patients(
+    make_tree: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[int] = []
+    plot = Axes.plot
+
+    def counted(axes: Axes, *data: Any, **style: Any) -> list[Line2D]:
+        lengths.append(len(data[0]))
+        return plot(axes, *data, **style)
+
+    monkeypatch.setattr(Axes, "plot", counted)
+    _, one, six, sixty = collect(make_tree((1, 6, 60), ("phantom",)).runs)
+    utility_privacy([one, six, sixty])
+    assert lengths.count(3) == 1
+    elsewhere = replace(sixty, measured={**sixty.measured, "split": "test"})
+    text = utility_privacy([one, six, elsewhere])
+    assert lengths.count(3) == 1
+    assert "AUROC on test, val, 95 % interval" in texts(text or "")
 
 
 def test_a_value_without_an_interval_has_no_line() -> None:

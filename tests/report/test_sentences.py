@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from mammo_dp.report.collect import ReportError, collect
-from mammo_dp.report.sentences import choose, facts, featured, lead
+from mammo_dp.report.collect import ReportError, Row, collect
+from mammo_dp.report.sentences import choose, facts, featured, lead, summary
+from mammo_dp.runs import RunInput
 from tests.report.conftest import Tree
 
 Make = Callable[..., Tree]
@@ -18,6 +20,54 @@ def test_the_page_is_about_the_best_model_with_a_guarantee_unless_one_is_named(
     assert choose(rows, "baseline").name == "baseline"
     with pytest.raises(ReportError, match=r"release is 'x', evaluated are: baseline, dp/eps1_"):
         choose(rows, "x")
+
+
+def on(row: Row, crops: str) -> Row:
+    """The same numbers, said to be of other crops."""
+    data = RunInput(path=f"data/{crops}", sha256=crops)
+    inputs = {**row.evaluation.inputs, "data": data}
+    return replace(row, evaluation=replace(row.evaluation, inputs=inputs))
+
+
+def test_the_best_is_chosen_among_models_that_were_measured_on_the_same_patients(
+    make_tree: Make,
+) -> None:
+    baseline, one, six, sixty = collect(make_tree((1, 6, 60), ("phantom",)).runs)
+    rows = [baseline, one, six, on(sixty, "other")]
+    assert choose([baseline, one, six, sixty], None) is sixty
+    assert choose(rows, None) is six  # the other one has a larger AUROC, on other patients
+    said = lead(six, rows, None)
+    assert "largest AUROC of those with a guarantee that were measured on the same patients" in said
+    assert [row.name for _, row in featured(rows, rows[3])] == [sixty.name]
+
+    apart = [on(row, str(number)) for number, row in enumerate(rows)]
+    assert choose(apart, None) is apart[1]  # the smallest epsilon
+    said = lead(apart[1], apart, None)
+    assert "largest AUROC" not in said
+    assert "No other model with a guarantee was measured on the same patients" in said
+    assert "`--release NAME`" in said
+
+
+def test_without_a_guarantee_the_best_is_of_the_same_patients_too(make_tree: Make) -> None:
+    rows = collect(make_tree((6,), ("gan",)).runs)
+    apart = [on(row, str(number)) for number, row in enumerate(rows)]
+    said = lead(apart[0], apart, None)
+    assert "No model here has a guarantee. No other model was measured on the same" in said
+    assert "largest AUROC" not in said
+    more = [*rows, replace(apart[0], name="elsewhere")]
+    said = lead(choose(more, None), more, None)
+    assert "this one has the largest AUROC of those that were measured on the same" in said
+
+
+def test_the_summary_calls_a_model_the_best_only_of_its_own_patients(make_tree: Make) -> None:
+    tree = make_tree((6,), ("phantom",))
+    baseline, six = collect(tree.runs)
+    there = on(replace(six, measured={**six.measured, "auroc": {"value": 0.9}}), "other")
+    text = " ".join(summary([baseline, six, there]))
+    assert "reaches AUROC 0.610 [0.560, 0.660] on cohort/val." in text
+    assert "reaches AUROC 0.900" in text
+    assert "on other/val." in text
+    assert "0.752 [0.702, 0.802] on cohort/val." in text
 
 
 def test_without_any_guarantee_the_best_model_is_shown_as_such(make_tree: Make) -> None:

@@ -187,7 +187,7 @@ def conditions(rows: Sequence[Row]) -> str:
         for row, on in zip(rows, set_names(rows), strict=True)
     )
     parts = [f"Measured on {measured}; malignant is positive; intervals are over patients."]
-    for row, on in zip(rows, _sets(rows), strict=True):
+    for row, on in zip(rows, set_names(rows), strict=True):
         if seen := row.measured.get("seen"):
             parts.append(f"{row.name} on {on} is no measure of new patients: {seen}")
         if perhaps := row.measured.get("perhaps_seen"):

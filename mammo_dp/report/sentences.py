@@ -157,8 +157,8 @@ def _why(row: Row, rows: Sequence[Row]) -> str:
 
 
 def _best(rows: Sequence[Row]) -> Row:
-    """The largest AUROC among evaluations on the same patients."""
-    return max(rows, key=lambda row: row.metrics["auroc"].value)
+    """The largest AUROC on the same patients, of models whose training saw none of them, if any."""
+    return max(rows, key=lambda row: (not row.measured.get("seen"), row.metrics["auroc"].value))
 
 
 def _by_patients(rows: Sequence[Row]) -> list[list[Row]]:

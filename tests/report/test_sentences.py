@@ -35,6 +35,8 @@ def test_the_best_is_chosen_among_models_that_were_measured_on_the_same_patients
     baseline, one, six, sixty = collect(make_tree((1, 6, 60), ("phantom",)).runs)
     rows = [baseline, one, six, on(sixty, "other")]
     assert choose([baseline, one, six, sixty], None) is sixty
+    seen = replace(sixty, measured={**sixty.measured, "seen": "Its start was trained on them."})
+    assert choose([baseline, one, six, seen], None) is not seen
     assert choose(rows, None) is six  # the other one has a larger AUROC, on other patients
     said = lead(six, rows, None)
     assert "largest AUROC of those with a guarantee that were measured on the same patients" in said

@@ -292,14 +292,16 @@ def _inputs(rows: Sequence[Row], sheets: Mapping[str, str], root: Path) -> dict[
     inputs = {f"sheet {label}": Path(folder) for label, folder in sheets.items()}
     inputs |= {path.relative_to(root).as_posix(): path for path in paths(root)}
     for row in rows:
-        inputs[f"metrics {row.name} {row.split}"] = row.evaluation.folder / "metrics.json"
-        inputs[f"privacy {row.name}"] = row.model.folder / "privacy.json"
-        if row.attacker:
-            inputs[f"attack {row.name}"] = row.attacker.folder / ATTACK
-        if row.auditor:
-            inputs[f"audit {row.name}"] = row.auditor.folder / AUDIT
-        if row.stressor:
-            inputs[f"stress {row.name} {row.split}"] = row.stressor.folder / STRESS
+        for record, name in (
+            (row.evaluation, "metrics.json"),
+            (row.model, "privacy.json"),
+            (row.attacker, ATTACK),
+            (row.auditor, AUDIT),
+            (row.stressor, STRESS),
+        ):
+            if record is not None:
+                path = record.folder / name
+                inputs[path.relative_to(root).as_posix()] = path
     return inputs
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -74,6 +75,19 @@ def test_the_folder_holds_table_figures_page_and_record(built: Path) -> None:
     figures = {f"figures/{name}.svg" for name in names}
     assert found == {"run.json", "table.csv", "table.md", "report.html"} | figures
     assert read_run(built).is_finished
+
+
+def test_all_that_was_read_is_an_input_by_its_place(make_tree: Make, tmp_path: Path) -> None:
+    tree = make_tree()
+    rows = collect(tree.runs)
+    again = tree.runs / "baseline" / "on_other_patients"  # of the same split
+    shutil.copytree(rows[0].evaluation.folder, again)
+    report(runs=str(tree.runs), out=str(tmp_path / "report"))
+    inputs = read_run(tmp_path / "report").inputs
+    assert {"baseline/on_other_patients/metrics.json", "baseline/test_val/metrics.json"} <= {
+        *inputs
+    }
+    assert "baseline/privacy.json" in inputs
 
 
 def test_the_page_loads_nothing_from_elsewhere(built: Path) -> None:

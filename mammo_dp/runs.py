@@ -516,7 +516,7 @@ def input_sha256(path: str | Path) -> str:
     """SHA-256 of a file; of ``crops.csv`` for crops; of names and sizes for any other folder.
 
     ``crops.csv`` holds a hash of each crop. Archives are too large to hash on each start, so a
-    change that keeps each name and size is not seen.
+    change that keeps each name and size is not seen; :func:`files_sha256` sees it.
 
     Raises:
         RunError: If the path does not exist.
@@ -533,6 +533,23 @@ def input_sha256(path: str | Path) -> str:
             if file.is_file()
         ]
     )
+
+
+def files_sha256(files: Sequence[Path]) -> str:
+    """SHA-256 of the names and the contents of files, all of which are read.
+
+    A file that cannot be read is no error: whoever reads it next says what is wrong with it.
+    """
+
+    def content(path: Path) -> str | None:
+        try:
+            return file_sha256(path)
+        except OSError:
+            return None
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        contents = list(pool.map(content, files))
+    return _text_sha256([[path.as_posix() for path in files], contents])
 
 
 def versions(names: Sequence[str] = _PACKAGES) -> dict[str, str]:

@@ -17,6 +17,7 @@ from mammo_dp.runs import (
     RunError,
     close_run,
     file_sha256,
+    files_sha256,
     forget_run,
     input_sha256,
     open_run,
@@ -277,6 +278,21 @@ def test_folder_hash_sees_names_and_sizes_and_crops_by_their_table(tmp_path: Pat
     assert input_sha256(tmp_path) != before
     (tmp_path / "crops.csv").write_text("file\n")
     assert input_sha256(tmp_path) == file_sha256(tmp_path / "crops.csv")
+
+
+def test_the_hash_of_files_sees_contents_and_names_and_whether_they_can_be_read(
+    tmp_path: Path,
+) -> None:
+    one, two = tmp_path / "a.tif", tmp_path / "b.tif"
+    one.write_text("x")
+    two.write_text("y")
+    found = [files_sha256([one, two]), files_sha256([one]), files_sha256([two, one])]
+    one.write_text("z")
+    found.append(files_sha256([one, two]))
+    one.unlink()
+    found.append(files_sha256([one, two]))
+    assert len(set(found)) == len(found)
+    assert files_sha256([one, two]) == found[-1]
 
 
 def test_record_is_json_with_versions_and_commit(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from data_prep.cutting import Cutting
 from data_prep.errors import ArchiveError, ManifestError, RecordRejected
 from data_prep.files import find_files
 from data_prep.lesions import LeftOut, LesionRow, LesionTable, Mask
-from data_prep.manifest import CropsManifest
+from data_prep.manifest import FILE_NAME, CropsManifest
 from data_prep.progress import watched
 
 _IMAGES = ("", ".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -52,6 +52,11 @@ class PreparedCrops:
     manifest: CropsManifest
     smallest: int
 
+    def files(self) -> list[Path]:
+        """All files that scores depend on."""
+        folder = self.manifest.folder
+        return [folder / FILE_NAME, *(folder / crop.file for crop in self.manifest.crops)]
+
     def __iter__(self) -> Iterator[Candidate]:
         """In order of rows."""
         for row in watched(range(len(self.manifest.crops)), "Scoring crops"):
@@ -78,8 +83,8 @@ class PlainCrops:
     folder: Path
     smallest: int
 
-    def __iter__(self) -> Iterator[Candidate]:
-        """In order of names.
+    def files(self) -> list[Path]:
+        """All files that scores depend on, in order of names.
 
         Raises:
             ArchiveError: If there is no PNG file.
@@ -90,7 +95,15 @@ class PlainCrops:
                 f"{self.folder}: holds no crops.csv and no PNG file. Give a prepared folder, or a "
                 "folder of square grey PNG crops; mammograms go to --images with --table."
             )
-        for path in watched(paths, "Scoring crops"):
+        return list(paths)
+
+    def __iter__(self) -> Iterator[Candidate]:
+        """In order of names.
+
+        Raises:
+            ArchiveError: If there is no PNG file.
+        """
+        for path in watched(self.files(), "Scoring crops"):
             name = path.relative_to(self.folder).as_posix()
             pixels: NDArray[np.uint16] | RecordRejected
             try:
@@ -113,6 +126,10 @@ class TableOfLesions:
     table: LesionTable
     images: Path
     cutting: Cutting
+
+    def files(self) -> list[Path]:
+        """All files that scores depend on, beside the table; images without a row are not read."""
+        return sorted({row.path for row in self.table.rows} | self._masks())
 
     def __iter__(self) -> Iterator[Candidate]:
         """In order of the table; then the images that no row names.
@@ -160,11 +177,14 @@ class TableOfLesions:
         named = {row.file for row in rows}
         if not self.images.is_dir():
             return [] if self.images.name in named else [self.images.name]
-        regions = (row.region for row in self.table.rows)
-        masks = {path for one in regions if isinstance(one, Mask) for path in one.path}
+        masks = self._masks()
         found = find_files(self.images, suffixes=_IMAGES).paths
         names = {path.relative_to(self.images).as_posix() for path in found if path not in masks}
         return sorted(names - named)
+
+    def _masks(self) -> set[Path]:
+        regions = (row.region for row in self.table.rows)
+        return {path for one in regions if isinstance(one, Mask) for path in one.path}
 
 
 def _odd_unit(where: str, first: str) -> RecordRejected:

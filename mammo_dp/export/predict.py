@@ -2,7 +2,6 @@
 """``predict``: a released classifier scores crops, or lesions in mammograms."""
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,17 +12,19 @@ from data_prep.manifest import FILE_NAME as CROPS
 from data_prep.manifest import CropsManifest
 from data_prep.table_columns import OWN_NAMES, Columns
 from mammo_dp.export import PredictError
-from mammo_dp.export.candidates import Candidate, PlainCrops, PreparedCrops, TableOfLesions
+from mammo_dp.export.candidates import PlainCrops, PreparedCrops, TableOfLesions
 from mammo_dp.export.scores import Refusal, rejected, score, table
 from mammo_dp.export.shared_classifier import SharedClassifier
 from mammo_dp.privacy.statement.document import read_statement
 from mammo_dp.runs import (
+    files_sha256,
     input_sha256,
     run_folder,
     write_text_atomically,
 )
 
 FILE_NAME = "predictions.csv"
+Candidates = PreparedCrops | PlainCrops | TableOfLesions
 _SHOWN = 3  # refusals in a message
 
 
@@ -89,7 +90,7 @@ def predict(
         )
     shared = SharedClassifier.read(run)
     inputs = {"classifier": shared.path}
-    candidates: Iterable[Candidate]
+    candidates: Candidates
     if lesions is not None:
         assert images is not None
         assert table is not None
@@ -99,6 +100,8 @@ def predict(
     else:
         assert crops is not None
         candidates = _crops(Path(crops), shared)
+    # An inbox gets other patients' files under the same names, and uncompressed ones have one size.
+    content = files_sha256(candidates.files())
     with run_folder(
         out,
         command="predict",
@@ -111,14 +114,15 @@ def predict(
             "masks": masks,
             "encoding": encoding,
             "sheet": sheet,
-            "read_sha256": input_sha256(images or crops or ""),
+            "sha256 of the list of files": input_sha256(images or crops or ""),
+            "sha256 of the files that were read": content,
             **lengths,
         },
         inputs=inputs,
     ) as record:
         if record.is_finished_as_said():
             return
-        _fill(record.folder, shared, candidates)
+        _fill(record.folder, shared, candidates, content)
     if shared.released.calibration is None:
         print(
             "Probabilities are not calibrated; `mammo-dp calibrate-scores` does it on patients of "
@@ -133,9 +137,14 @@ def predict(
     print(f"Statement {shared.statement_sha256[:12]}: {said}")
 
 
-def _fill(folder: Path, shared: SharedClassifier, candidates: Iterable[Candidate]) -> None:
+def _fill(folder: Path, shared: SharedClassifier, candidates: Candidates, content: str) -> None:
     """Scores, then writes both tables; where nothing has a score, no folder stays."""
     scores, refusals = score(shared.released.model, candidates)
+    if files_sha256(candidates.files()) != content:
+        raise PredictError(
+            "files were added or exchanged while they were scored, so a score could be another "
+            "patient's. Repeat the command when nothing else writes there."
+        )
     if not scores:
         raise PredictError(f"nothing could be scored. {_listed(refusals, _SHOWN)}")
     write_text_atomically(folder / REJECTED_FILE, rejected(refusals))
@@ -145,7 +154,7 @@ def _fill(folder: Path, shared: SharedClassifier, candidates: Iterable[Candidate
         print(f"{folder / REJECTED_FILE}: not scored: {_counted(refusals)}.")
 
 
-def _crops(folder: Path, shared: SharedClassifier) -> Iterable[Candidate]:
+def _crops(folder: Path, shared: SharedClassifier) -> PreparedCrops | PlainCrops:
     """A prepared folder or one of plain files; says so where crops were cut in another way."""
     trained = shared.crops
     smallest = min(shared.image_size, trained.size if trained else shared.image_size)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from classifier.module import CropClassifier
 from classifier.released import ReleasedError
 from data_prep.cropping import Box, crop_square, grey_range, to_16_bit
 from data_prep.datamodule import CropsDataset
@@ -17,7 +19,7 @@ from data_prep.dicom import read_mammogram
 from data_prep.errors import DataError
 from data_prep.manifest import CropsManifest
 from mammo_dp.export import PredictError, scores
-from mammo_dp.export.candidates import PreparedCrops
+from mammo_dp.export.candidates import PlainCrops, PreparedCrops
 from mammo_dp.export.classifier import classifier
 from mammo_dp.export.predict import predict
 from mammo_dp.export.shared_classifier import SharedClassifier
@@ -245,6 +247,122 @@ def test_nothing_is_overwritten(run: Path, images: Path, tmp_path: Path) -> None
     with pytest.raises(RunError, match=r"inputs \['table'\] have changed"):
         again()
     assert (tmp_path / "out" / "predictions.csv").read_bytes() == before
+
+
+def pixels_of(seed: int, side: int) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 255, (side, side), dtype=np.uint8))
+
+
+def replace_mammogram(folder: Path) -> None:
+    path = folder / "images" / "a.dcm"
+    old, new = mammogram().tobytes(), mammogram(1).tobytes()
+    path.write_bytes(path.read_bytes().replace(old, new))  # generated UIDs may have other lengths
+
+
+def replace_mask(folder: Path) -> None:
+    write_mask(folder, Box(40, 90, 70, 120))
+
+
+def replace_plain_crop(folder: Path) -> None:
+    pixels_of(1, 20).save(folder / "plain" / "a.png", compress_level=0)
+
+
+def write_mask(folder: Path, box: Box) -> None:
+    mask = np.zeros((260, 200), np.uint8)
+    mask[box.y0 : box.y1, box.x0 : box.x1] = 255
+    Image.fromarray(mask).save(folder / "masks" / "m.tif")
+
+
+def write_inbox(folder: Path) -> None:
+    for name in ("images", "masks", "plain"):
+        (folder / name).mkdir()
+    write_dicom(folder / "images" / "a.dcm", mammogram())
+    write_mask(folder, BOX)
+    (folder / "masked.csv").write_text("file,mask\na.dcm,m.tif\n")
+    pixels_of(0, 20).save(folder / "plain" / "a.png", compress_level=0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "file", "change"),
+    [
+        ({"images": "images", "table": "lesions.csv"}, "images/a.dcm", replace_mammogram),
+        ({"images": "images/a.dcm", "table": "lesions.csv"}, "images/a.dcm", replace_mammogram),
+        (
+            {"images": "images", "table": "masked.csv", "masks": "masks"},
+            "masks/m.tif",
+            replace_mask,
+        ),
+        ({"crops": "plain"}, "plain/a.png", replace_plain_crop),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_scores_of_other_bytes_under_the_same_name_and_size_are_not_given_out(
+    run: Path,
+    tmp_path: Path,
+    flags: dict[str, str],
+    file: str,
+    change: Callable[[Path], None],
+    finished: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_inbox(tmp_path)
+    boxes(tmp_path, ROW)
+
+    def ask(out: str) -> list[str]:
+        paths: dict[str, Any] = {flag: str(tmp_path / name) for flag, name in flags.items()}
+        predict(run=str(run), out=str(tmp_path / out), **paths)
+        return [row["logit"] for row in rows(tmp_path / out)]
+
+    first = ask("out")
+    if not finished:
+        record = tmp_path / "out" / "run.json"
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"finished": None}))
+    before = (tmp_path / file).stat().st_size
+    change(tmp_path)
+    assert (tmp_path / file).stat().st_size == before
+    with pytest.raises(RunError, match=r"sha256 of the files that were read.*Choose a new folder"):
+        ask("out")
+    assert "nothing to do" not in capsys.readouterr().out
+    assert ask("new") != first
+    assert ask("new") == ask("new")
+    assert "already finished; nothing to do" in capsys.readouterr().out
+
+
+def test_an_exchanged_crop_of_a_prepared_folder_is_noticed_on_a_repeated_command(
+    run: Path, tmp_path: Path
+) -> None:
+    cohort = write_cohort(tmp_path / "new", crops=2, size=32, seed=1)
+
+    def ask() -> None:
+        predict(run=str(run), crops=str(cohort.folder), out=str(tmp_path / "out"))
+
+    ask()
+    one, other = (cohort.folder / crop.file for crop in cohort.crops)
+    one.write_bytes(other.read_bytes())
+    with pytest.raises(RunError, match="sha256 of the files that were read"):
+        ask()
+
+
+def test_files_that_change_while_they_are_scored_give_no_table(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_inbox(tmp_path)
+
+    def slow(model: CropClassifier, candidates: PlainCrops) -> object:
+        found = scores.score(model, candidates)
+        replace_plain_crop(tmp_path)
+        return found
+
+    def ask() -> None:
+        predict(run=str(run), crops=str(tmp_path / "plain"), out=str(tmp_path / "out"))
+
+    monkeypatch.setattr("mammo_dp.export.predict.score", slow)
+    with pytest.raises(PredictError, match="exchanged while they were scored"):
+        ask()
+    assert not (tmp_path / "out").exists()
+    monkeypatch.undo()
+    ask()
 
 
 def test_a_run_that_does_not_say_how_to_cut_needs_to_be_told(

@@ -5,7 +5,7 @@ import importlib
 import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -119,13 +119,14 @@ def _interrupts_wait() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def prepare(client: Client, plugin: WorkerPlugin, folders: Sequence[Path]) -> None:
+def prepare(client: Client, plugin: WorkerPlugin, folders: Mapping[str, Path]) -> None:
     """Prepares all workers, those that join later included, and checks what they can do.
 
     Args:
         client: Of running workers.
         plugin: Sets a worker up.
-        folders: Folders that every worker must see under the same path.
+        folders: Folders that every worker must see under the same path, by what messages call
+            them.
 
     Raises:
         ClusterError: If a worker runs several tasks at once or does not see a folder.
@@ -137,11 +138,11 @@ def prepare(client: Client, plugin: WorkerPlugin, folders: Sequence[Path]) -> No
             f"workers {', '.join(several)}: run several tasks in one process, whose output and "
             "random state they would share. Start workers with --nthreads 1."
         )
-    for folder in folders:
+    for name, folder in folders.items():
         seen = client.run(os.path.isdir, str(folder))
-        if blind := sorted(name for name, sees in seen.items() if not sees):
+        if blind := sorted(worker for worker, sees in seen.items() if not sees):
             raise ClusterError(
-                f"workers {', '.join(blind)}: do not see {folder}. Put all that is read and "
+                f"workers {', '.join(blind)}: do not see {name}. Put all that is read and "
                 "written on a file system that every worker shares, under the same path."
             )
 

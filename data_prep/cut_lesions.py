@@ -347,8 +347,10 @@ class _Reading:
     @contextmanager
     def _workers(self, scheduler: str | None, count: int) -> Iterator[Client]:
         with cluster.workers(scheduler, count=count, deaths_allowed=0, keep_memory=True) as client:
-            folders = {order.path.parent for order in self.work.orders[:1]} | {self.work.out}
-            cluster.prepare(client, FixedThreads(1, _IMPORTED), sorted(folders))
+            folders = {str(self.work.out): self.work.out}
+            if self.work.orders:  # whose folder may be called as its patient
+                folders["the folder of the first image"] = self.work.orders[0].path.parent
+            cluster.prepare(client, FixedThreads(1, _IMPORTED), folders)
             yield client
 
     def _here(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[Cut]]]:

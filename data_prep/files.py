@@ -135,7 +135,7 @@ def find_files(root: Path, *, suffixes: Collection[str] | None = None) -> FoundF
                 listed = sorted(entries, key=lambda entry: os.fsencode(entry.name))
         except OSError as error:
             raise ArchiveError(
-                f"{_printable(folder)}: cannot be listed ({error.strerror}). "
+                f"{without_names(folder, root)}: cannot be listed ({error.strerror}). "
                 "Correct its permissions, or leave the folder out."
             ) from error
         for entry in listed:
@@ -155,17 +155,39 @@ def find_files(root: Path, *, suffixes: Collection[str] | None = None) -> FoundF
             elif suffixes is not None and not has_suffix(entry.name, suffixes):
                 skipped[OTHER] += 1
             else:
-                _check_text(path)
+                _check_text(path, root)
                 found.append(path)
     return FoundFiles(tuple(sorted(found)), dict(skipped))
 
 
-def _check_text(path: Path) -> None:
+def without_names(path: Path, root: Path, known: Collection[str] = ()) -> str:
+    """A path for messages: positions stand for names below a folder, which may be patients'.
+
+    ``data/train/<folder 2 of 3 by name>`` is the second folder of ``data/train`` in the order of
+    names; helper files do not count.
+
+    Args:
+        path: File or folder at or below ``root``.
+        root: Folder that the user named, which is shown.
+        known: Names that are shown wherever they stand, since they belong to the layout.
+    """
+    shown, here = [_printable(root)], root
+    for name in path.relative_to(root).parts:
+        below, kind = here / name, "folder" if (here / name).is_dir() else "file"
+        alike = (one for one in here.iterdir() if one.is_dir() == below.is_dir())
+        names = sorted(os.fsencode(one.name) for one in alike if not is_helper(one.name))
+        at = names.index(os.fsencode(name)) + 1
+        shown.append(name if name in known else f"<{kind} {at} of {len(names)} by name>")
+        here = below
+    return "/".join(shown)
+
+
+def _check_text(path: Path, root: Path) -> None:
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError as error:
         raise ArchiveError(
-            f"{_printable(path.parent)}: the name of a file or folder there is not UTF-8. "
+            f"{without_names(path, root)}: its name, or that of a folder above it, is not UTF-8. "
             "Rename it, for instance with convmv."
         ) from error
 

@@ -22,7 +22,7 @@ from data_prep.archives.cells import (
     without_repeats,
 )
 from data_prep.errors import ArchiveError
-from data_prep.files import OTHER, find_files
+from data_prep.files import OTHER, find_files, without_names
 from data_prep.lesions import ArchiveFacts, LeftOut, LesionRow, LesionTable, Outline
 from data_prep.manifest import Laterality, View
 from data_prep.tables import Table, TableRow, read_table
@@ -104,7 +104,8 @@ def read(root: Path, *, findings: Findings = "masses") -> LesionTable:
         subset = match["subset"].upper()
         if (first := subsets.setdefault(subset, path)) != path:
             raise ArchiveError(
-                f"{path}: is a second table of subset {subset}, beside {first}. Keep one copy."
+                f"{without_names(path, root)}: is a second table of subset {subset}, beside "
+                f"{without_names(first, root)}. Keep one copy."
             )
         table = read_table(path)
         table.require(_COLUMNS, ids=("patient_id", "lesion_id", "segmentation_id"))
@@ -165,8 +166,8 @@ def _row(
         return LeftOut(
             key,
             "no_image",
-            f"{where}: image_filename is no image below {table.path.parent}, or several have its "
-            "name. Unpack the subset again.",
+            f"{where}: image_filename is no image below the folder of the table, or several "
+            "have its name. Unpack the subset again.",
         )
     points = _points(cells["lw_x_points"], cells["lw_y_points"])
     if points is None:

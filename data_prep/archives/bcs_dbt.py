@@ -16,7 +16,7 @@ from data_prep.archives.cbis_ddsm import PHANTOM_MARK
 from data_prep.archives.cells import SIDES, chosen, known, labelled, number, without_repeats
 from data_prep.cropping import Box
 from data_prep.errors import ArchiveError
-from data_prep.files import find_files
+from data_prep.files import find_files, without_names
 from data_prep.lesions import ArchiveFacts, LeftOut, LesionRow, LesionTable, Slab
 from data_prep.manifest import DEEPEST, Split, View
 from data_prep.splits import check_patients
@@ -127,8 +127,8 @@ def _tables(root: Path) -> Mapping[Split, tuple[Table, Path]]:
         kind, part = match[1].lower(), match[2].lower()
         if (kind, part) in found:
             raise ArchiveError(
-                f"{path.parent}: two tables of {kind} of {part}: {found[kind, part].name} and "
-                f"{path.name}. Keep the newer one."
+                f"{without_names(path, root)}: one of two tables of {kind} of {part}, beside "
+                f"{without_names(found[kind, part], root)}. Keep the newer one."
             )
         found[kind, part] = path
     tables: dict[Split, tuple[Table, Path]] = {}

@@ -23,7 +23,7 @@ from data_prep.archives.cells import (
 )
 from data_prep.dicom import SeriesFile, read_series_file
 from data_prep.errors import ArchiveError
-from data_prep.files import find_files
+from data_prep.files import find_files, without_names
 from data_prep.lesions import ArchiveFacts, LeftOut, LesionRow, LesionTable, Outline
 from data_prep.manifest import Laterality
 from data_prep.tables import Table, TableRow, read_table
@@ -125,7 +125,7 @@ def read(
             skipped["file beside the annotations"] += 1
         elif (match := _NAME.fullmatch(path.stem)) is None:
             raise ArchiveError(
-                f"{path.parent}: a JSON file has not a name such as "
+                f"{without_names(path, annotations)} has not a name such as "
                 "D1-0001_MLO_L_AnnotationFile.json, so its image is unknown. Give the folder as "
                 "published."
             )

@@ -25,7 +25,7 @@ from data_prep.archives.cells import (
     require_birads,
 )
 from data_prep.errors import ArchiveError
-from data_prep.files import find_files
+from data_prep.files import find_files, without_names
 from data_prep.lesions import ArchiveFacts, LeftOut, LesionRow, LesionTable, Outline
 from data_prep.manifest import View
 from data_prep.tables import Table, TableRow, read_table
@@ -142,14 +142,16 @@ def _images(paths: Sequence[Path], root: Path) -> Mapping[str, _Image]:
     images: dict[str, _Image] = {}
     for path in paths:
         name = _NAME.fullmatch(path.name)
-        where = f"{path.parent}: a DICOM file"
         if name is None:
             raise ArchiveError(
-                f"{where} has not the name {{file}}_{{hash}}_MG_{{L|R}}_{{CC|ML}}_ANON.dcm, so its "
+                f"{without_names(path, root)} has not the name "
+                "{file}_{hash}_MG_{L|R}_{CC|ML}_ANON.dcm, so its "
                 "patient is unknown. Give the files under their published names."
             )
         if name["file"] in images:
-            raise ArchiveError(f"{where} is there twice, by its number. Keep one copy.")
+            raise ArchiveError(
+                f"{without_names(path, root)} is there twice, by its number. Keep one copy."
+            )
         images[name["file"]] = _Image(
             path, name["patient"].lower(), name["side"].upper(), _VIEWS[name["view"].upper()]
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from data_prep.errors import ArchiveError, LabelError, ManifestError
-from data_prep.files import REPEATED, FoundFiles, find_files, is_helper
+from data_prep.files import REPEATED, FoundFiles, find_files, is_helper, without_names
 from data_prep.identity import require_told_apart
 from data_prep.manifest import Split
 from data_prep.splits import check_patients
@@ -20,6 +20,7 @@ _NAME = re.compile(
     r"_is_benign_(?P<benign>[01])\.png"
 )
 _FOLDERS = {"is_benign_true": "1", "is_benign_false": "0"}
+_LAYOUT = (*get_args(Split), *_FOLDERS)  # names that messages show: all others may be patients'
 _PATTERN = "patient{dataset}__{patient}_image{image}_mass{lesion}_is_benign_{0,1}.png"
 
 
@@ -71,15 +72,16 @@ def read_crop_folder(root: Path) -> CropFolder:
             two.
     """
     folder = _dataset_folder(root)
-    _check_folders(folder)
+    _check_folders(folder, root)
     files = find_files(folder, suffixes={".png"})
     if files.skipped.get(REPEATED):
         raise ArchiveError(
-            f"{folder}: two of its folders are links to one. Give each part and class its own."
+            f"{root}: two of its folders are links to one. Give each part and class its own."
         )
     by_split: dict[str, list[tuple[dict[str, str], Path]]] = {name: [] for name in get_args(Split)}
     for path in files.paths:
-        by_split.get(path.relative_to(folder).parts[0], []).append((_parsed(path, folder), path))
+        part = path.relative_to(folder).parts[0]
+        by_split.get(part, []).append((_parsed(path, folder, root), path))
     crops: list[PublishedCrop] = []
     for split in get_args(Split):
         found = by_split[split]
@@ -98,14 +100,14 @@ def read_crop_folder(root: Path) -> CropFolder:
             for number, (name, path) in enumerate(found, start=1)
         ]
     if not crops:
-        raise ArchiveError(f"{folder}: holds no PNG file. Give the folder of the published crops.")
+        raise ArchiveError(f"{root}: holds no PNG file. Give the folder of the published crops.")
     require_told_apart((c.dataset, c.patient_id, f"{c.split}, crop {c.key}") for c in crops)
     check_patients((c.patient_id, c.split, f"{c.split}, crop {c.key}") for c in crops)
     seen: dict[tuple[str, str], str] = {}
     for crop in crops:
         if (first := seen.setdefault((crop.image_id, crop.lesion_id), crop.key)) != crop.key:
             raise ManifestError(
-                f"{folder}: crops {first} and {crop.key} (in the order of patient, image, mass) "
+                f"{root}: crops {first} and {crop.key} (in the order of patient, image, mass) "
                 "have the same image and mass. Remove one file."
             )
     return CropFolder(tuple(crops), files)
@@ -120,9 +122,8 @@ def _dataset_folder(root: Path) -> Path:
         if any((folder / split).is_dir() for split in get_args(Split))
     ]
     if len(candidates) != 1:
-        found = ", ".join(path.name for path in candidates) or "none"
         raise ArchiveError(
-            f"{root}: data sets found: {found}. Give one folder that holds "
+            f"{root}: data sets found: {len(candidates) or 'none'}. Give one folder that holds "
             "{train,val,test}/is_benign_{true,false}."
         )
     return candidates[0]
@@ -132,38 +133,40 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not is_helper(path.name))
 
 
-def _check_folders(folder: Path) -> None:
+def _check_folders(folder: Path, root: Path) -> None:
     """Refuses folders beside the parts and classes: their crops would be lost without a word."""
     for part in _folders(folder):
         if part.name not in get_args(Split):
             raise ArchiveError(
-                f"{folder}: folder {part.name!a} is none of {', '.join(get_args(Split))}. "
-                "Rename it, or move it elsewhere."
+                f"{without_names(part, root)} is none of {', '.join(get_args(Split))}. Rename it, "
+                "or move it elsewhere."
             )
         for group in _folders(part):
             if group.name not in _FOLDERS:
                 raise LabelError(
-                    f"{folder}, {part.name}: folder {group.name!a} is none of "
-                    f"{', '.join(_FOLDERS)}. Rename it, or move it elsewhere."
+                    f"{without_names(group, root, _LAYOUT)} is none of {', '.join(_FOLDERS)}. "
+                    "Rename it, or move it elsewhere."
                 )
 
 
-def _parsed(path: Path, folder: Path) -> dict[str, str]:
-    """Parts of one file name, checked against the folders; messages keep the name's ids out."""
+def _parsed(path: Path, folder: Path, root: Path) -> dict[str, str]:
+    """Parts of one file name, checked against the folders; messages keep all names out."""
     parts = path.relative_to(folder).parts
-    where = "/".join(parts[:-1]) or "beside the parts"
     match = _NAME.fullmatch(path.stem + path.suffix.lower())
     if match is None:
-        raise LabelError(f"{folder}, {where}: a file name does not match {_PATTERN}. Rename it.")
+        where = without_names(path, root, _LAYOUT)
+        raise LabelError(f"{where}: its name does not match {_PATTERN}. Rename it.")
     name = match.groupdict()
     if len(parts) != 3 or _FOLDERS.get(parts[1]) != name["benign"]:
         raise LabelError(
-            f"{folder}, {where}: a file ends in is_benign_{name['benign']}.png, which contradicts "
-            "its folder. Both must say the same; move or rename it."
+            f"{without_names(path, root, _LAYOUT)}: ends in is_benign_{name['benign']}.png, which "
+            "contradicts its folder. Files lie in {train,val,test}/is_benign_{true,false}, and "
+            "both say the same; move or rename it."
         )
     if name["dataset"] != folder.name:
         raise LabelError(
-            f"{folder}, {where}: a file name starts with data set {name['dataset']!r}. "
-            f"Expected {folder.name!r}, the name of the folder."
+            f"{without_names(path, root, _LAYOUT)}: its name does not start with patient and the "
+            "name of the folder that holds the parts, which is that of the data set. Rename one "
+            "of them."
         )
     return name

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.errors import ArchiveError, LabelError, ManifestError
-from data_prep.files import FoundFiles, find_files
+from data_prep.files import FoundFiles, find_files, without_names
 
 _NAME = re.compile(r"(?:batch_(?P<batch>\d+)_)?(?P<number>\d+)_(?P<word>.+)\.png")
 
@@ -99,13 +99,14 @@ def read_synthetic_folder(root: Path, rule: LabelRule | None = None) -> Syntheti
     for path in files.paths:
         if path.parent != root:
             raise ArchiveError(
-                f"{path.parent}: holds PNG files too. Give the folder that holds all of them, or "
-                "import each folder by itself."
+                f"{without_names(path.parent, root)}: holds PNG files too. Give the folder that "
+                "holds all of them, or import each folder by itself."
             )
-        batch, number, malignant = place = _place(path, rule)
+        batch, number, malignant = place = _place(path, rule, root)
         if place in images:
             raise ManifestError(
-                f"{path}: names the same crop as {images[place].path.name}. Remove one."
+                f"{without_names(path, root)}: names the same crop as "
+                f"{without_names(images[place].path, root)}. Remove one."
             )
         key = f"b{batch:04d}_{number:05d}_{'malignant' if malignant else 'benign'}"
         images[place] = SyntheticImage(path=path, key=key, malignant=malignant)
@@ -116,20 +117,22 @@ def read_synthetic_folder(root: Path, rule: LabelRule | None = None) -> Syntheti
     return SyntheticFolder(tuple(images[place] for place in sorted(images)), files)
 
 
-def _place(path: Path, rule: LabelRule) -> tuple[int, int, bool]:
+def _place(path: Path, rule: LabelRule, root: Path) -> tuple[int, int, bool]:
     """Batch, number and class of a file.
 
     Raises:
-        LabelError: Naming the file and what is allowed.
+        LabelError: Saying which file it is and what is allowed.
     """
     allowed = f"[batch_<b>_]<i>_<word>.png with word {rule.benign!r} or {rule.malignant!r}"
     match = _NAME.fullmatch(path.stem + path.suffix.lower())
     if match is None:
-        raise LabelError(f"{path}: no class can be read from this name. Allowed: {allowed}.")
+        raise LabelError(
+            f"{without_names(path, root)}: no class can be read from its name. Allowed: {allowed}."
+        )
     malignant = rule.malignant_of(match["word"])
     if malignant is None:
         raise LabelError(
-            f"{path}: the word {match['word']!r} has no class. Allowed: {allowed}. If its author "
-            "says what it means, give --malignant_word and --benign_word."
+            f"{without_names(path, root)}: the word in its name has no class. Allowed: {allowed}. "
+            "If its author says what it means, give --malignant_word and --benign_word."
         )
     return int(match["batch"] or 0), int(match["number"]), malignant

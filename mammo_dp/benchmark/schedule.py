@@ -26,7 +26,7 @@ def prepare(client: Client, out: Path, threads: int) -> None:
     Raises:
         ClusterError: If a worker runs several cells at once or does not see the results folder.
     """
-    cluster.prepare(client, FixedThreads(threads, _IMPORTED), [out])
+    cluster.prepare(client, FixedThreads(threads, _IMPORTED), {str(out): out})
 
 
 _TOPIC = "mammo-dp-benchmark"

@@ -63,7 +63,8 @@ class PreparedCrops:
             name = self.manifest.crops[row].file
             pixels: NDArray[np.uint16] | RecordRejected
             try:
-                pixels = _large_enough(self.manifest.image(row), name, self.smallest)
+                where = f"{FILE_NAME}, row {row + 2}"
+                pixels = _large_enough(self.manifest.image(row), where, self.smallest)
             except RecordRejected as error:
                 pixels = error
             except ManifestError as error:
@@ -103,11 +104,12 @@ class PlainCrops:
         Raises:
             ArchiveError: If there is no PNG file.
         """
-        for path in watched(self.files(), "Scoring crops"):
+        for number, path in enumerate(watched(self.files(), "Scoring crops"), start=1):
             name = path.relative_to(self.folder).as_posix()
+            where = f"file {number} in the order of names"  # a name may be a patient's
             pixels: NDArray[np.uint16] | RecordRejected
             try:
-                pixels = _large_enough(read_grey(path, name, deep=True), name, self.smallest)
+                pixels = _large_enough(read_grey(path, where, deep=True), where, self.smallest)
             except RecordRejected as error:
                 pixels = error
             yield Candidate(file=name, box=WHOLE, pixels=pixels)
@@ -150,7 +152,7 @@ class TableOfLesions:
                 pixels = one.pixels if same else _odd_unit(row.where, unit[1])
             yield Candidate(file=row.file, box=row.lesion_id, pixels=pixels)
         for name in self._without_row(rows):
-            missing = f"{name}: the table has no row of it. Add one, or leave the file out."
+            missing = "An image has no row in the table. Add one, or leave the file out."
             yield Candidate(file=name, box="", pixels=RecordRejected("no_box", missing))
 
     def _cut(self, rows: Sequence[LesionRow | LeftOut]) -> Iterator[CutOut | RecordRejected]:
@@ -195,7 +197,7 @@ def _odd_unit(where: str, first: str) -> RecordRejected:
     )
 
 
-def _large_enough(pixels: NDArray[np.uint16], name: str, smallest: int) -> NDArray[np.uint16]:
+def _large_enough(pixels: NDArray[np.uint16], where: str, smallest: int) -> NDArray[np.uint16]:
     """The same pixels.
 
     Raises:
@@ -205,7 +207,7 @@ def _large_enough(pixels: NDArray[np.uint16], name: str, smallest: int) -> NDArr
     if pixels.shape[0] < smallest:
         raise RecordRejected(
             "too_small",
-            f"{name}: {pixels.shape[0]} x {pixels.shape[1]} px. The model takes crops of at least "
+            f"{where}: {pixels.shape[0]} x {pixels.shape[1]} px. The model takes crops of at least "
             f"{smallest}; cut at a finer sampling.",
         )
     return pixels

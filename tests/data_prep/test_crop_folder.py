@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.errors import ArchiveError, LabelError, LeakageError, ManifestError
+from data_prep.errors import ArchiveError, DataError, LabelError, LeakageError, ManifestError
 from data_prep.readers.crop_folder import read_crop_folder
 
 
@@ -51,8 +51,11 @@ def test_label_is_one_minus_is_benign_and_ids_and_parts_are_kept(tmp_path: Path)
     ("changes", "says"),
     [
         ({"folder": "is_benign_true"}, "contradicts"),
-        ({"folder": "benign"}, "'benign' is none of is_benign_true, is_benign_false"),
-        ({"dataset": "bcdr"}, "starts with data set 'bcdr'"),
+        (
+            {"folder": "benign"},
+            r"<folder 1 of 1 by name>/train/<folder 1 of 1 by name> is none of is_benign_true, ",
+        ),
+        ({"dataset": "bcdr"}, "does not start with patient and the name of the folder"),
         ({"name": "whatever_is_benign-0.png"}, "does not match"),
         ({"name": "patientcbis-ddsm__P_00001_image1_mass1_is_benign_2.png"}, "does not match"),
     ],
@@ -98,7 +101,7 @@ def test_missing_empty_or_ambiguous_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="holds no PNG"):
         read_crop_folder(tmp_path)
     (tmp_path / "bcdr" / "test").mkdir(parents=True)
-    with pytest.raises(ArchiveError, match="data sets found: bcdr, cbis-ddsm"):
+    with pytest.raises(ArchiveError, match=r"data sets found: 2\. Give one"):
         read_crop_folder(tmp_path)
 
 
@@ -119,13 +122,48 @@ def test_a_linked_class_folder_is_read(tmp_path: Path) -> None:
 def test_unknown_folders_and_misplaced_files_are_refused(tmp_path: Path) -> None:
     put(tmp_path)
     (tmp_path / "cbis-ddsm" / "validation").mkdir()
-    with pytest.raises(ArchiveError, match="folder 'validation' is none of train, val, test"):
+    with pytest.raises(ArchiveError, match="<folder 2 of 2 by name> is none of train, val, "):
         read_crop_folder(tmp_path)
     (tmp_path / "cbis-ddsm" / "validation").rename(tmp_path / "cbis-ddsm" / ".cache")
     lost = put(tmp_path, patient="P_00002")
     lost.rename(tmp_path / "cbis-ddsm" / lost.name)
     with pytest.raises(LabelError, match="contradicts its folder"):
         read_crop_folder(tmp_path)
+
+
+CROP = "patientclinic__7_image1_mass1_is_benign_1.png"
+NAMED = "Mueller_Anna_1950-01-31"
+
+
+@pytest.mark.parametrize(
+    ("path", "where"),
+    [
+        (f"clinic/train/is_benign_true/{NAMED}/{CROP}", "/train/is_benign_true/<folder 1 of 1"),
+        (f"clinic/train/is_benign_true/{NAMED}.png", "/train/is_benign_true/<file 1 of 1"),
+        (f"clinic/train/{NAMED}/{CROP}", "/train/<folder 1 of 1 by name> is none of"),
+        (f"clinic/{NAMED}/{CROP}", "/<folder 1 of 2 by name> is none of"),
+        (
+            f"clinic/train/is_benign_true/{CROP.replace('clinic', NAMED)}",
+            "/train/is_benign_true/<file 1 of 1",
+        ),
+        (f"{NAMED}/train/is_benign_true/{CROP}", "/<folder 1 of 2 by name>/train/is_benign_true/<"),
+        (f"{NAMED}/train/is_benign_false/{CROP}", "/train/is_benign_false/<file 1 of 1"),
+        (f"{NAMED}/val/is_benign_true/{CROP}", "data sets found: 2"),
+    ],
+)
+def test_names_of_folders_and_files_reach_no_message(tmp_path: Path, path: str, where: str) -> None:
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).touch()
+    (tmp_path / "clinic").mkdir(exist_ok=True)
+    if "/val/" in path or not path.startswith(NAMED):
+        (tmp_path / "clinic" / "train").mkdir(exist_ok=True)
+    with pytest.raises(DataError) as caught:
+        read_crop_folder(tmp_path)
+    said = str(caught.value)
+    assert str(tmp_path) in said
+    assert where in said
+    assert "Anna" not in said
+    assert "1950" not in said
 
 
 def test_upper_case_suffixes_and_helper_files_do_not_matter(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import ArchiveError
-from data_prep.files import Balance, find_files
+from data_prep.files import Balance, find_files, without_names
 
 
 def test_links_are_followed_once_and_circles_end(tmp_path: Path) -> None:
@@ -47,6 +47,17 @@ def test_a_name_that_is_no_text_stops_before_anything_is_read(tmp_path: Path) ->
         find_files(tmp_path, suffixes={".png"})
     assert "Doe" not in str(caught.value)
     assert find_files(tmp_path, suffixes={".dcm"}).paths == ()
+
+
+def test_positions_stand_for_names_that_are_not_of_the_layout(tmp_path: Path) -> None:
+    for name in ("train/Doe", "train/Roe", "train/.cache"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("a.png", "b.csv", "Thumbs.db"):
+        (tmp_path / "train" / "Roe" / name).touch()
+    path = tmp_path / "train" / "Roe" / "b.csv"
+    below = "train/<folder 2 of 2 by name>/<file 2 of 2 by name>"
+    assert without_names(path, tmp_path, {"train"}) == f"{tmp_path}/{below}"
+    assert without_names(tmp_path, tmp_path) == str(tmp_path)
 
 
 def test_a_folder_that_cannot_be_listed_stops(tmp_path: Path) -> None:

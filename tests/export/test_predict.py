@@ -249,6 +249,19 @@ def test_nothing_is_overwritten(run: Path, images: Path, tmp_path: Path) -> None
     assert (tmp_path / "out" / "predictions.csv").read_bytes() == before
 
 
+def test_names_of_files_reach_no_message(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "crops"
+    folder.mkdir()
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / "Mueller_Anna.png")
+    words = ["--run", str(run), "--crops", str(folder), "--out", str(tmp_path / "out")]
+    assert main(["predict", *words]) == 1
+    said = capsys.readouterr().err
+    assert "file 1 in the order of names: 4 x 4 px" in said
+    assert "Anna" not in said
+
+
 def pixels_of(seed: int, side: int) -> Image.Image:
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 255, (side, side), dtype=np.uint8))

@@ -90,7 +90,9 @@ def patient_identity(origin: str, patient_id: str) -> str:
         return ""
     for name, value in (("origin", origin), ("patient_id", patient_id)):
         if not normalised(value):
-            raise ManifestError(f"{name} is {value!r}. Give a name with a letter or a digit.")
+            raise ManifestError(
+                f"{name} has no letter and no digit. Give a name with a letter or a digit."
+            )
     return f"{normalised(origin)}/{_as_latin(_without_zeros(patient_id))}"
 
 

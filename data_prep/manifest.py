@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, Self, get_args
+from typing import Literal, Self, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from data_prep.errors import LabelError, LeakageError, ManifestError
 from data_prep.fingerprints import distance, fingerprint
 from data_prep.identity import patient_identity, require_told_apart
 from data_prep.recorded import read_recorded
+
+N = TypeVar("N", int, float)
 
 Split = Literal["train", "val", "test"]
 Unit = Literal["patient", "crop"]
@@ -52,7 +54,9 @@ _OWN = (frozenset(COLUMNS) | frozenset(IN_DEPTH)) - frozenset(ATTRIBUTES)
 FILE_NAME = "crops.csv"
 DEEPEST = 512  # slices; whole breasts have about 100
 _ATTRIBUTE = re.compile("[a-z][a-z0-9_]*")
-_FINGERPRINT = re.compile("[0-9a-f]{64}")
+_SHA256 = re.compile("[0-9a-f]{64}")
+# Blanks and hyphens of all kinds: spelling makes no other data set.
+_ORIGIN = re.compile(r"(gan|evolved):[0-9a-f]+|(synthetic:)?[\w. \-\u2010-\u2015\u2212\uff0d]+")
 _ALLOWED: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     ("split", get_args(Split)),
     ("label_source", get_args(LabelSource)),
@@ -117,43 +121,56 @@ class Crop:
     def __post_init__(self) -> None:
         """Refuses values outside the stated sets.
 
+        Messages do not show them: in a table whose cells have moved, any may be a patient's name.
+
         Raises:
             ManifestError: For a value that no reader of the table would understand.
         """
         for name, allowed in _ALLOWED:
-            if (value := getattr(self, name)) not in allowed:
+            if getattr(self, name) not in allowed:
                 shown = ", ".join(repr(item or "") for item in allowed)
-                raise ManifestError(f"{name} is {value!r}. Allowed: {shown}.")
+                raise ManifestError(f"{name} is another value than those allowed: {shown}.")
         if not self.file or self.file.startswith("/") or ".." in self.file.split("/"):
-            raise ManifestError(f"file is {self.file!r}. Give a path below the manifest's folder.")
+            raise ManifestError("file is no path below the manifest's folder. Give one.")
         if not self.origin:
             raise ManifestError("origin is empty. Name the data set the crop comes from.")
+        if not _ORIGIN.fullmatch(self.origin):
+            raise ManifestError(
+                "origin is no name of a data set. Give letters, digits, blanks, '-', '_' and '.', "
+                "with 'synthetic:' in front for generated crops; or 'gan:' or 'evolved:' and the "
+                "hexadecimal digits of a SHA-256."
+            )
         if self.is_synthetic == bool(self.patient_id):
             raise ManifestError(
-                f"patient_id is {'set' if self.patient_id else 'empty'} for {self.origin=}. "
-                "Synthetic crops have no patient; all others need one."
+                f"patient_id is {'set' if self.patient_id else 'empty'}, and origin says that the "
+                f"crop is {'synthetic' if self.is_synthetic else 'of a patient'}. Synthetic crops "
+                "have no patient; all others need one."
             )
         patient_identity(self.origin, self.patient_id)
-        if self.fingerprint and not _FINGERPRINT.fullmatch(self.fingerprint):
+        if not _SHA256.fullmatch(self.sha256):
+            raise ManifestError("sha256 has not 64 hexadecimal digits. Prepare the data again.")
+        if self.fingerprint and not _SHA256.fullmatch(self.fingerprint):
             raise ManifestError(
-                f"fingerprint is {self.fingerprint!r}. It has 64 hexadecimal digits, or none."
+                "fingerprint has not 64 hexadecimal digits. Prepare again, or empty the cell."
             )
         if self.pixel_spacing_mm is not None and not 0 < self.pixel_spacing_mm < 100:
-            raise ManifestError(f"{self.pixel_spacing_mm=}. Give millimetres per pixel, above 0.")
+            raise ManifestError(
+                "pixel_spacing_mm is not between 0 and 100. Give millimetres per pixel, above 0."
+            )
         if self.depth is not None and not 1 < self.depth <= DEEPEST:
             raise ManifestError(
-                f"depth is {self.depth}. Give 2 to {DEEPEST} slices, or nothing in the plane."
+                f"depth is out of range. Give 2 to {DEEPEST} slices, or nothing in the plane."
             )
         mm = self.slice_spacing_mm
         if mm is not None and (self.depth is None or not 0 < mm < 100):
             raise ManifestError(
-                f"slice_spacing_mm is {mm}, with depth {self.depth}. Give millimetres above 0 for "
-                "volumes, and nothing in the plane."
+                f"slice_spacing_mm is set {'in the plane' if self.depth is None else 'wrongly'}. "
+                "Give millimetres above 0 for volumes, and nothing in the plane."
             )
-        if wrong := sorted(name for name in self.attributes if not _may_describe(name)):
+        if wrong := sum(not _may_describe(name) for name in self.attributes):
             raise ManifestError(
-                f"attributes {wrong}. Give names of lower case letters, digits and '_' that are no "
-                "column of the table."
+                f"names of attributes: {wrong} cannot be used. Give names of lower case letters, "
+                "digits and '_' that are no column of the table."
             )
 
     @property
@@ -459,7 +476,9 @@ def _rows(reader: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
 
 def _crop(row: Mapping[str, str], described: Sequence[str]) -> Crop:
     if row["malignant"] not in ("0", "1"):
-        raise ManifestError(f"malignant is {row['malignant']!r}. Allowed: 0 (benign), 1.")
+        raise ManifestError(
+            "malignant is another value than those allowed: 0 (benign), 1 (malignant)."
+        )
     return Crop(
         file=row["file"],
         patient_id=row["patient_id"],
@@ -472,13 +491,23 @@ def _crop(row: Mapping[str, str], described: Sequence[str]) -> Crop:
         origin=row["origin"],
         label_source=row["label_source"],  # type: ignore[arg-type]  # checked by Crop
         crop_rule=row["crop_rule"],  # type: ignore[arg-type]  # checked by Crop
-        pixel_spacing_mm=float(row["pixel_spacing_mm"]) if row["pixel_spacing_mm"] else None,
+        pixel_spacing_mm=_number(row, "pixel_spacing_mm", float),
         sha256=row["sha256"],
         fingerprint=row.get("fingerprint", ""),
-        depth=int(row["depth"]) if row.get("depth") else None,
-        slice_spacing_mm=float(row["slice_spacing_mm"]) if row.get("slice_spacing_mm") else None,
+        depth=_number(row, "depth", int),
+        slice_spacing_mm=_number(row, "slice_spacing_mm", float),
         attributes={name: row[name] for name in described if row[name]},
     )
+
+
+def _number(row: Mapping[str, str], name: str, kind: type[N]) -> N | None:
+    """A number; none for an empty cell, or without the column."""
+    if not (cell := row.get(name)):
+        return None
+    try:
+        return kind(cell)
+    except ValueError:  # whose own message shows the cell
+        raise ManifestError(f"{name} is no number. Correct it, or empty the cell.") from None
 
 
 def _check_together(crops: Sequence[Crop], path: Path) -> None:

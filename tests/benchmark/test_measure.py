@@ -30,7 +30,7 @@ def crop(row: int, *, view: str = "CC", density: str = "2", spacing: float = 0.1
         origin="phantom-archive",
         label_source="phantom",
         crop_rule="as-is",
-        sha256="",
+        sha256="0" * 64,
         view="CC" if view == "CC" else "MLO",
         pixel_spacing_mm=spacing,
         attributes={"density": density} if density else {},

@@ -14,7 +14,9 @@ from PIL import Image
 from data_prep import card as module
 from data_prep import prepare
 from data_prep.card import FILE_NAME
+from data_prep.crop_set import Outcome
 from data_prep.errors import ArchiveError, RecordRejected
+from data_prep.files import Balance
 from data_prep.manifest import CropsManifest
 from tests.data_prep.archives import miniature
 from tests.data_prep.test_cut_lesions import HEADER, content, cut, folder_of, grey, line
@@ -281,12 +283,24 @@ def test_words_of_a_table_are_text(tmp_path: Path) -> None:
     images.mkdir()
     Image.fromarray(grey(0)).save(images / "a.png")
     (tmp_path / "t.csv").write_text(f"{HEADER},Jane Doe\n{line('a.png', 0)},secret\n")
-    cut(tmp_path, origin="<b>x")
+    cut(tmp_path, origin="x")
     html, _ = page_of(tmp_path / "out")
-    assert "&lt;b&gt;x" in html
-    assert "<b>x" not in html
     assert "not kept: 1 (by their places: 8)" in html
     assert not any(word in html for word in ("Jane", "secret"))
+
+
+def test_a_name_of_a_data_set_is_text(tmp_path: Path) -> None:
+    outcome = Outcome(
+        folder=tmp_path,
+        crops=(),
+        rejected=(),
+        balance=Balance(found=0, read=0),
+        merged_patients=0,
+    )
+    module.write_card(outcome, name="<b>x")
+    html, _ = page_of(tmp_path)
+    assert "&lt;b&gt;x" in html
+    assert "<b>x" not in html
 
 
 def test_without_a_column_of_lesions_each_image_has_its_own(tmp_path: Path) -> None:

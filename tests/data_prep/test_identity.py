@@ -236,7 +236,7 @@ def test_normal_form_is_its_own_normal_form(name: str, change: object) -> None:
 def test_a_name_of_separators_tells_nobody_apart() -> None:
     with pytest.raises(ManifestError, match="letter or a digit"):
         patient_identity("cbis-ddsm", "_-_")
-    with pytest.raises(ManifestError, match=r"origin is '\?'"):
+    with pytest.raises(ManifestError, match=r"origin has no letter and no digit"):
         patient_identity("?", "P1")
 
 

@@ -25,7 +25,7 @@ CROP = Crop(
     origin="cbis-ddsm",
     label_source="pathology",
     crop_rule="centred",
-    sha256="0",
+    sha256="0" * 64,
 )
 
 
@@ -59,11 +59,18 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"split": "dev"}, "split is 'dev'. Allowed: 'train', 'val', 'test'"),
-        ({"view": "AP"}, "view is 'AP'"),
-        ({"laterality": "LEFT"}, "laterality is 'LEFT'"),
-        ({"label_source": "guess"}, "label_source is 'guess'"),
-        ({"crop_rule": "mine"}, "crop_rule is 'mine'"),
+        ({"split": "dev"}, "split is another .* allowed: 'train', 'val', 'test'"),
+        ({"view": "AP"}, "view is another"),
+        ({"laterality": "LEFT"}, "laterality is another"),
+        ({"label_source": "guess"}, "label_source is another"),
+        ({"crop_rule": "mine"}, "crop_rule is another"),
+        ({"origin": "synthetic:"}, "origin is no name"),
+        ({"origin": "gan:"}, "origin is no name"),
+        ({"origin": "gan:checkpoint"}, "origin is no name"),
+        ({"origin": "cbis^ddsm"}, "origin is no name"),
+        ({"sha256": ""}, "sha256 has not 64"),
+        ({"sha256": "0" * 63}, "sha256 has not 64"),
+        ({"sha256": "G" * 64}, "sha256 has not 64"),
         ({"file": "../a.png"}, "below the manifest's folder"),
         ({"file": "/a.png"}, "below the manifest's folder"),
         ({"file": ""}, "below the manifest's folder"),
@@ -72,9 +79,9 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         ({"origin": "gan:0"}, "patient_id is set"),
         ({"pixel_spacing_mm": 0.0}, "above 0"),
         ({"pixel_spacing_mm": float("nan")}, "above 0"),
-        ({"depth": 1}, "depth is 1"),
-        ({"depth": 513}, "depth is 513"),
-        ({"slice_spacing_mm": 1.0}, "slice_spacing_mm is 1.0, with depth None"),
+        ({"depth": 1}, "depth is out of range"),
+        ({"depth": 513}, "depth is out of range"),
+        ({"slice_spacing_mm": 1.0}, "slice_spacing_mm is set in the plane"),
         ({"depth": 4, "slice_spacing_mm": 0.0}, "above 0"),
         ({"attributes": {"depth": "4"}}, "attributes"),
         ({"attributes": {"Age": "40"}}, "attributes"),
@@ -89,11 +96,11 @@ def test_crop_refuses_values_outside_the_sets(changes: dict[str, Any], says: str
 @pytest.mark.parametrize(
     ("column", "value", "says"),
     [
-        ("malignant", "2", "malignant is '2'"),
-        ("malignant", "", "malignant is ''"),
-        ("malignant", "nan", "malignant is 'nan'"),
-        ("split", "dev", "split is 'dev'"),
-        ("pixel_spacing_mm", "wide", "wide"),
+        ("malignant", "2", "malignant is another"),
+        ("malignant", "", "malignant is another"),
+        ("malignant", "nan", "malignant is another"),
+        ("split", "dev", "split is another"),
+        ("pixel_spacing_mm", "wide", "pixel_spacing_mm is no number"),
         ("pixel_spacing_mm", "nan", "above 0"),
         ("file", "images/0000.png", "duplicate file, first in row 2"),
         ("image_id", "I0000", "duplicate crop id, first in row 2"),
@@ -107,6 +114,45 @@ def test_bad_cell_is_named_by_file_and_row(
     with pytest.raises(ManifestError, match=says) as caught:
         CropsManifest.read(folder)
     assert f"{folder / 'crops.csv'}, row 5: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        *("file", "patient_id", "view", "laterality", "malignant", "split", "origin"),
+        *("label_source", "crop_rule", "pixel_spacing_mm", "sha256", "fingerprint"),
+    ],
+)
+@pytest.mark.parametrize("cell", ["/MUELLER^ANNA^19500131", "19500131"])
+def test_a_cell_in_a_wrong_column_is_not_shown(
+    make_cohort: Callable[..., CropsManifest], column: str, cell: str
+) -> None:
+    folder = make_cohort().folder
+    change_cell(folder, 5, column, cell)
+    if column == "patient_id" or (cell.isdigit() and column in ("file", "origin")):
+        CropsManifest.read(folder)  # which is what it may be
+        return
+    with pytest.raises(ManifestError) as caught:
+        CropsManifest.read(folder)
+    said = str(caught.value)
+    assert said.startswith(f"{folder / 'crops.csv'}, row 5: {column} ")
+    assert "ANNA" not in said
+    assert "1950" not in said
+
+
+@pytest.mark.parametrize("column", ["depth", "slice_spacing_mm"])
+def test_a_word_for_a_number_of_a_volume_is_not_shown(tmp_path: Path, column: str) -> None:
+    volume = replace(CROP, file="images/a.tif", depth=4, slice_spacing_mm=1.0)
+    CropsManifest.write(tmp_path, [volume])
+    path = tmp_path / "crops.csv"
+    with path.open(newline="") as file:
+        head, row = csv.reader(file)
+    row[head.index(column)] = "MUELLER^ANNA"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([head, row])
+    with pytest.raises(ManifestError, match=f"row 2: {column} is no number") as caught:
+        CropsManifest.read(tmp_path)
+    assert "ANNA" not in str(caught.value)
 
 
 def test_patient_in_two_splits_is_leakage(make_cohort: Callable[..., CropsManifest]) -> None:

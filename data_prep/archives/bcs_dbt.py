@@ -161,7 +161,7 @@ def _row(
     if not (cells["PatientID"] and cells["StudyUID"]):
         raise ArchiveError(f"{where}: PatientID or StudyUID is empty. Fill it in.")
     if (match := _VIEW.fullmatch(cells["View"].upper())) is None:
-        raise ArchiveError(f"{where}: View is {cells['View']!r}. Known are lcc, rmlo and so on.")
+        raise ArchiveError(f"{where}: View is no side and view. Known are lcc, rmlo and so on.")
     side = chosen(match[1], SIDES, where=where, column="View")
     malignant = labelled(cells["Class"], _CLASSES, where=where, column="Class")
     place, x, y, width, height = (_number(table, row, name) for name in BOX)
@@ -226,7 +226,5 @@ def _number(table: Table, row: TableRow, column: str) -> int:
     except ValueError:
         value = math.nan
     if not abs(value) < _FARTHEST or value != round(value):
-        raise ArchiveError(
-            f"{table.where(row)}: {column} is {row.cells[column]!r}. Give a whole number."
-        )
+        raise ArchiveError(f"{table.where(row)}: {column} is no whole number. Correct it.")
     return int(value)

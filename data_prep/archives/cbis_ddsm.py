@@ -322,9 +322,9 @@ def _row(table: Table, row: TableRow, kind: Kind, part: Part) -> CbisRow:
     )
     if not cells["patient id"] or not cells["abnormality id"]:
         raise ArchiveError(f"{where}: patient_id or abnormality id is empty. Fill it in.")
-    if (found := cells.get("abnormality type", "").upper()) not in ("", _TYPES[kind]):
+    if cells.get("abnormality type", "").upper() not in ("", _TYPES[kind]):
         raise ArchiveError(
-            f"{where}: abnormality type is {found!r} in a table of {kind} cases. Give the tables "
+            f"{where}: abnormality type is another in a table of {kind} cases. Give the tables "
             "as published."
         )
     view = cells["image view"].upper()

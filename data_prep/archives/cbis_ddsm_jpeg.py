@@ -118,7 +118,7 @@ def _roles(root: Path) -> Mapping[tuple[str, str], str]:
         description = row.cells["SeriesDescription"]
         if (role := _ROLES.get(description.lower())) is None:
             raise ArchiveError(
-                f"{table.where(row)}: SeriesDescription is {description!r}. Known: "
+                f"{table.where(row)}: SeriesDescription holds another value. Known: "
                 f"{', '.join(filter(None, _ROLES))}. Give the table as published."
             )
         roles[path.parent.name, path.name] = role

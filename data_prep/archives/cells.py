@@ -44,7 +44,7 @@ def chosen(cell: str, allowed: Mapping[str, T], *, where: str, column: str) -> T
         ArchiveError: For any other value.
     """
     if (value := cell.strip().upper()) not in allowed:
-        raise ArchiveError(f"{where}: {column} is {cell!r}. Known: {', '.join(allowed)}.")
+        raise ArchiveError(f"{where}: {column} {_unknown(cell)}. Known: {', '.join(allowed)}.")
     return allowed[value]
 
 
@@ -59,8 +59,13 @@ def labelled(cell: str, allowed: Mapping[str, T], *, where: str, column: str) ->
         LabelError: For any other value.
     """
     if (value := cell.strip().upper()) not in allowed:
-        raise LabelError(f"{where}: {column} is {cell!r}. Allowed: {', '.join(allowed)}.")
+        raise LabelError(f"{where}: {column} {_unknown(cell)}. Allowed: {', '.join(allowed)}.")
     return allowed[value]
+
+
+def _unknown(cell: str) -> str:
+    """What is wrong with a cell, not shown: of a row that has moved, it may be a patient's name."""
+    return "holds another value" if cell.strip() else "is empty"
 
 
 def birads_label(cell: str, *, where: str, column: str) -> bool:

@@ -184,7 +184,8 @@ def _finding(table: Table, rows: Sequence[TableRow], side: str) -> _Finding:
             continue
         if cell not in _SEVERITY:
             raise LabelError(
-                f"{table.where(row)}: path_severity is {cell!r}. Allowed: {', '.join(_SEVERITY)}."
+                f"{table.where(row)}: path_severity holds another value. Allowed: "
+                f"{', '.join(_SEVERITY)}."
             )
         sampled = chosen(row.cells["bside"], _FINDING_SIDES, where=table.where(row), column="bside")
         if side in sampled:

@@ -182,7 +182,5 @@ def _number(table: Table, row: TableRow, column: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ArchiveError(
-            f"{table.where(row)}: {column} is {row.cells[column]!r}. Give a number of pixels."
-        )
+        raise ArchiveError(f"{table.where(row)}: {column} is no number of pixels. Correct it.")
     return value

@@ -201,7 +201,7 @@ def test_unknown_pathology_stops_with_table_row_and_allowed_values(tmp_path: Pat
     archive.add()
     archive.add("P_00002", pathology="UNPROVEN")
     with pytest.raises(
-        LabelError, match=r"train_set\.csv, row 3: pathology is 'UNPROVEN'"
+        LabelError, match=r"train_set\.csv, row 3: pathology holds another value"
     ) as caught:
         cbis_ddsm.read(archive.write())
     assert "MALIGNANT, BENIGN, BENIGN_WITHOUT_CALLBACK" in str(caught.value)
@@ -221,7 +221,7 @@ def test_patient_in_both_tables_is_leakage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cells", "says"),
     [
-        ({"left or right breast": "BOTH"}, "left or right breast is 'BOTH'"),
+        ({"left or right breast": "BOTH"}, "left or right breast holds another value"),
         ({"patient_id": " "}, "patient_id or abnormality id is empty"),
     ],
 )

@@ -21,6 +21,7 @@ from data_prep.archives import (
     rsna,
     vindr,
 )
+from data_prep.archives.cells import chosen, labelled
 from data_prep.cropping import Box
 from data_prep.errors import ArchiveError, DataError, LabelError, LeakageError, ManifestError
 from data_prep.lesions import ArchiveFacts, LesionTable, Mask, Outline, Slab
@@ -89,6 +90,17 @@ def test_assessments_are_labels_only_if_asked_for(
         kau_bcmd.read(tmp_path, boxes=None)
 
 
+@pytest.mark.parametrize("reads", [chosen, labelled])
+def test_a_cell_of_no_known_value_is_named_and_not_shown(reads: Callable[..., object]) -> None:
+    with pytest.raises(DataError) as caught:
+        reads("MUELLER^ANNA", {"L": 1, "R": 2}, where="t.csv, row 2", column="side")
+    assert str(caught.value).startswith("t.csv, row 2: side holds another value. ")
+    assert str(caught.value).endswith(": L, R.")
+    assert "ANNA" not in str(caught.value)
+    with pytest.raises(DataError, match="row 2: side is empty"):
+        reads(" ", {"L": 1}, where="row 2", column="side")
+
+
 class TestBcsDbt:
     BOXES = "BCS-DBT-boxes-train-v2.csv"
 
@@ -122,12 +134,12 @@ class TestBcsDbt:
     @pytest.mark.parametrize(
         ("old", "new", "error", "says"),
         [
-            ("cancer", "malign", LabelError, "Class is 'malign'"),
-            (",lcc,", ",xcc,", ArchiveError, "View is 'xcc'"),
-            (",lcc,", ",,", ArchiveError, "View is ''"),
+            ("cancer", "malign", LabelError, "Class holds another value"),
+            (",lcc,", ",xcc,", ArchiveError, "View is no side and view"),
+            (",lcc,", ",,", ArchiveError, "View is no side and view"),
             (",3,50,", ",8,50,", ArchiveError, "Slice is 8, and VolumeSlices 8"),
-            (",3,50,", ",3.5,50,", ArchiveError, "Slice is '3.5'"),
-            (",3,50,", ",3,nan,", ArchiveError, "X is 'nan'"),
+            (",3,50,", ",3.5,50,", ArchiveError, "Slice is no whole number"),
+            (",3,50,", ",3,nan,", ArchiveError, "X is no whole number"),
             ("Width", "Breadth", ArchiveError, "Width"),
         ],
     )
@@ -224,7 +236,7 @@ class TestCbisDdsm:
         root = miniature.cbis_ddsm(tmp_path).write()
         mass, calc = (root / f"{kind}_case_description_train_set.csv" for kind in ("mass", "calc"))
         mass.write_bytes(calc.read_bytes())
-        with pytest.raises(ArchiveError, match=r"row 2: abnormality type is 'CALCIFICATION'"):
+        with pytest.raises(ArchiveError, match=r"row 2: abnormality type is another"):
             cbis_ddsm.read(root)
 
     def test_a_phantom_archive_says_so(self, tmp_path: Path) -> None:
@@ -311,7 +323,7 @@ class TestCbisDdsmJpeg:
         root = miniature.cbis_ddsm_jpeg(tmp_path)
         info = root / "csv" / "dicom_info.csv"
         change(info, "cropped images", "thumbnails")
-        with pytest.raises(ArchiveError, match=r"row 3: SeriesDescription is 'thumbnails'"):
+        with pytest.raises(ArchiveError, match=r"row 3: SeriesDescription holds another value"):
             cbis_ddsm_jpeg.read(root)
         info.unlink()
         with pytest.raises(ArchiveError, match=r"holds no dicom_info\.csv"):
@@ -351,8 +363,8 @@ class TestBcdr:
     @pytest.mark.parametrize(
         ("old", "new", "error", "says"),
         [
-            (" Malign ", "Suspect", LabelError, "row 2: classification is 'Suspect'"),
-            (",1,2, patient", ",1,9, patient", ArchiveError, "row 2: image_view is '9'"),
+            (" Malign ", "Suspect", LabelError, "row 2: classification holds another value"),
+            (",1,2, patient", ",1,9, patient", ArchiveError, "image_view holds another"),
             ("lw_x_points", "points", ArchiveError, "lw_x_points"),
             (",50,2,", ",50,2,7,", ArchiveError, "row 2"),
         ],
@@ -438,9 +450,9 @@ class TestInbreast:
     @pytest.mark.parametrize(
         ("old", "new", "error", "says"),
         [
-            (";5", ";0", LabelError, "row 2: Bi-Rads is '0'"),
+            (";5", ";0", LabelError, "row 2: Bi-Rads holds another value"),
             ("removed;R;CC", "removed;L;CC", ArchiveError, "row 2: Laterality is L, the name"),
-            ("removed;R;CC", "removed;X;CC", ArchiveError, "row 2: Laterality is 'X'"),
+            ("removed;R;CC", "removed;X;CC", ArchiveError, "row 2: Laterality holds another value"),
             ("Bi-Rads", "Assessment", ArchiveError, "Bi-Rads"),
             ("20586934", "20586908", ArchiveError, "row 3: has the File Name of INbreast.csv, ro"),
         ],
@@ -527,8 +539,8 @@ class TestVindr:
         [
             (",BI-RADS 4,50.25", ",BI-RADS 0,50.25", LabelError, "row 2: finding_birads"),
             (",260,200,", ",520,400,", ArchiveError, "row 2: its file has another number of pix"),
-            ("training", "validation", ArchiveError, "row 2: split is 'validation'"),
-            (",50.25,", ",left,", ArchiveError, "row 2: xmin is 'left'"),
+            ("training", "validation", ArchiveError, "row 2: split holds another value"),
+            (",50.25,", ",left,", ArchiveError, "row 2: xmin is no number of pixels"),
             ("cc33,s,i4", "aa11,s,i1", LeakageError, "row 5"),
             ("xmin", "x", ArchiveError, "xmin"),
         ],
@@ -654,15 +666,15 @@ class TestCmmd:
         odd.unlink()
         name = annotations / "D1-0001_MLO_L_AnnotationFile.json"
         miniature.write_outlines(name, [miniature.outlined("cyst")])
-        with pytest.raises(ArchiveError, match=r"file 1 .* outline 1: label is 'CYST'"):
+        with pytest.raises(ArchiveError, match=r"file 1 .* outline 1: label holds another value"):
             cmmd.read(root, annotations=annotations)
         miniature.write_outlines(name, [miniature.outlined("mass")])
         (root / "CMMD_clinicaldata_revision.xlsx").unlink()
         row = {"ID1": "D1-0001", "LeftRight": "L", "classification": "?"}
         table = root / "CMMD_clinicaldata_revision.csv"
         for cells, error, says in (
-            ({}, LabelError, r"row 2: classification is '\?'"),
-            ({"LeftRight": "B", "classification": "benign"}, ArchiveError, "LeftRight is 'B'"),
+            ({}, LabelError, r"row 2: classification holds another value"),
+            ({"LeftRight": "B", "classification": "benign"}, ArchiveError, "LeftRight holds"),
             ({"ID1": "1"}, ArchiveError, "ID1 is not of the form"),
         ):
             miniature.write_table(table, [row | cells])
@@ -708,10 +720,10 @@ class TestEmbed:
     @pytest.mark.parametrize(
         ("table", "old", "new", "error", "says"),
         [
-            ("clinical", "L,0.0", "L,9.0", LabelError, "row 2: path_severity is '9'"),
-            ("clinical", "1001,1,L,", "1001,1,Q,", ArchiveError, "row 2: side is 'Q'"),
+            ("clinical", "L,0.0", "L,9.0", LabelError, "row 2: path_severity holds another value"),
+            ("clinical", "1001,1,L,", "1001,1,Q,", ArchiveError, "row 2: side holds another value"),
             ("metadata", "[1]", '"[1, 1]"', ArchiveError, "row 2: ROI_coords has 4 numbers"),
-            ("metadata", "2D,L", "2D,U", ArchiveError, "row 2: ImageLateralityFinal is 'U'"),
+            ("metadata", "2D,L", "2D,U", ArchiveError, "ImageLateralityFinal holds another"),
             ("metadata", "match_level", "level", ArchiveError, "match_level"),
         ],
     )
@@ -747,7 +759,7 @@ class TestRsna:
             rsna.read(root, boxes=boxes)
         change(boxes, "10/502.dcm", "11/502.dcm")
         change(root / "train.csv", "11,502,R,MLO,61.0,0", "11,502,R,MLO,61.0,2")
-        with pytest.raises(LabelError, match="row 3: cancer is '2'"):
+        with pytest.raises(LabelError, match="row 3: cancer holds another value"):
             rsna.read(root, boxes=boxes)
 
     def test_a_missing_image_or_box_is_left_out(self, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Statements of made-up runs: a real one about a stage without privacy, some fields changed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +53,9 @@ def write_stated(
         "cohorts": [one.cohort.private and one.cohort.private.as_json() for one in accesses],
     }
     (folder / EVIDENCE_NAME).write_text(json.dumps(with_seal(evidence)), encoding="utf-8")
+
+
+def seal_again(path: Path, stored: Mapping[str, Any]) -> None:
+    """Writes the changed content of a statement as whoever holds the key could."""
+    plain = {name: value for name, value in stored.items() if name != "seal"}
+    path.write_text(json.dumps(with_seal(plain)), encoding="utf-8")

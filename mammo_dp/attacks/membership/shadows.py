@@ -2,6 +2,7 @@
 """The models that membership attacks query: the attacked one, shadow heads, and reference runs."""
 
 import contextlib
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from mammo_dp.privacy.accounting.account import fits_of
 from mammo_dp.privacy.statement.cohort import Cohort, hashed_patients
 from mammo_dp.privacy.statement.document import require_ledger
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
+from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.seals import SealedFeatures
 from mammo_dp.privacy.training.descent import plan_descent, undecided_norm
 from mammo_dp.privacy.training.gradients.units import Clip
@@ -83,6 +85,7 @@ def query(
     return Signals(columns=alone, **joined)
 
 
+log = logging.getLogger(__name__)
 VIEWS = 4  # of a model that was trained on ever fresh views
 _KNOWN = ("CropClassifier", "DPCropClassifier")
 
@@ -294,7 +297,8 @@ def reference_runs(
         nonmember_split: Split of the others.
 
     Raises:
-        AttackError: If a patient was in every reference, so that none says what is usual.
+        AttackError: If a patient was in every reference, so that none says what is usual, or it
+            is not known which patients a reference saw.
         PrivacyError: If the statement of a reference says nothing about its weights.
     """
     models, inside = [], []
@@ -304,7 +308,7 @@ def reference_runs(
         ledger = require_ledger(folder, file_sha256(folder / RELEASED))
         reference = ReleasedClassifier.read(folder / RELEASED)
         models.append(query(reference, manifest, member_split, nonmember_split))
-        seen = frozenset[str]().union(*map(ledger.patients_met, cohorts))
+        seen = _seen(folder, ledger, cohorts)
         inside.append(np.array([patient in seen for patient in patients]))
     sign = np.where(signals.malignant == 1, 1.0, -1.0)
 
@@ -323,3 +327,19 @@ def reference_runs(
             "what is usual for them. Add one that was trained on another split or data set."
         )
     return observed
+
+
+def _seen(folder: Path, ledger: PrivacyLedger, cohorts: Sequence[Cohort]) -> set[str]:
+    """Keyed hashes of the patients whom a reference saw."""
+    found: set[str] = set()
+    for cohort in cohorts:
+        met, patients = ledger.met(cohort), ledger.patients_met(cohort)
+        if patients is None:
+            raise AttackError(
+                f"{folder}: {met.surely} Whom of {cohort.name} is not known here. Restore its "
+                "privacy_evidence.json, or give a reference on patients that are known."
+            )
+        if met.perhaps:
+            log.warning("%s: nobody knows whom of %s it saw: %s", folder, cohort.name, met.perhaps)
+        found |= patients
+    return found

@@ -17,6 +17,7 @@ from mammo_dp.attacks import AttackError
 from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.privacy.statement.document import ledger_of, read_evidence, read_statement
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
+from mammo_dp.privacy.statement.seals import seal_doubt
 from mammo_dp.runs import write_text_atomically
 
 log = logging.getLogger(__name__)
@@ -53,10 +54,11 @@ def statement_about(
 
     Raises:
         PrivacyError: If there is no readable statement.
-        AttackError: If the statement is about another file, or says nothing about the members, so
-            that nobody is a known one, or some stage saw one of the non-members too.
+        AttackError: If the statement has no seal that holds, is about another file, or says
+            nothing about the members, so that nobody is a known one, or some stage saw one of the
+            non-members too.
     """
-    stored = read_statement(path)
+    stored = sealed_statement(path)
     if (stored["artefact"] or {}).get("sha256") != attacked:
         raise AttackError(
             f"{path}: is not about what is attacked, which has sha256 {attacked[:12]}, so its "
@@ -81,6 +83,22 @@ def statement_about(
     if met.perhaps:
         log.warning("Nobody knows whether %r are non-members: %s", nonmember_split, met.perhaps)
     return found
+
+
+def sealed_statement(path: Path) -> dict[str, Any]:
+    """Content of a ``privacy.json``.
+
+    Raises:
+        PrivacyError: If there is no readable statement.
+        AttackError: If its seal does not hold.
+    """
+    stored = read_statement(path)
+    if doubt := seal_doubt(stored):
+        raise AttackError(
+            f"{path}: {doubt}. Nobody knows what may be believed of it. Restore the folder, or run "
+            "the stage again."
+        )
+    return stored
 
 
 def require_patients(manifest: CropsManifest, rows: Sequence[int], split: str) -> None:

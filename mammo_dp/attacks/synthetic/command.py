@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``attack synthetic``: all membership attacks on one released synthetic set."""
 
+import logging
 from pathlib import Path
 from typing import get_args
 
@@ -17,14 +18,16 @@ from mammo_dp.attacks.membership.signals import (
     read_signals,
     require_patients,
     require_two_groups,
+    sealed_statement,
     statement_about,
     write_signals,
 )
 from mammo_dp.attacks.synthetic.methods import SPACES, Points, Seen, Space, distances, methods
 from mammo_dp.privacy.statement.cohort import Cohort
-from mammo_dp.privacy.statement.document import ledger_of, read_evidence, read_statement
+from mammo_dp.privacy.statement.document import ledger_of, read_evidence
 from mammo_dp.runs import run_folder
 
+log = logging.getLogger(__name__)
 _CLASSES = {False: "benign", True: "malignant"}
 
 
@@ -100,12 +103,16 @@ def require_independent(
         )
     privacy = reference.folder / "privacy.json"
     if not privacy.exists():
+        log.warning("%s: no statement says whose data these crops depend on.", reference.folder)
         return
-    ledger = ledger_of(read_statement(privacy), read_evidence(reference.folder))
+    ledger = ledger_of(sealed_statement(privacy), read_evidence(reference.folder))
     for split in get_args(Split):
-        if seen := ledger.met(Cohort.of_manifest(manifest, split)).surely:
+        met = ledger.met(Cohort.of_manifest(manifest, split))
+        if met.perhaps:
+            log.warning("%s: may depend on split %r: %s", privacy, split, met.perhaps)
+        if met.surely:
             raise AttackError(
-                f"{privacy}: {seen} That is split {split!r} of the cohort, so the reference "
+                f"{privacy}: {met.surely} That is split {split!r} of the cohort, so the reference "
                 "depends on it. Give phantoms or crops of other patients."
             )
 

@@ -302,7 +302,9 @@ class People:
     def also_in(self, cohort: Cohort, others: Iterable[Cohort]) -> frozenset[str]:
         """Keyed hashes of the patients of a cohort who are a person of one of the others, too.
 
-        Only who is surely one: cohorts that cannot be compared add nobody.
+        Args:
+            cohort: Whose patients are asked about.
+            others: Cohorts whose patients are known here.
         """
         theirs = {person for other in others for person in self._persons_of(other)}
         mine = cohort.patients or ()

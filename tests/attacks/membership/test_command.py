@@ -258,6 +258,15 @@ def test_crops_that_the_run_says_nothing_about_are_refused(
         membership(run=str(run), crops=str(make_cohort().folder))
 
 
+def test_bounds_of_an_altered_statement_are_refused(tmp_path: Path, noise: CropsManifest) -> None:
+    run = write_run(tmp_path / "run", model(), noise)
+    stored = json.loads((run / "privacy.json").read_text())
+    stored["statements"][0]["delta"] = 1e-3
+    (run / "privacy.json").write_text(json.dumps(stored))
+    with pytest.raises(AttackError, match="does not fit its seal"):
+        membership(run=str(run), crops=str(noise.folder))
+
+
 def test_nonmembers_that_a_stage_has_seen_are_refused(tmp_path: Path, noise: CropsManifest) -> None:
     earlier = Access.of_training("start", noise, "val", released="1" * 64)
     run = write_run(tmp_path / "run", model(), noise, earlier=[earlier])

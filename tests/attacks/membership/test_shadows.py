@@ -34,6 +34,7 @@ from mammo_dp.attacks.membership.scores import (
 from mammo_dp.attacks.membership.shadows import TrainedRun
 from mammo_dp.attacks.membership.signals import read_signals, write_signals
 from mammo_dp.main import main
+from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.privacy.statement.document import read_statements, write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
 from mammo_dp.privacy.statement.lineage import PHANTOMS
@@ -41,6 +42,7 @@ from mammo_dp.privacy.training.classifier import DPCropClassifier
 from tests.attacks.membership.targets import model, write_run
 from tests.fixtures import write_cohort
 from tests.gan.checkpoints import save
+from tests.stated import seal_again
 
 NAME = LOSS_THRESHOLD.name
 OF_TARGET = of_target(np.zeros(1), np.zeros(1, dtype=np.int64))
@@ -148,6 +150,37 @@ def test_reference_runs_stand_in_for_shadow_heads(
             attack_head(run, noise, tmp_path / f"no{place}", shadows=None, references=[reference])
 
 
+def test_a_reference_without_evidence_saw_those_whom_its_statement_is_about(
+    tmp_path: Path, noise: CropsManifest
+) -> None:
+    run = write_run(tmp_path / "run", model(7), noise)
+    knew = write_run(tmp_path / "knew", model(8), noise)
+    stored = json.loads((knew / "privacy.json").read_text())
+    for access in stored["accesses"]:  # as where their number is no public one
+        access["cohort"]["patients"] = None
+    seal_again(knew / "privacy.json", stored)
+    (knew / "privacy_evidence.json").unlink()
+    with pytest.raises(AttackError, match="some patients were in the training of all 1"):
+        attack_head(run, noise, tmp_path / "out", shadows=None, references=[knew])
+
+
+def test_a_reference_that_saw_nobody_knows_whom_is_refused(
+    tmp_path: Path, noise: CropsManifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    copies = Access(stage="gan", cohort=Cohort.of_imported(noise, "x"), released="1" * 64)
+    run = write_run(tmp_path / "run", model(7), noise)
+    saw, other = (
+        write_run(tmp_path / name, model(8), noise, split="test", earlier=[earlier])
+        for name, earlier in (("saw", copies), ("other", Access.of_unknown("gan", "")))
+    )
+    with pytest.raises(
+        AttackError, match=r"as copies of their crops show. Whom of .* is not known"
+    ):
+        attack_head(run, noise, tmp_path / "out", shadows=None, references=[saw])
+    attack_head(run, noise, tmp_path / "more", shadows=None, references=[other, other])
+    assert "nobody knows whom of phantom-archive/train it saw: It is unknown" in caplog.text
+
+
 def test_a_reference_is_known_by_its_patients_not_by_the_pixels_of_their_crops(
     tmp_path: Path, noise: CropsManifest
 ) -> None:
@@ -174,7 +207,7 @@ def test_heads_on_crops_that_the_run_never_saw_do_not_stand_beside_it(
     shutil.copytree(head_run, run)
     stored = json.loads((run / "privacy.json").read_text())
     stored["statements"][0]["own"] = False  # an earlier stage saw them
-    (run / "privacy.json").write_text(json.dumps(stored))
+    seal_again(run / "privacy.json", stored)
     result = attack_head(run, noise, tmp_path / "out", shadows=None)
     assert "fitted to other crops than these" in result.not_tried["rmia"]
     with pytest.raises(AttackError, match="shadows=8: the head was fitted to other crops"):

@@ -12,7 +12,7 @@ from mammo_dp.privacy.accounting.account import Mechanism, compose
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.cohort import Cohort, CohortEvidence, CropMark
 from mammo_dp.privacy.statement.guarantee import taken_together
-from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.statement.ledger import Access, Met, PrivacyLedger, PublicData
 
 DELTA = 1e-3
 GAUSSIAN = Mechanism(noise_multiplier=1 / 1.043, sampling_rate=1.0, steps=1)
@@ -47,6 +47,35 @@ def access(
 ) -> Access:
     released: str = values.pop("released", stage)
     return Access(stage=stage, cohort=cohort, mechanism=mechanism, released=released, **values)
+
+
+def test_stages_say_whom_of_another_cohort_they_saw() -> None:
+    private, plain = access("A", cohort_of("p", "q")), access("B", cohort_of("r"), None)
+    unknown = Access.of_unknown("C", "")
+    ledger = PrivacyLedger().plus(private, plain, unknown)
+    for asked, words, patients in (
+        (cohort_of("q", "s", "t"), "A was trained on some of these patients.", {"q"}),
+        (cohort_of("q", "r"), "A was trained on some of these patients. B was", {"q", "r"}),
+        (cohort_of("p", "q"), "A was trained on these patients.", {"p", "q"}),
+        (cohort_of("s", images={"s": "p"}), "A was trained on these patients.", {"s"}),
+        (cohort_of("s"), "", set()),
+    ):
+        met = ledger.met(asked)
+        assert met.surely.startswith(words)
+        assert bool(met.surely) == bool(words)
+        assert ledger.patients_met(asked) == patients
+        assert met.perhaps == "It is unknown whose data C used."
+    assert ledger.met(cohort_of()) == Met()
+
+
+def test_public_weights_of_a_data_set_of_that_name_may_have_seen_its_patients() -> None:
+    public = PublicData(source="x.pth", data="INbreast", licence="theirs", sha256="0" * 64)
+    ledger = PrivacyLedger(public=(public,))
+    assert (
+        "may mean these patients' data set"
+        in ledger.met(cohort_of("p", dataset="inbreast")).perhaps
+    )
+    assert ledger.met(cohort_of("p", dataset="bcdr")) == Met()
 
 
 def test_stages_on_the_same_patients_compose() -> None:

@@ -324,7 +324,7 @@ def _row(table: Table, row: TableRow, kind: Kind, part: Part) -> CbisRow:
         raise ArchiveError(f"{where}: patient_id or abnormality id is empty. Fill it in.")
     if cells.get("abnormality type", "").upper() not in ("", _TYPES[kind]):
         raise ArchiveError(
-            f"{where}: abnormality type is another in a table of {kind} cases. Give the tables "
+            f"{where}: abnormality type is not that of a table of {kind} cases. Give the tables "
             "as published."
         )
     view = cells["image view"].upper()

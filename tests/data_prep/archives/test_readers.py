@@ -236,7 +236,7 @@ class TestCbisDdsm:
         root = miniature.cbis_ddsm(tmp_path).write()
         mass, calc = (root / f"{kind}_case_description_train_set.csv" for kind in ("mass", "calc"))
         mass.write_bytes(calc.read_bytes())
-        with pytest.raises(ArchiveError, match=r"row 2: abnormality type is another"):
+        with pytest.raises(ArchiveError, match=r"row 2: abnormality type is not that of"):
             cbis_ddsm.read(root)
 
     def test_a_phantom_archive_says_so(self, tmp_path: Path) -> None:

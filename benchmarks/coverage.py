@@ -90,10 +90,10 @@ def others(patients: int, cohorts: int) -> dict[str, tuple[float, float]]:
 
 def calibrated(found: Sample, resamples: int) -> Iterator[tuple[str, NDArray[np.float64]]]:
     """The other metrics of true probabilities, on the crops as they are and on each resample."""
-    label, score, unit = found
+    label, score, unit = found[0].astype(np.float64), *found[1:]
     middle = ndtri(AREA_OF_OTHERS) / 2**0.5
-    known = statistics(label.astype(np.float64), expit(2 * middle * (score - middle)))
-    pieces = patient_resamples(label.astype(np.float64), unit, resamples=resamples, seed=0)
+    known = statistics(label, expit(2 * middle * (score - middle)))
+    pieces = patient_resamples(label, unit, resamples=resamples, seed=0)
     for name in OTHERS:
         whole = known[name](np.ones((1, len(label))))
         yield name, np.concatenate([whole, *(known[name](weights) for weights in pieces)])

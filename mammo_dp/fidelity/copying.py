@@ -19,7 +19,7 @@ from mammo_dp.fidelity.samples import FidelityError, Images, Rows, Samples, esti
 
 LOW = 0.01  # quantile of the ratio that shows a few copies among many crops
 PERMUTATIONS = 1999
-_BLOCK = 1024
+_BLOCK = 1024  # synthetic crops at a time
 FALSE_POSITIVE_RATE = 0.01
 Distances = NDArray[np.float64]
 

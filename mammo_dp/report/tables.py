@@ -182,12 +182,13 @@ def stress_cells(one: Mapping[str, Any]) -> tuple[str, ...]:
 def conditions(rows: Sequence[Row]) -> str:
     """What must be read with each epsilon, attack and interval of the table."""
     statements = [statement for row in rows for statement in row.statements]
+    measurements = list(zip(rows, set_names(rows), strict=True))
     measured = _joined(
         f"{on} ({row.measured['crops']} crops of {row.measured['patients']} patients)"
-        for row, on in zip(rows, set_names(rows), strict=True)
+        for row, on in measurements
     )
     parts = [f"Measured on {measured}; malignant is positive; intervals are over patients."]
-    for row, on in zip(rows, set_names(rows), strict=True):
+    for row, on in measurements:
         if seen := row.measured.get("seen"):
             parts.append(f"{row.name} on {on} is no measure of new patients: {seen}")
         if perhaps := row.measured.get("perhaps_seen"):

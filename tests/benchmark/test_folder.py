@@ -49,6 +49,8 @@ def test_the_same_benchmark_and_one_with_more_of_everything_are_welcome(
     more = content()["regimes"] | {"again": content()["regimes"]["dp"]}
     grown = write(regimes=more, seeds=[0, 1, 2], budgets=[6, 12, "none"])
     refuse_another(planned(grown, synthetic=cohort.folder), [VAL, TEST])
+    with pytest.raises(BenchmarkError, match="holds another benchmark"):  # what is held counts
+        refuse_another(planned(write(seeds=[2])), [VAL])
 
 
 def test_what_would_lose_finished_cells_is_refused_and_named(
@@ -90,6 +92,8 @@ def test_what_has_not_finished_may_change(write: Write, planned: Callable[..., P
     finish(plan, [cell for cell in plan.cells if cell.regime == "dp"])
     kept = {name: content()["regimes"][name] for name in ("dp", "same")}
     refuse_another(planned(write(regimes=kept)), [VAL])
+    with pytest.raises(BenchmarkError, match="seed 1 is not in"):  # what has, may not
+        refuse_another(planned(write(regimes=kept, seeds=[0])), [VAL])
 
 
 def test_sets_of_earlier_calls_stay_in_the_tables(

@@ -333,13 +333,13 @@ def _seen(folder: Path, ledger: PrivacyLedger, cohorts: Sequence[Cohort]) -> set
     """Keyed hashes of the patients whom a reference saw."""
     found: set[str] = set()
     for cohort in cohorts:
-        met, patients = ledger.met(cohort), ledger.patients_met(cohort)
-        if patients is None:
+        met = ledger.met(cohort)
+        if met.patients is None:
             raise AttackError(
                 f"{folder}: {met.surely} Whom of {cohort.name} is not known here. Restore its "
                 "privacy_evidence.json, or give a reference on patients that are known."
             )
         if met.perhaps:
             log.warning("%s: nobody knows whom of %s it saw: %s", folder, cohort.name, met.perhaps)
-        found |= patients
+        found |= met.patients
     return found

@@ -329,35 +329,24 @@ class PrivacyLedger:
         """
         if cohort.is_empty:
             return Met()
-        said = [
-            (access.contact(clause), is_certain(clause)) for access, clause in self._met(cohort)
-        ]
-        named = [one.reason for one in self.public if one.names(cohort.dataset)]
-        return Met(
-            surely=" ".join(dict.fromkeys(words for words, sure in said if sure)),
-            perhaps=" ".join(dict.fromkeys([*(w for w, sure in said if not sure), *named])),
-        )
-
-    def patients_met(self, cohort: Cohort) -> frozenset[str] | None:
-        """Keyed hashes of the patients of a cohort of whom some stage surely saw a crop.
-
-        Returns:
-            None where some were surely seen, and which is not known here: without its evidence, or
-            of an imported set, a stage does not name its patients.
-        """
-        seen = [(a.cohort, clause) for a, clause in self._met(cohort) if is_certain(clause)]
-        if any(clause == THESE for _, clause in seen):
-            return frozenset(cohort.patients or ())
-        if any(other.patients is None for other, _ in seen):
-            return None
-        others = [other for other, _ in seen]
-        return People((cohort, *others)).also_in(cohort, others)
-
-    def _met(self, cohort: Cohort) -> list[tuple[Access, str]]:
-        """Accesses that touched patients of a cohort, or may have, each with its clause."""
         asked = _Meetings(self.plus(Access(stage="", cohort=cohort)))
         found = [(access, asked.touching(cohort, access)) for access in self.accesses]
-        return [(access, clause) for access, clause in found if clause]
+        surely = [(access, clause) for access, clause in found if is_certain(clause)]
+        perhaps = [a.contact(clause) for a, clause in found if clause and not is_certain(clause)]
+        named = [one.reason for one in self.public if one.names(cohort.dataset)]
+        seen = [access.cohort for access, _ in surely]
+        patients: frozenset[str] | None
+        if any(clause == THESE for _, clause in surely):
+            patients = frozenset(cohort.patients or ())
+        elif any(other.patients is None for other in seen):
+            patients = None
+        else:
+            patients = People((cohort, *seen)).also_in(cohort, seen)
+        return Met(
+            surely=" ".join(dict.fromkeys(a.contact(clause) for a, clause in surely)),
+            perhaps=" ".join(dict.fromkeys([*perhaps, *named])),
+            patients=patients,
+        )
 
     def statements(self, delta: float, released: str | None = None) -> list[PrivacyStatement]:
         """One statement per cohort.
@@ -440,10 +429,13 @@ class Met:
     Attributes:
         surely: What is known; empty if nothing is.
         perhaps: What nobody can exclude here: patients that cannot be compared.
+        patients: Keyed hashes of those who were surely seen; None where some were, and which is not
+            known here: without its evidence, or of an imported set, a stage does not name them.
     """
 
     surely: str = ""
     perhaps: str = ""
+    patients: frozenset[str] | None = frozenset()
 
 
 class _Meetings:

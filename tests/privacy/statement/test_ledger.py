@@ -63,7 +63,7 @@ def test_stages_say_whom_of_another_cohort_they_saw() -> None:
         met = ledger.met(asked)
         assert met.surely.startswith(words)
         assert bool(met.surely) == bool(words)
-        assert ledger.patients_met(asked) == frozenset(patients)
+        assert met.patients == frozenset(patients)
         assert met.perhaps == "It is unknown whose data C used."
     assert ledger.met(cohort_of()) == Met()
 

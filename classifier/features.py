@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a frozen part of a model makes of crops: computed once and kept on disk.
 
-Of a model whose head alone trains that is the features; of a transformer on a public network, the
-maps of the network. One file per crops, weights and views.
+Of a transformer on a public network these are the maps of the network, from which the features of
+every such transformer are made in no time; of any other model, its features. One file per crops,
+weights and views.
 
 The features are as private as the crops; callers keep the folder inside their run folder.
 """
@@ -155,7 +156,7 @@ def cached_features(
         batch_size: Images per forward pass.
         seal: Checked on use and written with new features; without one, whoever can write into
             the folder decides what a head is trained on.
-        maps: Keeps what the public network in the model sees, in place of the model's features.
+        maps: Returns what the public network in the model sees, in place of the model's features.
 
     Returns:
         Shape ``(len(rows), views, d)``, float32, on the CPU; for ``maps``
@@ -167,7 +168,9 @@ def cached_features(
         ValueError: If ``views`` is below 1, ``maps`` are asked of a model without, or of the seal,
             if a file is not what was written.
     """
-    part = _frozen_part(net, maps=maps)
+    if maps and not isinstance(net, TokenTransformer):
+        raise ValueError(f"cached_features: {type(net).__name__} has no maps. Ask for features.")
+    part = _frozen_part(net)
     if views < 1:
         raise ValueError(f"cached_features: {views=}. Give 1 for the crops as they are, or more.")
     manifest.require_depth(slices_of(net))
@@ -178,15 +181,13 @@ def cached_features(
     hashes = [manifest.crops[row].sha256 for row in rows]
     key = {
         "crops": hashes,
-        "body": body_sha256(net, image_size or pixels.shape[-1], maps=maps),
+        "body": frozen_sha256(net, image_size or pixels.shape[-1]),
         "transform": repr(transform),
         "views": views,
         "seed": seed if views > 1 else None,
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     path = Path(folder) / f"{name}.pt"
-    if (found := _read(path, (len(rows) * views, *part.shape), seal)) is not None:
-        return found.view(len(rows), views, *part.shape)
 
     def image(item: int) -> Tensor:
         index, view = divmod(item, views)
@@ -195,15 +196,19 @@ def cached_features(
             transform.set_random_seed(int.from_bytes(draw[:4]))
         return model_input(pixels[index], transform)
 
-    computed = _in_pieces(part, image, len(rows) * views, path, batch_size=batch_size, seal=seal)
-    return computed.view(len(rows), views, *part.shape)
+    kept = _read(path, (len(rows) * views, *part.shape), seal)
+    if kept is None:
+        kept = _in_pieces(part, image, len(rows) * views, path, batch_size=batch_size, seal=seal)
+    if isinstance(net, TokenTransformer) and not maps:
+        kept = body_features(net, kept, batch_size)
+    return kept.view(len(rows), views, *kept.shape[1:])
 
 
 class SharedFeatures(Callback):
-    """Puts the features of a fit into a common folder, where other fits find them.
+    """Puts the features of a run into a common folder, where other runs find them.
 
-    The cache names a file by all that its features depend on, so fits share what is equal and
-    nothing else.
+    The cache names a file by all that its features depend on, so runs share what is equal and
+    nothing else. A test scores kept features too, where it computed none without this callback.
 
     Args:
         folder: Common folder; as private as the crops.
@@ -220,6 +225,18 @@ class SharedFeatures(Callback):
             if not link.exists():
                 link.symlink_to(Path(self.folder).resolve(), target_is_directory=True)
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Has the crops scored by what was kept of them; distorted ones are scored as they are."""
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set by every test of ours
+        data.evaluate_dataset.features = cached_features(
+            pl_module.net,  # type: ignore[arg-type]  # of a CropClassifier
+            data.manifest,
+            data.evaluate_rows,
+            folder=self.folder,
+            image_size=data.image_size,
+            seal=pl_module.features_seal,  # type: ignore[arg-type]
+        )
+
 
 @contextmanager
 def rank_zero_first(strategy: Strategy) -> Iterator[None]:
@@ -235,15 +252,15 @@ def rank_zero_first(strategy: Strategy) -> Iterator[None]:
         strategy.barrier()
 
 
-def body_sha256(net: nn.Module, image_size: int, *, maps: bool = False) -> str:
-    """Hash of all weights but the head's, and of what the body makes of one fixed noise image.
+def frozen_sha256(net: nn.Module, image_size: int) -> str:
+    """Hash of the weights behind what is kept, and of what they make of one fixed noise image.
 
-    The second part tells bodies apart whose tensors agree, such as those with other numbers of
-    attention heads. With ``maps`` the body is the public network alone.
+    These are all weights but the head's, or those of a public network in the model. The second part
+    tells models apart whose tensors agree, such as those with other numbers of attention heads.
     """
     shape = (1, *image_shape(net, image_size))
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    part = _frozen_part(net, maps=maps)
+    part = _frozen_part(net)
     return state_sha256({**part.state, "(features of noise)": part.compute(noise)})
 
 
@@ -262,17 +279,9 @@ class _FrozenPart:
     state: Mapping[str, Tensor]
 
 
-def _frozen_part(net: nn.Module, *, maps: bool) -> _FrozenPart:
-    """The public network in a model, or all of it but the head.
-
-    Raises:
-        ValueError: If there is no such network.
-    """
-    if maps:
-        if not isinstance(net, TokenTransformer):
-            raise ValueError(
-                f"cached_features: {type(net).__name__} has no maps. Ask for features."
-            )
+def _frozen_part(net: nn.Module) -> _FrozenPart:
+    """The public network in a model, or all of it but the head."""
+    if isinstance(net, TokenTransformer):
         return _FrozenPart(
             compute=partial(public_maps, net), shape=net.map_shape, state=net.public.state_dict()
         )

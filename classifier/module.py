@@ -363,6 +363,8 @@ class CropClassifier(lightning.LightningModule):
 
     def _score(self, batch: CropBatch, loader: int = 0) -> Tensor:
         logits: Tensor = self(batch.image)
+        if logits.ndim == 2:  # of kept features, of the one view that there is
+            logits = logits.squeeze(1)
         scored = (batch._replace(image=torch.empty(0)), logits.detach())
         self._scored.setdefault(loader, []).append(scored)
         return logits

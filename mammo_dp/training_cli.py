@@ -304,8 +304,8 @@ class TrainingCLI(LightningCLI):
             state = SealedCheckpointIO(Binding.of_run(self.record))
             plugins = chosen.plugins or []
             kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), state]
-            if isinstance(self.model, CropClassifier):
-                self.model.features_seal = SealedFeatures()
+        if isinstance(self.model, CropClassifier):
+            self.model.features_seal = SealedFeatures()
         private = self.subcommand == "fit" and isinstance(self.model, DPTraining)
         if private:  # the Poisson sampler shares out its draws by itself
             kwargs["use_distributed_sampler"] = False

@@ -64,7 +64,7 @@ class Plan:
     cells: list[Cell] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     frozen: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
-    _first: dict[str, str] = field(default_factory=dict)  # job that fills a cache of features
+    _first: dict[str, str] = field(default_factory=dict)  # job that computes features for others
     _hashes: dict[Path, str] = field(default_factory=dict)  # of what is read, hashed once
 
     @classmethod
@@ -115,6 +115,7 @@ class Plan:
             *("test", "--run", str(self.run_folder(key)), "--run_dir", str(folder)),
             *("--data.init_args.crops", str(evaluated.folder)),
             *("--data.init_args.evaluate_split", evaluated.split),
+            *self._shared_features,
             *_QUIET,
         )
         return Job(
@@ -125,6 +126,14 @@ class Plan:
             measured=(folder,),
             needs=(key,),
             log=self._log(f"{key}-{folder.name}"),
+        )
+
+    @property
+    def _shared_features(self) -> tuple[str, ...]:
+        """Flags by which a fit or a test finds the features that others computed."""
+        return (
+            "--trainer.callbacks+=classifier.features.SharedFeatures",
+            *("--trainer.callbacks.folder", str(self.out / "features")),
         )
 
     def _missing(self, regime: Regime) -> str:
@@ -189,22 +198,19 @@ class Plan:
             needs = (*needs, weights)
         configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in stage.fit]
         frozen = [self._frozen(config) for config in configs]
-        # Budget and unit change neither body nor views; a random body differs by seed.
-        start = seed if weights is None else weights
-        body = _hash([configs, content, start, dict(stage.settings)])
         files = self._contents(_texts([configs, settings]), folders=False)
         key = _hash([configs, content, weights, seed, settings, *files])
         line = ["fit", *(word for path in frozen for word in ("--config", str(path)))]
         line += ["--seed_everything", str(seed), "--data.init_args.crops", str(folder)]
         if weights is not None:
             line += ["--model.init_args.weights", str(self.run_folder(weights) / RELEASED)]
-        if unit is not None:
-            line += ["--trainer.callbacks+=classifier.features.SharedFeatures"]
-            line += ["--trainer.callbacks.folder", str(self.out / "features")]
+        line += self._shared_features
         for name, value in settings.items():
             line += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
         line += [*_QUIET, *_NO_VALIDATION, "--run_dir", str(self.run_folder(key))]
-        first = self._first.setdefault(body, key) if unit is not None else key
+        # Bodies differ by their weights, or by the seed; what a public network sees, by the crops.
+        body = _hash([content, seed if weights is None else weights])
+        first = {self._first.setdefault(one, key) for one in (content, body)} - {key}
         parts = [label, f"epsilon {budget:g} per {unit}" if unit is not None else "no budget"]
         self._add(
             Job(
@@ -213,7 +219,7 @@ class Plan:
                 lines=(tuple(line),),
                 folders=(),
                 needs=needs,
-                after=() if first == key else (first,),
+                after=tuple(sorted(first)),
                 log=self._log(key),
             )
         )

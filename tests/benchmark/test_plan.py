@@ -153,7 +153,11 @@ def test_jobs_come_after_what_they_need_and_one_fills_the_features_of_all(
     order = list(plan.jobs)
     for job in plan.jobs.values():
         assert all(order.index(key) < order.index(job.key) for key in (*job.needs, *job.after))
-    started = [plan.jobs[key] for key in keys(plan, "start")]
-    assert [job.after for job in started] == [(), *[(started[0].key,)] * 3]
     seeded = [plan.jobs[key] for key in keys(plan, "dp")]  # a random body for each seed
-    assert [len(job.after) for job in seeded] == [0, 0, 1, 1]
+    assert [len(job.after) for job in seeded] == [0, 1, 1, 2]
+    assert all(seeded[0].key in job.after for job in seeded[1:])  # who reads these crops first
+    started = [plan.jobs[key] for key in keys(plan, "start")]
+    assert [set(job.after) for job in started] == [
+        {seeded[0].key},
+        *[{seeded[0].key, started[0].key}] * 3,
+    ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from classifier.backbones import build, head
-from classifier.features import SharedFeatures, body_features, body_sha256, cached_features
+from classifier.features import SharedFeatures, body_features, cached_features, frozen_sha256
 from data_prep.datamodule import CropsDataset
 from data_prep.errors import ManifestError
 from data_prep.manifest import CropsManifest
@@ -107,7 +107,7 @@ def test_all_that_changes_features_changes_the_key(
     assert len(files(tmp_path / "features")) == 9
     compute(vit(), augment="none", seed=5)  # one view: the crop as it is
     assert len(files(tmp_path / "features")) == 9
-    assert body_sha256(vit(), 32) != body_sha256(vit(num_heads=4), 32)
+    assert frozen_sha256(vit(), 32) != frozen_sha256(vit(num_heads=4), 32)
 
 
 def test_views_differ_repeat_and_do_not_depend_on_other_crops(

@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -26,7 +26,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from data_prep.recorded import as_recorded
 
@@ -43,6 +43,9 @@ _PACKAGES = ("mammo-dp", "torch", "lightning", "timm", "opacus", "dp-accounting"
 _UNHASHED = ("features", "logs")
 _AT_ONCE = 1 << 18  # bytes
 _READERS = 4
+_WAITING = 16  # readers where a file takes a request or two, and time passes on the way
+_END = 4096  # bytes
+_Found = TypeVar("_Found")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 _AT_WORK = (
     "{folder}: another {other} is at work on this run. Wait for it; the same command then finds "
@@ -380,7 +383,7 @@ def close_run(record: RunRecord, *, passing: Path | None = None) -> RunRecord:
     left = None if passing is None else record.folder / passing
     files = [path for path in files_of(record.folder) if path != left]
     names = (path.relative_to(record.folder).as_posix() for path in files)
-    outputs = dict(zip(names, _hashes(files), strict=True))
+    outputs = dict(zip(names, _of_each(file_sha256, files, _READERS), strict=True))
     finished = datetime.now(UTC)
     seconds = (finished - datetime.fromisoformat(record.started)).total_seconds()
     done = replace(
@@ -493,17 +496,15 @@ def file_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _hashes(files: Sequence[Path]) -> list[str]:
-    """Hash of each file; several are read at once, since hashing lets other threads run."""
+def _of_each(read: Callable[[Path], _Found], files: Sequence[Path], readers: int) -> list[_Found]:
+    """What a function gives for each file; several are read at once, as reading lets others run."""
 
-    def share(first: int) -> list[str]:
-        return [file_sha256(path) for path in files[first::_READERS]]
+    def share(first: int) -> list[_Found]:
+        return [read(path) for path in files[first::readers]]
 
-    found = [""] * len(files)
-    with ThreadPoolExecutor(_READERS) as pool:
-        for first, hashes in enumerate(pool.map(share, range(_READERS))):
-            found[first::_READERS] = hashes
-    return found
+    with ThreadPoolExecutor(readers) as pool:
+        shares = list(pool.map(share, range(readers)))
+    return [shares[number % readers][number // readers] for number in range(len(files))]
 
 
 def _hashed_file(path: Path) -> Path | None:
@@ -513,10 +514,11 @@ def _hashed_file(path: Path) -> Path | None:
 
 
 def input_sha256(path: str | Path) -> str:
-    """SHA-256 of a file; of ``crops.csv`` for crops; of names and sizes for any other folder.
+    """SHA-256 of a file; of ``crops.csv`` for crops; of any other folder, what shows its files.
 
-    ``crops.csv`` holds a hash of each crop. Archives are too large to hash on each start, so a
-    change that keeps each name and size is not seen; :func:`files_sha256` sees it.
+    ``crops.csv`` holds a hash of each crop. Archives are too large to read on each start, so name,
+    size, first and last 4 KB stand for a file: they hold the number of a DICOM image, and the
+    checksum of a PNG. :func:`files_sha256` reads files whole.
 
     Raises:
         RunError: If the path does not exist.
@@ -526,13 +528,22 @@ def input_sha256(path: str | Path) -> str:
         return file_sha256(file)
     if not path.is_dir():
         raise RunError(f"{path}: does not exist. Check the path, or run the stage that makes it.")
-    return _text_sha256(
-        [
-            (file.relative_to(path).as_posix(), file.stat().st_size)
-            for file in sorted(path.rglob("*"))
-            if file.is_file()
-        ]
-    )
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    names = [file.relative_to(path).as_posix() for file in files]
+    return _text_sha256([names, _of_each(_size_and_ends, files, _WAITING)])
+
+
+def _size_and_ends(path: Path) -> tuple[int, str] | None:
+    """Size of a file, and hash of its first and last bytes; None if it cannot be read."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.sha256(file.read(_END))
+            file.seek(max(_END, size - _END))
+            digest.update(file.read(_END))
+    except OSError:  # whoever reads it next says what is wrong with it
+        return None
+    return size, digest.hexdigest()
 
 
 def files_sha256(files: Sequence[Path]) -> str:
@@ -547,9 +558,8 @@ def files_sha256(files: Sequence[Path]) -> str:
         except OSError:
             return None
 
-    with ThreadPoolExecutor(_READERS) as pool:
-        contents = list(pool.map(content, files))
-    return _text_sha256([[path.as_posix() for path in files], contents])
+    names = [path.as_posix() for path in files]
+    return _text_sha256([names, _of_each(content, files, _READERS)])
 
 
 def versions(names: Sequence[str] = _PACKAGES) -> dict[str, str]:

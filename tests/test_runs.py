@@ -271,11 +271,23 @@ def test_without_locks_a_run_begins_and_says_so(
         assert "its file system has no locks" in caplog.text
 
 
-def test_folder_hash_sees_names_and_sizes_and_crops_by_their_table(tmp_path: Path) -> None:
-    (tmp_path / "a.dcm").write_text("x")
-    before = input_sha256(tmp_path)
-    (tmp_path / "b.dcm").write_text("y")
-    assert input_sha256(tmp_path) != before
+def test_folder_hash_sees_names_sizes_and_ends_and_crops_by_their_table(tmp_path: Path) -> None:
+    file, content = tmp_path / "a.dcm", bytearray(20_000)
+    found = []
+    for place in (None, 0, 4095, len(content) - 4096, -1):
+        if place is not None:
+            content[place] ^= 1
+        file.write_bytes(content)
+        found.append(input_sha256(tmp_path))
+    file.write_bytes(content + b"x")
+    found.append(input_sha256(tmp_path))
+    for short in (b"", b"x", b"y"):
+        (tmp_path / "b.dcm").write_bytes(short)
+        found.append(input_sha256(tmp_path))
+    (tmp_path / "b.dcm").rename(tmp_path / "c.dcm")
+    found.append(input_sha256(tmp_path))
+    assert len(set(found)) == len(found)
+    assert input_sha256(tmp_path) == found[-1]
     (tmp_path / "crops.csv").write_text("file\n")
     assert input_sha256(tmp_path) == file_sha256(tmp_path / "crops.csv")
 

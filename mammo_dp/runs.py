@@ -32,6 +32,7 @@ from data_prep.recorded import as_recorded
 
 FILE_NAME = "run.json"
 LOCK = ".lock"  # of the process that is at work on an unfinished run
+_PART = ".part"  # ends the name of a file that is being written
 MADE_BY = "made by mammo_dp"  # stands in files of weights and means that leave a run folder
 RELEASED = (
     Path("checkpoints") / "last.ckpt"
@@ -39,6 +40,8 @@ RELEASED = (
 DIRTY, THEN = "+dirty", ", then "
 _SOURCE = ("data_prep", "gan", "classifier", "mammo_dp")
 _PACKAGES = ("mammo-dp", "torch", "lightning", "timm", "opacus", "dp-accounting", "albumentations")
+# Of the run itself, and no file that it makes; a record that is being written may outlive a kill.
+_OF_THE_RUN = (FILE_NAME, FILE_NAME + _PART, LOCK)
 # Not hashed as outputs: they may change after the run without changing what it released.
 _UNHASHED = ("features", "logs")
 _AT_ONCE = 1 << 18  # bytes
@@ -262,7 +265,7 @@ def _earlier(record: RunRecord) -> RunRecord | None:
     """
     folder = record.folder
     if not (folder / FILE_NAME).exists():
-        if folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
+        if folder.exists() and any(path.name not in _OF_THE_RUN for path in folder.iterdir()):
             raise RunError(
                 f"{folder}: holds files but no {FILE_NAME}. Choose a new folder; nothing is "
                 "overwritten."
@@ -410,7 +413,7 @@ def _files_below(folder: str, *, left_out: Sequence[str] = ()) -> Iterator[str]:
         if entry.is_dir(follow_symlinks=False):
             if not Path(entry.path, FILE_NAME).exists():
                 yield from _files_below(entry.path)
-        elif entry.name not in (FILE_NAME, LOCK) and entry.is_file():
+        elif entry.name not in _OF_THE_RUN and entry.is_file():
             yield entry.path
 
 
@@ -423,7 +426,7 @@ def forget_run(record: RunRecord, *traces: str) -> None:
             other file lies beside them, all is left as it is.
     """
     written = [path for path in record.folder.rglob("*") if not path.is_dir()]
-    patterns = (FILE_NAME, LOCK, *traces)
+    patterns = (*_OF_THE_RUN, *traces)
     if record.is_finished or not all(
         any(fnmatch(path.relative_to(record.folder).as_posix(), one) for one in patterns)
         for path in written
@@ -581,12 +584,25 @@ def write_text_atomically(path: str | Path, text: str) -> None:
 
 
 def write_bytes_atomically(path: str | Path, content: bytes) -> None:
-    """Writes a binary file in one move, so that it is whole or absent."""
+    """Writes a binary file in one move, so that it is whole or absent.
+
+    What a full disk cut off is removed; a kill may leave the file under :func:`part_of` its name.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    temporary = part_of(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def part_of(path: Path) -> Path:
+    """Where a file stands while it is being written."""
+    return path.with_name(path.name + _PART)
 
 
 def _write(record: RunRecord) -> None:

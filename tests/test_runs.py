@@ -107,6 +107,32 @@ def test_foreign_files_are_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
+def test_a_record_that_was_being_written_at_a_kill_is_no_file_of_the_run(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json.part").write_text("{")
+    record = start(folder)
+    (folder / "run.json.part").write_text("{")  # killed as it closed the folder
+    assert close_run(record).outputs == {}
+    assert sorted(path.name for path in folder.iterdir()) == ["run.json"]
+
+
+def test_a_full_disk_leaves_no_half_file_and_a_folder_that_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left"):
+            start(folder)
+    assert list(folder.iterdir()) == []
+    assert not start(folder, epsilon=2).resumed
+
+
 def test_missing_input_and_broken_record_are_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="does not exist"):
         open_run(tmp_path / "run", command="fit", config={}, inputs={"data": tmp_path / "no"})
@@ -131,7 +157,7 @@ def test_nested_runs_caches_and_logs_are_not_hashed(tmp_path: Path) -> None:
 
 def test_files_of_a_run_are_those_that_a_slow_search_finds(tmp_path: Path) -> None:
     run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
-    for name in ("logs/a", "features/b", "run.json", "x/logs/c", "x/run.json.part", "x.y", "x-y/d"):
+    for name in ("logs/a", "features/b", "run.json", "x/logs/c", "x/run.part", "x.y", "x-y/d"):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(name)
     for name in ("x/inner/run.json", "x/inner/e", "x/inner/deep/f"):
@@ -155,7 +181,7 @@ def test_files_of_a_run_are_those_that_a_slow_search_finds(tmp_path: Path) -> No
     found = runs.files_of(run)
     assert found == slow
     assert [path.relative_to(run).as_posix() for path in found] == [
-        *("file", "x/logs/c", "x/run.json.part", "x-y/d", "x.y"),
+        *("file", "x/logs/c", "x/run.part", "x-y/d", "x.y"),
     ]
     for path in found:
         assert runs.file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()

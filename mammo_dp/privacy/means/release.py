@@ -2,9 +2,10 @@
 """``release-means``: noisy class means of features of patients' crops, one access for any use.
 
 ``means.pt`` holds the noisy sums, the mechanism that made them and the network whose features they
-are, so it is all that `match-means` needs. It is written in one move: a process that dies before
-has released nothing, and the exact sums never leave its memory. It is sealed together with the
-question that it answers, so that a run that was interrupted takes up no other.
+are, so it is all that `match-means` needs. It is written in one move, and what a killed process was
+writing is its answer: noise is drawn again only where nothing was written. The exact sums never
+leave the memory. The file is sealed together with the question that it answers, so that a run that
+was interrupted takes up no other.
 """
 
 import io
@@ -40,7 +41,7 @@ from mammo_dp.privacy.training.sampling import (
     new_key,
     noisy,
 )
-from mammo_dp.runs import MADE_BY, RunRecord, file_sha256, write_bytes_atomically
+from mammo_dp.runs import MADE_BY, RunRecord, file_sha256, part_of, write_bytes_atomically
 
 MEANS = "means.pt"
 _RANDOMNESS = {"noise": FRESH_KEY, "sampling": "none: every patient is in the one query"}
@@ -121,9 +122,11 @@ def release_means(
         remedy="It may also be the answer to another question. Restore it, or choose a new folder, "
         "whose answer comes on top of this one",
     )
-    if path.exists():  # of a process that died before its statement
-        binding.require(path)
-        return
+    for drawn in (path, part_of(path)):
+        if drawn.exists():  # by a process that died before its statement: no second draw
+            binding.require(drawn)
+            drawn.replace(path)
+            return
     model = load_classifier(checkpoint)
     features = features_of(model, manifest, [row for rows in sampling.rows_of for row in rows])
     of_patients = np.split(features, np.cumsum([len(rows) for rows in sampling.rows_of])[:-1])

@@ -115,6 +115,35 @@ def test_a_release_is_made_once(chain: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert stored("again")["statements"][0]["epsilon"] <= EPSILON
 
 
+def test_an_answer_that_was_being_written_is_the_answer(
+    chain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed before its file had its name: a second draw of noise would be booked by nobody."""
+
+    def killed(record: RunRecord) -> None:
+        raise RuntimeError("killed")
+
+    line = RELEASE.replace("--out means", "--out again").split()
+    with monkeypatch.context() as patch:
+        patch.setattr(release, "write_means_statement", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            main(line)
+    means, part = Path("again/means.pt"), Path("again/means.pt.part")
+    drawn = means.read_bytes()
+    means.unlink()
+    part.write_bytes(drawn[:-200])  # cut off
+    monkeypatch.setattr(release, "features_of", None)  # no second query
+    assert main(line) == 1
+    said = capsys.readouterr().err
+    assert "again/means.pt.part: " in said
+    assert "choose a new folder, whose answer comes on top" in said
+    part.write_bytes(drawn)
+    assert main(line) == 0
+    assert means.read_bytes() == drawn
+    assert not part.exists()
+    assert main(["privacy", "verify", "again"]) == 0
+
+
 def test_altered_means_are_found(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = torch.load("means/means.pt", weights_only=True)
     content["mechanism"]["noise_multiplier"] *= 2

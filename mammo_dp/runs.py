@@ -291,7 +291,7 @@ def _earlier(record: RunRecord) -> RunRecord | None:
 
 
 def _take(folder: Path) -> None:
-    """Keeps other processes off a run folder, until :func:`leave_run` or the end of this one.
+    """Keeps other processes off a folder, until :func:`_leave` or the end of this one.
 
     Raises:
         RunError: If another process is at work there.
@@ -365,7 +365,28 @@ def _is_file(path: Path, descriptor: int) -> bool:
 
 def leave_run(record: RunRecord) -> None:
     """Lets other processes at an unfinished run again; nothing where this one did not keep it."""
-    folder, name = record.folder, str(record.folder.resolve())
+    _leave(record.folder)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other processes off a folder that holds runs and is none itself, as of a benchmark.
+
+    Args:
+        folder: Made if it is missing.
+
+    Raises:
+        RunError: If another process is at work there.
+    """
+    _take(folder)
+    try:
+        yield
+    finally:
+        _leave(folder)
+
+
+def _leave(folder: Path) -> None:
+    name = str(folder.resolve())
     descriptor, holder = _TAKEN.get(name, (-1, 0))
     if holder != threading.get_ident():
         return

@@ -94,10 +94,12 @@ class Plan:
         return plan
 
     def freeze(self) -> None:
-        """Writes a copy of each configuration, so that each cell runs what it was named by."""
+        """Writes a copy of each configuration, so that each cell runs what it was named by.
+
+        All are written each time: one that somebody changed meanwhile would be run under that name.
+        """
         for path, config in self.frozen.items():
-            if not path.exists():
-                write_text_atomically(path, yaml.safe_dump(config, sort_keys=False))
+            write_text_atomically(path, yaml.safe_dump(config, sort_keys=False))
 
     def run_folder(self, key: str) -> Path:
         """Run folder of a job."""

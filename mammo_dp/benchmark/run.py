@@ -27,7 +27,7 @@ from mammo_dp.benchmark.schedule import prepare, run_jobs
 from mammo_dp.benchmark.spec import Benchmark, BenchmarkError, read_published
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.seals import with_seal
-from mammo_dp.runs import write_text_atomically
+from mammo_dp.runs import LOCK, alone_in, write_text_atomically
 
 Run = Callable[[Sequence[Job], str], dict[str, Outcome]]
 
@@ -75,6 +75,7 @@ def run_benchmark(options: argparse.Namespace, command: Command) -> None:
     Raises:
         BenchmarkError: If the file, the crops or the scheduler do not allow it, or if the folder
             holds results that the tables would lose.
+        RunError: If another process is at work on this benchmark.
     """
     console, out = Console(), Path(options.out).resolve()
     benchmark = Benchmark.read(options.config)
@@ -91,7 +92,8 @@ def run_benchmark(options: argparse.Namespace, command: Command) -> None:
     given = {"real": crops}
     if options.synthetic:
         given["synthetic"] = _without_patients(Path(options.synthetic).resolve())
-    if out.is_dir() and any(out.iterdir()) and not (out / CONFIGS).is_dir():
+    others = [path for path in out.iterdir() if path.name != LOCK] if out.is_dir() else []
+    if others and not (out / CONFIGS).is_dir():
         raise BenchmarkError(
             f"--out {out}: holds files, and no benchmark began there. Choose a new folder; nothing "
             "is overwritten."
@@ -108,32 +110,35 @@ def run_benchmark(options: argparse.Namespace, command: Command) -> None:
             "and 0 or more workers."
         )
     whole = Plan.of(benchmark, out=out, given=given)
-    refuse_another(whole, evaluated)
-    plan.freeze()
-    shown = with_earlier(evaluated, out)
-    found = _Results(plan=plan, evaluated=evaluated, whole=whole, shown=shown)
-    console.print(
-        f"{len(plan.cells)} cells of {len(found.keys)} different contents, {len(plan.jobs)} fits "
-        f"and sets of crops; {len(plan.skipped)} regimes skipped.",
-        highlight=False,
-    )
-    if _waiting(found):
-        _write(found)  # before compute is spent, so that the folder says what it is of
-        with workers(options.scheduler, count=options.workers) as client:
-            prepare(client, out, options.threads)
+    with alone_in(out):  # two at once would lose looks at test sets, and rows of tables
+        refuse_another(whole, evaluated)
+        plan.freeze()
+        shown = with_earlier(evaluated, out)
+        found = _Results(plan=plan, evaluated=evaluated, whole=whole, shown=shown)
+        console.print(
+            f"{len(plan.cells)} cells of {len(found.keys)} different contents, {len(plan.jobs)} "
+            f"fits and sets of crops; {len(plan.skipped)} regimes skipped.",
+            highlight=False,
+        )
+        if _waiting(found):
+            _write(found)  # before compute is spent, so that the folder says what it is of
+            with workers(options.scheduler, count=options.workers) as client:
+                prepare(client, out, options.threads)
 
-            def run(jobs: Sequence[Job], title: str) -> dict[str, Outcome]:
-                return run_jobs(client, jobs, command, title=title, console=console)
+                def run(jobs: Sequence[Job], title: str) -> dict[str, Outcome]:
+                    return run_jobs(client, jobs, command, title=title, console=console)
 
-            _run_all(found, run)
-    else:
-        _run_all(found, lambda jobs, _: {job.key: Outcome(key=job.key) for job in jobs})
-    failures = _write(found)
-    for name, reason in plan.skipped.items():
-        console.print(f"skipped: {name} {reason}", style="yellow", markup=False)
-    if failures:
-        console.print(f"{len(failures)} failed and stand in the table.", style="red")
-    console.print(f"Tables: {out / 'benchmark.md'}", highlight=False, markup=False, soft_wrap=True)
+                _run_all(found, run)
+        else:
+            _run_all(found, lambda jobs, _: {job.key: Outcome(key=job.key) for job in jobs})
+        failures = _write(found)
+        for name, reason in plan.skipped.items():
+            console.print(f"skipped: {name} {reason}", style="yellow", markup=False)
+        if failures:
+            console.print(f"{len(failures)} failed and stand in the table.", style="red")
+        console.print(
+            f"Tables: {out / 'benchmark.md'}", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 def _without_patients(synthetic: Path) -> Path:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from data_prep import cluster
 from data_prep.manifest import CropsManifest
 from mammo_dp.main import main
+from mammo_dp.runs import LOCK, alone_in
 
 Write = Callable[..., Path]
 
@@ -94,6 +96,34 @@ def test_a_folder_says_what_it_is_of_before_anything_runs(
     write(title="Another")
     assert main(line) == 1
     assert "its title is 'Test'" in capsys.readouterr().err
+
+
+def test_a_folder_belongs_to_one_command_at_a_time(
+    write: Write, cohort: CropsManifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two at once would write tables without each other's rows, and lose looks at test sets."""
+    line = ["benchmark", "--config", str(write()), "--crops", str(cohort.folder)]
+    line += ["--workers", "0", "--out", str(tmp_path / "out")]
+    with alone_in(tmp_path / "out"), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(main, line).result() == 1
+        assert "out: another thread of this process is at work" in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
+
+
+def test_a_lock_that_a_kill_left_behind_is_no_result(
+    write: Write,
+    cohort: CropsManifest,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "_ANSWER_WITHIN_S", 0.2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / LOCK).touch()
+    line = ["benchmark", "--config", str(write()), "--crops", str(cohort.folder)]
+    assert main([*line, "--scheduler", "tcp://127.0.0.1:9", "--out", str(tmp_path / "out")]) == 1
+    assert "does not answer" in capsys.readouterr().err  # it began
+    assert not (tmp_path / "out" / LOCK).exists()
 
 
 def read(out: Path) -> dict[str, Any]:

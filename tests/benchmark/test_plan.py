@@ -45,6 +45,17 @@ def test_a_regime_without_its_crops_is_skipped_and_says_why(
     assert not keys(plan, "mixed")
 
 
+def test_a_frozen_configuration_that_was_changed_is_written_again(
+    write: Write, planned: Callable[..., Plan]
+) -> None:
+    plan = planned(write())
+    plan.freeze()
+    before = {path: path.read_text() for path in plan.frozen}
+    next(iter(before)).write_text("model: {}\n")
+    plan.freeze()
+    assert {path: path.read_text() for path in plan.frozen} == before
+
+
 def test_content_names_a_job_and_comments_do_not(
     write: Write, planned: Callable[..., Plan]
 ) -> None:

@@ -138,7 +138,9 @@ class DrawnCrops:
 
     def _listed(self) -> Iterator[tuple[int, tuple[str, str]]]:
         path = self.folder / TABLE
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        # a line that a power cut damaged costs its crop, not the others
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        for line in text.splitlines():
             if match := _LINE.fullmatch(line):
                 number, marks = int(match[1]), (match[2], match[3])
                 if self.authenticate is None or match[4] == self._code(number, marks):

@@ -192,7 +192,8 @@ def _in_words(error: OSError) -> str:
             f"{where}{error.strerror or error}. Check the path, and that you may read and write "
             "there; nothing finished was lost."
         )
-    where = f" as {error.filename} was written" if error.filename else ""
+    written = error.filename2 or error.filename  # of a copy, the second
+    where = f" as {written} was written" if written else ""
     return (
         f"the disk or its quota is full{where} ({error.strerror}). Free some space and run the "
         "same command again; nothing finished was lost."

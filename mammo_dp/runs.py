@@ -615,9 +615,11 @@ def write_bytes_atomically(path: str | Path, content: bytes) -> None:
     try:
         temporary.write_bytes(content)
         temporary.replace(path)
-    except OSError:
+    except OSError as error:
         with suppress(OSError):
             temporary.unlink()
+        if error.filename is None:  # a full disk does not say what was written
+            error.filename = str(path)
         raise
 
 

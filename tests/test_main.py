@@ -57,6 +57,7 @@ def test_an_end_for_another_reason_stays_one(monkeypatch: pytest.MonkeyPatch) ->
             "out: Permission denied. Check the path",
         ),
         (OSError(28, "No space left on device", "runs/x/last.ckpt"), 1, "No space left on device"),
+        (OSError(28, "No space left", "pool/a.png", None, "out/a.png"), 1, "as out/a.png was"),
     ],
 )
 def test_expected_failures_are_sentences(

@@ -122,13 +122,14 @@ def test_a_full_disk_leaves_no_half_file_and_a_folder_that_is_free(
 ) -> None:
     def full(path: Path, content: bytes) -> None:
         path.touch()
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="No space left") as caught:
             start(folder)
+    assert caught.value.filename == str(folder / "run.json")
     assert list(folder.iterdir()) == []
     assert not start(folder, epsilon=2).resumed
 

@@ -223,8 +223,8 @@ def test_whole_crops_are_kept_and_others_drawn_again(checkpoint: Path, half: Pat
     first.write_bytes(first.read_bytes()[:-20])  # cut off
     Image.fromarray(np.zeros((16, 16), np.uint16)).save(second)  # of somebody else
     third.unlink()
-    with (half / "drawn.csv").open("a") as table:
-        table.write("7,00")  # a line that a kill cut off
+    with (half / "drawn.csv").open("ab") as table:
+        table.write(b"6,\xff\n7,00")  # lines that a power cut damaged and a kill cut off
     generate(str(checkpoint), str(half), per_class=4, batch_size=2)
     crops = CropsManifest.read(half).crops
     assert len({crop.sha256 for crop in crops}) == len(crops) == 8

@@ -60,6 +60,7 @@ from mammo_dp.runs import (
     forget_run,
     leave_run,
     open_run,
+    part_of,
     recorded_files,
     write_text_atomically,
 )
@@ -379,9 +380,11 @@ class TrainingCLI(LightningCLI):
 
     def _close(self) -> None:
         """Closes the folder of a fit that is released, and gives up the state to resume from."""
+        resume = self.record.folder / RESUME
+        part_of(resume).unlink(missing_ok=True)  # of a process that was killed as it wrote it
         if not self.record.is_finished:
             self.record = close_run(self.record, passing=RESUME)
-        (self.record.folder / RESUME).unlink(missing_ok=True)
+        resume.unlink(missing_ok=True)
 
     def before_validate(self) -> None:
         """Refuses a model without a loss on held-out crops.

@@ -15,6 +15,7 @@ from mammo_dp import runs
 from mammo_dp.runs import (
     LOCK,
     RunError,
+    RunRecord,
     close_run,
     file_sha256,
     files_sha256,
@@ -30,7 +31,7 @@ from mammo_dp.runs import (
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def start(folder: Path, **changes: object) -> object:
+def start(folder: Path, **changes: object) -> RunRecord:
     config = {"epochs": 3, "model": {"rate": 0.1}} | changes
     return open_run(folder, command="fit", config=config, inputs={}, seed=1)
 

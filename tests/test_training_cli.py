@@ -209,9 +209,11 @@ def test_a_fit_that_is_killed_at_its_very_end_does_not_train_again(
     first = torch.load(last, weights_only=True)["state_dict"]
     # What was kept may be of an earlier step, or lost.
     (last.parent / "resume.ckpt").unlink(missing_ok=True)
+    (last.parent / "resume.ckpt.part").write_bytes(b"state of patients")
     run(line)
     assert read_run(tmp_path / "private").is_finished
-    assert not (last.parent / "resume.ckpt").exists()
+    assert list(last.parent.iterdir()) == [last]
+    assert not [name for name in read_run(tmp_path / "private").outputs if "resume" in name]
     again = torch.load(last, weights_only=True)["state_dict"]
     assert first.keys() == again.keys()  # noise is fresh at each start, so further steps would show
     assert all(torch.equal(first[name], again[name]) for name in first)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How often intervals of an AUROC, and of other metrics, hold the true one, where patients are few.
 
-Simulates cohorts whose crops come in patients, and counts. Prints the tables of docs/explanation/intervals.md:
+Simulates cohorts whose crops come in patients, and counts. Prints the tables of
+docs/explanation/intervals.md:
 
     $ python benchmarks/coverage.py --cohorts 1000
 """

@@ -295,8 +295,11 @@ class CropClassifier(lightning.LightningModule):
         if distortions := getattr(data, "distortions", ()):
             names = (AS_THEY_ARE, *distortions)
             scored = {name: self._collect(loader) for loader, name in enumerate(names)}
-            for one in write_stress(folder, scored, split=split):
+            for one in write_stress(
+                folder, scored, split=split, seen=self.seen, perhaps=self.perhaps_seen
+            ):
                 self.print(one)
+            self._say_who_was_seen()
             return
         predictions = self._collect()
         write_predictions(folder / FILE_NAME, predictions)
@@ -314,8 +317,14 @@ class CropClassifier(lightning.LightningModule):
             f"{area.high:.3f}], interval over {metrics.patients} patients; {metrics.crops} crops "
             f"of {split}."
         )
+        self._say_who_was_seen()
+
+    def _say_who_was_seen(self) -> None:
+        """Prints which stages behind the weights saw the patients of a measurement."""
         if self.seen:
             self.print(f"This is no measure of new patients. {self.seen}")
+        if self.perhaps_seen:
+            self.print(f"Nobody knows whether these are new patients: {self.perhaps_seen}")
 
     def on_predict_start(self) -> None:
         """Refuses several devices, as :meth:`on_test_start`."""

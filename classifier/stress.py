@@ -104,7 +104,12 @@ def stress(
 
 
 def write_stress(
-    folder: str | Path, scored: Mapping[str, Predictions], *, split: str
+    folder: str | Path,
+    scored: Mapping[str, Predictions],
+    *,
+    split: str,
+    seen: str = "",
+    perhaps: str = "",
 ) -> list[Stressed]:
     """Writes ``stress.json`` and ``stress.csv``: null, or an empty cell, for what is not finite.
 
@@ -112,6 +117,8 @@ def write_stress(
         folder: Where to.
         scored: As for :func:`stress`.
         split: Name of the split, for the reader.
+        seen: As for :func:`classifier.evaluate.write_metrics`.
+        perhaps: Likewise.
     """
     resamples, level = 2000, 0.95
     found = stress(scored, resamples=resamples, level=level)
@@ -129,7 +136,12 @@ def write_stress(
         }
         for one in found
     ]
-    content = {"schema": SCHEMA, "split": split, **counts, "level": level, "resamples": resamples}
+    content = {
+        "schema": SCHEMA,
+        **{"split": split, "seen": seen, "perhaps_seen": perhaps},
+        **counts,
+        **{"level": level, "resamples": resamples},
+    }
     write_in_one_move(
         Path(folder) / FILE_NAME, json.dumps(content | {"rows": rows}, indent=2) + "\n"
     )

@@ -120,11 +120,30 @@ def test_a_test_on_patients_who_trained_says_so(
         run([*line, "--data.init_args.crops", name, "--run_dir", str(tmp_path / "out" / name[-5:])])
         stored = json.loads((tmp_path / "out" / name[-5:] / "metrics.json").read_text())
         found[name[-5:]] = (stored["seen"], "no measure of new patients" in capsys.readouterr().out)
+    line += ["--stress", "--data.init_args.crops", str(tmp_path / "again")]
+    run([*line, "--run_dir", str(tmp_path / "stress")])
+    stored = json.loads((tmp_path / "stress" / "stress.json").read_text())
+    found["stress"] = (stored["seen"], "no measure of new patients" in capsys.readouterr().out)
+    assert found.pop("stress") == found["again"]
     assert found.pop("again") == (
         "CropClassifier (plain) was trained on some of these patients.",
         True,
     )
     assert list(found.values()) == [("", False)]
+
+
+def test_a_test_says_where_nobody_knows_whether_its_patients_are_new(
+    tmp_path: Path, cohort: CropsManifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "plain"
+    run(fit_line(tmp_path, cohort, TINY, "plain"))
+    (folder / "privacy.json").unlink()
+    for flags, file in (([], "test_val/metrics.json"), (["--stress"], "stress_val/stress.json")):
+        run(["test", *flags, "--run", str(folder)])
+        stored = json.loads((folder / file).read_text())
+        assert (stored["seen"], bool(stored["perhaps_seen"])) == ("", True)
+        said = f"Nobody knows whether these are new patients: {stored['perhaps_seen']}"
+        assert said in capsys.readouterr().out
 
 
 def test_another_configuration_in_the_same_folder_is_refused(

@@ -237,7 +237,7 @@ def classifier(
     shared = SharedClassifier.read(run, as_stated=True)
     if shared.path.name == CONFIG:
         raise RunError(f"{run}: is an export already. Give the run folder that it was made of.")
-    lineage = Lineage.of(shared.path, shared.checkpoint_sha256)
+    lineage = Lineage.of(shared.folder, shared.checkpoint_sha256)
     terms = require_terms((access.cohort for access in lineage.ledger.accesses), licence_of_cohort)
     with run_folder(
         out,

@@ -23,7 +23,7 @@ from mammo_dp.privacy.statement.document import FILE_NAME as STATEMENT
 from mammo_dp.privacy.statement.document import FILES_NAME, covering_ledger, read_statement
 from mammo_dp.privacy.statement.seals import cohort_key, key_id, seal_doubt
 from mammo_dp.runs import FILE_NAME as RUN
-from mammo_dp.runs import MADE_BY, RunError, file_sha256, read_run, run_of
+from mammo_dp.runs import MADE_BY, RunError, file_sha256, read_run
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 OURS = "mammo_dp"  # the part of config.json that is not of other tools
@@ -35,13 +35,16 @@ class SharedClassifier:
     """A classifier to be passed on, with the hashes that tie it to its statement.
 
     Attributes:
+        folder: Where its statement lies: the run folder, or the export.
         path: The checkpoint, or ``config.json`` of an export.
         released: The model and its calibration.
         crops: How its training crops were cut; none if the run does not say so.
-        checkpoint_sha256: Hash of the checkpoint that the statement is about.
+        checkpoint_sha256: Hash of the checkpoint: as it was loaded, or, of an export, as its
+            ``config.json`` names it.
         statement_sha256: Hash of ``privacy.json``, the id of the statement.
     """
 
+    folder: Path
     path: Path
     released: ReleasedClassifier
     crops: TrainedCrops | None
@@ -51,12 +54,10 @@ class SharedClassifier:
     @property
     def doubt(self) -> str:
         """Why its statement cannot be relied on here, as a clause; empty if it can."""
-        files, folder = [self.path], run_of(self.path)
-        if self.path.name == CONFIG:  # an export, which may lie below a run folder
-            files, folder = [*files, self.path.with_name(WEIGHTS)], self.path.parent
-        if folder is None:
-            return "no statement lies beside it"
-        found = [covering_ledger(folder, file_sha256(file)) for file in files]
+        hashes = [self.checkpoint_sha256]
+        if self.path.name == CONFIG:
+            hashes = [file_sha256(self.folder / name) for name in (CONFIG, WEIGHTS)]
+        found = [covering_ledger(self.folder, sha256) for sha256 in hashes]
         return next((doubt for doubt in found if isinstance(doubt, str)), "")
 
     @property
@@ -95,7 +96,10 @@ class SharedClassifier:
         if artefact is None:
             raise RunError(f"{folder}: its statement says that nothing was released. Fit again.")
         path = folder / artefact["path"]
-        with as_recorded({path: artefact["sha256"]} if as_stated else {}):
+        sha256 = artefact["sha256"]
+        if path.is_file() and not as_stated:
+            sha256 = file_sha256(path)
+        with as_recorded({path: sha256}):
             released = ReleasedClassifier.read(path)
         if (slices := slices_of(released.model.net)) is not None:
             raise RunError(
@@ -103,10 +107,11 @@ class SharedClassifier:
                 "plane are scored and exported here. Score volumes with `mammo-dp test`."
             )
         return cls(
+            folder=folder,
             path=path,
             released=released,
             crops=TrainedCrops.read(folder),
-            checkpoint_sha256=artefact["sha256"],
+            checkpoint_sha256=sha256,
             statement_sha256=file_sha256(folder / STATEMENT),
         )
 
@@ -162,6 +167,7 @@ def _of_export(folder: Path) -> SharedClassifier:
     with as_recorded({weights: said[2]}):
         content = read_recorded(weights)
     return SharedClassifier(
+        folder=folder,
         path=path,
         released=ReleasedClassifier.of(
             safetensors.torch.load(content),

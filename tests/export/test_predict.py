@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -443,12 +444,25 @@ def break_seal(run: Path) -> None:
     path.write_text(path.read_text().replace("patient", "person", 1))
 
 
+def point_at_another_run(run: Path) -> None:
+    path = run / "privacy.json"
+    stored = json.loads(path.read_text())
+    other = shutil.copytree(run, run.with_name("other"))
+    stored["artefact"]["path"] = f"../{other.name}/{stored['artefact']['path']}"
+    path.write_text(json.dumps(stored | {"summary": "epsilon = 0.1 for each patient"}))
+
+
 @pytest.mark.parametrize(
     ("change", "doubt"),
     [
         (alter_checkpoint, "the statement beside it is about another file"),
         (
             break_seal,
+            "the statement beside it does not fit its seal: somebody without the cohort key "
+            "changed it",
+        ),
+        (
+            point_at_another_run,
             "the statement beside it does not fit its seal: somebody without the cohort key "
             "changed it",
         ),
@@ -466,6 +480,8 @@ def test_a_statement_that_cannot_be_relied_on_is_no_guarantee(
     predict(run=str(broken), crops=str(cohort.folder), out=str(tmp_path / "out"))
     said = capsys.readouterr().out
     assert f"cannot be relied on here: {doubt}. Take it as no guarantee, epsilon = inf" in said
+    weights = file_sha256(broken / "checkpoints" / "last.ckpt")
+    assert {row["checkpoint_sha256"] for row in rows(tmp_path / "out")} == {weights}
 
 
 def test_a_run_without_a_statement_is_refused(tmp_path: Path, cohort: CropsManifest) -> None:

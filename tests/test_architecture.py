@@ -41,6 +41,7 @@ ATTACKS_ORDER = (
     "arrays",
     "statistics",
     "lower_bounds",
+    "statements",
     "audit",
     "membership",
     "synthetic",

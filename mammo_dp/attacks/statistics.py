@@ -55,12 +55,14 @@ class Bounds:
         delta: Its delta, in ``[0, 1)``.
         advantage: Largest TPR - FPR, in ``[0, 1]``.
         tpr_at_fpr: Largest true-positive rate at some false-positive rates.
+        sentence: What is stated, in words, with all that epsilon refers to; empty for no statement.
     """
 
     epsilon: float
     delta: float
     advantage: float
     tpr_at_fpr: Mapping[float, float]
+    sentence: str = ""
 
     @property
     def auc(self) -> float:

@@ -20,6 +20,7 @@ from mammo_dp.privacy.statement.document import (
 )
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.recompute import Findings, recompute
+from mammo_dp.privacy.statement.seals import sealed_content
 from mammo_dp.privacy.statement.verify import StageCheck, Verification, check_files_of_export
 from mammo_dp.runs import FILE_NAME as RUN
 from mammo_dp.runs import file_sha256, read_run, run_of
@@ -267,7 +268,7 @@ def attacks_in_words(folder: Path) -> list[str]:
             lines += ["", f"`{path.parent.name}` is about another statement and is not shown."]
             continue
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = sealed_content(path.read_text(encoding="utf-8"))
             lines += ["", *(_membership(found) if path.name == ATTACK else _audit(found))]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PrivacyError(

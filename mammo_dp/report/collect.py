@@ -21,7 +21,7 @@ from mammo_dp.attacks.membership.results import read_result
 from mammo_dp.attacks.statistics import AUDIT_SCHEMA as AUDIT_SCHEMA
 from mammo_dp.privacy.statement.document import SCHEMA
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
-from mammo_dp.privacy.statement.seals import seal_doubt
+from mammo_dp.privacy.statement.seals import seal_doubt, sealed_content
 from mammo_dp.privacy.training.fit_statement import PUBLIC_STARTS
 from mammo_dp.runs import (
     FILE_NAME,
@@ -36,6 +36,7 @@ from mammo_dp.runs import (
 ATTACK, AUDIT, STRESS = "attack.json", "audit.json", "stress.json"
 LADDER, RECONSTRUCTION, BENCHMARK = "ladder.json", "reconstruction.json", "benchmark.json"
 FIDELITY = "fidelity.json"
+_WITH_EPSILONS = (LADDER, RECONSTRUCTION, BENCHMARK)  # believed only under a seal
 _RESULT_SCHEMAS = {FIDELITY: 4, BENCHMARK: 2}  # 1 of the others above
 
 
@@ -393,7 +394,7 @@ def read_audit(record: RunRecord) -> Mapping[str, Any]:
     """
     path = record.folder / AUDIT
     try:
-        found = dict(json.loads(path.read_text(encoding="utf-8")))
+        found = sealed_content(path.read_text(encoding="utf-8"))
         if found.get("schema") != AUDIT_SCHEMA:
             raise ValueError(f"schema {found.get('schema')}, known is {AUDIT_SCHEMA}")
     except (OSError, ValueError) as error:
@@ -448,11 +449,10 @@ def found(runs: Path, file: str) -> list[Result]:
 
 def _result(path: Path) -> dict[str, Any]:
     try:
-        stored = dict(json.loads(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        stored = sealed_content(text) if path.name in _WITH_EPSILONS else dict(json.loads(text))
         if stored["schema"] != (known := _RESULT_SCHEMAS.get(path.name, 1)):
             raise ValueError(f"schema {stored['schema']}, known is {known}")
-        if path.name == BENCHMARK and (doubt := seal_doubt(stored)):  # it holds epsilons
-            raise ValueError(doubt)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReportError(
             f"{path}: cannot be read ({error!r}). Run the command that wrote it again, into a "

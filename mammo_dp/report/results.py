@@ -285,9 +285,18 @@ def ladder(result: Result, *, picture: str, show_patients: bool) -> dict[str, An
         ],
         "text": (),
         "note": "Below AUROC: attack / what theory says / blind guess that saw nothing. Each ε: "
-        f"{stored['conditions']}.",
+        f"{stored['conditions']}.{_end_to_end(budgets)}",
         "findings": list(stored["refuted"]),
     }
+
+
+def _end_to_end(budgets: Sequence[Stored]) -> str:
+    """What holds of all stages behind each fit; a table is about the fits alone."""
+    return "".join(
+        f" {budget['name']}, end to end: {budget['end_to_end']}"
+        for budget in budgets
+        if budget["end_to_end"]
+    )
 
 
 def _correlations(budgets: Sequence[Stored], small: int, full: int) -> list[Key]:
@@ -396,7 +405,8 @@ def reconstruction(result: Result, *, show_patients: bool) -> dict[str, Any]:
         "one, and of a blind guess that saw no update. At most: probability that the guarantee "
         f"leaves to naming a patient from a list. Each ε: unit {stored['unit']}, delta "
         f"{stored['delta']:g}, {stored['adjacency']}, {_accountants(stored['budgets'])}. Only the "
-        "last column is a guarantee; the others hold for adversaries as weak as described.",
+        "last column is a guarantee, of the attacked steps; the others hold for adversaries as "
+        f"weak as described.{_end_to_end(stored['budgets'])}",
     }
 
 

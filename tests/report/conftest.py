@@ -276,7 +276,7 @@ class Tree:
             tpr_at_fpr={float(k): v for k, v in risk["tpr_at_fpr"].items()},
         )
         result = score(signals, [LOSS_THRESHOLD], unit="patient", bounds=bounds)
-        (folder / "attack.json").write_text(json.dumps(result.as_json()))
+        write_sealed(folder / "attack.json", result.as_json())
         close_run(record)
         return folder
 

@@ -255,7 +255,7 @@ def test_an_audit_stands_beside_the_model_whose_statement_it_is_about(make_tree:
         "best": {"epsilon": 2.03, "ceiling": 3.18},
         "refutes": False,
     }
-    (record.folder / "audit.json").write_text(json.dumps(audit))
+    write_sealed(record.folder / "audit.json", audit)
     close_run(record)
     rows = {row.name: row for row in collect(tree.runs)}
     assert rows["dp/eps6_gan"].audit is None
@@ -265,7 +265,11 @@ def test_an_audit_stands_beside_the_model_whose_statement_it_is_about(make_tree:
     assert findings(list(rows.values())) == []
     rows["dp/eps6_phantom"].__dict__["audit"] = audit | {"refutes": True}
     assert "refutes its epsilon" in findings(list(rows.values()))[0]
-    (record.folder / "audit.json").write_text(json.dumps(audit | {"schema": 1}))
+    path = record.folder / "audit.json"
+    path.write_text(path.read_text().replace("5.4801", "0.5"))
+    with pytest.raises(ReportError, match=r"audit\.json: .*does not fit its seal"):
+        collect(tree.runs)
+    write_sealed(path, audit | {"schema": 1})
     with pytest.raises(ReportError, match=r"audit\.json: .*schema 1.* Run the audit again"):
         collect(tree.runs)
 

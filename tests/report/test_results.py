@@ -24,7 +24,7 @@ from mammo_dp.report.collect import (
 from mammo_dp.report.page import report
 from mammo_dp.report.results import benchmark, benchmark_tables, fidelity, ladder, reconstruction
 from mammo_dp.runs import close_run, open_run
-from tests.report.conftest import Tree
+from tests.report.conftest import Tree, write_sealed
 
 Make = Callable[..., Tree]
 INTERVAL = {"value": 0.5, "low": 0.4, "high": 0.6}
@@ -49,7 +49,7 @@ def rung(name: str, epsilon: float, success: float) -> dict[str, Any]:
         patients=102,
         bounds={},
         cells=cells,
-    ).as_json()
+    ).as_json() | {"end_to_end": f"No guarantee behind <{name}>."}
 
 
 def conditions() -> dict[str, Any]:
@@ -83,6 +83,7 @@ def a_reconstruction() -> dict[str, Any]:
             "mechanism": mechanism,
             "epsilon": epsilon,
             "accountant": accountant,
+            "end_to_end": "No guarantee behind <run>." if mechanism else "",
             "isolated": {
                 str(edge): {"attacks": qualities, "blind": {"blank": {"ncc": INTERVAL}}}
                 for edge in (64, 16, 4)
@@ -199,7 +200,7 @@ def a_fidelity() -> dict[str, Any]:
 def write(folder: Path, name: str, content: dict[str, Any], crops: Path | None = None) -> None:
     inputs = {"data": crops} if crops else {}
     record = open_run(folder, command="attack", config={}, inputs=inputs)
-    (folder / name).write_text(json.dumps(content))
+    write_sealed(folder / name, content)
     (folder / "sheet.png").write_bytes(b"picture")
     close_run(record)
 
@@ -223,6 +224,9 @@ def test_a_ladder_becomes_a_table_of_chances_and_its_strongest_membership_attack
     assert rows["95 % interval"][0] == "0.500 to 0.700"
     assert rows["1, list: named"] == ["0.200 / 0.400 / —", "0.500 / 1.000 / —"]
     assert "per patient, δ = 0.0001, zero-out, by PLD, dp-accounting 0.6.0" in said["note"]
+    assert said["note"].endswith(
+        "6, end to end: No guarantee behind <6>. none, end to end: No guarantee behind <none>."
+    )
     assert "any adversary, who guesses right with probability 0.01" in said["picture"]
     assert "sign is hidden" not in said["picture"]
     assert said["findings"] == ["budget 6: list reaches named <1>"]
@@ -239,6 +243,7 @@ def test_a_reconstruction_shows_a_thumbnail_and_the_finest_beside_blind_guesses(
     assert [row[:2] for row in said["rows"]] == [["6", "6.00"], ["no privacy", "∞"]]
     assert said["rows"][0][-2:] == ["0.500", "0.700"]
     assert said["rows"][1][-2:] == ["—", "1"]
+    assert said["note"].endswith(" 6, end to end: No guarantee behind <run>.")
 
 
 def test_sheets_of_real_patients_are_embedded_only_on_demand(
@@ -272,6 +277,17 @@ def test_epsilons_of_a_benchmark_are_those_that_it_wrote(tmp_path: Path) -> None
     path.write_text(json.dumps(stored))
     with pytest.raises(ReportError, match=r"benchmark\.json: .*does not fit its seal"):
         found(tmp_path, BENCHMARK)
+
+
+@pytest.mark.parametrize("name", [LADDER, RECONSTRUCTION])
+def test_an_attack_whose_epsilon_somebody_changed_is_not_reported(
+    tmp_path: Path, name: str
+) -> None:
+    write(tmp_path / "attack", name, a_ladder() if name == LADDER else a_reconstruction())
+    path = tmp_path / "attack" / name
+    path.write_text(path.read_text().replace("5.999", "0.5"))
+    with pytest.raises(ReportError, match=r"\.json: .*does not fit its seal"):
+        found(tmp_path, name)
 
 
 def test_a_benchmark_keeps_failures_and_turns_differences_to_the_reference(

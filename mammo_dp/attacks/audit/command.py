@@ -37,6 +37,7 @@ from mammo_dp.attacks.lower_bounds import (
     one_run,
     one_run_curve,
 )
+from mammo_dp.attacks.statements import sealed_statement
 from mammo_dp.attacks.statistics import (
     AUDIT_SCHEMA,
     FPRS,
@@ -50,7 +51,8 @@ from mammo_dp.attacks.statistics import (
 from mammo_dp.privacy.accounting.account import Adjacency, Mechanism, compose, fits_of
 from mammo_dp.privacy.accounting.risk import risk_of
 from mammo_dp.privacy.statement.document import FILE_NAME as PRIVACY
-from mammo_dp.privacy.statement.document import read_statement, read_statements
+from mammo_dp.privacy.statement.guarantee import PrivacyStatement
+from mammo_dp.privacy.statement.seals import with_seal
 from mammo_dp.runs import FILE_NAME as RUN
 from mammo_dp.runs import file_sha256, read_run, run_folder, write_text_atomically
 
@@ -256,7 +258,7 @@ def attack_audit(
             _write(saved, observed)
         result = audited(stage, _read(saved))
         if not record.is_finished:
-            text = json.dumps(result.as_json(), indent=2, allow_nan=False)
+            text = json.dumps(with_seal(result.as_json()), indent=2, allow_nan=False)
             write_text_atomically(record.folder / AUDIT, text + "\n")
         return result
 
@@ -265,11 +267,13 @@ def stage_of(run: Path) -> Stage:
     """The private stage that a run's statement is about.
 
     Raises:
-        AttackError: If there is none, or the statement is about other weights than lie there.
+        AttackError: If there is none, the statement has no seal that holds, or it is about other
+            weights than lie there.
     """
-    stated, artefact = read_statements(run), read_statement(run)["artefact"]
+    stored = sealed_statement(run / PRIVACY)
+    artefact = stored["artefact"]
     weights = None if artefact is None else run / artefact["path"]
-    if weights and weights.is_file() and file_sha256(weights) != artefact["sha256"]:
+    if weights and not (weights.is_file() and file_sha256(weights) == artefact["sha256"]):
         raise AttackError(
             f"{weights}: is not what {run / PRIVACY} is about, so an audit of its claim would say "
             "nothing of these weights. Restore the file."
@@ -279,7 +283,7 @@ def stage_of(run: Path) -> Stage:
             f"{run}: was made by {command!r}, whose noise is not that of the training loop. Give "
             "the run of a DPCropClassifier, DPMCGAN or DPLatentDiffusion."
         )
-    for statement in stated:
+    for statement in map(PrivacyStatement.from_json, stored["statements"]):
         for own in fits_of(statement.own):
             mechanism = replace(own, crops_of_unit=1)  # what was drawn
             curve = compose([mechanism])

@@ -80,6 +80,7 @@ class Rung:
         accountant: Where epsilon comes from; empty without privacy.
         auroc: Utility, with a 95 % interval over patients.
         patients: Number of patients that it was measured on.
+        perhaps_seen: Which stages may have seen these patients, as of ``test``.
         bounds: All bounds, see :mod:`mammo_dp.attacks.bounds`.
         cells: What attacks achieved.
     """
@@ -90,6 +91,7 @@ class Rung:
     accountant: str
     auroc: Estimate
     patients: int
+    perhaps_seen: str = ""
     bounds: Mapping[str, Any]
     cells: tuple[Cell, ...]
 
@@ -121,6 +123,7 @@ class Rung:
                 "high": self.auroc.high,
             },
             "patients": self.patients,
+            "perhaps_seen": self.perhaps_seen,
             "bounds": dict(self.bounds),
             "attacks": [cell.as_json() for cell in self.cells],
         }

@@ -31,6 +31,7 @@ from mammo_dp.attacks.reconstruction.observer import SavedCandidates
 from mammo_dp.attacks.reconstruction.results import score_signals
 from mammo_dp.attacks.reconstruction.updates import LEAST_PX
 from mammo_dp.attacks.statistics import LEVEL
+from mammo_dp.privacy.statement.seals import sealed_content
 from mammo_dp.runs import RunRecord, run_folder, write_text_atomically
 from mammo_dp.training_cli import train
 
@@ -202,7 +203,7 @@ def ladder(
             print((plan.out / results.TABLE).read_text(encoding="utf-8"))
             _refuse(
                 record,
-                json.loads((plan.out / results.LADDER).read_text(encoding="utf-8"))["refuted"],
+                sealed_content((plan.out / results.LADDER).read_text(encoding="utf-8"))["refuted"],
             )
             return
         console, steps = Console(), []
@@ -353,6 +354,7 @@ def _attack_budget(
         accountant=bound.accountant,
         auroc=Estimate(**utility["auroc"]),
         patients=utility["patients"],
+        perhaps_seen=utility["perhaps_seen"],
         bounds=bound.as_json(),
         cells=tuple(sorted(cells, key=lambda cell: cell.rung)),
     )

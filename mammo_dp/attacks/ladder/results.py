@@ -29,6 +29,7 @@ from mammo_dp.attacks.reconstruction.results import Scored, draw_sheet, lines_of
 from mammo_dp.attacks.reconstruction.updates import pooled
 from mammo_dp.privacy.accounting.account import Mechanism, compose
 from mammo_dp.privacy.accounting.risk import risk_of
+from mammo_dp.privacy.statement.seals import with_seal
 from mammo_dp.runs import write_text_atomically
 
 _POINTS = 48
@@ -128,7 +129,11 @@ _WIDTH = 210
 _FACTS = (
     "budget",
     "epsilon",
+    "delta",
+    "unit",
+    "adjacency",
     "accountant",
+    "end_to_end",
     "noise_multiplier",
     "auroc",
     "auroc_low",
@@ -186,20 +191,6 @@ def write_text(path: Path, made: Table, below: Sequence[str]) -> None:
     write_text_atomically(path, "\n".join(lines) + "\n")
 
 
-def write_csv(path: Path, rungs: Sequence[Rung]) -> None:
-    """Writes one row per budget, attack and metric in one move."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_FACTS, *_CELL])
-    for rung in rungs:
-        utility = (rung.auroc.value, rung.auroc.low, rung.auroc.high, rung.patients)
-        facts = (rung.name, rung.shown_epsilon, rung.accountant, rung.noise_multiplier, *utility)
-        for cell in rung.cells:
-            values = cell.as_json()
-            writer.writerow([*facts, *("" if values[n] is None else values[n] for n in _CELL)])
-    write_text_atomically(path, text.getvalue())
-
-
 def _cell(cells: Sequence[Cell], rung: int, attack: str, metric: str) -> Cell | None:
     found = (c for c in cells if (c.rung, c.attack, c.metric) == (rung, attack, metric))
     return next(found, None)
@@ -234,6 +225,28 @@ class BudgetResult:
     scored: Scored
 
 
+def write_csv(path: Path, by_budget: Sequence[BudgetResult], delta: float) -> None:
+    """Writes one row per budget, attack and metric in one move.
+
+    Args:
+        path: The file.
+        by_budget: By budget.
+        delta: Of each epsilon.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*_FACTS, *_CELL])
+    for one in by_budget:
+        rung, stated = one.rung, one.schedule
+        refers = (delta, "patient", stated.adjacency, rung.accountant, stated.end_to_end)
+        utility = (rung.auroc.value, rung.auroc.low, rung.auroc.high, rung.patients)
+        facts = (rung.name, rung.shown_epsilon, *refers, rung.noise_multiplier, *utility)
+        for cell in rung.cells:
+            values = cell.as_json()
+            writer.writerow([*facts, *("" if values[n] is None else values[n] for n in _CELL)])
+    write_text_atomically(path, text.getvalue())
+
+
 def write(
     folder: Path,
     by_budget: Sequence[BudgetResult],
@@ -265,9 +278,11 @@ def write(
         shown,
         questions.correlation,
     )
-    conditions = _conditions(rungs, questions.delta)
+    adjacency = " or ".join(dict.fromkeys(one.schedule.adjacency for one in by_budget))
+    conditions = _conditions(rungs, questions.delta, adjacency)
     facts = {
         "conditions": conditions,
+        "adjacency": adjacency,
         "cohort": cohort,
         "correlation": questions.correlation,
         "delta": questions.delta,
@@ -276,8 +291,13 @@ def write(
     stored = _write_json(folder / LADDER, by_budget, between, facts)
     made = table(rungs, columns(rungs, *shown), conditions)
     stages = [f"{one.rung.title}, end to end: {one.schedule.end_to_end}" for one in by_budget]
+    stages += [
+        f"{rung.title}, AUROC: nobody knows whether of new patients: {rung.perhaps_seen}"
+        for rung in rungs
+        if rung.perhaps_seen
+    ]
     write_text(folder / TABLE, made, stages)
-    write_csv(folder / CSV, rungs)
+    write_csv(folder / CSV, by_budget, questions.delta)
     figure.draw(folder / FIGURE, stored, [rung.shown_epsilon for rung in rungs])
     draw_sheet(
         folder / SHEET,
@@ -300,7 +320,6 @@ def _write_json(
     content = {
         "schema": 1,
         "unit": "patient",
-        "adjacency": "zero-out",
         **facts,
         "refuted": findings(one.rung for one in by_budget),
         "notice": _NOTICE,
@@ -309,12 +328,12 @@ def _write_json(
         ],
         "between": between.as_json(),
     }
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_text_atomically(path, text)
-    return dict(json.loads(text))
+    stored = with_seal(json.loads(json.dumps(content, allow_nan=False)))  # keys are texts
+    write_text_atomically(path, json.dumps(stored, indent=2) + "\n")
+    return stored
 
 
-def _conditions(rungs: Sequence[Rung], delta: float) -> str:
+def _conditions(rungs: Sequence[Rung], delta: float, adjacency: str) -> str:
     """Unit, delta, adjacency and accountant of every epsilon."""
     by: dict[str, list[str]] = {}
     for rung in rungs:
@@ -322,4 +341,4 @@ def _conditions(rungs: Sequence[Rung], delta: float) -> str:
             by.setdefault(rung.accountant, []).append(rung.shown_epsilon)
     first, *others = by
     more = "".join(f"; {', '.join(by[name])} by {name}" for name in others)
-    return f"of each fit alone, per patient, delta {delta:g}, zero-out, by {first}{more}"
+    return f"of each fit alone, per patient, delta {delta:g}, {adjacency}, by {first}{more}"

@@ -21,6 +21,7 @@ from mammo_dp.attacks import AttackError
 from mammo_dp.attacks.membership.signals import Combine, Signals
 from mammo_dp.attacks.statistics import FPRS, LEVEL, Audit, Bounds, audit, exceeds, rates_as_json
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
+from mammo_dp.privacy.statement.seals import sealed_content, with_seal
 from mammo_dp.runs import write_text_atomically
 
 SCHEMA = 2  # 1 held one attack, and no value per crop
@@ -133,6 +134,7 @@ class Result:
                 "epsilon": "infinity" if math.isinf(bounds.epsilon) else bounds.epsilon,
                 "delta": bounds.delta,
                 "unit": self.unit,
+                "sentence": bounds.sentence,
             },
             "models": self.models,
             "not_tried": dict(self.not_tried),
@@ -216,10 +218,10 @@ def read_result(path: Path) -> dict[str, Any]:
     """Reads ``attack.json``.
 
     Raises:
-        AttackError: If it is unreadable or of another schema.
+        AttackError: If it is unreadable, of another schema, or its seal does not hold.
     """
     try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        result = sealed_content(path.read_text(encoding="utf-8"))
         if result["schema"] != SCHEMA:
             raise ValueError(f"schema {result['schema']}, known is {SCHEMA}")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -237,7 +239,7 @@ def write_result(
     member_split: Split,
     nonmember_split: Split,
 ) -> None:
-    """Writes ``attack.json`` in one move.
+    """Writes ``attack.json``, sealed, in one move.
 
     Args:
         path: The file.
@@ -251,7 +253,7 @@ def write_result(
         "member_split": member_split,
         "nonmember_split": nonmember_split,
     }
-    text = json.dumps(result.as_json() | groups, indent=2, allow_nan=False)
+    text = json.dumps(with_seal(result.as_json() | groups), indent=2, allow_nan=False)
     write_text_atomically(path, text + "\n")
 
 
@@ -271,13 +273,11 @@ def _values(found: Audit) -> dict[str, Any]:
 
 def bounds_of(statement: PrivacyStatement) -> Bounds:
     """What a statement allows an attacker."""
-    epsilon, delta = statement.epsilon, statement.delta
-    if math.isinf(epsilon):
-        return Bounds(epsilon=epsilon, delta=delta, advantage=1, tpr_at_fpr=dict.fromkeys(FPRS, 1))
-    risk = statement.guarantee.risk
+    risk, is_nothing = statement.guarantee.risk, math.isinf(statement.epsilon)
     return Bounds(
-        epsilon=epsilon,
-        delta=delta,
-        advantage=risk.advantage,
-        tpr_at_fpr=risk.tpr_at_fpr,
+        epsilon=statement.epsilon,
+        delta=statement.delta,
+        advantage=1 if is_nothing else risk.advantage,
+        tpr_at_fpr=dict.fromkeys(FPRS, 1) if is_nothing else risk.tpr_at_fpr,
+        sentence=statement.sentence,
     )

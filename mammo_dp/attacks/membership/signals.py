@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from data_prep.manifest import FILE_NAME, CropsManifest, Split, Unit
 from mammo_dp.attacks import AttackError
+from mammo_dp.attacks.statements import sealed_statement
 from mammo_dp.privacy.statement.cohort import Cohort
-from mammo_dp.privacy.statement.document import ledger_of, read_evidence, read_statement
+from mammo_dp.privacy.statement.document import ledger_of, read_evidence
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
-from mammo_dp.privacy.statement.seals import seal_doubt
 from mammo_dp.runs import write_text_atomically
 
 log = logging.getLogger(__name__)
@@ -83,22 +83,6 @@ def statement_about(
     if met.perhaps:
         log.warning("Nobody knows whether %r are non-members: %s", nonmember_split, met.perhaps)
     return found
-
-
-def sealed_statement(path: Path) -> dict[str, Any]:
-    """Content of a ``privacy.json``.
-
-    Raises:
-        PrivacyError: If there is no readable statement.
-        AttackError: If its seal does not hold.
-    """
-    stored = read_statement(path)
-    if doubt := seal_doubt(stored):
-        raise AttackError(
-            f"{path}: {doubt}. Nobody knows what may be believed of it. Restore the folder, or run "
-            "the stage again."
-        )
-    return stored
 
 
 def require_patients(manifest: CropsManifest, rows: Sequence[int], split: str) -> None:

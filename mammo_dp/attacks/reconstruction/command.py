@@ -25,8 +25,10 @@ from mammo_dp.attacks.reconstruction.collect import (
 from mammo_dp.attacks.reconstruction.isolated import ATTACKERS, BLIND
 from mammo_dp.attacks.reconstruction.results import Scored, draw_sheet, lines_of, score_signals
 from mammo_dp.attacks.reconstruction.updates import LEAST_PX
+from mammo_dp.attacks.statements import sealed_statement
 from mammo_dp.attacks.statistics import LEVEL
-from mammo_dp.privacy.accounting.account import compose
+from mammo_dp.privacy.accounting.account import Adjacency, compose
+from mammo_dp.privacy.statement.seals import with_seal
 from mammo_dp.runs import RunRecord, run_folder, write_text_atomically
 
 RESULT, SHEET, SIGNALS = "reconstruction.json", "sheet.png", "signals"
@@ -68,12 +70,18 @@ class Cost:
     """Epsilon of the attacked steps for a patient, as executed.
 
     Attributes:
-        epsilon: At the delta of the command; ``"infinity"`` without privacy.
-        accountant: Where it comes from; empty without privacy.
+        epsilon: At ``delta``; ``"infinity"`` without privacy.
+        delta: Of the command, or of the statement of a run.
+        adjacency: What neighbouring cohorts differ by.
+        accountant: Where epsilon comes from; empty without privacy.
+        end_to_end: Epsilon of all stages of a run together, in a sentence; empty for a budget.
     """
 
     epsilon: float | Literal["infinity"]
+    delta: float
+    adjacency: Adjacency
     accountant: str
+    end_to_end: str
 
     @property
     def title(self) -> str:
@@ -161,11 +169,11 @@ def reconstruction(
     ) as record:
         if record.is_finished_as_said():
             return
-        schedules = (
-            of_run(run)
-            if run is not None
-            else of_budgets(budgets, sampling_rate=sampling_rate, steps=steps, delta=delta)
-        )
+        if run is None:
+            schedules = of_budgets(budgets, sampling_rate=sampling_rate, steps=steps, delta=delta)
+        else:
+            sealed_statement(Path(run) / "privacy.json")  # or its noise is anybody's
+            schedules = of_run(run)
         for schedule in schedules:
             noise_of(schedule)  # refuses before anything runs
         delta = next((schedule.delta for schedule in schedules if schedule.delta), delta)
@@ -196,14 +204,14 @@ def reconstruction(
             for schedule, folder in zip(schedules, folders, strict=True)
         ]
         costs = [_cost(schedule, delta) for schedule in schedules]
-        _write(record, scored, costs, targets, manifest, others, level=level, delta=delta)
+        _write(record, scored, costs, targets, manifest, others, level=level)
         if broken := [one.schedule.name for one in scored if one.exceeds_bound]:
             raise AttackError(
                 f"{record.folder / RESULT}: at {', '.join(broken)} a list was read better than the "
                 "guarantee allows. Sampling, clip or noise are not what is accounted: release "
                 "nothing."
             )
-        _show(scored, costs, delta)
+        _show(scored, costs)
 
 
 def _check(kappas: Sequence[float], patients: int, resamples: int) -> None:
@@ -237,13 +245,12 @@ def _write(
     others: CropsManifest | None,
     *,
     level: float,
-    delta: float,
 ) -> None:
     result: dict[str, Any] = {
         "schema": 1,
         "unit": "patient",
-        "adjacency": "zero-out",
-        "delta": delta,
+        "adjacency": " or ".join(dict.fromkeys(cost.adjacency for cost in costs)),
+        "delta": costs[0].delta,
         "cohort": manifest.sha256,
         "split": record.config["split"],
         "patients": len(targets.images),
@@ -255,43 +262,48 @@ def _write(
         "level": LEVEL,
         "level_of_lists": level,
         "budgets": [
-            one.as_json() | {"epsilon": cost.epsilon, "accountant": cost.accountant}
+            one.as_json()
+            | {"epsilon": cost.epsilon, "accountant": cost.accountant}
+            | {"end_to_end": cost.end_to_end}
             for one, cost in zip(scored, costs, strict=True)
         ],
     }
     draw_sheet(
         record.folder / SHEET,
         lines_of(scored, [cost.title for cost in costs]),
-        title=textwrap.fill(
-            f"Crops read from updates. {_conditions(costs, delta)}", 60 + 15 * len(costs)
-        ),
+        title=textwrap.fill(f"Crops read from updates. {_conditions(costs)}", 60 + 15 * len(costs)),
         real=targets.real,
     )
-    text = json.dumps(result, indent=2, allow_nan=False)
+    text = json.dumps(with_seal(result), indent=2, allow_nan=False)
     write_text_atomically(record.folder / RESULT, text + "\n")
 
 
 def _cost(schedule: Schedule, delta: float) -> Cost:
-    if schedule.mechanism is None:
-        return Cost(epsilon="infinity", accountant="")
-    curve = compose([schedule.mechanism])
-    return Cost(epsilon=curve.epsilon(delta), accountant=curve.source)
+    curve = None if schedule.mechanism is None else compose([schedule.mechanism])
+    return Cost(
+        epsilon="infinity" if curve is None else curve.epsilon(delta),
+        delta=delta,
+        adjacency=schedule.adjacency,
+        accountant="" if curve is None else curve.source,
+        end_to_end=schedule.end_to_end,
+    )
 
 
-def _conditions(costs: Sequence[Cost], delta: float) -> str:
+def _conditions(costs: Sequence[Cost]) -> str:
     """What every epsilon that is shown means."""
     accountants = dict.fromkeys(cost.accountant for cost in costs if cost.accountant)
     if not accountants:
         return "Without privacy."
+    adjacencies = dict.fromkeys(cost.adjacency for cost in costs)
     return (
-        f"Each epsilon: of the attacked steps, per patient, delta {delta:g}, zero-out, by "
-        f"{' or '.join(accountants)}."
+        f"Each epsilon: of the attacked steps, per patient, delta {costs[0].delta:g}, "
+        f"{' or '.join(adjacencies)}, by {' or '.join(accountants)}."
     )
 
 
-def _show(scored: Sequence[Scored], costs: Sequence[Cost], delta: float) -> None:
+def _show(scored: Sequence[Scored], costs: Sequence[Cost]) -> None:
     """One line per budget: correlation at each resolution; then the success of lists."""
-    print(_conditions(costs, delta))
+    print(_conditions(costs))
     for one, cost in zip(scored, costs, strict=True):
         parts = []
         for resolution, found in one.reconstructions.items():
@@ -308,3 +320,5 @@ def _show(scored: Sequence[Scored], costs: Sequence[Cost], delta: float) -> None
                 f"  {name}: {rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}], bound "
                 f"{found_list.bound:.3f}, guess {found_list.kappa:.3g}"
             )
+        if cost.end_to_end:
+            print(f"  end to end: {cost.end_to_end}")

@@ -18,10 +18,10 @@ from mammo_dp.attacks.membership.signals import (
     read_signals,
     require_patients,
     require_two_groups,
-    sealed_statement,
     statement_about,
     write_signals,
 )
+from mammo_dp.attacks.statements import sealed_statement
 from mammo_dp.attacks.synthetic.methods import SPACES, Points, Seen, Space, distances, methods
 from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.privacy.statement.document import ledger_of, read_evidence

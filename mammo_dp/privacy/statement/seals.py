@@ -95,6 +95,21 @@ def with_seal(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "seal": seal(content)}
 
 
+def sealed_content(text: str) -> dict[str, Any]:
+    """Content of a file of ours in JSON whose numbers are believed only under a seal.
+
+    Args:
+        text: What :func:`with_seal` gave, as JSON.
+
+    Raises:
+        ValueError: If it is no JSON object, or its seal does not hold.
+    """
+    content = dict(json.loads(text))
+    if doubt := seal_doubt(content):
+        raise ValueError(doubt)
+    return content
+
+
 def authentication_code(values: Mapping[str, Any]) -> str:
     """HMAC-SHA-256 of plain values, 64 hexadecimal digits; for :mod:`data_prep.authentication`."""
     return seal({"kind": "line", "values": values})["hmac_sha256"]

@@ -17,10 +17,12 @@ from mammo_dp.main import main
 from mammo_dp.privacy.accounting.account import Mechanism, compose
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.statement.seals import seal_doubt
 from mammo_dp.runs import file_sha256
 from tests.attacks.audit.mutants import config, private_run
 from tests.fixtures import write_cohort
 from tests.privacy.training.fits import quiet
+from tests.stated import seal_again
 
 pytestmark = quiet
 
@@ -235,6 +237,8 @@ def test_command_repeats_the_fit_and_scores_saved_canaries_again(
     assert stored["conduct"]["updates"] == stored["stage"]["mechanism"]["steps"] == 6
     assert stored["conduct"]["epsilon"] == pytest.approx(6, rel=0.01)
     again = attack_audit(run=run, canaries=60)
+    assert not seal_doubt(stored)
+    del stored["seal"]
     assert json.loads(json.dumps(again.as_json())) == stored
 
 
@@ -256,6 +260,23 @@ def test_a_claim_about_other_weights_is_not_audited(tmp_path: Path) -> None:
     (run / "last.ckpt").write_text("of a fit without DP")
     with pytest.raises(AttackError, match=r"last\.ckpt: is not what .*privacy\.json is about"):
         attack_audit(run=run)
+
+
+def test_the_claim_of_weights_that_are_gone_is_not_audited(tmp_path: Path) -> None:
+    run = stated_run(tmp_path / "run", tmp_path / "cohort", SAMPLED)
+    (run / "last.ckpt").unlink()
+    with pytest.raises(AttackError, match=r"last\.ckpt: is not what .*privacy\.json is about"):
+        attack_audit(run=run)
+
+
+def test_a_claim_that_somebody_changed_is_not_audited(tmp_path: Path) -> None:
+    """Or an audit would repeat the fit with the noise that somebody wrote, and find it there."""
+    run = stated_run(tmp_path / "run", tmp_path / "cohort", SAMPLED)
+    path = run / "privacy.json"
+    path.write_text(path.read_text().replace('"noise_multiplier": 2.0', '"noise_multiplier": 20.0'))
+    with pytest.raises(AttackError, match="does not fit its seal"):
+        attack_audit(run=run)
+    assert not (run / "attack_audit").exists()
 
 
 def test_a_run_without_noise_has_no_claim_to_audit(tmp_path: Path) -> None:
@@ -301,5 +322,5 @@ def test_what_was_drawn_alone_is_audited_as_a_crop(tmp_path: Path) -> None:
     assert stage_of(run).unit == "patient"
     stored = json.loads((run / "privacy.json").read_text())
     stored["statements"][0]["crops_of_unit"] = 4  # as where an earlier stage drew patients
-    (run / "privacy.json").write_text(json.dumps(stored))
+    seal_again(run / "privacy.json", stored)
     assert stage_of(run).unit == "crop"

@@ -8,6 +8,7 @@ from mammo_dp.attacks import AttackError
 from mammo_dp.attacks.ladder.cells import Cell, Rung, findings
 from mammo_dp.attacks.ladder.measurements import membership_cells
 from mammo_dp.attacks.membership.results import SCHEMA
+from mammo_dp.privacy.statement.seals import with_seal
 
 
 def rung(*cells: Cell) -> Rung:
@@ -23,18 +24,18 @@ def rung(*cells: Cell) -> Rung:
     )
 
 
-def stored(tmp_path: Path, epsilon: float | str, exceeds: bool) -> Path:
+def stored(tmp_path: Path, epsilon: float | str, exceeds: bool, schema: int = SCHEMA) -> Path:
     def cell(value: float) -> dict[str, float]:
         return {"value": value, "low": value - 0.1, "high": value + 0.1, "bound": 0.9}
 
     attack = {"auc": cell(0.6), "tpr_at_fpr": {"0.01": cell(0.2)}, "exceeds_bound": exceeds}
     content = {
-        "schema": SCHEMA,
+        "schema": schema,
         "bound_from": {"epsilon": epsilon},
         "attacks": {"RMIA": attack},
         "blind": {"label-only": {"auc": cell(0.5), "tpr_at_fpr": {"0.01": cell(0.01)}}},
     }
-    (tmp_path / "attack.json").write_text(json.dumps(content))
+    (tmp_path / "attack.json").write_text(json.dumps(with_seal(content)))
     return tmp_path / "attack.json"
 
 
@@ -54,8 +55,7 @@ def test_membership_is_a_guarantee_where_epsilon_is_finite(tmp_path: Path) -> No
 
 
 def test_a_result_of_another_schema_is_refused(tmp_path: Path) -> None:
-    path = stored(tmp_path, 6.0, exceeds=False)
-    path.write_text(path.read_text().replace(f'"schema": {SCHEMA}', '"schema": 1'))
+    path = stored(tmp_path, 6.0, exceeds=False, schema=1)
     with pytest.raises(AttackError, match="schema 1, known is"):
         membership_cells(path)
 

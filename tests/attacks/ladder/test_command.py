@@ -90,6 +90,9 @@ def test_a_ladder_writes_everything_resumes_and_blocks_what_is_refuted(
 
     rows = list(csv.DictReader((out / "ladder.csv").read_text().splitlines()))
     assert {row["budget"] for row in rows} == {"4", "none"}
+    for row in rows:
+        assert (row["delta"], row["unit"], row["adjacency"]) == ("0.01", "patient", "zero-out")
+        assert "epsilon = " in row["end_to_end"]
     assert len(rows) == len(private["attacks"]) + len(none["attacks"])
     table = (out / "ladder.txt").read_text()
     assert "of each fit alone, per patient, delta 0.01, zero-out, by PLD" in table

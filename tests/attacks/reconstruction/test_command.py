@@ -18,7 +18,10 @@ from mammo_dp.attacks.reconstruction.isolated import observe, read_observations,
 from mammo_dp.attacks.reconstruction.lists import CandidateScores, canary_lists, read_candidates
 from mammo_dp.main import main
 from mammo_dp.privacy.accounting.account import Mechanism
-from mammo_dp.runs import read_run
+from mammo_dp.privacy.statement.document import write_statement
+from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.statement.seals import sealed_content
+from mammo_dp.runs import file_sha256, read_run
 from tests.fixtures import write_cohort
 
 SETTINGS = {"patients": 3, "sampling_rate": 0.5, "steps": 4, "delta": 1e-3, "resamples": 100}
@@ -64,7 +67,7 @@ def finished(
 def test_results_stand_beside_blind_guesses_closed_forms_and_threats(
     cohort: CropsManifest, finished: Path
 ) -> None:
-    result = json.loads((finished / "reconstruction.json").read_text())
+    result = sealed_content((finished / "reconstruction.json").read_text())
     assert read_run(finished).is_finished
     assert (finished / "sheet.png").stat().st_size > 1000
     private, open_ = result["budgets"]
@@ -108,6 +111,32 @@ def test_without_a_prior_no_number_needs_one(cohort: CropsManifest, tmp_path: Pa
     assert set(found["isolated"]["8"]["attacks"]) == {"from_scratch", "centred"}
     assert set(found["isolated"]["8"]["blind"]) == {"blank"}
     assert found["traps"] == {}
+
+
+def test_of_a_run_epsilon_stands_beside_what_holds_end_to_end(
+    tmp_path: Path, cohort: CropsManifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own steps have a finite epsilon; a fit without DP on the same patients came before."""
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "last.ckpt").write_text("weights")
+    sha256 = file_sha256(run / "checkpoints" / "last.ckpt")
+    steps = Mechanism(noise_multiplier=4.0, sampling_rate=0.5, steps=4)
+    private = Access.of_training(
+        "private", cohort, "train", mechanism=steps, released=sha256, public_size=5
+    )
+    ledger = PrivacyLedger().plus(Access.of_training("GAN", cohort, "train")).plus(private)
+    write_statement(run, ledger, delta=1e-3, artefact=run / "checkpoints" / "last.ckpt")
+    words = {"crops": str(cohort.folder), "run": str(run), "patients": 2, "resamples": 100}
+    reconstruction(out=str(tmp_path / "out"), resolutions=[4], **words)  # type: ignore[arg-type]
+    (found,) = json.loads((tmp_path / "out" / "reconstruction.json").read_text())["budgets"]
+    assert 0 < found["epsilon"] < 3
+    assert found["end_to_end"].startswith("No guarantee, epsilon = infinity")
+    assert f"end to end: {found['end_to_end']}" in capsys.readouterr().out
+    path = run / "privacy.json"
+    path.write_text(path.read_text().replace('"noise_multiplier": 4.0', '"noise_multiplier": 40.0'))
+    with pytest.raises(AttackError, match="does not fit its seal"):
+        reconstruction(out=str(tmp_path / "new"), resolutions=[4], **words)  # type: ignore[arg-type]
 
 
 def test_a_guarantee_that_is_read_better_than_it_allows_fails_the_command(

@@ -10,6 +10,7 @@ from mammo_dp.privacy.commands import attacks_in_words
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.document import FILE_NAME, TEXT_NAME, write_statement
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
+from mammo_dp.privacy.statement.seals import with_seal
 from mammo_dp.runs import close_run, open_run
 
 
@@ -61,7 +62,7 @@ def attack(run: Path, name: str, content: dict[str, Any], privacy: Path | None =
     inputs = {"privacy": privacy or run / FILE_NAME}
     record = open_run(run / name, command="attack", config={}, inputs=inputs)
     path = record.folder / ("audit.json" if "canaries" in content else "attack.json")
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(with_seal(content)))
     close_run(record)
     return path
 
@@ -115,6 +116,9 @@ def test_attacks_on_another_statement_or_unfinished_ones_are_not_shown(
 
 def test_a_damaged_result_is_named(run: Path) -> None:
     path = attack(run, "attack_membership", ATTACK)
+    path.write_text(path.read_text().replace("0.5", "0.4"))
+    with pytest.raises(PrivacyError, match=r"attack.json: .*does not fit its seal"):
+        attacks_in_words(run)
     path.write_text('{"members": 3}')
     with pytest.raises(PrivacyError, match=r"attack.json: is no readable result"):
         attacks_in_words(run)

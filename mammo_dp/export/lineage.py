@@ -18,18 +18,23 @@ from data_prep.manifest import CropsManifest
 from mammo_dp.export import ExportError
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.cohort import Cohort, one_spelling
+from mammo_dp.privacy.statement.data_sets import is_plain
 from mammo_dp.privacy.statement.document import (
+    EVIDENCE_NAME,
     FILE_NAME,
     FILES_NAME,
     NO_RELEASE,
     TEXT_NAME,
+    read_evidence,
     require_ledger,
+    run_facts,
     write_files_list,
 )
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.recompute import Findings, recompute
-from mammo_dp.runs import file_sha256, read_run, run_of
+from mammo_dp.runs import FILE_NAME as RUN
+from mammo_dp.runs import RunRecord, config_sha256, file_sha256, read_run, run_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +81,24 @@ class Lineage:
         if statement.stored["artefact"] is None:
             raise PrivacyError(f"{source}: {NO_RELEASE} Export a generated set, or a checkpoint.")
         return cls(folder=folder, stored=statement.stored, ledger=ledger)
+
+    @property
+    def run(self) -> RunRecord:
+        """The run that made what is exported, with the command and flags that its evidence seals.
+
+        Raises:
+            PrivacyError: If ``run.json`` says something else.
+        """
+        record, evidence = read_run(self.folder), read_evidence(self.folder)
+        as_said = config_sha256(record.command, record.config, record.seed)
+        sealed = None if evidence is None else evidence["run"]
+        if record.config_sha256 != as_said or sealed != run_facts(record):
+            raise PrivacyError(
+                f"{self.folder}: command and flags in {RUN} are not those that {EVIDENCE_NAME} "
+                "seals, so nobody knows how this was made. Restore the folder, or run the command "
+                "again."
+            )
+        return record
 
     @property
     def datasets(self) -> list[str]:
@@ -143,7 +166,7 @@ class Lineage:
     @property
     def _copied(self) -> list[str]:
         """Names of the files that go along: the statement, and the provenance of imported crops."""
-        given = read_run(self.folder).inputs.get("provenance")
+        given = self.run.inputs.get("provenance")
         beside = [] if given is None else [f"provenance{Path(given.path).suffix}"]
         return [FILE_NAME, TEXT_NAME, *beside]
 
@@ -207,12 +230,17 @@ def require_terms(cohorts: Iterable[Cohort], stated: str | None) -> list[str]:
         A line for each data set: name, licence, credit.
 
     Raises:
-        LicenceError: If terms forbid the export, or are unknown.
+        LicenceError: If terms forbid the export, are unknown, or are not stated in a plain line.
     """
+    if stated is not None and not is_plain(stated):
+        raise LicenceError(
+            "--licence_of_cohort: is empty, of several lines or too many characters, or has "
+            'markup, and it would stand in a card. Name the terms in one line, such as "CC BY 4.0".'
+        )
     lines = []
     for name in one_spelling(name for cohort in cohorts for name in cohort.dataset.split("+")):
         terms = _known(name)
-        if terms is None and not stated:
+        if terms is None and stated is None:
             raise LicenceError(
                 f"{name or 'unknown data'}: nobody knows here under which terms what was trained "
                 "on it may be passed on. Look it up and say so with --licence_of_cohort, such as "

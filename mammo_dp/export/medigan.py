@@ -21,7 +21,7 @@ from gan.diffusion.checkpoint import DiffusionCheckpoint
 from mammo_dp import __version__
 from mammo_dp.export import ExportError, medigan_package
 from mammo_dp.export.lineage import Lineage, require_terms
-from mammo_dp.runs import MADE_BY, file_sha256, read_run, write_text_atomically
+from mammo_dp.runs import MADE_BY, file_sha256, write_text_atomically
 
 WEIGHTS = "generator.pt"
 DEPENDENCIES = ("numpy>=2.0", "pillow>=10.3", "torch>=2.6")
@@ -112,7 +112,7 @@ def _metadata(
     name: str, source: Checkpoint, lineage: Lineage, terms: list[str], folder: Path
 ) -> dict[str, Any]:
     """The entry of medigan's ``global.json``; where the package will lie is for the uploader."""
-    trained = (read_run(lineage.folder).finished or "")[:10]
+    trained = (lineage.run.finished or "")[:10]
     size = source.generator.image_size
     return {
         "execution": {

@@ -17,7 +17,7 @@ from data_prep.progress import watched
 from data_prep.secondary_capture import save_secondary_capture, secondary_capture
 from mammo_dp.export import ExportError
 from mammo_dp.export.lineage import Lineage, require_terms
-from mammo_dp.runs import RunRecord, read_run, write_text_atomically
+from mammo_dp.runs import RunRecord, write_text_atomically
 
 _RULES = {
     "centred": "centred on the mass",
@@ -40,6 +40,14 @@ _LIMITS = """\
 - What the generator learned wrong, or from few patients, is in every crop. A score on this set is
   not a score on patients.
 - Crops of one generator are not independent patients: intervals over crops are too narrow."""
+_MADE = "No crop was cut from a mammogram: each was made by a program or a generator, named below."
+_IMPORTED = (
+    "Whoever imported these crops says that a generator made them. Nobody here can check that none "
+    "was cut from a mammogram."
+)
+_THEY_SAY = ", as whoever imported the crops says"
+# Numbers that say what was asked of an account; what holds is in the statement.
+_ASKED = ("target_", "delta", "kappa")
 _UNPROTECTED = """\
 - Some patients behind the generator have no guarantee (see Privacy): a crop may resemble theirs."""
 
@@ -68,14 +76,17 @@ def data_card(
     """
     crops = manifest.crops
     classes = Counter("malignant" if crop.malignant else "benign" for crop in crops)
-    rule = _RULES[crops[0].crop_rule]
+    imported = any(crop.origin.startswith("synthetic:") for crop in crops)
+    rule = _RULES[crops[0].crop_rule] + (_THEY_SAY if imported else "")
     sources = sorted({crop.label_source for crop in crops})
-    label = ", or ".join(_LABELS.get(source, f"of unknown source ({source})") for source in sources)
+    label = ", or ".join(
+        _LABELS.get(source, f"of unknown source ({source})") for source in sources
+    ) + (_THEY_SAY if imported else "")
     origins = ", ".join(f"`{origin}`" for origin in sorted({crop.origin for crop in crops}))
     lines = [
         f"# {len(crops):,} synthetic breast mass crops",
         "",
-        "No crop was cut from a mammogram: each was made by a program or a generator, named below.",
+        _IMPORTED if imported else _MADE,
         "",
         "## What it holds",
         "",
@@ -93,7 +104,7 @@ def data_card(
         "## How it was made",
         "",
         f"- Origin: {origins}.",
-        f"- Command: `mammo-dp {made.command}` with {_settings(made)}.",
+        f"- Command: `mammo-dp {made.command}`{_settings(made)}.",
         f"- Versions: {', '.join(f'{name} {v}' for name, v in made.versions.items())}.",
         *(f"- Patients behind the generator: {line}." for line in terms),
         "",
@@ -131,13 +142,13 @@ def _attributes(manifest: CropsManifest) -> list[str]:
 
 
 def _settings(made: RunRecord) -> str:
-    """Flags of the command, without those that name files."""
+    """Flags of the command that are numbers or switches; a text may be a path, a name, a claim."""
     flags = [
         f"`{name}={value}`"
         for name, value in sorted(made.config.items())
-        if name not in made.inputs and value is not None and "/" not in str(value)
+        if isinstance(value, bool | int | float) and not name.startswith(_ASKED)
     ]
-    return ", ".join(flags) or "its usual settings"
+    return f" with {', '.join(flags)}" if flags else ""
 
 
 FOLDER, CARD = "synthetic_set", "DATA_CARD.md"
@@ -172,7 +183,7 @@ def synthetic_set(
             "generated crops are exported."
         )
     lineage = Lineage.of(manifest.folder, manifest.sha256)
-    made = read_run(manifest.folder)
+    made = lineage.run
     terms = require_terms((access.cohort for access in lineage.ledger.accesses), licence_of_cohort)
     folder, images = Path(out) / FOLDER, []
     for row in watched(range(len(manifest.crops)), "Copying crops"):

@@ -13,13 +13,13 @@ from pydicom import dcmread
 from data_prep.errors import LicenceError
 from data_prep.manifest import CropsManifest, LabelSource
 from mammo_dp.export import ExportError
-from mammo_dp.export.synthetic_set import _LABELS, synthetic_set
+from mammo_dp.export.synthetic_set import _LABELS, _settings, synthetic_set
 from mammo_dp.main import main
 from mammo_dp.privacy.commands import verified, verify
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.lineage import collect_parents
-from mammo_dp.runs import RunError, file_sha256
+from mammo_dp.runs import RunError, file_sha256, read_run
 from tests.export.classifiers import run_of_classifier
 from tests.fixtures import write_cohort
 
@@ -223,6 +223,67 @@ def test_the_card_says_that_a_classifier_gave_the_labels(
 
 def test_each_source_of_labels_of_synthetic_crops_has_words() -> None:
     assert set(get_args(LabelSource)) - {"pathology", "birads", "image"} == set(_LABELS)
+
+
+def imported(tmp_path: Path, provenance: str, **words: str) -> Path:
+    """An imported set of two crops."""
+    root = tmp_path / "root"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for number, word in enumerate((words["benign_word"], words["malignant_word"])):
+        pixels = rng.integers(0, 256, (16, 16), np.uint8)
+        Image.fromarray(pixels).save(root / f"{number}_{word}.png")
+    (tmp_path / "from.yaml").write_text(provenance)
+    flags = ["--root", str(root), "--name", "m", "--provenance", str(tmp_path / "from.yaml")]
+    flags += [part for name, word in words.items() for part in (f"--{name}", word)]
+    assert main(["prepare", "synthetic_folder", *flags, "--out", str(tmp_path / "a")]) == 0
+    return tmp_path / "a"
+
+
+CLAIM = "generator: g\ntrained_on: |\n  cbis-ddsm\n\n  ## Privacy\n\n  epsilon is 0.01\n"
+
+
+def test_words_that_were_typed_do_not_stand_in_the_card(tmp_path: Path) -> None:
+    words = {"malignant_word": "Maria M 1957", "benign_word": "epsilon 0.1 per patient"}
+    crops = imported(tmp_path, "generator: g\ntrained_on: cbis-ddsm\n", **words)
+    synthetic_set(crops=str(crops), out=str(tmp_path / "out"))
+    card = (tmp_path / "out" / "synthetic_set" / "DATA_CARD.md").read_text()
+    assert "`mammo-dp prepare synthetic_folder` with `card=True`, `strict=False`." in card
+    for word in words.values():
+        assert word not in card
+    assert "No crop was cut from a mammogram" not in card
+    assert "Whoever imported these crops says that a generator made them" in card
+    assert "with masses off centre, as whoever imported the crops says" in card
+
+
+def test_lines_of_a_provenance_or_of_terms_are_no_part_of_a_statement_or_card(
+    tmp_path: Path, generated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "claim").mkdir()
+    words = {"malignant_word": "1", "benign_word": "0"}
+    with pytest.raises(AssertionError):
+        imported(tmp_path / "claim", CLAIM, **words)
+    assert "trained_on is no text of one plain line" in capsys.readouterr().err
+    assert not (tmp_path / "claim" / "a" / "privacy.json").exists()
+    terms = "CC BY 4.0\n\n## Privacy\n\nepsilon is 0.01"
+    with pytest.raises(LicenceError, match="Name the terms in one line"):
+        synthetic_set(crops=str(generated), out=str(tmp_path / "out"), licence_of_cohort=terms)
+
+
+def test_a_command_or_flags_that_somebody_wrote_into_the_record_are_not_exported(
+    generated: Path, tmp_path: Path
+) -> None:
+    for name, value in (("command", "generate of epsilon 0.1"), ("config", {"epsilon": 0.1})):
+        source = shutil.copytree(generated, tmp_path / name)
+        record = json.loads((source / "run.json").read_text())
+        (source / "run.json").write_text(json.dumps(record | {name: value}))
+        with pytest.raises(PrivacyError, match="are not those that privacy_evidence"):
+            synthetic_set(crops=str(source), out=str(tmp_path / "out"))
+
+
+def test_what_was_asked_of_an_account_is_no_setting_of_the_card(generated: Path) -> None:
+    made = replace(read_run(generated), config={"target_epsilon": 1.0, "delta": 1e-4, "rounds": 6})
+    assert _settings(made) == " with `rounds=6`"
 
 
 def test_an_export_is_not_exported_again(exported: Path, tmp_path: Path) -> None:

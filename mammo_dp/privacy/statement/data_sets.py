@@ -55,6 +55,27 @@ _IN_FULL = {
 }
 
 
+_LONGEST = 300  # characters of what somebody says
+_MARKUP = frozenset("<>|`[]{}*\\")
+
+
+def is_plain(text: object) -> bool:
+    """Whether what somebody says may stand within a statement or a card: one line, no markup.
+
+    More lines could be read as a part of the document that nobody here has written.
+
+    >>> is_plain("CC BY 4.0"), is_plain("two" + chr(10) + "lines"), is_plain("<b>"), is_plain(" ")
+    (True, False, False, False)
+    """
+    return (
+        isinstance(text, str)
+        and bool(text.strip())
+        and len(text) <= _LONGEST
+        and text.isprintable()
+        and _MARKUP.isdisjoint(text)
+    )
+
+
 def names_alike(one: str, other: str) -> bool:
     """Whether a text may name a data set that another text names.
 

@@ -26,6 +26,7 @@ from data_prep.phantoms.parameters import PhantomParameters
 from data_prep.recorded import read_recorded
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.cohort import Cohort
+from mammo_dp.privacy.statement.data_sets import is_plain
 from mammo_dp.privacy.statement.document import FILE_NAME, covering_ledger, write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger, PublicData
 from mammo_dp.runs import MADE_BY, RunRecord, file_sha256, input_sha256, run_of
@@ -216,12 +217,12 @@ def provenance_of(weights: Path, sha256: str) -> PublicData | None:
     try:
         said = yaml.safe_load(beside.read_text(encoding="utf-8"))
         values = {name: said[name] for name in _FIELDS}
-        if not all(isinstance(value, str) and value.strip() for value in values.values()):
-            raise ValueError("an entry is empty or no text")
+        if not all(map(is_plain, values.values())):
+            raise ValueError("an entry is empty, no text, of several lines, or has markup")
     except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise PrivacyError(
             f"{beside}: is no provenance of weights ({error!r}). Write `source`, `data`, "
-            "`licence` and `sha256`, one line each."
+            "`licence` and `sha256`, one plain line each."
         ) from error
     if values["sha256"] != sha256:
         raise PrivacyError(
@@ -368,13 +369,14 @@ def _imported(record: RunRecord, manifest: CropsManifest) -> Access:
     try:
         said = yaml.safe_load(read.decode("utf-8"))
         generator, dataset = said["generator"], said["trained_on"]
-        if not isinstance(dataset, str) or not dataset.strip():
-            raise TypeError(f"trained_on is {dataset!r}")
+        for name, value in (("generator", generator), ("trained_on", dataset)):
+            if not is_plain(value):
+                raise TypeError(f"{name} is no text of one plain line")
     except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise PrivacyError(
             f"{path}: is no provenance ({error!r}). Write `generator: NAME` and `trained_on: "
-            "DATASET` (the origin that crops of that data set have, such as cbis-ddsm; several "
-            "are joined by +)."
+            "DATASET`, one plain line each (the origin that crops of that data set have, such as "
+            "cbis-ddsm; several are joined by +)."
         ) from error
     return Access(
         stage=f"{generator}, the generator of {origin},",

@@ -174,7 +174,10 @@ def test_what_initial_weights_were_trained_on_stands_beside_no_patient(
     assert summary == "No patient data was used. Initial weights were trained on: INbreast."
 
 
-@pytest.mark.parametrize("trained_on", ["", "[cbis-ddsm, inbreast]", "7", "2024-99-99", "\xe4"])
+@pytest.mark.parametrize(
+    "trained_on",
+    ["", "[cbis-ddsm, inbreast]", "7", "2024-99-99", "\xe4", "|\n  a\n  ## Privacy", "'<b>'"],
+)
 def test_a_provenance_that_names_no_data_set_is_refused(
     tmp_path: Path, make_cohort: Callable[..., CropsManifest], trained_on: str
 ) -> None:

@@ -294,7 +294,10 @@ def test_public_weights_have_a_provenance(
     assert "Initial weights: https://example.org, as described beside them (sha256" in text
     assert str(public) in text
     (tmp_path / FILE_NAME).unlink()
-    wrongs: list[object] = [said, said | {"sha256": "0" * 64}, said | {"sha256": ""}, []]
+    said["sha256"] = file_sha256(weights)
+    wrongs: list[object] = [said | {"sha256": wrong} for wrong in ("0" * 64, "")]
+    wrongs += [[], {"source": "no more"}]
+    wrongs += [said | {name: "MIT\n\n## Privacy"} for name in ("source", "data", "licence")]
     for wrong in wrongs:
         beside.write_text(json.dumps(wrong))
         with pytest.raises(PrivacyError, match=r"net\.pth\.provenance\.yaml"):

@@ -310,7 +310,7 @@ def _audit(found: Mapping[str, Any]) -> list[str]:
     stage = found["stage"]
     claimed = (
         f"claimed {stage['epsilon']:.4g} per {stage['unit']} at delta {stage['delta']:g}, "
-        f"{stage['adjacency']}, by {stage['accountant']}"
+        f"{stage['adjacency']}, by {stage['accountant']}, for this stage alone"
     )
     best = found["best"]
     verdict = (

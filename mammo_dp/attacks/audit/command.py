@@ -149,7 +149,7 @@ class RunAudit:
         stage, seen = self.stage, self.conduct
         claimed = (
             f"claimed {stage.epsilon:.3g} per {stage.unit} at delta {stage.delta:g}, "
-            f"{stage.adjacency}, by {stage.accountant}"
+            f"{stage.adjacency}, by {stage.accountant}, for this stage alone"
         )
         verdict = "The claim is not refuted; that is no proof of it. " + (
             "A bound lies above the claim, as in at most one of twenty audits of an honest loop: "

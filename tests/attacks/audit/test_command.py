@@ -187,7 +187,8 @@ def test_scores_that_know_nothing_bound_nothing() -> None:
 
 def test_each_bound_is_printed_with_ceiling_and_claim() -> None:
     line = audited(STAGE, seen(SAMPLED)).lines()[0]
-    for part in ("epsilon >=", "ceiling", "claimed", "per patient", "delta 0.0001", "PLD"):
+    claim = ("claimed", "per patient", "delta 0.0001", "zero-out", "PLD", "for this stage alone")
+    for part in ("epsilon >=", "ceiling", *claim):
         assert part in line
 
 

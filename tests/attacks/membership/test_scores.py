@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -130,6 +131,77 @@ def test_online_ratio_equals_a_loop_over_crops(models: int) -> None:
         inside, outside = (norm(*side[crop]) for side in sides)
         assert found[crop] == pytest.approx(inside.logpdf(own) - outside.logpdf(own))
         assert far[crop] == pytest.approx(-math.log(outside.sf(own)))
+
+
+@pytest.mark.parametrize("models", [16, 64])
+@pytest.mark.parametrize("name", list(scores.ATTACKS))
+def test_the_score_of_a_patient_equals_a_naive_attack_on_its_crops(name: str, models: int) -> None:
+    """From logits to patients, by the formulas of the papers and standard Python alone."""
+    rng = np.random.default_rng(models)
+    patient = np.array([3, 0, 3, 1, 3, 0, 2, 4])  # of unequal numbers of crops, in no order
+    drawn = np.array([rng.permutation(5) for _ in range(models // 2)]) < 2  # patients by model
+    inside = np.concatenate([drawn, ~drawn])[:, patient]
+    observed = Observed(
+        malignant=rng.integers(0, 2, 8),
+        target=rng.normal(size=(8, 3)),
+        models=rng.normal(size=(models, 8, 3)),
+        inside=inside,
+    )
+    alone = Signals(
+        row=np.arange(8) + 10,
+        patient=patient,
+        member=patient < 3,
+        malignant=observed.malignant,
+        columns=scores.of_target(observed.of_target(), observed.malignant),
+    )
+    column = scores.with_ratios(alone, observed).of(name)
+    members, others = alone.scores(column, "patient", scores.ATTACKS[name].combine)
+
+    def probabilities(logits: Floats, crop: int) -> list[float]:
+        sign = 1 if observed.malignant[crop] else -1
+        return [1 / (1 + math.exp(-sign * logit)) for logit in logits.tolist()]
+
+    def confidence(logits: Floats, crop: int) -> float:
+        return statistics.mean(math.log(p / (1 - p)) for p in probabilities(logits, crop))
+
+    def confidences(crop: int, *, knew: bool) -> list[float]:
+        asked = [m for m in range(models) if bool(inside[m, crop]) is knew]
+        return [confidence(observed.models[m, crop], crop) for m in asked]
+
+    def normal(crop: int, *, knew: bool) -> statistics.NormalDist:
+        """The variance is the crop's own from 31 models on, else that of all crops."""
+        by_crop = {c: confidences(c, knew=knew) for c in range(8)}
+        if min(map(len, by_crop.values())) >= 31:
+            spread = statistics.variance(by_crop[crop])
+        else:
+            left = [v - statistics.mean(one) for one in by_crop.values() for v in one]
+            spread = sum(v * v for v in left) / sum(len(one) - 1 for one in by_crop.values())
+        return statistics.NormalDist(statistics.mean(by_crop[crop]), math.sqrt(spread))
+
+    a = scores.tuned(observed.log_likelihood(observed.models), inside)
+
+    def naive(crop: int) -> float:
+        own = confidence(observed.target[crop], crop)
+        if name == "loss-threshold":
+            return own
+        if name == "rmia":
+            p = statistics.mean(probabilities(observed.target[crop], crop))
+            out = [m for m in range(models) if not inside[m, crop]]
+            usual = statistics.mean(
+                statistics.mean(probabilities(observed.models[m, crop], crop)) for m in out
+            )
+            return math.log(p / ((1 + a) / 2 * usual + (1 - a) / 2))
+        without = normal(crop, knew=False)
+        if name == "lira-offline":
+            return -math.log(without.cdf(2 * without.mean - own))  # 1 - cdf(own), by symmetry
+        return math.log(normal(crop, knew=True).pdf(own) / without.pdf(own))
+
+    expected = {}
+    for who in range(5):
+        crops = [naive(crop) for crop in range(8) if patient[crop] == who]
+        expected[who] = statistics.mean(crops) if name == "loss-threshold" else sum(crops)
+    assert members.tolist() == pytest.approx([expected[who] for who in (0, 1, 2)])
+    assert others.tolist() == pytest.approx([expected[who] for who in (3, 4)])
 
 
 def test_ratio_orders_crops_as_the_share_of_the_population_that_they_dominate(

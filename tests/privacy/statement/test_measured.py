@@ -85,7 +85,8 @@ def test_explain_shows_attacks_apart_from_a_statement_that_stays_as_it_was(
         "| rmia | 0.610 [0.560, 0.660] (control 0.503) | 0.200 [0.150, 0.250] | 0.500 |",
         "Sees probabilities.",
         "lira-online: not tried; no shadow heads were asked for",
-        "epsilon >= 1.2 (ceiling 5.1, claimed 8 per patient at delta 0.0001, zero-out, by PLD)",
+        "epsilon >= 1.2 (ceiling 5.1, claimed 8 per patient at delta 0.0001, zero-out, by PLD, "
+        "for this stage alone)",
         "None exceeds the bounds above.",
     ):
         assert part in text

@@ -260,9 +260,10 @@ def ladder(result: Result, *, picture: str, show_patients: bool) -> dict[str, An
         "name": result.name,
         "picture": Markup(picture),
         "caption": "Utility above; probabilities that an adversary succeeds below, less noise to "
-        "the right. Lines are theory, markers what an attack achieved, with 95 % intervals. Rungs "
-        "1 and 5 are guarantees; rungs 2 and 3 hold for adversaries as weak as assumed; rung 4 is "
-        f"a prediction. An image is read from a correlation of {stored['correlation']:g} on; "
+        "the right. Lines are theory, markers what an attack achieved, with 95 % intervals. Rung 1 "
+        "is a guarantee of each fit alone, rung 5 of all stages; rungs 2 and 3 hold for "
+        "adversaries as weak as assumed; rung 4 is a prediction. An image is read from a "
+        f"correlation of {stored['correlation']:g} on; "
         f"{stored['targets']} patients were attacked, one crop each.",
         "sheets": [
             attack_sheet(

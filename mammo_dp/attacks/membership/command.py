@@ -124,9 +124,9 @@ def attack_membership(
     splits = (member_split, nonmember_split)
     for split in splits:
         require_patients(manifest, manifest.rows(split), split)
-    statement = statement_about(
-        run / "privacy.json", input_sha256(run / RELEASED), manifest, *splits
-    )
+    attacked = input_sha256(run / RELEASED)
+    statement = statement_about(run / "privacy.json", attacked, manifest, *splits)
+    _require_different(attacked, references)
     trained = TrainedRun.read(run, statement)
     count, why_not = how_many(trained, shadows, references)
     with run_folder(
@@ -180,6 +180,27 @@ def attack_membership(
         if not record.is_finished:
             write_result(record.folder / ATTACK, result, manifest, member_split, nonmember_split)
         return result
+
+
+def _require_different(attacked: str, references: Sequence[Path]) -> None:
+    """Checks that each reference is a model of its own: what is usual is told by others.
+
+    Args:
+        attacked: SHA-256 of what is attacked.
+        references: Folders of runs.
+
+    Raises:
+        AttackError: If one is the attacked model, or another reference once more.
+    """
+    met = {attacked: "the attacked model"}
+    for folder in references:
+        sha256 = input_sha256(folder / RELEASED)
+        if sha256 in met:
+            raise AttackError(
+                f"references: {folder} holds the same weights as {met[sha256]}, and says nothing "
+                "about how other models answer. Give runs that were trained apart."
+            )
+        met[sha256] = str(folder)
 
 
 def how_many(run: TrainedRun, asked: int | None, references: Sequence[Path]) -> tuple[int, str]:

@@ -150,6 +150,20 @@ def test_reference_runs_stand_in_for_shadow_heads(
             attack_head(run, noise, tmp_path / f"no{place}", shadows=None, references=[reference])
 
 
+def test_one_model_is_not_two_and_the_attacked_one_is_no_reference(
+    tmp_path: Path, noise: CropsManifest
+) -> None:
+    """Two equal models have no variance, and the attacked one finds its own answers usual."""
+    run = write_run(tmp_path / "run", model(7), noise)
+    other = write_run(tmp_path / "other", model(8), noise, split="test")
+    copied = shutil.copytree(other, tmp_path / "copied")
+    own = shutil.copytree(run, tmp_path / "own")
+    for references in ([other, other], [other, copied], [other, own]):
+        with pytest.raises(AttackError, match="holds the same weights as "):
+            attack_head(run, noise, tmp_path / "out", shadows=None, references=references)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_reference_without_evidence_saw_those_whom_its_statement_is_about(
     tmp_path: Path, noise: CropsManifest
 ) -> None:
@@ -177,7 +191,7 @@ def test_a_reference_that_saw_nobody_knows_whom_is_refused(
         AttackError, match=r"as copies of their crops show. Whom of .* is not known"
     ):
         attack_head(run, noise, tmp_path / "out", shadows=None, references=[saw])
-    attack_head(run, noise, tmp_path / "more", shadows=None, references=[other, other])
+    attack_head(run, noise, tmp_path / "more", shadows=None, references=[other])
     assert "nobody knows whom of phantom-archive/train it saw: It is unknown" in caplog.text
 
 

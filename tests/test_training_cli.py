@@ -25,7 +25,7 @@ from mammo_dp.main import main, run
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.cohort import Cohort
 from mammo_dp.privacy.statement.lineage import PHANTOMS
-from mammo_dp.runs import RunError, read_run
+from mammo_dp.runs import RunError, file_sha256, read_run
 
 BODY = {
     "backbone": "vit_tiny_patch16_224",
@@ -125,11 +125,14 @@ def test_a_test_on_patients_who_trained_says_so(
     stored = json.loads((tmp_path / "stress" / "stress.json").read_text())
     found["stress"] = (stored["seen"], "no measure of new patients" in capsys.readouterr().out)
     assert found.pop("stress") == found["again"]
+    weights = file_sha256(tmp_path / "plain" / "checkpoints" / "last.ckpt")
     assert found.pop("again") == (
-        "CropClassifier (plain) was trained on some of these patients.",
+        f"CropClassifier ({weights[:12]}) was trained on some of these patients.",
         True,
     )
     assert list(found.values()) == [("", False)]
+    for name in ("privacy.json", "PRIVACY.md"):  # a folder may be named after a person
+        assert "plain" not in (tmp_path / "plain" / name).read_text()
 
 
 def test_a_test_says_where_nobody_knows_whether_its_patients_are_new(
@@ -474,7 +477,8 @@ def test_a_fixed_seed_leaves_no_guarantee_to_the_fit_and_its_descendants(
     for name in ("seeded", "dp", "further"):
         (statement,) = json.loads((tmp_path / name / "privacy.json").read_text())["statements"]
         assert statement["epsilon"] == "infinity"
-        assert "DPCropClassifier (seeded)" in statement["because"]
+        seeded = file_sha256(tmp_path / "seeded" / "checkpoints" / "last.ckpt")
+        assert f"DPCropClassifier ({seeded[:12]})" in statement["because"]
         assert "a fixed seed, for tests" in statement["because"]
         assert "a fixed seed, for tests" in (tmp_path / name / "PRIVACY.md").read_text()
         run(["privacy", "verify", str(tmp_path / name)])  # and what it comes from

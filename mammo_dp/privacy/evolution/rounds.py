@@ -25,7 +25,7 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.evolution.population import Candidates, Histogram
 from mammo_dp.privacy.evolution.simulators import Genome
 from mammo_dp.privacy.statement.document import write_statement
-from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger, stage_name
 from mammo_dp.privacy.statement.lineage import PHANTOMS, inputs_ledger
 from mammo_dp.privacy.statement.recompute import RESTORE
 from mammo_dp.privacy.statement.seals import identity_of_run, seal_doubt, with_seal
@@ -268,7 +268,7 @@ def write_evolution_statement(record: RunRecord) -> None:
     """
     released = record.folder / CROPS
     voted = Access.of_training(
-        f"Private Evolution ({record.folder.name})",
+        stage_name("Private Evolution", file_sha256(released)),
         CropsManifest.read(record.inputs["crops"].path),
         record.config["split"],
         mechanism=executed(record.folder),

@@ -28,7 +28,7 @@ from mammo_dp.privacy.accounting.budget import PrivacyBudget
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.means.query import LARGEST_CHANGE, NoisySums, exact_sums
 from mammo_dp.privacy.statement.document import write_statement
-from mammo_dp.privacy.statement.ledger import Access
+from mammo_dp.privacy.statement.ledger import Access, stage_name
 from mammo_dp.privacy.statement.lineage import collect_parents, inputs_ledger, require_bound
 from mammo_dp.privacy.statement.recompute import RESTORE
 from mammo_dp.privacy.statement.seals import Binding
@@ -230,7 +230,7 @@ def write_means_statement(record: RunRecord) -> None:
     """
     released = record.folder / MEANS
     asked = Access.of_training(
-        f"class means of features ({record.folder.name})",
+        stage_name("class means of features", file_sha256(released)),
         CropsManifest.read(record.inputs["crops"].path),
         record.config["split"],
         mechanism=Mechanism(**_content(released)["mechanism"]),

@@ -32,6 +32,21 @@ _TOGETHER = "compared together"
 _DONE: dict[Use, str] = {"training": "was trained", "selection": "was chosen by metrics"}
 
 
+def stage_name(kind: str, released: str) -> str:
+    """Name of a stage of ours, for people: what it is, and what it released.
+
+    Statements are shared, so the folder is not named: somebody may have called it after a person.
+
+    Args:
+        kind: Such as the class of a model.
+        released: SHA-256 of what the stage released, of which the first digits are told.
+
+    >>> stage_name("DPMCGAN", "0a1b2c3d4e5f6789")
+    'DPMCGAN (0a1b2c3d4e5f)'
+    """
+    return f"{kind} ({released[:12]})"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
     """One stage's use of one cohort's data.

@@ -27,7 +27,7 @@ from mammo_dp.privacy.statement.document import (
     run_facts,
     write_statement,
 )
-from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
+from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger, stage_name
 from mammo_dp.privacy.statement.lineage import (
     HUB_SOURCE,
     PACKAGE_SOURCE,
@@ -117,7 +117,7 @@ def write_fit_statement(
         .plus(
             *(
                 Access.of_training(
-                    f"{type(module).__name__} ({record.folder.name})",
+                    stage_name(type(module).__name__, file_sha256(released)),
                     manifest,
                     used,
                     unit=unit,
@@ -273,7 +273,7 @@ def _selected(
         looked[plan.score_split] = "The best of several fits was chosen by its AUROC on these data."
     return [
         Access.of_training(
-            f"{type(module).__name__} ({record.folder.name})",
+            stage_name(type(module).__name__, released),
             manifest,
             used,
             released=released,

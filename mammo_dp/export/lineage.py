@@ -137,8 +137,12 @@ class Lineage:
         return f"differential privacy: {summary} {how}"
 
     def copy_to(self, folder: Path) -> None:
-        """Copies the sealed statement and its words, byte by byte, and what it rests on."""
-        for name in self._copied:
+        """Copies the sealed statement and its words, byte by byte.
+
+        A provenance of imported crops stays: the statement says what follows from it, and whatever
+        else somebody wrote there is for nobody else.
+        """
+        for name in (FILE_NAME, TEXT_NAME):
             shutil.copyfile(self.folder / name, folder / name)
 
     def seal_files(self, folder: Path, *names: str, crops: CropsManifest | None = None) -> None:
@@ -152,7 +156,7 @@ class Lineage:
         Raises:
             ExportError: If the folder holds a file that the export did not write.
         """
-        listed = (*self._copied, *names)
+        listed = (FILE_NAME, TEXT_NAME, *names)
         tables = () if crops is None else (CROPS, *(crop.file for crop in crops.crops))
         found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
         there = {path.relative_to(folder).as_posix() for path in found}
@@ -162,13 +166,6 @@ class Lineage:
                 "the folder gets it, too. Remove it, or choose a new folder."
             )
         write_files_list(folder, listed)
-
-    @property
-    def _copied(self) -> list[str]:
-        """Names of the files that go along: the statement, and the provenance of imported crops."""
-        given = self.run.inputs.get("provenance")
-        beside = [] if given is None else [f"provenance{Path(given.path).suffix}"]
-        return [FILE_NAME, TEXT_NAME, *beside]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

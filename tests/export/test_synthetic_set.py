@@ -300,13 +300,17 @@ def test_an_imported_set_takes_its_provenance_and_needs_known_terms(
     rng = np.random.default_rng(0)
     for name in ("1_benign", "2_malignant"):
         Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8)).save(root / f"{name}.png")
-    (tmp_path / "from.yaml").write_text("generator: medigan 00008\ntrained_on: cbis-ddsm\n")
+    said = "generator: medigan 00008\ntrained_on: cbis-ddsm\nfound_in: Maria_Mueller\n"
+    (tmp_path / "from.yaml").write_text(said)
     words = ["prepare", "synthetic_folder", "--root", str(root), "--name", "m"]
     known = [*words, "--out", str(tmp_path / "a"), "--provenance", str(tmp_path / "from.yaml")]
     assert main(known) == 0
     synthetic_set(crops=str(tmp_path / "a"), out=str(tmp_path / "known"))
     folder = tmp_path / "known" / "synthetic_set"
-    assert "medigan 00008" in (folder / "provenance.yaml").read_text()
+    assert "medigan 00008" in (folder / "PRIVACY.md").read_text()
+    texts = [path.read_text() for path in folder.iterdir() if path.is_file()]
+    assert len(texts) > 3
+    assert not any("Mueller" in text for text in texts)
     assert main([*words, "--out", str(tmp_path / "b")]) == 0
     with pytest.raises(LicenceError, match="unknown data: nobody knows here"):
         synthetic_set(crops=str(tmp_path / "b"), out=str(tmp_path / "unknown"))

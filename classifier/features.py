@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from classifier.backbones import head, image_shape, slices_of
 from classifier.token_transformer import TokenTransformer
 from classifier.weights import state_sha256
-from data_prep.datamodule import model_input
+from data_prep.datamodule import CropsDataModule, model_input
 from data_prep.errors import ManifestError
 from data_prep.manifest import CropsManifest
 from data_prep.progress import watched
@@ -226,8 +226,13 @@ class SharedFeatures(Callback):
                 link.symlink_to(Path(self.folder).resolve(), target_is_directory=True)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Has the crops scored by what was kept of them; distorted ones are scored as they are."""
-        data = trainer.datamodule  # type: ignore[attr-defined]  # set by every test of ours
+        """Has the crops scored by what was kept of them; distorted ones are scored as they are.
+
+        Models that make something else of features than of their crops see the crops.
+        """
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, CropsDataModule) or not getattr(pl_module, "scores_features", False):
+            return
         data.evaluate_dataset.features = cached_features(
             pl_module.net,  # type: ignore[arg-type]  # of a CropClassifier
             data.manifest,

@@ -76,9 +76,11 @@ class CropClassifier(lightning.LightningModule):
         seen: Which stages behind the weights saw patients of the evaluated split, in sentences for
             ``metrics.json``; whoever knows the lineage sets it.
         perhaps_seen: Of which stages nobody knows it.
+        scores_features: Whether :meth:`forward` makes of features what it makes of their crops.
     """
 
     features_seal: FeaturesSeal | None = None
+    scores_features = True
     seen = perhaps_seen = ""
     training_metrics = frozenset({"train_loss"})  # logged from training crops alone
 

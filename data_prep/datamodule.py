@@ -299,13 +299,15 @@ class CropsDataModule(lightning.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Checks the splits that the stage needs and loads them, before compute is spent.
 
+        Items hold images again: features are those of the model that had them set before.
+
         Raises:
             DataError: Naming the file, row or split that is wrong.
         """
         if stage == "fit":
-            self.train_dataset  # noqa: B018  loads
+            self.train_dataset.features = None
         if stage != "fit" or self.evaluate_rows:
-            self.evaluate_dataset  # noqa: B018  loads
+            self.evaluate_dataset.features = None
         elif self.trainer is not None:
             self.trainer.limit_val_batches = 0  # or Lightning warns about a loader without batches
 

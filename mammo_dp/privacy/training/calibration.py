@@ -48,6 +48,8 @@ class DPCalibration(DPTraining, CropClassifier):  # type: ignore[misc]  # its st
     privacy, are ours.
     """
 
+    scores_features = False  # they would pass for logits
+
     def __init__(
         self,
         *,

@@ -230,8 +230,8 @@ class SharedFeatures(Callback):
 
         Models that make something else of features than of their crops see the crops.
         """
-        data = getattr(trainer, "datamodule", None)
-        if not isinstance(data, CropsDataModule) or not getattr(pl_module, "scores_features", False):
+        data, takes_them = trainer.datamodule, getattr(pl_module, "scores_features", False)  # type: ignore[attr-defined]
+        if not takes_them or not isinstance(data, CropsDataModule):
             return
         data.evaluate_dataset.features = cached_features(
             pl_module.net,  # type: ignore[arg-type]  # of a CropClassifier

@@ -28,6 +28,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from data_prep.errors import ArchiveError
+from data_prep.files import find_files
 from data_prep.recorded import as_recorded
 
 FILE_NAME = "run.json"
@@ -542,19 +544,29 @@ def input_sha256(path: str | Path) -> str:
 
     ``crops.csv`` holds a hash of each crop. Archives are too large to read on each start, so name,
     size, first and last 4 KB stand for a file: they hold the number of a DICOM image, and the
-    checksum of a PNG. :func:`files_sha256` reads files whole.
+    checksum of a PNG. :func:`files_sha256` reads files whole. Links are followed, as by whoever
+    reads the folder.
 
     Raises:
         RunError: If the path does not exist.
+        ArchiveError: If a folder below it cannot be listed, or a name is no valid text.
     """
     path = Path(path)
     if (file := _hashed_file(path)) is not None:
         return file_sha256(file)
     if not path.is_dir():
         raise RunError(f"{path}: does not exist. Check the path, or run the stage that makes it.")
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    files = find_files(path).paths
     names = [file.relative_to(path).as_posix() for file in files]
     return _text_sha256([names, _of_each(_size_and_ends, files, _WAITING)])
+
+
+def is_still(path: Path, sha256: str) -> bool:
+    """Whether what lies at a path is known to be an input that was hashed before."""
+    try:
+        return path.exists() and input_sha256(path) == sha256
+    except (OSError, ArchiveError):  # not to be listed or read, so nobody knows
+        return False
 
 
 def _size_and_ends(path: Path) -> tuple[int, str] | None:

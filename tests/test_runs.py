@@ -21,6 +21,7 @@ from mammo_dp.runs import (
     files_sha256,
     forget_run,
     input_sha256,
+    is_still,
     open_run,
     read_run,
     run_folder,
@@ -297,6 +298,28 @@ def test_without_locks_a_run_begins_and_says_so(
     monkeypatch.setattr(runs, "_lock", refuses)
     with run_folder(tmp_path / "run", command="fit", config={}, inputs={}):
         assert "its file system has no locks" in caplog.text
+
+
+def test_folder_hash_sees_what_is_read_through_a_link(tmp_path: Path) -> None:
+    """Archives lie on several disks: readers follow links to folders, so the hash does."""
+    archive, disk = tmp_path / "archive", tmp_path / "disk"
+    archive.mkdir()
+    (disk / "patient").mkdir(parents=True)
+    (archive / "linked").symlink_to(disk, target_is_directory=True)
+    (archive / "circle").symlink_to(archive, target_is_directory=True)
+    (archive / "nowhere").symlink_to("gone")
+    found = [input_sha256(archive)]
+    for content in ("one", "two"):
+        (disk / "patient" / "a.dcm").write_text(content)
+        found.append(input_sha256(archive))
+    assert len(set(found)) == 3
+    (archive / ".DS_Store").write_text("of a file manager, and read by nobody")
+    assert input_sha256(archive) == found[-1]
+    assert is_still(archive, found[-1])
+    assert not is_still(archive, found[0])
+    (archive / "\udcff").mkdir()
+    (archive / "\udcff" / "b.dcm").touch()  # a name that is no text: nobody can read it
+    assert not is_still(archive, found[-1])
 
 
 def test_folder_hash_sees_names_sizes_and_ends_and_crops_by_their_table(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from mammo_dp.runs import (
     RunInput,
     RunRecord,
     file_sha256,
-    input_sha256,
+    is_still,
     read_run,
     run_of,
 )
@@ -220,8 +220,7 @@ def made_by(entry: RunInput) -> RunRecord | None:
 
 def unchanged(entry: RunInput) -> bool:
     """Whether an input still lies where it was read, and is still the same."""
-    path = Path(entry.path)
-    return path.exists() and input_sha256(path) == entry.sha256
+    return is_still(Path(entry.path), entry.sha256)
 
 
 def setting(config: Mapping[str, Any], name: str) -> object:

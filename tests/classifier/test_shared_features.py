@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from classifier.backbones import head
+from classifier.backbones import Trainable, head
 from classifier.features import SharedFeatures
 from classifier.module import CropClassifier
 from classifier.predictions import FILE_NAME, read_predictions
@@ -60,7 +60,7 @@ def awake(net: CropClassifier) -> CropClassifier:
 @pytest.mark.parametrize("body", [SMALL, SWIN, MEASURED, BODY], ids=lambda one: one.get("backbone"))
 @pytest.mark.parametrize("trainable", ["all", "last_blocks", "lora", "head"])
 def test_scores_are_those_of_the_crops(
-    cohort: CropsManifest, tmp_path: Path, body: dict[str, Any], trainable: Any
+    cohort: CropsManifest, tmp_path: Path, body: dict[str, Any], trainable: Trainable
 ) -> None:
     if body is MEASURED and trainable in ("last_blocks", "lora"):
         pytest.skip("has no blocks")

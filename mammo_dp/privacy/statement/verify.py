@@ -53,6 +53,7 @@ from mammo_dp.runs import (
     file_sha256,
     files_of,
     input_sha256,
+    is_still,
     read_run,
     run_of,
 )
@@ -480,7 +481,7 @@ def _located(folder: Path, role: str, entry: RunInput) -> Path | None:
         meant.append(folder / f"provenance{Path(entry.path).suffix}")
     above = (base / entry.path for base in folder.resolve().parents)
     for place in (*meant, *above):
-        if place.exists() and input_sha256(place) == entry.sha256:
+        if is_still(place, entry.sha256):
             return place
     return next((place for place in meant if place.exists()), None)
 

@@ -122,7 +122,10 @@ def release_means(
         remedy="It may also be the answer to another question. Restore it, or choose a new folder, "
         "whose answer comes on top of this one",
     )
-    for drawn in (path, part_of(path)):
+    part = part_of(path)
+    if part.exists() and not part.stat().st_size:  # of an answer nobody can have read a byte
+        part.unlink()
+    for drawn in (path, part):
         if drawn.exists():  # by a process that died before its statement: no second draw
             binding.require(drawn)
             drawn.replace(path)

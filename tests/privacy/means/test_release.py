@@ -1,6 +1,7 @@
 """From one release of patients to crops that match it, by command lines."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,16 @@ def test_an_answer_that_was_being_written_is_the_answer(
         with pytest.raises(RuntimeError, match="killed"):
             main(line)
     means, part = Path("again/means.pt"), Path("again/means.pt.part")
+    drawn = means.read_bytes()
+    means.unlink()
+    part.touch()  # killed before a byte of it was written
+    assert main(line) == 0
+    assert not part.exists()
+    shutil.rmtree("again")
+    with monkeypatch.context() as patch:
+        patch.setattr(release, "write_means_statement", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            main(line)
     drawn = means.read_bytes()
     means.unlink()
     part.write_bytes(drawn[:-200])  # cut off

@@ -20,7 +20,7 @@ from mammo_dp.privacy.statement.document import (
 )
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
 from mammo_dp.privacy.statement.recompute import Findings, recompute
-from mammo_dp.privacy.statement.seals import sealed_content
+from mammo_dp.privacy.statement.seals import require_result_of, sealed_content
 from mammo_dp.privacy.statement.verify import StageCheck, Verification, check_files_of_export
 from mammo_dp.runs import FILE_NAME as RUN
 from mammo_dp.runs import file_sha256, read_run, run_of
@@ -269,6 +269,7 @@ def attacks_in_words(folder: Path) -> list[str]:
             continue
         try:
             found = sealed_content(path.read_text(encoding="utf-8"))
+            require_result_of(found, record)
             lines += ["", *(_membership(found) if path.name == ATTACK else _audit(found))]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PrivacyError(

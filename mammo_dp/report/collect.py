@@ -21,7 +21,7 @@ from mammo_dp.attacks.membership.results import read_result
 from mammo_dp.attacks.statistics import AUDIT_SCHEMA as AUDIT_SCHEMA
 from mammo_dp.privacy.statement.document import SCHEMA
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
-from mammo_dp.privacy.statement.seals import seal_doubt, sealed_content
+from mammo_dp.privacy.statement.seals import require_result_of, seal_doubt, sealed_content
 from mammo_dp.privacy.training.fit_statement import PUBLIC_STARTS
 from mammo_dp.runs import (
     FILE_NAME,
@@ -380,7 +380,7 @@ def read_attack(record: RunRecord) -> Mapping[str, Any]:
         ReportError: If it cannot be read.
     """
     try:
-        return read_result(record.folder / ATTACK)
+        return read_result(record.folder / ATTACK, record)
     except AttackError as error:
         raise ReportError(str(error)) from error
 
@@ -396,6 +396,7 @@ def read_audit(record: RunRecord) -> Mapping[str, Any]:
         found = sealed_content(path.read_text(encoding="utf-8"))
         if found.get("schema") != AUDIT_SCHEMA:
             raise ValueError(f"schema {found.get('schema')}, known is {AUDIT_SCHEMA}")
+        require_result_of(found, record)
     except (OSError, ValueError) as error:
         raise ReportError(
             f"{path}: cannot be read ({error}). Run the audit again, into a new folder."

@@ -20,7 +20,7 @@ from mammo_dp.attacks.membership.signals import Signals, write_signals
 from mammo_dp.attacks.statistics import Bounds
 from mammo_dp.privacy.statement.document import SCHEMA, write_statement
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
-from mammo_dp.privacy.statement.seals import seal
+from mammo_dp.privacy.statement.seals import identity_of_run, seal
 from mammo_dp.runs import close_run, file_sha256, open_run, read_run
 from tests.fixtures import write_cohort
 
@@ -276,7 +276,8 @@ class Tree:
             tpr_at_fpr={float(k): v for k, v in risk["tpr_at_fpr"].items()},
         )
         result = score(signals, [LOSS_THRESHOLD], unit="patient", bounds=bounds)
-        write_sealed(folder / "attack.json", result.as_json())
+        found = result.as_json() | {"run": identity_of_run(record)}
+        write_sealed(folder / "attack.json", found)
         close_run(record)
         return folder
 

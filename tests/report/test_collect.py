@@ -3,12 +3,14 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mammo_dp.attacks.statistics import AUDIT_SCHEMA
 from mammo_dp.privacy.accounting.account import Mechanism, compose
+from mammo_dp.privacy.statement.seals import identity_of_run
 from mammo_dp.report.collect import ReportError, collect, lineage, setting
 from mammo_dp.report.figures import utility_privacy
 from mammo_dp.report.sentences import attacker, choose, findings, lead, summary
@@ -254,6 +256,7 @@ def test_an_audit_stands_beside_the_model_whose_statement_it_is_about(make_tree:
         },
         "best": {"epsilon": 2.03, "ceiling": 3.18},
         "refutes": False,
+        "run": identity_of_run(record),
     }
     write_sealed(record.folder / "audit.json", audit)
     close_run(record)
@@ -268,6 +271,10 @@ def test_an_audit_stands_beside_the_model_whose_statement_it_is_about(make_tree:
     path = record.folder / "audit.json"
     path.write_text(path.read_text().replace("5.4801", "0.5"))
     with pytest.raises(ReportError, match=r"audit\.json: .*does not fit its seal"):
+        collect(tree.runs)
+    other = identity_of_run(replace(record, inputs={}))
+    write_sealed(path, audit | {"run": other})
+    with pytest.raises(ReportError, match=r"audit\.json: .*result of another run"):
         collect(tree.runs)
     write_sealed(path, audit | {"schema": 1})
     with pytest.raises(ReportError, match=r"audit\.json: .*schema 1.* Run the audit again"):

@@ -52,7 +52,7 @@ from mammo_dp.privacy.accounting.account import Adjacency, Mechanism, compose, f
 from mammo_dp.privacy.accounting.risk import risk_of
 from mammo_dp.privacy.statement.document import FILE_NAME as PRIVACY
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
-from mammo_dp.privacy.statement.seals import with_seal
+from mammo_dp.privacy.statement.seals import sealed_result
 from mammo_dp.runs import FILE_NAME as RUN
 from mammo_dp.runs import file_sha256, read_run, run_folder, write_text_atomically
 
@@ -258,7 +258,7 @@ def attack_audit(
             _write(saved, observed)
         result = audited(stage, _read(saved))
         if not record.is_finished:
-            text = json.dumps(with_seal(result.as_json()), indent=2, allow_nan=False)
+            text = json.dumps(sealed_result(result.as_json(), record), indent=2, allow_nan=False)
             write_text_atomically(record.folder / AUDIT, text + "\n")
         return result
 

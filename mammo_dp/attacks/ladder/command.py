@@ -25,7 +25,8 @@ from mammo_dp.attacks.ladder import results
 from mammo_dp.attacks.ladder.cells import KAPPA, Rung, findings
 from mammo_dp.attacks.ladder.measurements import image_cells, list_cells, membership_cells
 from mammo_dp.attacks.ladder.results import BudgetResult
-from mammo_dp.attacks.membership.command import ATTACK, membership
+from mammo_dp.attacks.membership.command import membership
+from mammo_dp.attacks.membership.results import ATTACK
 from mammo_dp.attacks.reconstruction.collect import Known, Targets, collect, known_at, targets_of
 from mammo_dp.attacks.reconstruction.observer import SavedCandidates
 from mammo_dp.attacks.reconstruction.results import score_signals

@@ -38,7 +38,7 @@ from mammo_dp.runs import RELEASED, input_sha256, run_folder
 
 SHADOWS = 64
 GONE = "the logits of own models that it needs are not here any more. Give another --out."
-SCORES, MODELS, ATTACK = "scores.csv", "models.npz", "attack.json"
+SCORES, MODELS = "scores.csv", "models.npz"
 
 
 def membership(
@@ -178,7 +178,7 @@ def attack_membership(
             seed=seed,
         )
         if not record.is_finished:
-            write_result(record.folder / ATTACK, result, manifest, member_split, nonmember_split)
+            write_result(record, result, manifest, member_split, nonmember_split)
         return result
 
 

@@ -21,9 +21,10 @@ from mammo_dp.attacks import AttackError
 from mammo_dp.attacks.membership.signals import Combine, Signals
 from mammo_dp.attacks.statistics import FPRS, LEVEL, Audit, Bounds, audit, exceeds, rates_as_json
 from mammo_dp.privacy.statement.guarantee import PrivacyStatement
-from mammo_dp.privacy.statement.seals import sealed_content, with_seal
-from mammo_dp.runs import write_text_atomically
+from mammo_dp.privacy.statement.seals import require_result_of, sealed_content, sealed_result
+from mammo_dp.runs import RunRecord, write_text_atomically
 
+ATTACK = "attack.json"
 SCHEMA = 2  # 1 held one attack, and no value per crop
 CONTROL = (
     "control: mean AUC of the same attack between the same groups with shadow heads in the "
@@ -214,16 +215,22 @@ def score(
     )
 
 
-def read_result(path: Path) -> dict[str, Any]:
+def read_result(path: Path, record: RunRecord | None = None) -> dict[str, Any]:
     """Reads ``attack.json``.
 
+    Args:
+        path: The file.
+        record: The run that must have found it; none if whoever reads it knows.
+
     Raises:
-        AttackError: If it is unreadable, of another schema, or its seal does not hold.
+        AttackError: If it is unreadable, of another schema or run, or its seal does not hold.
     """
     try:
         result = sealed_content(path.read_text(encoding="utf-8"))
         if result["schema"] != SCHEMA:
             raise ValueError(f"schema {result['schema']}, known is {SCHEMA}")
+        if record is not None:
+            require_result_of(result, record)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AttackError(
             f"{path}: is no readable result of an attack ({error}). Run the attack again, into a "
@@ -233,7 +240,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def write_result(
-    path: Path,
+    record: RunRecord,
     result: Result,
     manifest: CropsManifest,
     member_split: Split,
@@ -242,7 +249,7 @@ def write_result(
     """Writes ``attack.json``, sealed, in one move.
 
     Args:
-        path: The file.
+        record: The run that attacked.
         result: Result of :func:`score`.
         manifest: Crops of members and non-members.
         member_split: Split of the members.
@@ -253,8 +260,9 @@ def write_result(
         "member_split": member_split,
         "nonmember_split": nonmember_split,
     }
-    text = json.dumps(with_seal(result.as_json() | groups), indent=2, allow_nan=False)
-    write_text_atomically(path, text + "\n")
+    content = sealed_result(result.as_json() | groups, record)
+    text = json.dumps(content, indent=2, allow_nan=False)
+    write_text_atomically(record.folder / ATTACK, text + "\n")
 
 
 def _shared_level(attacks: int) -> float:

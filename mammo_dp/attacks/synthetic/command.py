@@ -150,7 +150,6 @@ def _seen(
 
 
 SCORES = "scores.csv"
-ATTACK = "attack.json"
 
 
 def synthetic(
@@ -220,5 +219,5 @@ def synthetic(
             bounds=bounds_of(statement),
             seed=seed,
         )
-        write_result(record.folder / ATTACK, result, manifest, member_split, nonmember_split)
+        write_result(record, result, manifest, member_split, nonmember_split)
         print(*result.lines(), sep="\n")

@@ -39,6 +39,7 @@ from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.runs import RunRecord
 
 KEY_VARIABLE = "MAMMO_DP_COHORT_KEY"
+_RUN = "run"  # in a sealed result: whose it is
 _KEY_BYTES = 32
 RESUME = Path("checkpoints") / "resume.ckpt"
 FEATURES = "features"
@@ -224,6 +225,25 @@ class Binding:
 
     def _sealed_values(self, content: bytes) -> dict[str, Any]:
         return {**self.identity, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def sealed_result(content: Mapping[str, Any], record: RunRecord) -> dict[str, Any]:
+    """The same content, sealed with the run that found it: what it was asked, and about what."""
+    return with_seal({**content, _RUN: identity_of_run(record)})
+
+
+def require_result_of(content: Mapping[str, Any], record: RunRecord) -> None:
+    """Checks that sealed content was found by the run in whose folder it lies.
+
+    Args:
+        content: What :func:`sealed_result` gave.
+        record: The run.
+
+    Raises:
+        ValueError: If another run found it, or one with other inputs than are recorded.
+    """
+    if content.get(_RUN) != identity_of_run(record):
+        raise ValueError("is the result of another run, or run.json was changed since")
 
 
 class SealedFeatures:

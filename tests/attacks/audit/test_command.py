@@ -17,8 +17,8 @@ from mammo_dp.main import main
 from mammo_dp.privacy.accounting.account import Mechanism, compose
 from mammo_dp.privacy.statement.document import write_statement
 from mammo_dp.privacy.statement.ledger import Access, PrivacyLedger
-from mammo_dp.privacy.statement.seals import seal_doubt
-from mammo_dp.runs import file_sha256
+from mammo_dp.privacy.statement.seals import identity_of_run, seal_doubt
+from mammo_dp.runs import file_sha256, read_run
 from tests.attacks.audit.mutants import config, private_run
 from tests.fixtures import write_cohort
 from tests.privacy.training.fits import quiet
@@ -240,6 +240,7 @@ def test_command_repeats_the_fit_and_scores_saved_canaries_again(
     again = attack_audit(run=run, canaries=60)
     assert not seal_doubt(stored)
     del stored["seal"]
+    assert stored.pop("run") == identity_of_run(read_run(run / "attack_audit"))
     assert json.loads(json.dumps(again.as_json())) == stored
 
 

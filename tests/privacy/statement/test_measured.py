@@ -10,7 +10,7 @@ from mammo_dp.privacy.commands import attacks_in_words
 from mammo_dp.privacy.errors import PrivacyError
 from mammo_dp.privacy.statement.document import FILE_NAME, TEXT_NAME, write_statement
 from mammo_dp.privacy.statement.ledger import PrivacyLedger
-from mammo_dp.privacy.statement.seals import with_seal
+from mammo_dp.privacy.statement.seals import sealed_result
 from mammo_dp.runs import close_run, open_run
 
 
@@ -62,7 +62,7 @@ def attack(run: Path, name: str, content: dict[str, Any], privacy: Path | None =
     inputs = {"privacy": privacy or run / FILE_NAME}
     record = open_run(run / name, command="attack", config={}, inputs=inputs)
     path = record.folder / ("audit.json" if "canaries" in content else "attack.json")
-    path.write_text(json.dumps(with_seal(content)))
+    path.write_text(json.dumps(sealed_result(content, record)))
     close_run(record)
     return path
 
@@ -113,6 +113,19 @@ def test_attacks_on_another_statement_or_unfinished_ones_are_not_shown(
     text = "\n".join(attacks_in_words(run))
     assert "`attack_membership` is about another statement" in text
     assert "rmia" not in text
+
+
+def test_a_result_that_was_found_elsewhere_is_not_shown(run: Path) -> None:
+    """Sealed as it is: that of a better model says nothing of this one."""
+    path = attack(run, "attack_membership", ATTACK)
+    other = run.parent / "other"
+    other.mkdir()
+    write_statement(other, PrivacyLedger())
+    (other / FILE_NAME).write_text((other / FILE_NAME).read_text() + "\n")
+    elsewhere = attack(other, "attack_membership", ATTACK)
+    path.write_bytes(elsewhere.read_bytes())
+    with pytest.raises(PrivacyError, match="the result of another run"):
+        attacks_in_words(run)
 
 
 def test_a_damaged_result_is_named(run: Path) -> None:

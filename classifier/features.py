@@ -228,9 +228,11 @@ class SharedFeatures(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Has the crops scored by what was kept of them; distorted ones are scored as they are.
 
-        Models that make something else of features than of their crops see the crops.
+        Models that make something else of features than of their crops see the crops, and so do
+        those that are tested at another precision than the one that features are computed at.
         """
         data, takes_them = trainer.datamodule, getattr(pl_module, "scores_features", False)  # type: ignore[attr-defined]
+        takes_them = takes_them and trainer.precision == "32-true"
         if not takes_them or not isinstance(data, CropsDataModule):
             return
         data.evaluate_dataset.features = cached_features(

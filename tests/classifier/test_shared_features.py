@@ -2,7 +2,7 @@
 """A test scores alike, whether or not features of its crops are kept."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from tests.classifier.test_token_transformer import BODY
 
 pytestmark = pytest.mark.filterwarnings("ignore:The '.*' does not have many workers")
 
+Precision = Literal["bf16-true", "bf16-mixed"]
 SWIN: dict[str, Any] = {
     "backbone": "swin_tiny_patch4_window7_224",
     "image_size": 32,
@@ -85,6 +86,19 @@ def test_a_calibrated_model_is_scored_as_without(
     np.testing.assert_allclose(
         scores(tmp_path / "first", net, data(cohort), shared), plain, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_at_another_precision_crops_are_scored(
+    cohort: CropsManifest, tmp_path: Path, precision: Precision
+) -> None:
+    found, net = [], awake(CropClassifier(**SMALL))
+    for name, callbacks in (("plain", []), ("kept", [SharedFeatures(str(tmp_path / "shared"))])):
+        (tmp_path / name).mkdir()
+        some = trainer(tmp_path / name, callbacks=callbacks, precision=precision)
+        some.test(net, data(cohort), verbose=False)
+        found.append(read_predictions(tmp_path / name / FILE_NAME).logit)
+    np.testing.assert_array_equal(*found)
 
 
 def test_the_next_model_is_not_scored_on_features_of_the_last(

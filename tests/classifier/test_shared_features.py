@@ -98,7 +98,7 @@ def test_at_another_precision_crops_are_scored(
         some = trainer(tmp_path / name, callbacks=callbacks, precision=precision)
         some.test(net, data(cohort), verbose=False)
         found.append(read_predictions(tmp_path / name / FILE_NAME).logit)
-    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_the_next_model_is_not_scored_on_features_of_the_last(

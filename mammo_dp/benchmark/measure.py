@@ -42,6 +42,7 @@ class Measured:
         patient: Shape ``(N,)``, an integer per patient.
         logit: Shape ``(N,)``.
         rows: Shape ``(N,)`` each, which crops are behind each AUROC, by name.
+        perhaps_seen: Of which stages nobody knows whether they saw these patients, in sentences.
     """
 
     values: dict[str, Floats]
@@ -50,6 +51,7 @@ class Measured:
     patient: NDArray[np.int64]
     logit: Floats
     rows: dict[str, NDArray[np.bool_]]
+    perhaps_seen: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -68,6 +70,7 @@ class Measured:
                 patient=file["patient"],
                 logit=file["logit"],
                 rows=dict(zip(json.loads(str(file["areas"])), file["rows"], strict=True)),
+                perhaps_seen=str(file["perhaps_seen"]),
             )
 
 
@@ -80,7 +83,8 @@ def measure(folder: Path) -> None:
     Raises:
         BenchmarkError: If a stage behind the model saw patients of the set.
     """
-    if seen := json.loads((folder / METRICS).read_text(encoding="utf-8"))["seen"]:
+    said = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    if seen := said["seen"]:
         raise BenchmarkError(
             f"{folder}: {seen} So this is no measure of new patients. Leave these patients out of "
             "the set, or give the stage other ones."
@@ -101,6 +105,7 @@ def measure(folder: Path) -> None:
         logit=found.logit,
         areas=json.dumps(list(found.rows)),
         rows=np.stack(list(found.rows.values())),
+        perhaps_seen=said["perhaps_seen"],
     )
     temporary.replace(folder / MEASURED)
 

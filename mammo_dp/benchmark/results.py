@@ -137,6 +137,7 @@ class Row:
         by_seed: AUROC on the crops as they are and on each resample, by seed of the grid.
         fits: Key of the fit that was measured, by seed of the grid.
         settings: Settings that compared regimes should share.
+        perhaps_seen: Of which stages nobody knows whether they saw these patients, in sentences.
     """
 
     evaluated: str
@@ -153,6 +154,7 @@ class Row:
     by_seed: Mapping[int, Floats]
     fits: Mapping[int, str]
     settings: Mapping[str, Any]
+    perhaps_seen: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +237,7 @@ def rows(
                 by_seed={seed: cache[key].values["auroc"] for seed, key in fits.items()},
                 fits=fits,
                 settings=_settings(run_folders[keys[done[0]]]) if done else {},
+                perhaps_seen=tuple(dict.fromkeys(filter(None, (m.perhaps_seen for m in measured)))),
             )
         )
     return found

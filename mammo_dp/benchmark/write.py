@@ -24,7 +24,7 @@ from mammo_dp.drawing import DASH, DOTS, MARKERS, MUTED, SERIES
 from mammo_dp.report.results import Table, benchmark_tables
 from mammo_dp.runs import file_sha256, versions
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 def content(
@@ -94,6 +94,7 @@ def comma_separated(rows: Iterable[Row]) -> str:
             "budget_unit": row.unit,
             "seeds": len(row.seeds),
             "seeds_missing": len(row.missing),
+            "perhaps_seen": " ".join(row.perhaps_seen),
         } | {f"end_to_end_{name}": _plain(value) for name, value in cost.items()}
         for name, estimate in row.metrics.items() or {"": None}.items():
             measured: dict[str, object] = {"statistic": name}
@@ -256,6 +257,7 @@ def row_as_json(row: Row) -> dict[str, Any]:
             }
             for name, estimate in row.metrics.items()
         },
+        "perhaps_seen": row.perhaps_seen,
         "auroc_by_seed": {seed: float(row.by_seed[seed][0]) for seed in row.seeds},
         "end_to_end": asdict(row.cost) if row.cost else None,
         "settings": dict(row.settings),

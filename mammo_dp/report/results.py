@@ -85,7 +85,8 @@ def benchmark_tables(stored: Stored) -> list[Table]:
                 label=f"Benchmark on {name}",
                 head=_MAIN,
                 rows=[_main(row, titles) for row in rows],
-                note=f"On {name}. {_counted(rows)}{evaluated['said']} {_conditions(rows)}",
+                note=f"On {name}. {_counted(rows)}{evaluated['said']} {_conditions(rows)}"
+                f"{_perhaps_seen(rows, titles)}",
             )
         )
         compared = [
@@ -194,6 +195,19 @@ def _subgroups(row: Stored, titles: Mapping[str, str]) -> list[tuple[str, ...]]:
         for name, measured in row["metrics"].items()
         if name.startswith("auroc, ")
     ]
+
+
+def _perhaps_seen(rows: Sequence[Stored], titles: Mapping[str, str]) -> str:
+    """Of which regimes nobody knows whether the patients are new, and why; empty for none."""
+    regimes: dict[str, list[str]] = {}
+    for row in rows:
+        for sentence in row["perhaps_seen"]:
+            regimes.setdefault(sentence, []).append(titles[row["regime"]])
+    return "".join(
+        f" Nobody knows whether these patients are new to: {', '.join(dict.fromkeys(names))}. "
+        f"{sentence}"
+        for sentence, names in regimes.items()
+    )
 
 
 def _counted(rows: Sequence[Stored]) -> str:

@@ -122,10 +122,11 @@ def test_what_is_written_is_read(tmp_path: Path, measured: Measured) -> None:
     close_run(record)
     with pytest.raises(BenchmarkError, match=r"A was trained on some\. So this is no measure"):
         measure(folder)
-    write_metrics(folder / METRICS, predictions(0), split="val")
+    write_metrics(folder / METRICS, predictions(0), split="val", perhaps="Nobody knows of A.")
     measure(folder)
     found = Measured.read(folder)
     assert found.counts == measured.counts
+    assert found.perhaps_seen == "Nobody knows of A."
     for name in ("malignant", "patient", "logit"):
         np.testing.assert_array_equal(getattr(found, name), getattr(measured, name))
     for name, mask in measured.rows.items():

@@ -85,6 +85,7 @@ def measured(tmp_path: Path) -> Callable[..., list[Row]]:
                 logit=logits(key),
                 areas=json.dumps(["auroc"]),
                 rows=np.ones((1, len(LABEL)), bool),
+                perhaps_seen="It is unknown whose data X used." if key.startswith("start") else "",
             )
         costs = {key: FREE if key == "dp1" else COST for key in known}
         return rows(cells, "val", run_folders=known, evaluations=known, costs=costs, failed=failed)
@@ -135,6 +136,10 @@ def test_the_largest_epsilon_of_the_seeds_is_stated_with_what_any_of_them_exclud
 
 def test_a_failed_seed_stays_in_its_row(table: list[Row]) -> None:
     assert (table[1].seeds, table[1].missing, table[1].failed) == ((0,), (1,), (1,))
+
+
+def test_a_row_says_where_nobody_knows_whether_its_patients_are_new(table: list[Row]) -> None:
+    assert [row.perhaps_seen for row in table] == [(), ("It is unknown whose data X used.",)]
 
 
 def test_a_fit_that_seeds_share_counts_once_and_has_no_spread(

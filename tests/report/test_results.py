@@ -131,9 +131,10 @@ def a_benchmark() -> dict[str, Any]:
             "auroc, view CC": INTERVAL | {"patients": 9, "crops": 11, "malignant": 4},
         },
         "end_to_end": cost,
+        "perhaps_seen": ["It is unknown whose data X used."],
     }
     nothing: dict[str, Any] = {"metrics": {}, "end_to_end": None}
-    failed = row | nothing | {"regime": "real", "budget": "none", "failed": [2]}
+    failed = row | nothing | {"regime": "real", "budget": "none", "failed": [2], "perhaps_seen": []}
     waiting = row | nothing | {"budget": 60.0}
     difference = {
         "evaluated": "val",
@@ -155,7 +156,7 @@ def a_benchmark() -> dict[str, Any]:
         "auroc": {"6": 0.57},
     }
     content = {
-        "schema": 2,
+        "schema": 3,
         "title": "A small one",
         "regimes": {"dp": "DP on patients", "real": "Not private"},
         "reference": "real",
@@ -309,6 +310,10 @@ def test_a_benchmark_keeps_failures_and_turns_differences_to_the_reference(
     assert differences.rows[0][:2] == ("DP on patients", "Not private")
     assert differences.rows[0][5] == "-0.100 [-0.300, -0.020]"
     assert "20 crops of 10 patients, 8 malignant" in main.note
+    assert main.note.endswith(
+        "Nobody knows whether these patients are new to: DP on patients. It is unknown whose data "
+        "X used."
+    )
     assert subgroups.rows[0][3:] == ("view CC", "9", "11", "0.500 [0.400, 0.600]")
     assert published.rows[0][-1] == "Somebody 2024"
     assert said["missing"] == ["Failed: real, seed 2. it broke"]

@@ -231,9 +231,12 @@ class SharedFeatures(Callback):
         Models that make something else of features than of their crops see the crops, and so do
         those that are tested at another precision than the one that features are computed at.
         """
-        data, takes_them = trainer.datamodule, getattr(pl_module, "scores_features", False)  # type: ignore[attr-defined]
-        takes_them = takes_them and trainer.precision == "32-true"
-        if not takes_them or not isinstance(data, CropsDataModule):
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set by every test of ours
+        if (
+            not getattr(pl_module, "scores_features", False)
+            or trainer.precision != "32-true"
+            or not isinstance(data, CropsDataModule)
+        ):
             return
         data.evaluate_dataset.features = cached_features(
             pl_module.net,  # type: ignore[arg-type]  # of a CropClassifier

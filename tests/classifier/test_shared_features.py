@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A test scores alike, whether or not features of its crops are kept."""
 
+import itertools
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -58,13 +59,16 @@ def awake(net: CropClassifier) -> CropClassifier:
     return net
 
 
-@pytest.mark.parametrize("body", [SMALL, SWIN, MEASURED, BODY], ids=lambda one: one.get("backbone"))
-@pytest.mark.parametrize("trainable", ["all", "last_blocks", "lora", "head"])
+@pytest.mark.parametrize(
+    ("body", "trainable"),
+    [
+        *itertools.product([SMALL, SWIN, BODY], ["all", "last_blocks", "lora", "head"]),
+        *[(MEASURED, "all"), (MEASURED, "head")],  # it has no blocks
+    ],
+)
 def test_scores_are_those_of_the_crops(
     cohort: CropsManifest, tmp_path: Path, body: dict[str, Any], trainable: Trainable
 ) -> None:
-    if body is MEASURED and trainable in ("last_blocks", "lora"):
-        pytest.skip("has no blocks")
     net = awake(CropClassifier(**body | {"trainable": trainable}))
     plain = scores(tmp_path / "plain", net, data(cohort))
     shared = SharedFeatures(str(tmp_path / "kept"))
@@ -72,6 +76,11 @@ def test_scores_are_those_of_the_crops(
         np.testing.assert_allclose(
             scores(tmp_path / name, net, data(cohort), shared), plain, atol=1e-4
         )
+    (kept,) = (tmp_path / "kept").iterdir()
+    torch.save(torch.zeros_like(torch.load(kept, weights_only=True)), kept)
+    blind = scores(tmp_path / "third", net, data(cohort), shared)  # nothing is computed anew
+    assert blind.std() < 1e-5
+    assert not np.allclose(blind, plain, atol=1e-2)
 
 
 @pytest.mark.parametrize("body", [SMALL, MEASURED])  # of one feature too

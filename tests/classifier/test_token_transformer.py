@@ -3,7 +3,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -12,14 +11,12 @@ from torch import Tensor
 
 from classifier.backbones import Trainable, blocks, build, head, select_trainable
 from classifier.features import (
-    SharedFeatures,
     body_features,
     cached_features,
     frozen_sha256,
     public_maps,
 )
 from classifier.module import CropClassifier
-from classifier.predictions import FILE_NAME, read_predictions
 from classifier.pretraining import CropPretraining, teach_head
 from classifier.token_transformer import TokenTransformer
 from classifier.weights import state_sha256
@@ -28,7 +25,7 @@ from data_prep.descriptors.targets import describe
 from data_prep.errors import DataError
 from data_prep.manifest import CropsManifest
 from tests.classifier.test_fixed_features import noise, wide
-from tests.classifier.test_module import SMALL, data, trainer
+from tests.classifier.test_module import data, trainer
 
 ARGUMENTS: dict[str, Any] = {
     "components": 6,
@@ -151,29 +148,6 @@ def test_maps_are_kept_by_what_the_public_network_is_and_nothing_else(
     assert len(list(tmp_path.iterdir())) == 1
     with pytest.raises(ValueError, match="has no maps"):
         cached_features(torch.nn.Linear(1, 1), cohort, [0], folder=tmp_path, maps=True)
-
-
-@pytest.mark.filterwarnings("ignore:The '.*' does not have many workers")
-@pytest.mark.parametrize("body", [BODY, SMALL])
-def test_a_test_scores_what_others_kept_as_it_scores_crops(
-    cohort: CropsManifest, tmp_path: Path, body: dict[str, Any]
-) -> None:
-    own, some = CropClassifier(**body), data(cohort)
-    torch.nn.init.normal_(head(own.net).weight)
-
-    def scores(folder: Path, *callbacks: SharedFeatures) -> Any:  # noqa: ANN401  an array
-        folder.mkdir()
-        trainer(folder, callbacks=[*callbacks]).test(own, data(cohort), verbose=False)
-        return read_predictions(folder / FILE_NAME).logit
-
-    shared = SharedFeatures(str(tmp_path / "kept"))
-    plain = scores(tmp_path / "plain")
-    assert plain.std() > 0.01
-    np.testing.assert_allclose(scores(tmp_path / "first", shared), plain, atol=1e-4)
-    (kept,) = (tmp_path / "kept").iterdir()
-    torch.save(torch.zeros_like(torch.load(kept, weights_only=True)), kept)
-    assert scores(tmp_path / "second", shared).std() < 1e-6  # it computes nothing anew
-    assert len(plain) == len(some.evaluate_rows)
 
 
 def test_a_head_is_taught_the_direction_of_the_label() -> None:

@@ -107,6 +107,16 @@ _TITLE = "title:"  # how the id of an artist begins whose words a pointer finds
 _SVG = "http://www.w3.org/2000/svg"
 
 
+def series(place: int) -> tuple[str, str]:
+    """Colour and marker of a series; the next round of colours has other markers.
+
+    Args:
+        place: Number of the series, from 0.
+    """
+    around = place // len(SERIES)
+    return SERIES[place % len(SERIES)], MARKERS[(place + around) % len(MARKERS)]
+
+
 def style() -> AbstractContextManager[None]:
     """The style, for as long as a figure is made and saved."""
     return mpl.rc_context(_RC)

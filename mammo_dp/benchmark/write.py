@@ -20,7 +20,7 @@ from mammo_dp.benchmark.plan import Plan
 from mammo_dp.benchmark.protocol import EvaluationSet, Opening
 from mammo_dp.benchmark.results import LEVEL, Difference, Row
 from mammo_dp.benchmark.spec import Published
-from mammo_dp.drawing import DASH, DOTS, MARKERS, MUTED, SERIES
+from mammo_dp.drawing import DASH, DOTS, MUTED
 from mammo_dp.report.results import Table, benchmark_tables
 from mammo_dp.runs import file_sha256, versions
 
@@ -227,7 +227,7 @@ def _series(
     axes: Axes, rows: Sequence[Row], edge: float, shift: float, place: int, title: str
 ) -> None:
     """One regime: a line over its budgets, whiskers, and a marker at the edge without one."""
-    colour, marker = SERIES[place % len(SERIES)], MARKERS[place % len(MARKERS)]
+    colour, marker = drawing.series(place)
     points = [((edge if r.budget == "none" else float(r.budget)) * shift, r) for r in rows]
     line = [(x, row.metrics["auroc"].value) for x, row in points if row.budget != "none"]
     axes.plot([], [], color=colour, marker=marker, markersize=7, label=title)

@@ -19,7 +19,7 @@ from mammo_dp import drawing
 from mammo_dp.attacks.membership.results import bounds_of
 from mammo_dp.attacks.membership.signals import read_signals
 from mammo_dp.attacks.statistics import roc
-from mammo_dp.drawing import DOTS, INK, MARKERS, MUTED, PAPER, SERIES, VEIL, WARN, WIDTH
+from mammo_dp.drawing import DOTS, INK, MUTED, PAPER, SERIES, VEIL, WARN, WIDTH
 from mammo_dp.report.collect import Row, estimate
 from mammo_dp.report.diagnosis import LEAST_CROPS, calibration_bins, roc_curve
 from mammo_dp.report.lineage import Kind, Node
@@ -61,7 +61,8 @@ def utility_privacy(rows: Sequence[Row]) -> str | None:
     starts = list(dict.fromkeys(map(_kind, rows)))
     with drawing.style():
         entries = [
-            drawing.key(f"from {start}", *_series(place)) for place, start in enumerate(starts)
+            drawing.key(f"from {start}", *drawing.series(place))
+            for place, start in enumerate(starts)
         ]
         if any(row.is_private for row in lane):
             words = "hollow: private last stage, no guarantee"
@@ -243,12 +244,14 @@ def calibration(models: Named) -> str | None:
     if not models:
         return None
     with drawing.style():
-        entries = [drawing.key(words, *_series(place)) for place, (words, _) in enumerate(models)]
+        entries = [
+            drawing.key(words, *drawing.series(place)) for place, (words, _) in enumerate(models)
+        ]
         entries.append(drawing.line_key("probabilities that are kept", MUTED, DOTS))
         figure, axes = _square(len(entries), "stated probability of malignancy", "share malignant")
         described = []
         for place, (words, predictions) in reversed(list(enumerate(models))):
-            (colour, marker), bins = _series(place), calibration_bins(predictions)
+            (colour, marker), bins = drawing.series(place), calibration_bins(predictions)
             axes.plot(bins.stated, bins.observed, color=colour, alpha=0.5, linewidth=1.4)
             for at, height, low, high, crops in zip(
                 bins.stated, bins.observed, bins.low, bins.high, bins.crops, strict=True
@@ -353,11 +356,6 @@ def draw_lineage(nodes: Mapping[str, Node], described: str) -> str:
         return drawing.as_svg(figure, name="lineage", title=title, description=described)
 
 
-def _series(place: int) -> tuple[str, str]:
-    """Colour and marker of a series."""
-    return SERIES[place % len(SERIES)], MARKERS[place % len(MARKERS)]
-
-
 def _limits(rows: Sequence[Row]) -> tuple[float, float]:
     """Room for each interval and for the line of a random guess."""
     measured = [row.metrics["auroc"] for row in rows]
@@ -374,7 +372,7 @@ def _means(axes: Axes, finite: Sequence[Row], starts: Sequence[str]) -> None:
         if len(groups) > 1:
             levels = sorted(groups)
             means = [sum(groups[level]) / len(groups[level]) for level in levels]
-            colour = _series(starts.index(start))[0]
+            colour = drawing.series(starts.index(start))[0]
             axes.plot(levels, means, color=colour, alpha=0.5, linewidth=1.4)
 
 
@@ -426,7 +424,7 @@ def _without_guarantee(axes: Axes, lane: Sequence[Row], starts: Sequence[str]) -
 def _evaluation(axes: Axes, row: Row, x: float, starts: Sequence[str]) -> None:
     """Marker and interval of one model, with its name for a pointer."""
     auroc, without = row.metrics["auroc"], math.isinf(row.epsilon)
-    colour, marker = _series(starts.index(_kind(row)))
+    colour, marker = drawing.series(starts.index(_kind(row)))
     drawing.mark(
         axes,
         x,

@@ -18,6 +18,7 @@ from mammo_dp.drawing import (
     as_svg,
     mark,
     new_figure,
+    series,
     shortened,
     style,
     text_width,
@@ -253,3 +254,9 @@ def test_losses_on_distorted_crops_say_which_exclude_no_loss(drawn: dict[str, st
     desc = next(node for node in told.iter() if node.get("id") == "stress-desc").text or ""
     assert re.search(r"noise: -0\.\d+ \[-0\.\d+, ", desc)
     assert "gain: 0.000 [0.000, 0.000]" in desc
+
+
+def test_more_series_than_colours_are_told_apart_by_their_markers() -> None:
+    looks = [series(place) for place in range(2 * len(SERIES))]
+    assert len(set(looks)) == len(looks)
+    assert looks[0][0] == looks[len(SERIES)][0]

@@ -2,8 +2,8 @@
 """What a frozen part of a model makes of crops: computed once and kept on disk.
 
 Of a transformer on a public network these are the maps of the network, from which the features of
-every such transformer are made in no time; of any other model, its features. One file per crops,
-weights and views.
+every such transformer follow in a millisecond a crop; of any other model, its features. One file
+per crops, weights and views.
 
 The features are as private as the crops; callers keep the folder inside their run folder.
 """

@@ -101,7 +101,7 @@ def _plugins_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> CropsManifest:
-    """Six patients, 24 crops of 32 px, origin ``phantom-archive`` (booked as patients)."""
+    """Six patients, 24 crops of 32 px, origin ``phantom-archive`` (accounted as patients)."""
     return write_cohort(tmp_path_factory.mktemp("cohort"))
 
 

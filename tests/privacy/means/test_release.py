@@ -31,6 +31,18 @@ def stored(folder: str) -> dict[str, Any]:
     return found
 
 
+def kill_before_statement(line: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a release that dies between its answer and its statement."""
+
+    def killed(record: RunRecord) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(release, "write_means_statement", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            main(line)
+
+
 def test_all_that_follows_has_the_epsilon_of_the_one_release(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,14 +113,8 @@ def test_a_release_is_made_once(chain: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert main(RELEASE.split()) == 0  # finished
     assert Path("means/means.pt").read_bytes() == before
 
-    def killed(record: RunRecord) -> None:
-        raise RuntimeError("killed")
-
     line = RELEASE.replace("--out means", "--out again").split()
-    with monkeypatch.context() as patch:
-        patch.setattr(release, "write_means_statement", killed)
-        with pytest.raises(RuntimeError, match="killed"):
-            main(line)
+    kill_before_statement(line, monkeypatch)
     before = Path("again/means.pt").read_bytes()
     monkeypatch.setattr(release, "features_of", None)  # no second query
     assert main(line) == 0
@@ -119,27 +125,16 @@ def test_a_release_is_made_once(chain: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_an_answer_that_was_being_written_is_the_answer(
     chain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Killed before its file had its name: a second draw of noise would be booked by nobody."""
-
-    def killed(record: RunRecord) -> None:
-        raise RuntimeError("killed")
-
+    """Killed before its file had its name: no account would know of a second draw of noise."""
     line = RELEASE.replace("--out means", "--out again").split()
-    with monkeypatch.context() as patch:
-        patch.setattr(release, "write_means_statement", killed)
-        with pytest.raises(RuntimeError, match="killed"):
-            main(line)
+    kill_before_statement(line, monkeypatch)
     means, part = Path("again/means.pt"), Path("again/means.pt.part")
-    drawn = means.read_bytes()
     means.unlink()
     part.touch()  # killed before a byte of it was written
     assert main(line) == 0
     assert not part.exists()
     shutil.rmtree("again")
-    with monkeypatch.context() as patch:
-        patch.setattr(release, "write_means_statement", killed)
-        with pytest.raises(RuntimeError, match="killed"):
-            main(line)
+    kill_before_statement(line, monkeypatch)
     drawn = means.read_bytes()
     means.unlink()
     part.write_bytes(drawn[:-200])  # cut off
@@ -196,16 +191,9 @@ def test_an_interrupted_release_takes_up_no_other_answer(
     chain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Means with less noise, or of other patients, would get the statement of this question."""
-
-    def killed(record: RunRecord) -> None:
-        raise RuntimeError("killed")
-
     line = RELEASE.replace("--out means", "--out swapped").split()
     line[line.index("--target_epsilon") + 1] = str(EPSILON / 4)
-    with monkeypatch.context() as patch:
-        patch.setattr(release, "write_means_statement", killed)
-        with pytest.raises(RuntimeError, match="killed"):
-            main(line)
+    kill_before_statement(line, monkeypatch)
     Path("swapped/means.pt").write_bytes(Path("means/means.pt").read_bytes())
     assert main(line) == 1
     assert "swapped/means.pt: does not fit its seal" in capsys.readouterr().err
